@@ -1,0 +1,33 @@
+# make train: install into .venv, train the main model on digits that need no download, show where the results are.
+# make test:  install into .venv, run the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install train test lint bench clean
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
+	  "genlab needs Python 3.11, 3.12 or 3.13, and %s is %d.%d: make PYTHON=python3.12 ..." % (sys.executable, *v))'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[demo,tensorboard,test]'
+	@touch $@
+
+install: $(VENV)/installed
+
+train: install
+	$(BIN)/genlab train model=ogan
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: install
+	$(BIN)/python benchmarks/gan_step.py
+
+clean:
+	rm -rf build dist *.egg-info

@@ -1,0 +1,30 @@
+"""A run whose numbers are no longer numbers is stopped, and its last good checkpoint kept."""
+
+import torch
+from lightning.pytorch import Callback
+
+__all__ = ["DivergenceGuard", "Diverged", "check_weights"]
+
+ADVICE = "try lower rates (model.generator_lr=, model.discriminator_lr=), trainer.gradient_clip_val=1, or another loss="
+
+
+class Diverged(ValueError):
+    """The loss or a weight is NaN or infinite."""
+
+
+def check_weights(system, step: int) -> None:
+    """Diverged if a weight or buffer of `system` is NaN or infinite."""
+    for name, value in system.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise Diverged(f"step {step}: {name} is no longer finite; {ADVICE}")
+
+
+class DivergenceGuard(Callback):
+    """Stops the run when the loss is NaN or infinite, looking every `every_num_steps` steps."""
+
+    def __init__(self, every_num_steps: int = 1):
+        self.every_num_steps = every_num_steps
+
+    def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
+        if trainer.global_step % self.every_num_steps == 0 and not torch.isfinite(outputs["loss"]):
+            raise Diverged(f"step {trainer.global_step}: the loss is {outputs['loss'].item()}; {ADVICE}")

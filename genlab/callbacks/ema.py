@@ -1,0 +1,99 @@
+"""An exponential moving average of a system's networks, beside the raw weights."""
+
+from contextlib import contextmanager
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+__all__ = ["EMA", "averaged_weights"]
+
+
+class EMA(Callback):
+    """Averages the sub-modules `modules` of the system; the average is used for validation, pictures and later commands.
+
+    half_life: in images seen, so that it survives a change of batch size; the decay of one step of n images is
+    0.5^(n / half_life). ramp_up: the half-life is at most this part of the images seen so far, so that a short run is
+    not held back by its first steps; null for none. Floating-point buffers (BatchNorm's running statistics) are
+    averaged with the weights, counters are copied. Checkpoints hold the average under "ema", the raw weights as ever.
+    """
+
+    def __init__(self, half_life: float, modules: list[str], ramp_up: float | None = 0.05):
+        self.half_life, self.modules, self.ramp_up = half_life, modules, ramp_up
+        self.average: dict[str, torch.Tensor] = {}
+        self.images_seen = 0
+        self.swapped = False
+
+    def _state(self, system: LightningModule) -> dict[str, torch.Tensor]:
+        prefixes = tuple(f"{name}." for name in self.modules)
+        return {name: value for name, value in system.state_dict().items() if name.startswith(prefixes)}
+
+    def on_fit_start(self, trainer: Trainer, system: LightningModule) -> None:
+        missing = [name for name in self.modules if not hasattr(system, name)]
+        if missing:
+            names = ", ".join(name for name, _ in system.named_children())
+            raise ValueError(f"callbacks.ema.modules={missing}: the system has {names}")
+        self.raw = self._state(system)  # aliases of the weights, which every later change of them shows
+        start = self.average or self.raw
+        self.average = {name: value.to(system.device, copy=True) for name, value in start.items()}
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
+        count = len(next(iter(batch.values()))) * trainer.world_size
+        self.images_seen += count
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        half_life = self.half_life
+        if self.ramp_up is not None:
+            half_life = min(half_life, self.ramp_up * self.images_seen)
+        decay = 0.5 ** (count * trainer.accumulate_grad_batches / half_life)
+        floats = [name for name, value in self.raw.items() if value.is_floating_point()]
+        torch._foreach_lerp_([self.average[n] for n in floats], [self.raw[n] for n in floats], 1 - decay)
+        for name in self.raw.keys() - set(floats):
+            self.average[name].copy_(self.raw[name])
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchanges raw and averaged weights in place."""
+        self.swapped = not self.swapped
+        for name, value in self.raw.items():
+            raw = value.clone()
+            value.copy_(self.average[name])
+            self.average[name].copy_(raw)
+
+    def on_validation_start(self, trainer, system) -> None:
+        self.swap()
+
+    def on_validation_end(self, trainer, system) -> None:
+        self.swap()
+
+    def on_save_checkpoint(self, trainer, system, checkpoint) -> None:
+        assert not self.swapped, "a checkpoint taken now would confuse raw and averaged weights"
+        checkpoint["ema"] = {name: value.clone() for name, value in self.average.items()}
+
+    def on_load_checkpoint(self, trainer, system, checkpoint) -> None:
+        if "ema" in checkpoint:
+            self.average = dict(checkpoint["ema"])
+
+    def state_dict(self) -> dict:
+        return {"images_seen": self.images_seen}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.images_seen = state["images_seen"]
+
+
+@contextmanager
+def averaged_weights(trainer: Trainer, system: LightningModule):
+    """Inside, the system has its averaged weights (if the trainer has an EMA) and is in eval mode."""
+    ema = next((callback for callback in trainer.callbacks if isinstance(callback, EMA)), None)
+    swap = ema is not None and not ema.swapped
+    training = {module: module.training for module in system.modules()}
+    if swap:
+        ema.swap()
+    system.eval()
+    try:
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        if swap:
+            ema.swap()

@@ -1,0 +1,35 @@
+"""Pictures of the same latent vectors and the same held-out images as training goes on."""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback
+
+from genlab.callbacks.ema import averaged_weights
+from genlab.report.images import save_grid, save_pairs
+
+__all__ = ["Grids"]
+
+
+class Grids(Callback):
+    """samples/fixed_<step>.png and, where the system reconstructs, samples/reconstruction_<step>.png.
+
+    Every `every_num_steps` steps and after the first, with the averaged weights. num: images in the fixed grid.
+    """
+
+    def __init__(self, every_num_steps: int = 500, num: int = 64):
+        self.every_num_steps, self.num = every_num_steps, num
+        self.drawn_step = -1
+
+    def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
+        step = trainer.global_step
+        due = step % self.every_num_steps == 0 or step in (1, trainer.max_steps)
+        if not due or step == self.drawn_step or not trainer.is_global_zero:
+            return
+        self.drawn_step, folder = step, Path(trainer.default_root_dir) / "samples"
+        with averaged_weights(trainer, system), torch.no_grad():
+            save_grid(system.sample(self.num, seed=0), folder / f"fixed_{step:06d}.png")
+            if hasattr(system, "reconstruct"):
+                held_out = next(iter(trainer.datamodule.loader("val", batch_size=self.num)))["image"]
+                reconstructed = system.reconstruct(held_out).cpu()
+                save_pairs(held_out, reconstructed, folder / f"reconstruction_{step:06d}.png")

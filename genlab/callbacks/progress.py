@@ -1,0 +1,92 @@
+"""One progress bar for the whole run, with images a second and the time left."""
+
+import sys
+import time
+
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+__all__ = ["RunProgress"]
+
+
+class RunProgress(ProgressBar):
+    """Draws steps done of steps to do; where the output is no terminal, prints a line every `every_seconds`.
+
+    Counts the images seen, and logs them and the rate at the trainer's logging steps.
+    """
+
+    def __init__(self, every_seconds: float = 30.0):
+        super().__init__()
+        self.every_seconds = every_seconds
+        self.images_seen = 0
+        self.bar: Progress | None = None
+        self.enabled = True
+
+    def disable(self) -> None:
+        self.enabled = False
+
+    def enable(self) -> None:
+        self.enabled = True
+
+    def on_train_start(self, trainer, system) -> None:
+        self.start_time, self.start_images = time.monotonic(), self.images_seen
+        self.start_step, self.printed = trainer.global_step, self.start_time
+        self.total = trainer.max_steps
+        if trainer.max_epochs not in (None, -1):
+            in_epochs = trainer.max_epochs * trainer.num_training_batches // trainer.accumulate_grad_batches
+            self.total = min(in_epochs, self.total) if self.total > 0 else in_epochs
+        if not (self.enabled and trainer.is_global_zero):
+            return
+        console = Console(file=sys.stderr)
+        if console.is_terminal:
+            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps")]
+            columns += [TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
+            self.bar = Progress(*columns, TextColumn("{task.fields[metrics]}"), console=console, refresh_per_second=4)
+            self.task = self.bar.add_task("train", total=self.total, completed=self.start_step, rate="", metrics="")
+            self.bar.start()
+
+    def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
+        self.images_seen += len(next(iter(batch.values()))) * trainer.world_size
+        now, step = time.monotonic(), trainer.global_step
+        rate = (self.images_seen - self.start_images) / (now - self.start_time)
+        if step % trainer.log_every_n_steps == 0:
+            system.log("step", float(step), rank_zero_only=True)  # Lightning takes the x axis of its loggers from here
+            system.log("images_seen", float(self.images_seen), rank_zero_only=True)
+            system.log("images_per_second", rate, rank_zero_only=True)
+        if not (self.enabled and trainer.is_global_zero):
+            return
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, rate=f"{rate:.0f} images/s", metrics=self._metrics(trainer))
+        elif now - self.printed >= self.every_seconds:
+            self.printed = now
+            left = (self.total - step) * (now - self.start_time) / max(step - self.start_step, 1)
+            print(
+                f"step {step}/{self.total}  {rate:.0f} images/s  {left:.0f} s left  {self._metrics(trainer)}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _metrics(self, trainer) -> str:
+        values = trainer.logged_metrics.items()
+        return "  ".join(f"{k.removeprefix('train/')} {float(v):.3g}" for k, v in values if k.startswith("train/"))
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def on_train_end(self, trainer, system) -> None:
+        self._close()
+
+    def on_exception(self, trainer, system, exception) -> None:
+        self._close()
+
+    def teardown(self, trainer, system, stage: str) -> None:
+        self._close()
+
+    def state_dict(self) -> dict:
+        return {"images_seen": self.images_seen}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.images_seen = state["images_seen"]

@@ -1,0 +1,90 @@
+"""`genlab eval run=<dir>`: measures a trained run; every number goes beside what produced it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from genlab import config, runs
+from genlab.metrics.image_evaluation import evaluate_images
+from genlab.report.html import write_report
+from genlab.report.tables import metrics_table
+
+__all__ = ["run", "measure"]
+
+DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
+
+
+def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[str, float]:
+    """Writes <run>/eval/metrics.json and the report anew, prints a table; returns the metrics' values."""
+    settings = config.resolve(cfg)
+    run_path = require_run(settings, "eval")
+    config.validate({k: settings[k] for k in ("data", "metrics", "allow")}, {"metrics": ["data"]})
+    data = config.build(settings["data"], settings["allow"])
+    data.prepare_data()
+    data.setup()
+    chosen = {name: settings[name] for name in ("ckpt", "weights", "seed", "num", "split", "batch_size", "device")}
+    results = measure(run_path, data, settings["metrics"], settings["allow"], **chosen)
+    report = write_report(run_path)
+    print(f"metrics  {run_path / 'eval' / 'metrics.json'}\nreport   {report}")
+    return {name: entry["value"] for name, entry in results.items()}
+
+
+def require_run(settings: dict[str, Any], command: str) -> Path:
+    if not settings.get("run"):
+        raise runs.RunError(f"run=: genlab {command} needs a run directory, as in genlab {command} run=outputs/train/...")
+    return Path(settings["run"])
+
+
+def measure(
+    run_path: Path,
+    data,
+    metrics: dict[str, Any] = DEFAULTS,
+    allow=(),
+    *,
+    ckpt: str = "last",
+    weights: str = "ema",
+    seed: int = 0,
+    num: int = 10_000,
+    split: str = "test",
+    batch_size: int = 256,
+    device: str = "auto",
+    console: Console | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The metrics of a run on `data` over the feature network `metrics`, also written to <run>/eval/metrics.json."""
+    console = console or Console(stderr=True)
+    if data.name is None:
+        raise config.ConfigError("data: the run's config has no data to evaluate on; choose one, as in data=mnist5k")
+    device = pick_device(device)
+    system = runs.load(run_path, ckpt, weights, device, allow)
+    features = config.build(metrics, allow, data=data).to(device)
+    with Progress(console=console, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(description: str, done: int, total: int) -> None:
+            task = tasks.setdefault(description, None)
+            if task is None:
+                task = tasks[description] = bar.add_task(description, total=total)
+            bar.update(task, completed=done, total=total)
+
+        results = evaluate_images(
+            system, data, features, split=split, num_samples=num, batch_size=batch_size, seed=seed, progress=progress
+        )
+    used = {"weights": weights, "ckpt": str(ckpt), "data": data.name, "crop": data.describe(split)["crop"]}
+    used |= {"resize": data.describe(split)["resize"]}
+    results = {name: entry | used for name, entry in results.items()}
+    runs.write_text(run_path / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
+    Console().print(metrics_table(results))
+    return results
+
+
+def pick_device(name: str) -> str:
+    """auto: the accelerator that torch finds, else cpu; otherwise `name` itself."""
+    import torch
+
+    if name != "auto":
+        return name
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return accelerator.type if accelerator is not None else "cpu"

@@ -1,0 +1,137 @@
+"""Pictures decoded once into a memory-mapped file, beside a JSON manifest that says what it was made of."""
+
+import glob
+import hashlib
+import json
+import logging
+import math
+import os
+import secrets
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from genlab.data.decode import DataError, Transform
+from genlab.data.loader import MappedImages
+from genlab.data.source import decode_all, keep_or_raise, list_names, report_skipped, stamp
+
+VERSION = 1
+BLOCK_BYTES = 1 << 20
+BLOCKS = 64
+log = logging.getLogger(__name__)
+
+
+def data_root() -> Path:
+    """The folder data are looked for, downloaded to and cached in: $GENLAB_DATA, else ~/.cache/genlab."""
+    return Path(os.environ.get("GENLAB_DATA") or "~/.cache/genlab").expanduser()
+
+
+def _blocks_digest(file: Path) -> str:
+    """sha256 of 64 evenly spaced blocks of 1 MiB: all of a small file, a quick check of a large one."""
+    digest, last = hashlib.sha256(), max(file.stat().st_size - BLOCK_BYTES, 0)
+    with file.open("rb") as stream:
+        for block in range(BLOCKS):
+            stream.seek(last * block // (BLOCKS - 1))
+            digest.update(stream.read(BLOCK_BYTES))
+    return digest.hexdigest()
+
+
+def _trusted(manifest_file: Path, source: str) -> dict | None:
+    """The manifest if the cache it describes is whole and of this source; None, saying why, if not."""
+    if not manifest_file.exists():
+        return None
+    try:
+        manifest = json.loads(manifest_file.read_text())
+        data = manifest_file.with_name(manifest["data"])
+        if not (manifest["complete"] and manifest["version"] == VERSION):
+            reason = "is incomplete or of another version"
+        elif manifest["source"] != source:
+            reason = "is older than its source"
+        elif data.stat().st_size != math.prod(manifest["shape"]):
+            reason = "is truncated"
+        elif _blocks_digest(data) != manifest["blocks"]:
+            reason = "is damaged"
+        else:
+            return manifest
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"cannot be read ({type(error).__name__}: {error})"
+    log.warning("the image cache %s %s; it is made anew", manifest_file, reason)
+    return None
+
+
+def _temporary(file: Path) -> Path:
+    """A name beside a file that no other process uses."""
+    return file.with_name(f".{file.name}.{secrets.token_hex(8)}.tmp")
+
+
+def _build(path: Path, transform: Transform, on_error: str, manifest_file: Path, source: str) -> dict:
+    """Decode all pictures and write the data file, then the manifest: each complete or not there at all."""
+    names = list_names(path)
+    shape = (len(names), transform.channels, transform.image_size, transform.image_size)
+    manifest_file.parent.mkdir(parents=True, exist_ok=True)
+    size, free = math.prod(shape), shutil.disk_usage(manifest_file.parent).free
+    if size > free:
+        raise DataError(
+            f"{path} needs {size / 2**30:.1f} GiB, {manifest_file.parent} has {free / 2**30:.1f} free; "
+            "set GENLAB_DATA to a folder with more room, or lower data.image_size"
+        )
+    temporary = _temporary(manifest_file)
+    try:
+        images = np.memmap(temporary, np.uint8, "w+", shape=shape)
+        row_of = {name: row for row, name in enumerate(names)}
+        kept, skipped = set(), []
+        for name, result in decode_all(path, len(names), transform):
+            if name in row_of and keep_or_raise(result, on_error, skipped):
+                images[row_of[name]] = result
+                kept.add(row_of[name])
+        report_skipped(path, skipped, len(names))
+        images.flush()
+        del images
+        with temporary.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        data = manifest_file.with_name(f"{manifest_file.stem}-{sha256[:16]}.u8")
+        manifest = {"version": VERSION, "path": str(path.resolve()), "source": source, **asdict(transform)}
+        manifest |= {"data": data.name, "shape": shape, "sha256": sha256}
+        manifest |= {
+            "blocks": _blocks_digest(temporary),
+            "names": names,
+            "rows": sorted(kept),
+            "skipped": skipped,
+            "complete": True,
+        }
+        os.replace(temporary, data)
+    finally:
+        temporary.unlink(missing_ok=True)
+    renamed = _temporary(manifest_file)
+    renamed.write_text(json.dumps(manifest))
+    os.replace(renamed, manifest_file)
+    for old in manifest_file.parent.glob(f"{glob.escape(manifest_file.stem)}-*.u8"):
+        if old != data:
+            old.unlink(missing_ok=True)
+    return manifest
+
+
+@dataclass
+class Decoded:
+    """The pictures of a source in the order of their names, what was skipped and why, and a sha256."""
+
+    images: MappedImages
+    names: list[str]
+    skipped: list[str]
+    sha256: str
+
+
+def cached_images(path: Path, transform: Transform, on_error: str) -> Decoded:
+    """The pictures of a folder or archive, from the cache or into it; raises DataError."""
+    source = stamp(path)
+    key = hashlib.sha256(json.dumps([str(path.resolve()), asdict(transform)]).encode()).hexdigest()[:16]
+    manifest_file = data_root() / "cache" / f"{path.resolve().name}-{key}.json"
+    manifest = _trusted(manifest_file, source) or _build(path, transform, on_error, manifest_file, source)
+    if manifest["skipped"] and on_error != "skip":
+        keep_or_raise(DataError(manifest["skipped"][0]), on_error, [])
+    rows = np.array(manifest["rows"], np.int64)
+    images = MappedImages(manifest_file.with_name(manifest["data"]), tuple(manifest["shape"]), rows)
+    names = [manifest["names"][row] for row in rows]
+    return Decoded(images, names, manifest["skipped"], manifest["sha256"])

@@ -1,0 +1,191 @@
+"""What all image sets share: splits, loaders, resident data, normalisation on the device, a fingerprint."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from genlab.data.decode import DataError, Transform
+from genlab.data.loader import Arrays, Batches, MappedImages, StepLoader, normalize
+from genlab.data.sampler import StepSampler, in_order
+
+RESIDENT_BYTES = 512 << 20
+SPLIT_SEED = 20190301
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class Content:
+    """A whole set: its arrays, the rows of each split, where it came from; sha256 of images not in memory."""
+
+    arrays: Arrays
+    splits: dict[str, np.ndarray]
+    source: str
+    classes: list[str] | None = None
+    skipped: int = 0
+    sha256: str | None = None
+
+
+def split_rows(
+    count: int, num_val: int, num_test: int, labels: Tensor | None = None
+) -> dict[str, np.ndarray]:
+    """Disjoint sorted rows of three splits, always the same; classes in proportion if labels are given."""
+    if min(num_val, num_test) < 0 or num_val + num_test >= count:
+        raise DataError(
+            f"{num_val} val and {num_test} test images leave nothing of {count} to train on; "
+            "lower data.num_val or data.num_test"
+        )
+    order = np.random.RandomState(SPLIT_SEED).permutation(count)
+    if labels is not None:
+        place = np.empty(count)
+        for label in np.unique(labels):
+            rows = order[labels.numpy()[order] == label]
+            place[rows] = np.arange(len(rows)) / len(rows)
+        order = order[np.argsort(place[order], kind="stable")]
+    held_out = num_test + num_val
+    parts = {"train": order[held_out:], "val": order[num_test:held_out], "test": order[:num_test]}
+    return {split: np.sort(rows) for split, rows in parts.items()}
+
+
+class ImageDataModule(LightningDataModule):
+    """Batches {image float32 (B, C, S, S) in [-1, 1], label int64 (B,) if any, index int64 (B,)} of 3 splits.
+
+    Subclasses say what the set holds in `_read`. resident (auto, true, false) keeps the set as uint8 on the
+    training device, auto where it has at most 512 MiB; num_workers prefetches a set that is not (null: 2).
+    """
+
+    name: str
+    known_classes: tuple[str, ...] | None = None
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        crop: str | int,
+        resize: str,
+        flip: bool,
+        batch_size: int,
+        num_workers: int | None,
+        resident: bool | str,
+        num_val: int | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.image_size, self.channels, self.crop, self.resize = image_size, channels, crop, resize
+        self.flip, self.batch_size, self.num_workers, self.resident = flip, batch_size, num_workers, resident
+        self.num_val, self.seed = num_val, seed
+        self.transform = Transform(image_size, channels, crop, resize)
+        if not (isinstance(batch_size, int) and batch_size > 0):
+            raise DataError(f"data.batch_size={batch_size!r} must be a positive number of images")
+        if resident not in ("auto", True, False):
+            raise DataError(f"data.resident={resident!r} must be auto, true or false")
+        if resident is True and num_workers:
+            raise DataError(
+                f"data.num_workers={num_workers} is useless for resident data; set data.resident=false"
+            )
+        self._content: Content | None = None
+        self._splits: dict[str, Arrays] = {}
+        self._on_device: dict[tuple[str, torch.device], Arrays] = {}
+
+    def _read(self) -> Content:
+        """The whole set, downloaded or decoded first where that is needed."""
+        raise NotImplementedError
+
+    @property
+    def classes(self) -> list[str] | None:
+        """Class names in the order of the labels; of a set without fixed classes, known after setup()."""
+        if self.known_classes:
+            return list(self.known_classes)
+        return self._content.classes if self._content else None
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes, None without labels; known when `classes` is."""
+        return None if self.classes is None else len(self.classes)
+
+    def prepare_data(self) -> None:
+        """Download or decode what is missing; Lightning runs it in one process before setup in all."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the set; calling it again changes nothing."""
+        if self._content is None:
+            self._content = self._read()
+
+    def arrays(self, split: str) -> Arrays:
+        """The images, labels and paths of train, val or test."""
+        if split not in SPLITS:
+            raise DataError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+        self.setup()
+        if split not in self._splits:
+            self._splits[split] = self._content.arrays.select(self._content.splits[split])
+        return self._splits[split]
+
+    def _loader(self, split: str) -> StepLoader | list:
+        arrays, trainer = self.arrays(split), self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        images = self._content.arrays.images
+        resident = self.resident
+        if resident == "auto":
+            resident = not self.num_workers and int(np.prod(images.shape)) <= RESIDENT_BYTES
+        workers = 0 if resident else 2 if self.num_workers is None else self.num_workers
+        if resident:
+            arrays = self._on_device.setdefault((split, device), arrays.resident(device))
+        options = {"num_workers": workers, "pin_memory": device.type == "cuda"}
+        if split != "train":
+            draws = in_order(len(arrays), self.batch_size, rank, world)
+            return StepLoader(Batches(arrays), draws, **options) if len(arrays) else []
+        sampler = StepSampler(len(arrays), self.batch_size, self.seed, self.flip, rank, world)
+        return StepLoader(Batches(arrays), sampler, self._step if trainer else None, **options)
+
+    def _step(self) -> int:
+        # Lightning's epoch is one ahead after a resume from max_steps reached in mid-epoch; this is not.
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return 0 if self.trainer.overfit_batches else progress.processed
+
+    def train_dataloader(self) -> StepLoader:
+        """Shuffled uint8 batches, full ones only, from the step the trainer has reached."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> StepLoader | list:
+        """All of val once, in order, as uint8; [] if it is empty."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> StepLoader | list:
+        """All of test once, in order, as uint8; [] if it is empty."""
+        return self._loader("test")
+
+    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        """Normalise on the device, so that what crosses to it is uint8."""
+        return batch | {"image": normalize(batch["image"])}
+
+    def loader(self, split: str, batch_size: int | None = None) -> StepLoader:
+        """Every image of a split once, in order, as float batches on the CPU; needs no trainer."""
+        arrays = self.arrays(split)
+        return StepLoader(Batches(arrays, scaled=True), in_order(len(arrays), batch_size or self.batch_size))
+
+    def describe(self, split: str) -> dict[str, str | int]:
+        """What a number measured on a split must be read with."""
+        content = {"name": self.name, "split": split, "count": len(self.arrays(split))}
+        source = {"source": self._content.source, "skipped": self._content.skipped}
+        return content | asdict(self.transform) | source
+
+    def fingerprint(self) -> str:
+        """16 hex digits of a sha256 over pixels, labels, names and splits."""
+        self.setup()
+        content = self._content
+        arrays, digest = content.arrays, hashlib.sha256((content.sha256 or "").encode())
+        if not isinstance(arrays.images, MappedImages):
+            digest.update(arrays.images.contiguous().numpy().data)
+        if arrays.labels is not None:
+            digest.update(arrays.labels.numpy().tobytes())
+        names = [self.name, list(arrays.images.shape), arrays.paths, self.classes]
+        digest.update(json.dumps(names).encode())
+        for split in SPLITS:
+            digest.update(content.splits[split].astype("<i8").tobytes())
+        return digest.hexdigest()[:16]

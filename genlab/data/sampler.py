@@ -1,0 +1,81 @@
+"""The order of training as a pure function of (seed, epoch, position)."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genlab.data.decode import DataError
+
+
+class Draw(NamedTuple):
+    """The rows of one batch: index int64 (B,) and, where flips are drawn, flip bool (B,)."""
+
+    index: Tensor
+    flip: Tensor | None = None
+
+
+class StepSampler:
+    """Draws of batch_size rows; an iteration is one epoch's worth of them, from `position` on.
+
+    Step t of training is batch t % len(self) of epoch t // len(self). Of its batch_size * world_size rows
+    rank r draws the r-th run of batch_size, so the ranks together draw exactly what one process with the
+    global batch would, flips included. The rows left over at the end of an epoch are dropped. `position` is
+    the step the next iteration starts with; set it to resume. Raises DataError if count is less than a
+    global batch.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int = 0,
+        flip: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.count, self.batch_size, self.seed, self.flip, self.rank = count, batch_size, seed, flip, rank
+        self.global_batch = batch_size * world_size
+        self.position = 0
+        if count < self.global_batch:
+            raise DataError(
+                f"the training split has {count} images, less than one global batch of {self.global_batch} "
+                f"(data.batch_size={batch_size} x {world_size} processes); lower data.batch_size"
+            )
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return self.count // self.global_batch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next iteration start with the first batch of an epoch."""
+        self.position = epoch * len(self)
+
+    def __iter__(self) -> Iterator[Draw]:
+        return self._draws(self.position)
+
+    def _draws(self, position: int) -> Iterator[Draw]:
+        drawn = None
+        for step in range(position, position + len(self)):
+            epoch, batch = divmod(step, len(self))
+            if epoch != drawn:
+                drawn, (order, flips) = epoch, self._shuffle(epoch)
+            first = batch * self.global_batch + self.rank * self.batch_size
+            rows = slice(first, first + self.batch_size)
+            yield Draw(order[rows], flips[rows] if self.flip else None)
+
+    def _shuffle(self, epoch: int) -> tuple[Tensor, Tensor]:
+        digest = hashlib.blake2b(f"{self.seed} {epoch}".encode(), digest_size=32).digest()
+        # RandomState, because NumPy has frozen its streams: a resume under a later version draws the same.
+        generator = np.random.RandomState(np.frombuffer(digest, dtype="<u4").astype(np.uint32))
+        order = torch.from_numpy(generator.permutation(self.count).astype(np.int64))
+        return order, torch.from_numpy(generator.random_sample(self.count) < 0.5)
+
+
+def in_order(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Draw]:
+    """Draws of every world_size-th row from rank on, in order, the last one short where it must be."""
+    rows = torch.arange(rank, count, world_size)
+    return [Draw(index) for index in rows.split(batch_size)] if len(rows) else []

@@ -1,0 +1,1 @@
+"""Objectives: small classes and functions of tensors."""

@@ -1,0 +1,92 @@
+"""Adversarial objectives on scores: high means real, low means fake.
+
+Every objective has the same two methods, each returning one value per sample (B,):
+`discriminator(real, fake, x, k)` of the scores real, fake (B,) and the images x, k (B, C, H, W) that earned them (k
+carries no gradient into a generator), and `generator(fake)`. `symmetric` says that the two pull a fake's score with
+equal and opposite force, d generator / d fake = - d discriminator / d fake.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import relu, softplus
+
+__all__ = ["NonSaturating", "Hinge", "WGAN", "LSGAN", "GANQP"]
+
+
+class NonSaturating:
+    """softplus(-r) + softplus(f); G: softplus(-f).
+
+    "Generative Adversarial Nets", Goodfellow et al. 2014, arXiv 1406.2661, section 3.
+    """
+
+    symmetric = False
+
+    def discriminator(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor) -> Tensor:
+        return softplus(-real) + softplus(fake)
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return softplus(-fake)
+
+
+class Hinge:
+    """relu(1 - r) + relu(1 + f); G: -f. "Geometric GAN", Lim and Ye 2017, arXiv 1705.02894."""
+
+    symmetric = False  # the discriminator lets go of a fake scored below -1, the generator does not
+
+    def discriminator(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor) -> Tensor:
+        return relu(1 - real) + relu(1 + fake)
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return -fake
+
+
+class WGAN:
+    """f - r; G: -f. "Wasserstein GAN", Arjovsky et al. 2017, arXiv 1701.07875.
+
+    Needs a Lipschitz bound on the discriminator: net.discriminator.spectral_norm=true.
+    """
+
+    symmetric = True
+
+    def discriminator(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor) -> Tensor:
+        return fake - real
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return -fake
+
+
+class LSGAN:
+    """((r - 1)^2 + f^2) / 2; G: (f - 1)^2 / 2. "Least Squares GANs", Mao et al. 2017, arXiv 1611.04076."""
+
+    symmetric = False
+
+    def discriminator(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor) -> Tensor:
+        return ((real - 1).square() + fake.square()) / 2
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return (fake - 1).square() / 2
+
+
+class GANQP:
+    """-(r - f) + weight (r - f)^2 / d(x, k); G: -f, d the mean over C, H, W of (x - k)^2 (l2) or of |x - k| (l1).
+
+    "GAN-QP: A Novel GAN Framework without Gradient Vanishing and Lipschitz Constraint", Su 2018, arXiv 1811.07296.
+    Real i is paired with fake i of the batch. weight 0.25 with l2 is O-GAN's; GAN-QP's own is
+    1 / (2 * 10) with l1. The penalty trains the discriminator alone.
+    """
+
+    symmetric = False
+
+    def __init__(self, weight: float = 0.25, distance: str = "l2"):
+        if distance not in ("l1", "l2"):
+            raise ValueError(f"loss.distance={distance!r}: expected l1 or l2")
+        self.weight, self.distance = weight, distance
+
+    def discriminator(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor) -> Tensor:
+        difference = (x - k.detach()).flatten(1).to(real.dtype)
+        d = (difference.abs() if self.distance == "l1" else difference.square()).mean(1)
+        margin = real - fake
+        return -margin + self.weight * margin.square() / d.clamp_min(torch.finfo(d.dtype).tiny)
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return -fake

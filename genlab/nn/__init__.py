@@ -1,0 +1,1 @@
+"""Layers with no idea of training."""

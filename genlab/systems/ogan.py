@@ -1,0 +1,68 @@
+"""O-GAN: the discriminator's mean is the score, the rest of its output is the code."""
+
+import torch
+from torch import Tensor
+
+from genlab.losses.code import pearson, standardise
+from genlab.systems.gan import GAN
+
+__all__ = ["OGAN"]
+
+
+class OGAN(GAN):
+    """A GAN whose discriminator E: images -> (B, Z) is an encoder, with the score avg(E(x)) and no head.
+
+    min_E L_D(avg E(x), avg E(G(z))) - code_weight rho(z, E(G(z))) and min_G L_G(avg E(G(z))) - code_weight rho(...).
+
+    "O-GAN: Extremely Concise Approach for Auto-Encoding Generative Adversarial Networks", Su 2019, arXiv 1903.01931,
+    and bojone/o-gan. The source's scores are energies (real low); here high is real, which renames E to -E.
+    code_scale: the factor on N(E(x)) before it is decoded, 0.9 in the source's code.
+    """
+
+    def __init__(self, *args, code_weight: float = 0.5, code_scale: float = 0.9, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.out_dim != self.latent_dim:
+            raise ValueError(
+                f"model.out_dim={self.out_dim}: O-GAN's discriminator returns a code, so model.out_dim must equal "
+                f"model.latent_dim={self.latent_dim}"
+            )
+        self.code_weight, self.code_scale = code_weight, code_scale
+
+    def objectives(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor, z: Tensor):
+        loss_d, loss_g, logs = super().objectives(real, fake, x, k, z)
+        correlation = pearson(z, fake).mean()
+        code = self.code_weight * correlation
+        return loss_d - code, loss_g - code, logs | {"train/code_correlation": correlation.detach()}
+
+    def generator_objective(self, fake: Tensor, z: Tensor) -> Tensor:
+        return super().generator_objective(fake, z) - self.code_weight * pearson(z, fake).mean()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        x = batch["image"]
+        z = self.prior(len(x), seed=batch_idx)
+        correlation = pearson(z, self._outputs(self.decode(z))).mean()
+        error = (x - self.reconstruct(x)).square().mean()
+        values = {"val/code_correlation": correlation, "val/reconstruction_mse": error}
+        self.log_dict(values, batch_size=len(x), sync_dist=True)
+
+    # --- verbs -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _outputs(self, images: Tensor) -> Tensor:
+        batches = images.to(self.device, self.dtype).split(256)
+        return torch.cat([self.discriminator(x).float() for x in batches])
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes N(E(x)) (N, Z), each of mean 0 and std 1, of images (N, C, H, W) in [-1, 1]."""
+        return standardise(self._outputs(images))
+
+    def reconstruct(self, images: Tensor, scale: float | None = None) -> Tensor:
+        """G(scale N(E(x))), (N, C, H, W) in [-1, 1]; scale: code_scale unless given."""
+        return self.decode((self.code_scale if scale is None else scale) * self.encode(images))
+
+    def interpolate(self, start: Tensor, end: Tensor, num: int) -> Tensor:
+        """`num` images on the straight line between the codes of each pair of images: (N, num, C, H, W)."""
+        steps = torch.linspace(0, 1, num, device=self.device)[None, :, None]
+        a, b = self.encode(start)[:, None], self.encode(end)[:, None]
+        codes = (self.code_scale * ((1 - steps) * a + steps * b)).flatten(0, 1)
+        return self.decode(codes).unflatten(0, (len(start), num))

@@ -1,0 +1,146 @@
+"""The command line as a user types it, in real processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import genlab as package
+
+
+def test_help_lists_commands_and_needs_no_torch(genlab, tmp_path):
+    assert "train" in genlab("--help", cwd=tmp_path).stdout
+    code = "import sys, genlab.cli; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    code = (
+        "import sys; sys.argv = ['genlab', 'train', '--help']\nfrom genlab.cli import main\n"
+        "try: main()\nexcept SystemExit as stop: assert not stop.code\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "model: dcgan, ogan" in done.stdout and "loss: gan_qp, hinge" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["trian"], "Did you mean 'train'?"),
+        (["train", "seedd=3"], "Did you mean 'seed'?"),
+        (["train", "model.latent_dmi=3"], "Did you mean 'model.latent_dim'?"),
+        (["train", "model=ogna"], "Did you mean 'ogan'?"),
+        (["train", "loss=hing"], "Did you mean 'hinge'?"),
+        (["train", "+model.latent_dmi=3"], "Did you mean 'latent_dim'?"),
+        (["train", "+evalaute=false"], "Did you mean 'evaluate'?"),
+        (["train", "model.update=shred"], "Did you mean 'shared'?"),
+        (["train", "model.update=scaled"], "use model.update=shared"),
+        (["train", "model.out_dim=3"], "model.out_dim must equal"),
+        (["train", "run=nowhere"], "run=nowhere: there is no config.yaml"),
+        (["sample"], "needs a run directory"),
+        (["eval", "run=nowhere"], "run=nowhere"),
+        (["train", "-m", "trainer=ddp_cpu", "seed=1,2"], "trainer=ddp with -m"),
+        (["train", "--experimental-rerun", "x.pickle"], "unpickles"),
+    ],
+)
+def test_a_users_error_is_one_line_and_exit_code_2(genlab, tmp_path, words, expected):
+    done = genlab(*words, cwd=tmp_path, check=False)
+    assert done.returncode == 2 or ("-m" in words and done.returncode), done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_traceback_on_request(genlab, tmp_path):
+    done = genlab("train", "seedd=3", cwd=tmp_path, check=False, env={"HYDRA_FULL_ERROR": "1"})
+    assert done.returncode and "Traceback" in done.stderr
+
+
+def test_a_run_leaves_its_directory(trained):
+    manifest = json.loads((trained / "manifest.json").read_text())
+    assert manifest["status"] == "finished" and manifest["steps"] == 6 and manifest["images_seen"] == 96
+    assert manifest["data"]["name"] == "mnist5k" and manifest["metrics"]
+    names = {str(p.relative_to(trained)) for p in trained.rglob("*") if p.is_file()}
+    assert {"config.yaml", "metrics.csv", "report.html", "checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= names
+    assert {"samples/fixed_000006.png", "samples/reconstruction_000006.png"} <= names
+    rows = (trained / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 7 and [r.split(",")[0] for r in rows] == ["step", "1", "2", "3", "4", "5", "6"]
+
+
+def test_checkpoints_load_weights_only(trained):
+    for name in ("last", "best"):
+        checkpoint = torch.load(trained / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert checkpoint["global_step"] in (3, 6) and checkpoint["ema"] and checkpoint["state_dict"]
+
+
+def test_five_lines_of_python(trained):
+    model = package.load(trained)
+    images = model.sample(4, seed=3)
+    codes = model.encode(images)
+    again = model.reconstruct(images)
+    assert images.shape == again.shape == (4, 1, 32, 32) and codes.shape == (4, 32)
+    assert torch.equal(images, model.sample(4, seed=3)) and not torch.equal(images, model.sample(4, seed=4))
+    raw = package.load(trained, weights="raw")
+    assert not torch.equal(raw.sample(4, seed=3), images)
+
+
+def test_the_other_words_need_only_the_run_directory(genlab, trained, tmp_path):
+    for mode, files in {"grid": ("grid.png",), "interpolate": ("interpolate.png",), "reconstruct": ("reconstruct.png",),
+                        "walk": ("walk.gif",)}.items():  # fmt: skip
+        done = genlab("sample", f"run={trained}", f"mode={mode}", "num=4", "out=made", cwd=tmp_path)
+        for name in (*files, f"{mode}.npz"):
+            assert (tmp_path / "made" / name).stat().st_size > 0
+            assert name in done.stdout
+    genlab("encode", f"run={trained}", "split=test", "out=codes.npz", cwd=tmp_path)
+    codes = np.load(tmp_path / "codes.npz")
+    assert codes["codes"].shape == (500, 32) and codes["codes"].dtype == np.float32
+    assert len(codes["labels"]) == len(codes["ids"]) == 500
+    genlab("encode", f"run={trained}", "input=made/grid.png", "out=one.npz", cwd=tmp_path)
+    assert np.load(tmp_path / "one.npz")["codes"].shape == (1, 32)
+    done = genlab("eval", f"run={trained}", "metrics=random", "num=50", cwd=tmp_path)
+    results = json.loads((trained / "eval" / "metrics.json").read_text())
+    assert results["fid"]["features"].startswith("random") and results["fid"]["comparable"] is False
+    assert results["fid"]["weights"] == "ema" and "metrics.json" in done.stdout
+    wrong = genlab("sample", f"run={trained}", "mode=gird", cwd=tmp_path, check=False)
+    assert wrong.returncode == 2 and "Did you mean 'grid'?" in wrong.stderr
+    useless = genlab("sample", f"run={trained}", "steps=4", cwd=tmp_path, check=False)
+    assert useless.returncode == 2 and "has no effect with mode=grid" in useless.stderr
+
+
+def test_a_verb_that_a_model_lacks(genlab, tiny, tmp_path):
+    genlab("train", "model=dcgan", *tiny, "trainer.max_steps=2", "hydra.run.dir=run", cwd=tmp_path)
+    done = genlab("encode", "run=run", "split=test", cwd=tmp_path, check=False)
+    assert done.returncode == 2 and "cannot encode; models that can: ogan" in done.stderr
+
+
+def test_a_sweep_goes_on_after_a_failed_job(genlab, tiny, tmp_path):
+    words = ["train", "-m", "model.update=scaled,shared", *tiny, "trainer.max_steps=2", "hydra.sweep.dir=sweep"]
+    done = genlab(*words, cwd=tmp_path, check=False)
+    assert done.returncode != 0 and "job 0 failed" in done.stderr
+    assert json.loads((tmp_path / "sweep" / "0" / "manifest.json").read_text())["status"] == "failed"
+    assert json.loads((tmp_path / "sweep" / "1" / "manifest.json").read_text())["status"] == "finished"
+
+
+def test_a_run_directory_is_not_taken_twice(genlab, trained, tiny):
+    done = genlab("train", *tiny, "hydra.run.dir=run", cwd=trained.parent, check=False)
+    assert done.returncode == 2 and "there is a run in it already" in done.stderr
+
+
+def test_tab_completion_knows_the_word_and_what_follows(tmp_path):
+    bin_dir = Path(sys.executable).parent
+
+    def complete(line):
+        environment = os.environ | {"PATH": f"{bin_dir}:{os.environ['PATH']}", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+        done = subprocess.run(["genlab", "-sc", "query=bash"], env=environment, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    assert complete("genlab ") == ["train", "sample", "encode", "eval"]
+    assert complete("genlab tr") == ["train"]
+    assert {"model=dcgan", "model=ogan"} <= set(complete("genlab train model="))
+    assert "trainer.max_steps=" in complete("genlab train model=ogan trainer.max_s")
+    assert "weights=" in complete("genlab sample w")
+    script = subprocess.run([bin_dir / "genlab", "-sc", "install=bash"], capture_output=True, text=True).stdout
+    assert script.strip().endswith("genlab")

@@ -1,0 +1,138 @@
+"""A run that was interrupted ends bit for bit where one that was not would have."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import json
+import pytest
+import torch
+
+LONG = ["trainer.max_steps=60", "callbacks.checkpoint.every_num_steps=7", "trainer.val_check_interval=20"]
+GENLAB = str(Path(sys.executable).with_name("genlab"))
+
+
+def assert_same_end(one: Path, other: Path):
+    """Weights, averages, optimiser and schedule of two runs' last checkpoints are identical."""
+    a, b = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (one, other))
+    assert a["global_step"] == b["global_step"]
+    for part in ("state_dict", "ema"):
+        assert a[part].keys() == b[part].keys()
+        for name in a[part]:
+            assert torch.equal(a[part][name], b[part][name]), (part, name)
+    assert a["lr_schedulers"] == b["lr_schedulers"]
+    for x, y in zip(a["optimizer_states"], b["optimizer_states"], strict=True):
+        assert x["param_groups"] == y["param_groups"]
+        for key, state in x["state"].items():
+            for name, value in state.items():
+                assert torch.equal(torch.as_tensor(value), torch.as_tensor(y["state"][key][name])), (key, name)
+    manifests = [json.loads((run / "manifest.json").read_text()) for run in (one, other)]
+    assert manifests[0]["images_seen"] == manifests[1]["images_seen"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(genlab, tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    genlab("train", *tiny, *LONG, "hydra.run.dir=run", cwd=folder)
+    return folder / "run"
+
+
+def start(tiny, folder, *words):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [GENLAB, "train", *tiny, *LONG, *words]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(path: Path, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < end, process.stdout.read()
+        time.sleep(0.01)
+
+
+def test_killed_at_random_steps(genlab, tiny, uninterrupted, tmp_path):
+    process = start(tiny, tmp_path, "hydra.run.dir=run")
+    seed = random.randrange(2**32)
+    draw = random.Random(seed)
+    for _ in range(3):
+        wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
+        time.sleep(draw.uniform(0.0, 0.5))
+        process.kill()
+        process.communicate()
+        if json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "finished":
+            break
+        (tmp_path / "run" / "checkpoints" / "last.ckpt").rename(tmp_path / "from.ckpt")
+        torch.load(tmp_path / "from.ckpt", weights_only=True)  # a kill never leaves half a checkpoint
+        process = subprocess.Popen(
+            [GENLAB, "train", "run=run", f"ckpt={tmp_path / 'from.ckpt'}"],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode in (0, -9), (seed, output)
+    if process.returncode == -9:
+        genlab("train", "run=run", cwd=tmp_path)
+    assert_same_end(tmp_path / "run", uninterrupted)
+    ours, theirs = ((run / "metrics.csv").read_text().splitlines() for run in (tmp_path / "run", uninterrupted))
+    assert [row.split(",")[0] for row in ours] == [row.split(",")[0] for row in theirs]
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_how_to_go_on(genlab, tiny, uninterrupted, tmp_path, signum, code):
+    process = start(tiny, tmp_path, "hydra.run.dir=run")
+    wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
+    process.send_signal(signum)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output
+    assert "is saved. To go on: genlab train run=" in output and "Traceback" not in output
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["status"] == "interrupted" and 7 <= manifest["steps"] < 60
+    genlab("train", "run=run", cwd=tmp_path)
+    assert_same_end(tmp_path / "run", uninterrupted)
+
+
+def test_more_steps_continue_a_finished_run(genlab, tiny, uninterrupted, tmp_path):
+    words = [word for word in LONG if "max_steps" not in word]
+    genlab("train", *tiny, *words, "trainer.max_steps=37", "hydra.run.dir=run", cwd=tmp_path)
+    again = genlab("train", "run=run", cwd=tmp_path, check=False)
+    assert again.returncode == 2 and "at step 37 already" in again.stderr and "trainer.max_steps=" in again.stderr
+    (tmp_path / "run").rename(tmp_path / "moved")
+    genlab("train", "run=moved", "trainer.max_steps=60", cwd=tmp_path)
+    assert_same_end(tmp_path / "moved", uninterrupted)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint_whole(tiny, tmp_path):
+    def limit():  # no file of this process may grow beyond what the first checkpoint fits in
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    words = ["trainer.max_steps=7", "callbacks.grids=null", "hydra.run.dir=run"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    subprocess.run([GENLAB, "train", *tiny, *LONG, *words], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    before = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes()
+    done = subprocess.run(
+        [GENLAB, "train", "run=run", "trainer.max_steps=20"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, preexec_fn=limit,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "last.ckpt: could not be saved" in done.stderr and "the previous last.ckpt is whole" in done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.tmp"))
+
+
+def test_other_data_and_damaged_checkpoints_are_refused(genlab, tiny, tmp_path):
+    genlab("train", *tiny, "trainer.max_steps=2", "hydra.run.dir=run", cwd=tmp_path)
+    done = genlab("train", "run=run", "trainer.max_steps=4", "data.resize=bilinear", cwd=tmp_path, check=False)
+    assert done.returncode == 2 and "fingerprint" in done.stderr
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:1000])
+    done = genlab("train", "run=run", "trainer.max_steps=4", cwd=tmp_path, check=False)
+    assert done.returncode == 2 and "not a readable checkpoint" in done.stderr

@@ -1,0 +1,47 @@
+import pytest
+import torch
+from torch import nn
+
+from genlab.models.gan.dcgan import Discriminator, Generator
+from genlab.nn.norm import SelfModulation
+
+
+@pytest.mark.parametrize("kernel_size", [4, 5])
+@pytest.mark.parametrize("image_size", [8, 16, 32, 64, 128, 256])
+def test_shapes_at_every_size(image_size, kernel_size):
+    generator = Generator(image_size, 3, 7, width_multiple=1, kernel_size=kernel_size)
+    discriminator = Discriminator(image_size, 3, 5, width_multiple=1, kernel_size=kernel_size)
+    images = generator(torch.randn(2, 7))
+    assert images.shape == (2, 3, image_size, image_size) and images.abs().max() <= 1
+    assert discriminator(images).shape == (2, 5)
+
+
+def test_widths_and_parameter_counts_of_the_o_gan_script_at_128():
+    # bojone/o-gan at 128: about 19.5 M parameters each with 5x5 kernels and widths 64 to 1024
+    generator, encoder = Generator(128, 3, 128, kernel_size=5), Discriminator(128, 3, 128, kernel_size=5)
+    assert [m.out_channels for m in encoder.modules() if isinstance(m, nn.Conv2d)] == [64, 128, 256, 512, 1024]
+    assert [m.out_channels for m in generator.deconvs] == [512, 256, 128, 64, 3]
+    for network in (generator, encoder):
+        assert sum(p.numel() for p in network.parameters()) == pytest.approx(19.5e6, rel=0.01)
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_every_parameter_gets_a_gradient(norm, spectral_norm):
+    generator = Generator(16, 3, 8, width_multiple=2, norm=lambda n, z: SelfModulation(n, z, 8))
+    discriminator = Discriminator(16, 3, 4, width_multiple=2, norm=norm, spectral_norm=spectral_norm)
+    discriminator(generator(torch.randn(4, 8))).square().sum().backward()
+    for network in (generator, discriminator):
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+
+
+@pytest.mark.parametrize("image_size", [4, 28, 33])
+def test_a_size_that_does_not_halve_to_four_is_refused(image_size):
+    with pytest.raises(ValueError, match=r"data\.image_size="):
+        Generator(image_size, 3, 8)
+
+
+def test_kernel_size_is_checked():
+    with pytest.raises(ValueError, match="kernel_size=3"):
+        Discriminator(32, 3, 8, kernel_size=3)
