@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["load", "__version__"]
+__all__ = ["__version__", "load"]
 
 try:
     __version__ = version("genlab")

@@ -102,9 +102,11 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
     try:
         module = importlib.import_module(f"genlab.commands.{command}")
         return module.run(cfg, Path(hydra_cfg.runtime.output_dir), list(hydra_cfg.overrides.task), sweep)
-    except ValueError as error:
+    except Exception as error:
         if sweep:
             print(f"genlab: job {hydra_cfg.job.num} failed: {error}", file=sys.stderr)
+        elif isinstance(error, ValueError) and not traceback:
+            fail(str(error))  # here, because Hydra would add lines of its own
         raise
     finally:
         os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -123,6 +125,9 @@ def complete(argv: list[str]) -> None:
         os.environ["COMP_POINT"] = str(len(shorter))
     import hydra
 
+    from genlab import config
+
+    config.from_run(command, [])  # sample, encode and eval take data from a run: here from none
     sys.argv = ["genlab", *argv]
     hydra.main(version_base="1.3", config_path="pkg://genlab.conf", config_name=command)(lambda cfg: None)()
 

@@ -15,15 +15,27 @@ import yaml
 from hydra import compose
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import InstantiationException
 from hydra.initialize import initialize_config_module
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-__all__ = ["ConfigError", "from_run", "read_frozen", "build", "build_system", "validate", "resolve", "closest", "explain", "flatten"]
+__all__ = [
+    "ConfigError",
+    "build",
+    "build_system",
+    "closest",
+    "explain",
+    "flatten",
+    "from_run",
+    "read_frozen",
+    "resolve",
+    "validate",
+]
 
 # genlab's own packages may offer functions; elsewhere only classes are built (torch.hub.load is a function).
-OWN = tuple(f"genlab.{name}." for name in "systems models losses nn data callbacks metrics".split())
+OWN = tuple(f"genlab.{name}." for name in ["systems", "models", "losses", "nn", "data", "callbacks", "metrics"])
 LIBRARIES = ("torch.nn.", "torch.optim.", "torchvision.models.", "lightning.pytorch.", "torchmetrics.")
 DIRECTIVES = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 
@@ -33,7 +45,7 @@ class ConfigError(ValueError):
 
 
 def closest(word: str, words: Iterable[str]) -> str:
-    """" Did you mean 'x'?" for the closest of `words`, or nothing."""
+    """ " Did you mean 'x'?" for the closest of `words`, or nothing."""
     words = list(words)
     match = difflib.get_close_matches(word, words, 1)
     if not match and "." not in word:  # a bare leaf name: compare with the leaves of dotted keys
@@ -141,7 +153,10 @@ def build(node: Mapping, allow: Iterable[str] = (), **kwargs: Any) -> Any:
     node = resolve(node)
     for _, inner in targets(node):
         locate(inner["_target_"], allow)
-    return instantiate(node, _convert_="all", **kwargs)
+    try:
+        return instantiate(node, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        raise error.__cause__ or error from None  # what the constructor said, without Hydra's wrapping
 
 
 def build_system(cfg: Mapping, allow: Iterable[str] = ()) -> Any:
@@ -166,7 +181,10 @@ def resolve(cfg: Any) -> Any:
 
 
 def parameters(target: Any) -> dict[str, inspect.Parameter]:
-    """The named parameters of a class or function, through **kwargs up to the parents' constructors."""
+    """The named parameters of a class or function, through **kwargs up to the parents' constructors.
+
+    A library's **kwargs may go to anything: then a parameter of kind VAR_KEYWORD is among them.
+    """
     classes = target.__mro__ if inspect.isclass(target) else [target]
     found: dict[str, inspect.Parameter] = {}
     for cls in classes:
@@ -177,7 +195,9 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
             signature = list(inspect.signature(call).parameters.values())[inspect.isclass(cls) :]
         except (TypeError, ValueError):  # a C slot without a signature
             continue
-        found = {p.name: p for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} | found
+        foreign = not target.__module__.startswith("genlab.")
+        named = [p for p in signature if p.kind is not p.VAR_POSITIONAL and (foreign or p.kind is not p.VAR_KEYWORD)]
+        found = {p.name: p for p in named} | found
         if not any(p.kind is p.VAR_KEYWORD for p in signature):
             break
     return found
@@ -212,8 +232,12 @@ def check_call(key: str, node: Mapping, supplied: Iterable[str], allow: Iterable
         yield f"{key}: {error}"
         return
     known = parameters(target)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    known = {name: p for name, p in known.items() if p.kind is not p.VAR_KEYWORD}
     given = {name: value for name, value in node.items() if name not in DIRECTIVES}
     for name, value in given.items():
+        if name not in known and open_ended:
+            continue
         if name not in known:
             yield f"{key}.{name}: {node['_target_']} has no such argument.{closest(name, known)}"
         elif not isinstance(value, Mapping) and (why := type_error(value, known[name].annotation)):

@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from genlab import config
 
-__all__ = ["RunError", "Manifest", "AtomicCheckpointIO", "checkpoint_path", "read_checkpoint", "load", "write_text"]
+__all__ = ["AtomicCheckpointIO", "Manifest", "RunError", "checkpoint_path", "load", "read_checkpoint", "write_text"]
 
 log = logging.getLogger(__name__)
 PACKAGES = ("genlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy")
@@ -44,14 +44,21 @@ def write_text(path: Path, text: str) -> Path:
 
 
 class Manifest:
-    """`manifest.json`: what a run is, how far it came and what it measured; written whole at every change."""
+    """`manifest.json`: what a run is, how far it came and what it measured; written whole at every change.
 
-    def __init__(self, run_dir: Path, content: dict[str, Any]):
-        self.path, self.content = Path(run_dir) / "manifest.json", content
+    writes: false in all but one process of a distributed run.
+    """
+
+    def __init__(self, run_dir: Path, content: dict[str, Any], writes: bool = True):
+        self.path, self.content, self.writes = Path(run_dir) / "manifest.json", content, writes
 
     @classmethod
-    def create(cls, run_dir: Path, **content: Any) -> "Manifest":
+    def create(cls, run_dir: Path, content: dict[str, Any], writes: bool = True) -> "Manifest":
         """Claims `run_dir` for a new run; RunError if another run has it already."""
+        content = {"status": "running", "started": datetime.now(UTC).isoformat(timespec="seconds"), **content}
+        manifest = cls(run_dir, content, writes)
+        if not writes:
+            return manifest
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         try:
@@ -62,16 +69,15 @@ class Manifest:
                 f"hydra.run.dir={run_dir}: there is a run in it already; continue that one with "
                 f"`genlab train run={run_dir}`, or name another directory"
             ) from None
-        manifest = cls(run_dir, content)
-        manifest.update(status="running", started=datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        manifest.update()
         return manifest
 
     @classmethod
-    def read(cls, run_dir: Path) -> "Manifest":
+    def read(cls, run_dir: Path, writes: bool = True) -> "Manifest":
         """The manifest of an existing run; RunError if there is none or it is damaged."""
         path = Path(run_dir) / "manifest.json"
         try:
-            return cls(run_dir, json.loads(path.read_text()))
+            return cls(run_dir, json.loads(path.read_text()), writes)
         except FileNotFoundError:
             raise RunError(f"run={run_dir}: there is no manifest.json in it; expected a run directory") from None
         except json.JSONDecodeError as error:
@@ -79,7 +85,8 @@ class Manifest:
 
     def update(self, **content: Any) -> None:
         self.content |= content
-        write_text(self.path, json.dumps(self.content, indent=2, default=str) + "\n")
+        if self.writes:
+            write_text(self.path, json.dumps(self.content, indent=2, default=str) + "\n")
 
 
 def environment() -> dict[str, Any]:
@@ -144,8 +151,7 @@ class AtomicCheckpointIO(CheckpointIO):
             why = "the disk is full or the file cannot be written" if full else error.strerror
             kept = f"the previous {path.name} is whole" if path.exists() else "there is no earlier one"
             raise RunError(
-                f"{path}: could not be saved ({why}); {kept}. Free some space, then `genlab train run="
-                f"{path.parent.parent}`"
+                f"{path}: could not be saved ({why}); {kept}. Free some space, then `genlab train run={path.parent.parent}`"
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
@@ -194,5 +200,7 @@ def load(run: str | Path, ckpt: str = "last", weights: str = "ema", device: str 
     try:
         system.load_state_dict(state)
     except RuntimeError as error:
-        raise RunError(f"{run}: its checkpoint does not fit its config.yaml ({str(error).splitlines()[1].strip()})") from None
+        raise RunError(
+            f"{run}: its checkpoint does not fit its config.yaml ({str(error).splitlines()[1].strip()})"
+        ) from None
     return system.to(device).eval().requires_grad_(False)

@@ -22,6 +22,7 @@ class CSVLogger(Logger):
         self.path = Path(save_dir) / "metrics.csv"
         self.columns: list[str] = ["step"]
         self.row: dict[str, Any] = {}
+        self.start: int | None = None  # where the current row begins in the file, once it is there
 
     @property
     def name(self) -> str:
@@ -50,9 +51,10 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Values of one step may come in several calls; its row is written when the next step's arrive."""
+        """Values of one step may come in several calls, with a `save` between them: they share a row."""
         if self.row and self.row["step"] != step:
             self.save()
+            self.row, self.start = {}, None
         self.row |= {"step": step} | metrics
 
     @rank_zero_only
@@ -64,13 +66,13 @@ class CSVLogger(Logger):
             rows = []
             if self.path.is_file():
                 with open(self.path, newline="") as file:
-                    rows = list(csv.DictReader(file))
+                    rows = [row for row in csv.DictReader(file) if row["step"] != str(self.row["step"])]
             self.columns += new
-            self._rewrite([*rows, self.row])
-        else:
-            with open(self.path, "a", newline="") as file:
-                csv.DictWriter(file, self.columns).writerow(self.row)
-        self.row = {}
+            self._rewrite(rows)
+            self.start = None
+        with open(self.path, "r+", newline="") as file:
+            self.start = file.seek(0, os.SEEK_END) if self.start is None else file.seek(self.start)
+            csv.DictWriter(file, self.columns).writerow(self.row)
 
     def _rewrite(self, rows: list[dict]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 import torch
 from lightning.pytorch import Callback
 
-__all__ = ["DivergenceGuard", "Diverged", "check_weights"]
+__all__ = ["Diverged", "DivergenceGuard", "check_weights"]
 
 ADVICE = "try lower rates (model.generator_lr=, model.discriminator_lr=), trainer.gradient_clip_val=1, or another loss="
 

@@ -6,15 +6,18 @@ import torch
 from lightning.pytorch import Callback
 
 from genlab.callbacks.ema import averaged_weights
-from genlab.report.images import save_grid, save_pairs
+from genlab.report.images import save_grid, save_pairs, save_rows, with_ends
 
 __all__ = ["Grids"]
 
+NUM_ROWS, NUM_STEPS = 8, 10  # of the interpolation picture
+
 
 class Grids(Callback):
-    """samples/fixed_<step>.png and, where the system reconstructs, samples/reconstruction_<step>.png.
+    """samples/fixed_<step>.png and, where the system can, reconstruction_<step>.png and interpolation_<step>.png.
 
-    Every `every_num_steps` steps and after the first, with the averaged weights. num: images in the fixed grid.
+    Every `every_num_steps` steps and after the first and last, with the averaged weights. num: images in the fixed
+    grid. Real images are the first of the validation split.
     """
 
     def __init__(self, every_num_steps: int = 500, num: int = 64):
@@ -29,7 +32,13 @@ class Grids(Callback):
         self.drawn_step, folder = step, Path(trainer.default_root_dir) / "samples"
         with averaged_weights(trainer, system), torch.no_grad():
             save_grid(system.sample(self.num, seed=0), folder / f"fixed_{step:06d}.png")
+            held_out = next(iter(trainer.datamodule.loader("val", batch_size=self.num)), {}).get("image")
+            if held_out is None:
+                return
             if hasattr(system, "reconstruct"):
-                held_out = next(iter(trainer.datamodule.loader("val", batch_size=self.num)))["image"]
-                reconstructed = system.reconstruct(held_out).cpu()
-                save_pairs(held_out, reconstructed, folder / f"reconstruction_{step:06d}.png")
+                save_pairs(held_out, system.reconstruct(held_out), folder / f"reconstruction_{step:06d}.png")
+            if hasattr(system, "interpolate"):
+                pairs = held_out[: 2 * NUM_ROWS]
+                start, end = pairs[0::2][: len(pairs) // 2], pairs[1::2]
+                rows = with_ends(start, system.interpolate(start, end, NUM_STEPS), end)
+                save_rows(rows, folder / f"interpolation_{step:06d}.png")

@@ -4,16 +4,18 @@ import torch
 from lightning.pytorch import Callback
 
 from genlab.metrics.features import random
-from genlab.metrics.frechet import FrechetDistance
+from genlab.metrics.frechet import Moments, frechet_distance
+from genlab.metrics.neighbours import spread
 
 __all__ = ["Quality"]
 
 
 class Quality(Callback):
-    """Logs val/fid_random, the Frechet distance of as many samples as there are validation images to those images.
+    """Logs val/fid_random, the Frechet distance of as many samples as there are validation images to those images,
+    and val/diversity, how far the samples lie apart beside how far the images do (1: as far).
 
     Over fixed random convolutions, so only differences within one data set and `num` mean anything. `num` bounds the
-    images used.
+    images used. A code correlation can look well while all samples are alike: val/diversity cannot.
     """
 
     def __init__(self, num: int = 1000):
@@ -21,22 +23,24 @@ class Quality(Callback):
         self.features = None
 
     def on_validation_epoch_end(self, trainer, system) -> None:
-        data, device = trainer.datamodule, system.device
         if self.features is None:
-            self.features = random(data=data).to(device)
-            self.real = FrechetDistance(self.features.dim).to(device)
-            num = 0
-            for batch in data.loader("val", batch_size=250):
-                images = batch["image"][: self.num - num]
-                self.real.update(self.features(images.to(device)), real=True)
-                num += len(images)
-                if num >= self.num:
-                    break
-            self.count = num
-        distance = self.real.clone()
-        with torch.no_grad():
-            for images in system.sample(self.count, seed=1).split(250):
-                distance.update(self.features(images.to(device)), real=False)
+            self._measure_real(trainer.datamodule, system.device)
+        samples = self._features(system.sample(self.count, seed=1))
+        fake = Moments(self.features.dim).to(samples.device)
+        fake.update(samples)
         # The mean over processes, so that all of them come to one decision on the best checkpoint.
-        system.log("val/fid_random", distance.compute().float(), sync_dist=True)
+        distance = frechet_distance(fake.compute(), self.real)
+        system.log("val/fid_random", distance.float(), sync_dist=True)
+        system.log("val/diversity", spread(samples) / self.real_spread, sync_dist=True)
         system.log("step", float(trainer.global_step), rank_zero_only=True)
+
+    def _measure_real(self, data, device: torch.device) -> None:
+        self.features = random(data=data).to(device)
+        images = torch.cat([batch["image"] for batch in data.loader("val", batch_size=250)])[: self.num]
+        real = self._features(images.to(device))
+        moments = Moments(self.features.dim).to(device)
+        moments.update(real)
+        self.count, self.real, self.real_spread = len(images), moments.compute(), spread(real)
+
+    def _features(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.features(part) for part in images.split(250)])

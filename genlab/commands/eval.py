@@ -12,7 +12,7 @@ from genlab.metrics.image_evaluation import evaluate_images
 from genlab.report.html import write_report
 from genlab.report.tables import metrics_table
 
-__all__ = ["run", "measure"]
+__all__ = ["measure", "run"]
 
 DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
 

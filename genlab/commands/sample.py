@@ -9,9 +9,9 @@ import yaml
 from genlab import config, runs
 from genlab.commands.eval import pick_device, require_run
 from genlab.data import read_images
-from genlab.report.images import save_gif, save_grid, save_pairs, save_rows
+from genlab.report.images import save_gif, save_grid, save_pairs, save_rows, with_ends
 
-__all__ = ["run", "require_verb"]
+__all__ = ["require_verb", "run"]
 
 MODES = ("grid", "interpolate", "reconstruct", "walk")
 
@@ -28,7 +28,9 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     for name, useful in {"scale": ("grid", "walk", "reconstruct"), "steps": ("interpolate", "walk"),
                          "input": ("reconstruct", "interpolate")}.items():  # fmt: skip
         if settings[name] is not None and mode not in useful:
-            raise config.ConfigError(f"{name}={settings[name]}: has no effect with mode={mode}; it is for {', '.join(useful)}")
+            raise config.ConfigError(
+                f"{name}={settings[name]}: has no effect with mode={mode}; it is for {', '.join(useful)}"
+            )
     system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
     out = Path(settings["out"] or run_dir)
     arrays: dict[str, torch.Tensor] = {}
@@ -50,8 +52,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     else:
         require_verb(system, "interpolate")
         x = real_images(settings, 2 * num)
-        rows = system.interpolate(x[0::2], x[1::2][: len(x[0::2])], settings["steps"] or 10).cpu()
-        rows = torch.cat([x[0::2, None], rows, x[1::2, None]], dim=1)  # the real pair at both ends
+        start, end = x[0::2], x[1::2]
+        rows = with_ends(start, system.interpolate(start, end, settings["steps"] or 10), end)
         picture, arrays["images"] = save_rows(rows, out / "interpolate.png"), rows
     np.savez_compressed(out / f"{mode}.npz", **{name: value.cpu().numpy() for name, value in arrays.items()})
     print(f"picture  {picture}\narrays   {out / f'{mode}.npz'}  (float32 in [-1, 1])")

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import seed_everything
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from genlab import config, runs
 from genlab.callbacks.checkpoint import Interrupted
 from genlab.callbacks.reseed import Reseed
 from genlab.commands import eval as evaluation
-from genlab.report.html import write_report
+from genlab.report.html import PICTURES, write_report
 
 __all__ = ["run"]
 
@@ -30,72 +31,73 @@ SUPPLIED = {"model": ["net", "loss"], "trainer": ["callbacks", "logger", "plugin
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> float | None:
     """Trains as `cfg` says in `run_dir`; returns the value of `optimized_metric`, for sweepers.
 
-    Raises ValueError (or a subclass) for whatever the user can put right.
+    Raises ValueError (or a subclass) for whatever the user can put right, SystemExit when a signal ended the run.
     """
-    console = Console(stderr=True)
     settings = check(cfg, sweep)
     quiet()
-    main_process = int(os.environ.get("LOCAL_RANK", 0)) == 0
     resume = runs.checkpoint_path(settings["run"], settings["ckpt"]) if settings["run"] else None
-    manifest = open_manifest(run_dir, settings, overrides, resume) if main_process else None
+    manifest = open_manifest(run_dir, settings, overrides, resume)
+    try:
+        return train(settings, run_dir, resume, manifest, sweep)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        signum = signal.Signals(getattr(stop, "signum", signal.SIGINT))
+        if manifest.content["status"] == "running":
+            manifest.update(status="interrupted")
+        saved = f"step {manifest.content['steps']} is saved" if isinstance(stop, Interrupted) else "stopped"
+        print(f"{signum.name}: {saved}. To go on: genlab train run={run_dir}", file=sys.stderr)
+        raise SystemExit(128 + signum) from None
+    except BaseException as error:
+        status = "failed" if manifest.content["status"] == "running" else "finished"  # measuring it failed
+        manifest.update(status=status, error=f"{type(error).__name__}: {error}")
+        raise
 
+
+def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Manifest, sweep: bool) -> float | None:
+    """One run from data to report."""
+    console = Console(stderr=True)
     seed_everything(settings["seed"], workers=True, verbose=False)
     data = config.build(settings["data"], settings["allow"])
     data.prepare_data()
     data.setup()
-    if manifest is not None:
-        same_data(manifest, data, resume)
+    same_data(manifest, data, resume)
+    if manifest.writes:
         runs.save_config(run_dir, settings | {"run": None, "ckpt": "last"})
     system = config.build_system(settings, settings["allow"])
     trainer = build_trainer(settings, run_dir)
-    step = 0
-    if resume is not None:
-        step = runs.read_checkpoint(resume)["global_step"]
-        for logger in trainer.loggers:
-            if hasattr(logger, "rewind"):
-                logger.rewind(step)
-        if 0 < trainer.max_steps <= step:
-            manifest.update(status="finished")
-            raise config.ConfigError(
-                f"trainer.max_steps={trainer.max_steps}: this run is at step {step} already; to go on, give more: "
-                f"genlab train run={run_dir} trainer.max_steps={2 * step}"
-            )
-    start, seconds = time.monotonic(), manifest.content.get("seconds", 0.0) if manifest else 0.0
-    where = f"from step {step} " if step else ""
-    if main_process:
-        console.print(f"training [bold]{manifest.content['model']}[/] on {data.name} {where}in {run_dir}", highlight=False)
-
-    def leave(status: str, **content: Any) -> None:
-        if manifest is not None:
-            progress = {"steps": trainer.global_step, "images_seen": images_seen(trainer)}
-            elapsed = round(seconds + time.monotonic() - start, 1)
-            manifest.update(status=status, seconds=elapsed, **progress, **content)
-
-    try:
-        trainer.fit(system, datamodule=data, ckpt_path=resume, weights_only=True)
-    except Interrupted as stop:
-        leave("interrupted")
-        name = signal.Signals(stop.signum).name
-        console.print(f"{name}: step {trainer.global_step} is saved. To go on: genlab train run={run_dir}")
-        raise SystemExit(128 + stop.signum) from None
-    except BaseException as error:
-        leave("failed", error=f"{type(error).__name__}: {error}")
-        if isinstance(error, ValueError) and trainer.global_step:
-            saved = run_dir / "checkpoints" / "last.ckpt"
-            hint = f"{saved} is the last good checkpoint" if saved.exists() else "no checkpoint was saved before"
-            raise type(error)(f"{error} ({hint})") from error
-        raise
+    step = continue_from(resume, trainer, manifest, run_dir) if resume is not None else 0
+    if manifest.writes:
+        where = f"from step {step} " if step else ""
+        console.print(
+            f"training [bold]{settings['name']}[/] on {data.name} {where}in {run_dir}", highlight=False, soft_wrap=True
+        )
+    fit(trainer, system, data, resume, manifest, run_dir)
     if not trainer.is_global_zero:
         return None
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "step"}
-    leave("finished", metrics=metrics)
+    manifest.update(status="finished", metrics=metrics)
     if settings["evaluate"]:
         results = evaluation.measure(run_dir, data, console=console, allow=settings["allow"])
         metrics |= {f"test/{name}": entry["value"] for name, entry in results.items()}
-        leave("finished", metrics=metrics)
-    report = write_report(run_dir)
-    announce(console, run_dir, report, system, sweep)
+        manifest.update(metrics=metrics)
+    announce(console, run_dir, write_report(run_dir), system, sweep)
     return chosen_metric(settings["optimized_metric"], metrics)
+
+
+def fit(trainer, system, data, resume: Path | None, manifest: runs.Manifest, run_dir: Path) -> None:
+    """Trains, and writes down how far it came whatever happens."""
+    start, seconds = time.monotonic(), manifest.content["seconds"]
+    try:
+        trainer.fit(system, datamodule=data, ckpt_path=resume, weights_only=True)
+    except ValueError as error:
+        if not trainer.global_step:
+            raise
+        saved = run_dir / "checkpoints" / "last.ckpt"
+        hint = f"{saved} is the last good checkpoint" if saved.exists() else "no checkpoint was saved before"
+        raise type(error)(f"{error} ({hint})") from error
+    finally:
+        images = next((c.images_seen for c in trainer.callbacks if hasattr(c, "images_seen")), 0)
+        elapsed = round(seconds + time.monotonic() - start, 1)
+        manifest.update(steps=trainer.global_step, images_seen=images, seconds=elapsed)
 
 
 # --- before ---------------------------------------------------------------------------------------------------------
@@ -108,22 +110,30 @@ def check(cfg, sweep: bool) -> dict[str, Any]:
     if unknown:
         raise config.ConfigError("\n  ".join(["errors in the config:", *unknown]))
     config.validate(settings, SUPPLIED)
-    if sweep and str(settings["trainer"].get("strategy", "")).startswith("ddp"):
+    if sweep and starts_processes(settings["trainer"].get("strategy")):
         raise config.ConfigError(
             "trainer=ddp with -m: every process of a job would run the whole sweep again; start the jobs one by one, "
-            "use trainer.strategy=ddp_spawn, or start each under torchrun or a cluster's launcher"
+            "give trainer=cpu or gpu trainer.devices=N trainer.strategy=ddp_spawn, or start each under torchrun or a cluster's launcher"
         )
     return settings
+
+
+def starts_processes(strategy: Any) -> bool:
+    """Whether Lightning would start this command again for each further process, as plain DDP does."""
+    if isinstance(strategy, dict):
+        return strategy["_target_"].endswith("DDPStrategy") and strategy.get("start_method", "popen") == "popen"
+    return strategy in ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 
 def open_manifest(run_dir: Path, settings: dict, overrides: list[str], resume: Path | None) -> runs.Manifest:
     command = shlex.join(["genlab", *sys.argv[1:]])
     if resume is not None:
-        manifest = runs.Manifest.read(run_dir)
+        manifest = runs.Manifest.read(run_dir, writes=rank_zero_only.rank == 0)
         manifest.update(status="running", resumed=[*manifest.content.get("resumed", []), command])
         return manifest
     content = {"command": command, "overrides": overrides, "model": settings["name"], "seed": settings["seed"]}
-    return runs.Manifest.create(run_dir, **content, **runs.environment(), steps=0, images_seen=0, seconds=0.0)
+    content |= {**runs.environment(), "steps": 0, "images_seen": 0, "seconds": 0.0}
+    return runs.Manifest.create(run_dir, content, writes=rank_zero_only.rank == 0)
 
 
 def same_data(manifest: runs.Manifest, data, resume: Path | None) -> None:
@@ -137,6 +147,21 @@ def same_data(manifest: runs.Manifest, data, resume: Path | None) -> None:
         )
     splits = {split: data.describe(split) for split in ("train", "val", "test")}
     manifest.update(data={"name": data.name, "fingerprint": fingerprint, "splits": splits})
+
+
+def continue_from(resume: Path, trainer, manifest: runs.Manifest, run_dir: Path) -> int:
+    """The step of the checkpoint `resume`, to which the loggers are put back; ConfigError if nothing is left to do."""
+    step = runs.read_checkpoint(resume)["global_step"]
+    if 0 < trainer.max_steps <= step:
+        manifest.update(status="finished")
+        raise config.ConfigError(
+            f"trainer.max_steps={trainer.max_steps}: this run is at step {step} already; to go on, give more: "
+            f"genlab train run={run_dir} trainer.max_steps={2 * step}"
+        )
+    for logger in trainer.loggers:
+        if hasattr(logger, "rewind"):
+            logger.rewind(step)
+    return step
 
 
 def build_trainer(settings: dict, run_dir: Path):
@@ -158,33 +183,37 @@ def quiet() -> None:
     """Drops what Lightning says that a reader of our own lines does not need."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*number of training batches.*smaller than the logging.*"):
+    for message in (".*does not have many workers.*", ".*number of training batches.*smaller than the logging.*",
+                    ".*isinstance.treespec, LeafSpec.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message)
 
 
 # --- after ----------------------------------------------------------------------------------------------------------
 
 
-def images_seen(trainer) -> int:
-    return next((c.images_seen for c in trainer.callbacks if hasattr(c, "images_seen")), 0)
-
-
 def chosen_metric(name: str | None, metrics: dict[str, float]) -> float | None:
     if name is None:
         return None
     if name not in metrics:
-        raise config.ConfigError(f"optimized_metric={name}: this run has {', '.join(metrics)}.{config.closest(name, metrics)}")
+        raise config.ConfigError(
+            f"optimized_metric={name}: this run has {', '.join(metrics)}.{config.closest(name, metrics)}"
+        )
     return metrics[name]
 
 
 def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool) -> None:
-    console.print(f"\nrun directory  {run_dir}\nreport         {report}", highlight=False, soft_wrap=True)
+    """Says where everything is, and what to try next."""
+    lines = [f"run directory  {run_dir}", f"report         {report}"]
+    for kind in PICTURES:
+        made = sorted((run_dir / "samples").glob(f"{kind}_*.png"))
+        lines += [f"{kind:<15}{made[-1]}"] if made else []
+    console.print("\n" + "\n".join(lines), highlight=False, soft_wrap=True)
     if sweep:
         return
-    run = os.path.relpath(run_dir)
+    run = shlex.quote(os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir))
     tries = [f"genlab sample run={run} num=64"]
     if hasattr(system, "encode"):
-        tries += [f"genlab sample run={run} mode=interpolate", f"genlab encode run={run} split=test out=codes.npz"]
+        tries += [f"genlab sample run={run} mode=walk num=16", f"genlab encode run={run} split=test out=codes.npz"]
     else:
-        tries += [f"genlab eval run={run}", f"genlab train run={run} trainer.max_steps=<more>"]
+        tries += [f"genlab eval run={run}", f"genlab train run={run} trainer.max_steps={2 * system.global_step}"]
     console.print("try next\n  " + "\n  ".join(tries), highlight=False, soft_wrap=True)

@@ -39,9 +39,7 @@ class CIFAR10(ImageDataModule):
         num_val: int = 5000,
         seed: int = 1,
     ) -> None:
-        super().__init__(
-            image_size, channels, crop, resize, flip, batch_size, num_workers, resident, num_val, seed
-        )
+        super().__init__(image_size, channels, crop, resize, flip, batch_size, num_workers, resident, num_val, seed)
         self.root, self.download = root, download
 
     def _read(self) -> Content:

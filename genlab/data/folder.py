@@ -45,9 +45,7 @@ class ImageFolder(ImageDataModule):
         num_test: int | None = None,
         seed: int = 1,
     ) -> None:
-        super().__init__(
-            image_size, channels, crop, resize, flip, batch_size, num_workers, resident, num_val, seed
-        )
+        super().__init__(image_size, channels, crop, resize, flip, batch_size, num_workers, resident, num_val, seed)
         _check_on_error(on_error)
         self.path, self.on_error, self.num_test = path, on_error, num_test
 

@@ -30,9 +30,7 @@ class Content:
     sha256: str | None = None
 
 
-def split_rows(
-    count: int, num_val: int, num_test: int, labels: Tensor | None = None
-) -> dict[str, np.ndarray]:
+def split_rows(count: int, num_val: int, num_test: int, labels: Tensor | None = None) -> dict[str, np.ndarray]:
     """Disjoint sorted rows of three splits, always the same; classes in proportion if labels are given."""
     if min(num_val, num_test) < 0 or num_val + num_test >= count:
         raise DataError(
@@ -84,9 +82,7 @@ class ImageDataModule(LightningDataModule):
         if resident not in ("auto", True, False):
             raise DataError(f"data.resident={resident!r} must be auto, true or false")
         if resident is True and num_workers:
-            raise DataError(
-                f"data.num_workers={num_workers} is useless for resident data; set data.resident=false"
-            )
+            raise DataError(f"data.num_workers={num_workers} is useless for resident data; set data.resident=false")
         self._content: Content | None = None
         self._splits: dict[str, Arrays] = {}
         self._on_device: dict[tuple[str, torch.device], Arrays] = {}

@@ -46,9 +46,7 @@ class MNIST5k(ImageDataModule):
         num_test: int = 500,
         seed: int = 1,
     ) -> None:
-        super().__init__(
-            image_size, channels, crop, resize, flip, batch_size, num_workers, resident, num_val, seed
-        )
+        super().__init__(image_size, channels, crop, resize, flip, batch_size, num_workers, resident, num_val, seed)
         self.num_test = num_test
 
     def _read(self) -> Content:
@@ -121,9 +119,7 @@ class MNIST(ImageDataModule):
         num_val: int = 5000,
         seed: int = 1,
     ) -> None:
-        super().__init__(
-            image_size, channels, crop, resize, flip, batch_size, num_workers, resident, num_val, seed
-        )
+        super().__init__(image_size, channels, crop, resize, flip, batch_size, num_workers, resident, num_val, seed)
         self.root, self.download = root, download
 
     def _places(self) -> list[Path]:

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-__all__ = ["standardise", "pearson"]
+__all__ = ["pearson", "standardise"]
 
 
 def standardise(v: Tensor) -> Tensor:

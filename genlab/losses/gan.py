@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
-__all__ = ["NonSaturating", "Hinge", "WGAN", "LSGAN", "GANQP"]
+__all__ = ["GANQP", "LSGAN", "WGAN", "Hinge", "NonSaturating"]
 
 
 class NonSaturating:

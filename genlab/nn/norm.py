@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["BatchNorm", "SelfModulation", "discriminator_norm", "frozen_statistics", "couples_batch"]
+__all__ = ["BatchNorm", "SelfModulation", "couples_batch", "discriminator_norm", "frozen_statistics"]
 
 # Keras' BatchNormalization, as the O-GAN scripts use it: momentum 0.99 there is 0.01 here.
 KERAS_BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}

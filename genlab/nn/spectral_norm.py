@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-__all__ = ["SpectralNorm", "spectral_norm", "advance_spectral_norm"]
+__all__ = ["SpectralNorm", "advance_spectral_norm", "spectral_norm"]
 
 
 class SpectralNorm(nn.Module):

@@ -107,7 +107,8 @@ class GAN(LightningModule):
         """All turns of an alternating step happen in here, so that Lightning counts them as one."""
         if self.update != "alternating":
             return optimizer.step(closure=optimizer_closure)
-        for self.turn in range(self.num_discriminator_steps + 1):
+        for turn in range(self.num_discriminator_steps + 1):
+            self.turn = turn
             optimizer.step(closure=optimizer_closure)
         self.turn = None
 

@@ -40,7 +40,7 @@ class OGAN(GAN):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         x = batch["image"]
         z = self.prior(len(x), seed=batch_idx)
-        correlation = pearson(z, self._outputs(self.decode(z))).mean()
+        correlation = pearson(z, self.outputs(self.decode(z))).mean()
         error = (x - self.reconstruct(x)).square().mean()
         values = {"val/code_correlation": correlation, "val/reconstruction_mse": error}
         self.log_dict(values, batch_size=len(x), sync_dist=True)
@@ -48,13 +48,14 @@ class OGAN(GAN):
     # --- verbs -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _outputs(self, images: Tensor) -> Tensor:
+    def outputs(self, images: Tensor) -> Tensor:
+        """E's plain outputs (N, Z) of images (N, C, H, W) in [-1, 1]: their mean is the score."""
         batches = images.to(self.device, self.dtype).split(256)
         return torch.cat([self.discriminator(x).float() for x in batches])
 
     def encode(self, images: Tensor) -> Tensor:
         """Codes N(E(x)) (N, Z), each of mean 0 and std 1, of images (N, C, H, W) in [-1, 1]."""
-        return standardise(self._outputs(images))
+        return standardise(self.outputs(images))
 
     def reconstruct(self, images: Tensor, scale: float | None = None) -> Tensor:
         """G(scale N(E(x))), (N, C, H, W) in [-1, 1]; scale: code_scale unless given."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrizations, spectral_norm
 
-__all__ = ["shared", "single", "scaled", "discriminator_turn", "generator_turn", "check"]
+__all__ = ["check", "discriminator_turn", "generator_turn", "scaled", "shared", "single"]
 
 # The least |a| that `scaled` divides by: below it (a saturated hinge, a confident sigmoid) D's gradient for that fake
 # is raised to this value, an error of at most SMALLEST per sample in D, so that G's stays exact.

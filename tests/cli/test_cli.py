@@ -97,7 +97,8 @@ def test_the_other_words_need_only_the_run_directory(genlab, trained, tmp_path):
     codes = np.load(tmp_path / "codes.npz")
     assert codes["codes"].shape == (500, 32) and codes["codes"].dtype == np.float32
     assert len(codes["labels"]) == len(codes["ids"]) == 500
-    genlab("encode", f"run={trained}", "input=made/grid.png", "out=one.npz", cwd=tmp_path)
+    words = ["input=made/grid.png", "data.resize=lanczos", "out=one.npz"]
+    genlab("encode", f"run={trained}", *words, cwd=tmp_path)
     assert np.load(tmp_path / "one.npz")["codes"].shape == (1, 32)
     done = genlab("eval", f"run={trained}", "metrics=random", "num=50", cwd=tmp_path)
     results = json.loads((trained / "eval" / "metrics.json").read_text())
@@ -132,7 +133,11 @@ def test_tab_completion_knows_the_word_and_what_follows(tmp_path):
     bin_dir = Path(sys.executable).parent
 
     def complete(line):
-        environment = os.environ | {"PATH": f"{bin_dir}:{os.environ['PATH']}", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+        environment = os.environ | {
+            "PATH": f"{bin_dir}:{os.environ['PATH']}",
+            "COMP_LINE": line,
+            "COMP_POINT": str(len(line)),
+        }
         done = subprocess.run(["genlab", "-sc", "query=bash"], env=environment, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout.split()

@@ -1,5 +1,6 @@
 """A run that was interrupted ends bit for bit where one that was not would have."""
 
+import json
 import os
 import random
 import resource
@@ -9,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import json
 import pytest
 import torch
 
@@ -45,7 +45,9 @@ def uninterrupted(genlab, tiny, tmp_path_factory):
 def start(tiny, folder, *words):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [GENLAB, "train", *tiny, *LONG, *words]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def wait_for(path: Path, process, seconds=120):

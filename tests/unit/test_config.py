@@ -51,7 +51,12 @@ def test_the_command_line_may_allow_another_package():
 
 
 def test_a_runs_config_cannot_widen_the_allow_list_or_reach_hydra(tmp_path):
-    content = {"model": MODEL, "allow": ["os"], "hydra": {"callbacks": {"x": {"_target_": "os.system"}}}, "defaults": ["evil"]}
+    content = {
+        "model": MODEL,
+        "allow": ["os"],
+        "hydra": {"callbacks": {"x": {"_target_": "os.system"}}},
+        "defaults": ["evil"],
+    }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
     frozen = config.read_frozen(tmp_path)
     assert frozen == {"model": MODEL, "allow": []}
@@ -83,7 +88,9 @@ def test_validate_reports_all_errors_at_once_with_keys_and_suggestions():
 
 def test_validate_accepts_what_python_would():
     config.validate({"net": MODEL | {"width_multiple": 4}})
-    config.validate({"ema": {"_target_": "genlab.callbacks.ema.EMA", "half_life": 5, "modules": ["generator"], "ramp_up": None}})
+    config.validate(
+        {"ema": {"_target_": "genlab.callbacks.ema.EMA", "half_life": 5, "modules": ["generator"], "ramp_up": None}}
+    )
 
 
 def test_a_missing_or_unresolvable_value_is_named():

@@ -8,6 +8,7 @@ Shapes: B batch, C image channels, S image size, Z latent_dim, O out_dim. The wi
 the source: at S = 128 the discriminator's widths are 64, 128, 256, 512, 1024, the generator's the reverse.
 """
 
+import itertools
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from genlab.nn.norm import BatchNorm, discriminator_norm
 from genlab.nn.spectral_norm import spectral_norm
 
-__all__ = ["Generator", "Discriminator"]
+__all__ = ["Discriminator", "Generator"]
 
 
 def num_strides(image_size: int) -> int:
@@ -98,7 +99,7 @@ class Discriminator(nn.Module):
         n, dim = num_strides(image_size), width_multiple * image_size
         widths = [channels] + [dim // 2**i for i in reversed(range(n))]
         layers: list[nn.Module] = []
-        for i, (c_in, c_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (c_in, c_out) in enumerate(itertools.pairwise(widths)):
             layers += [nn.Conv2d(c_in, c_out, kernel_size, 2, (kernel_size - 1) // 2)]
             layers += [discriminator_norm(norm, c_out)] if i else []
             layers += [nn.LeakyReLU(0.2)]

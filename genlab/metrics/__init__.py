@@ -1,0 +1,1 @@
+"""Distances between image sets, and the feature networks they are measured with."""

@@ -1,0 +1,133 @@
+"""Every number about an image model, each beside what it was measured with."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from genlab.losses.code import pearson
+from genlab.metrics.features import FeatureNetwork, classifier
+from genlab.metrics.frechet import Moments, frechet_distance
+from genlab.metrics.neighbours import kernel_distance, precision_recall, spread
+
+__all__ = ["evaluate_images"]
+
+MAX_CLOUD = 10_000  # features a side for the measures that compare all pairs
+Results = dict[str, dict[str, Any]]
+Progress = Callable[[str, int, int], None]
+
+
+def evaluate_images(
+    system,
+    data,
+    features: FeatureNetwork,
+    *,
+    split: str = "test",
+    num_samples: int = 10_000,
+    batch_size: int = 256,
+    seed: int = 0,
+    progress: Progress = lambda description, done, total: None,
+) -> Results:
+    """{metric: {value, split, count, reference, features, features_hash, comparable, seed}} of an image system.
+
+    Samples and the held-out `split` are compared with the train split over `features`; a system that encodes is asked
+    for its reconstructions of `split` as well. progress: called with (description, done, total).
+    """
+    system.eval()
+    count = len(data.arrays(split))
+    if count < 2:
+        raise ValueError(f"split={split}: {data.name} has {count} images there; choose another split")
+    keep = min(MAX_CLOUD, num_samples, len(data.arrays("train")))  # equally many, or precision and recall lean
+    real = Cloud(features, len(data.arrays("train")), keep, seed)
+    for images in _images(data, "train", batch_size, "features of the train split", progress):
+        real.add(images.to(system.device))
+    held_out = Cloud(features, count, 0, seed)
+    for images in _images(data, split, batch_size, f"features of the {split} split", progress):
+        held_out.add(images.to(system.device))
+    samples, correlations = Cloud(features, num_samples, keep, seed), []
+    z = system.prior(num_samples, seed=seed)
+    for done, part in enumerate(z.split(batch_size), 1):
+        images = system.decode(part)
+        samples.add(images)
+        if hasattr(system, "encode"):
+            correlations.append(pearson(part, system.outputs(images)))
+        progress("samples", min(done * batch_size, num_samples), num_samples)
+
+    entry = {"reference": "train", "split": None, "count": num_samples, "seed": seed}
+    entry |= {"features": features.name, "features_hash": features.hash, "comparable": features.comparable}
+    precision, recall = precision_recall(real.points(), samples.points())
+    values = {
+        "fid": samples.distance_to(real),
+        "kid": kernel_distance(real.points(), samples.points(), seed=seed),
+        "precision": precision,
+        "recall": recall,
+        "diversity": spread(samples.points()) / max(spread(real.points()), 1e-12),
+    }
+    results = {name: {"value": value, **entry} for name, value in values.items()}
+    floor = {"value": held_out.distance_to(real), **entry, "split": split, "count": count}
+    results["fid_floor"] = floor  # what real images that the model has not seen score
+    if hasattr(system, "encode"):
+        plain = dict.fromkeys(("reference", "features", "features_hash", "comparable")) | {"seed": seed}
+        correlation = torch.cat(correlations).double().mean().item()
+        results["code_correlation"] = {"value": correlation, "split": None, "count": num_samples, **plain}
+        results |= reconstruction(system, data, split, batch_size, plain, progress)
+    return results
+
+
+class Cloud:
+    """Features of one set of `count` images: the moments of all, and `keep` of them at random as points."""
+
+    def __init__(self, features: FeatureNetwork, count: int, keep: int, seed: int):
+        self.features, self.moments, self.rows, self.seen = features, Moments(features.dim), [], 0
+        self.kept = torch.zeros(count, dtype=torch.bool)
+        self.kept[torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:keep]] = True
+
+    def add(self, images: Tensor) -> None:
+        found = self.features(images).cpu()
+        self.moments.update(found)
+        self.rows.append(found[self.kept[self.seen : self.seen + len(found)]])
+        self.seen += len(found)
+
+    def points(self) -> Tensor:
+        return torch.cat(self.rows)
+
+    def distance_to(self, other: "Cloud") -> float:
+        return frechet_distance(self.moments.compute(), other.moments.compute()).item()
+
+
+def reconstruction(system, data, split: str, batch_size: int, plain: dict[str, Any], progress: Progress) -> Results:
+    """The code's mean and std on real images; MSE, SSIM and class agreement of their reconstructions."""
+    labelled = data.arrays(split).labels is not None
+    network = classifier(data).to(system.device) if labelled else None
+    sums: dict[str, float] = {}
+    count = 0
+    for images in _images(data, split, batch_size, f"reconstructions of the {split} split", progress):
+        x = images.to(system.device)
+        again, outputs = system.reconstruct(x), system.outputs(x)
+        values = {
+            "code_mean": outputs.mean(1),
+            "code_std": outputs.std(1, correction=0),
+            "reconstruction_mse": (x - again).square().mean((1, 2, 3)),
+            "reconstruction_ssim": structural_similarity_index_measure(again, x, data_range=2.0, reduction="none"),
+        }
+        if network is not None:
+            same = [network.network.logits(batch).argmax(1) for batch in (x, again)]
+            values["class_agreement"] = (same[0] == same[1]).double()
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value.double().sum().item()
+        count += len(x)
+    results = {name: {"value": total / count, "split": split, "count": count, **plain} for name, total in sums.items()}
+    if network is not None:
+        used = {"features": f"{network.name} ({network.accuracy:.1%} right)", "features_hash": network.hash}
+        results["class_agreement"] |= used | {"comparable": False}
+    return results
+
+
+def _images(data, split: str, batch_size: int, description: str, progress: Progress) -> Iterator[Tensor]:
+    total = math.ceil(len(data.arrays(split)) / batch_size)
+    for done, batch in enumerate(data.loader(split, batch_size), 1):
+        yield batch["image"]
+        progress(description, done, total)
