@@ -183,8 +183,10 @@ def resolve(cfg: Any) -> Any:
 def parameters(target: Any) -> dict[str, inspect.Parameter]:
     """The named parameters of a class or function, through **kwargs up to the parents' constructors.
 
-    A library's **kwargs may go to anything: then a parameter of kind VAR_KEYWORD is among them.
+    What a library does with its **kwargs is not known: then a parameter of kind VAR_KEYWORD is among them, and no
+    parameter of a parent is required.
     """
+    foreign = not target.__module__.startswith("genlab.")
     classes = target.__mro__ if inspect.isclass(target) else [target]
     found: dict[str, inspect.Parameter] = {}
     for cls in classes:
@@ -195,8 +197,9 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
             signature = list(inspect.signature(call).parameters.values())[inspect.isclass(cls) :]
         except (TypeError, ValueError):  # a C slot without a signature
             continue
-        foreign = not target.__module__.startswith("genlab.")
         named = [p for p in signature if p.kind is not p.VAR_POSITIONAL and (foreign or p.kind is not p.VAR_KEYWORD)]
+        if foreign and found:
+            named = [p if p.kind is p.VAR_KEYWORD else p.replace(default=None) for p in named]
         found = {p.name: p for p in named} | found
         if not any(p.kind is p.VAR_KEYWORD for p in signature):
             break

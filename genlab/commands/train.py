@@ -113,7 +113,8 @@ def check(cfg, sweep: bool) -> dict[str, Any]:
     if sweep and starts_processes(settings["trainer"].get("strategy")):
         raise config.ConfigError(
             "trainer=ddp with -m: every process of a job would run the whole sweep again; start the jobs one by one, "
-            "give trainer=cpu or gpu trainer.devices=N trainer.strategy=ddp_spawn, or start each under torchrun or a cluster's launcher"
+            "give trainer=cpu (or gpu) trainer.devices=N trainer.strategy=ddp_spawn, or start each under torchrun or a "
+            "cluster's launcher"
         )
     return settings
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # Named formats only: left to itself Pillow would hand an EPS hidden under another suffix to Ghostscript.
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")  # JPEG covers MPO
 NAMES = ("box", "bilinear", "bicubic", "lanczos", "hamming")
 FILTERS = {name: Image.Resampling[name.upper()] for name in NAMES}
 
@@ -76,12 +76,16 @@ class Transform:
         elif (width, height) != (size, size):
             image = image.resize((size, size), FILTERS[self.resize])
         pixels = np.asarray(image)
-        return pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1)
+        return np.ascontiguousarray(pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1))
 
     def decode(self, name: str, data: bytes) -> np.ndarray:
         """The upright first frame of an encoded picture, transformed; a failure is a DataError naming it."""
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.format == "JPEG2000" and b"\xff\xd9" not in data:
+                    raise DataError("cut short: its end marker is missing")  # its decoder would fill in grey
+                if image.format == "PPM" and image.mode == "I":  # 16 bits, widened by Pillow
+                    image = Image.fromarray(np.asarray(image).astype(np.uint16))
                 upright = image
                 with contextlib.suppress(Exception):  # damaged EXIF costs the rotation, not the picture
                     upright = ImageOps.exif_transpose(image)

@@ -27,10 +27,10 @@ def read_idx(file: Path) -> np.ndarray:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file}: damaged ({type(error).__name__}: {error}); fetch it again") from None
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
+    first = 4 + 4 * content[3] if len(content) > 3 else 4
+    if len(content) < first or content[:3] != b"\0\0\x08":
         raise DataError(f"{file}: not an IDX file of bytes; fetch it again")
-    first = 4 + 4 * content[3]
     shape = [int(size) for size in np.frombuffer(content[4:first], ">u4")]
-    if len(shape) != content[3] or len(content) - first != math.prod(shape):
+    if len(content) - first != math.prod(shape):
         raise DataError(f"{file}: {len(content)} bytes do not match its header {shape}; fetch it again")
     return np.frombuffer(content, np.uint8, offset=first).reshape(shape)

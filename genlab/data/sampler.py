@@ -77,5 +77,5 @@ class StepSampler:
 
 def in_order(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Draw]:
     """Draws of every world_size-th row from rank on, in order, the last one short where it must be."""
-    rows = torch.arange(rank, count, world_size)
+    rows = torch.arange(count)[rank::world_size]
     return [Draw(index) for index in rows.split(batch_size)] if len(rows) else []

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import logging
+import lzma
 import os
 import tarfile
 import zipfile
@@ -75,25 +76,40 @@ def entries(path: Path) -> Iterator[Entry]:
     else:
         try:
             yield from _members(path)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
+        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
             raise DataError(f"{path}: damaged archive ({type(error).__name__}: {error})") from None
 
 
+class _Header(tarfile.TarInfo):
+    """A member of a tar; damage is an error where tarfile would take it for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(tarfile_)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at byte {tarfile_.offset}") from None
+
+
 def _members(path: Path) -> Iterator[Entry]:
-    if zipfile.is_zipfile(path):
+    if tarfile.is_tarfile(path):  # asked first, as a tar that ends in a .zip would pass for one
+        with tarfile.open(path, tarinfo=_Header) as archive:
+            for member in archive:
+                if _is_image(member.name) and member.isreg():
+                    read = _limited(member.size, lambda member=member: archive.extractfile(member).read())
+                    yield str(PurePosixPath(member.name)), [member.size, int(member.mtime)], read
+            while archive.fileobj.read(1 << 20):  # to the checksum of a compressed one
+                pass
+    elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 if _is_image(member.filename) and not member.is_dir():
                     read = _limited(member.file_size, lambda member=member: archive.read(member))
                     yield str(PurePosixPath(member.filename)), [member.file_size, member.CRC], read
-    elif tarfile.is_tarfile(path):
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if _is_image(member.name) and member.isreg():
-                    read = _limited(member.size, lambda member=member: archive.extractfile(member).read())
-                    yield str(PurePosixPath(member.name)), [member.size, int(member.mtime)], read
     else:
-        raise DataError(f"{path} is neither an image nor a folder, .zip or tar of images")
+        raise DataError(f"{path} is neither an image nor a folder, .zip or tar of images, or damaged at its start")
 
 
 def list_names(path: Path) -> list[str]:

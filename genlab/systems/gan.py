@@ -147,6 +147,11 @@ class GAN(LightningModule):
                 "underflow in float16; use trainer.precision=bf16-mixed"
             )
 
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        # Far below train/score_real: the discriminator knows the training images by heart.
+        score = self.score(self.outputs(batch["image"])).mean()
+        self.log("val/score_real", score, batch_size=len(batch["image"]), sync_dist=True)
+
     # --- verbs -------------------------------------------------------------------------------------------------
 
     def draw(self, num: int, generator: torch.Generator | None = None) -> Tensor:
@@ -156,13 +161,20 @@ class GAN(LightningModule):
         return z.to(self.device, self.dtype)
 
     def prior(self, num: int, seed: int) -> Tensor:
-        """`num` vectors of the prior, (num, Z): a function of `seed`, the same on every device."""
-        return self.draw(num, torch.Generator().manual_seed(seed))
+        """`num` vectors of the prior, (num, Z): a function of `seed`, the same on every device and for every `num`."""
+        whole = num + -num % 16  # torch fills its last, incomplete block of 16 numbers in another way
+        return self.draw(whole, torch.Generator().manual_seed(seed))[:num]
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Images (N, C, H, W) in [-1, 1] of latent vectors (N, Z)."""
         return torch.cat([self.generator(z).float() for z in codes.to(self.device, self.dtype).split(256)])
+
+    @torch.no_grad()
+    def outputs(self, images: Tensor) -> Tensor:
+        """The discriminator's plain outputs (N, out_dim) of images (N, C, H, W) in [-1, 1]: their mean is the score."""
+        batches = images.to(self.device, self.dtype).split(256)
+        return torch.cat([self.discriminator(x).float() for x in batches])
 
     def sample(self, num: int, seed: int = 0, scale: float = 1.0) -> Tensor:
         """`num` images (num, C, H, W) in [-1, 1] from the prior times `scale` (< 1 truncates)."""

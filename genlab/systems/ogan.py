@@ -38,6 +38,7 @@ class OGAN(GAN):
         return super().generator_objective(fake, z) - self.code_weight * pearson(z, fake).mean()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
         x = batch["image"]
         z = self.prior(len(x), seed=batch_idx)
         correlation = pearson(z, self.outputs(self.decode(z))).mean()
@@ -46,12 +47,6 @@ class OGAN(GAN):
         self.log_dict(values, batch_size=len(x), sync_dist=True)
 
     # --- verbs -------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def outputs(self, images: Tensor) -> Tensor:
-        """E's plain outputs (N, Z) of images (N, C, H, W) in [-1, 1]: their mean is the score."""
-        batches = images.to(self.device, self.dtype).split(256)
-        return torch.cat([self.discriminator(x).float() for x in batches])
 
     def encode(self, images: Tensor) -> Tensor:
         """Codes N(E(x)) (N, Z), each of mean 0 and std 1, of images (N, C, H, W) in [-1, 1]."""

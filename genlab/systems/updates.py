@@ -26,6 +26,7 @@ Step = tuple[Tensor, dict[str, Tensor]]
 
 
 def shared(system, x: Tensor, z: Tensor) -> Step:
+    """One D pass on k = detach(G(z)), whose input gradient of L_G is handed to G."""
     fake = system.generator(z)
     k = fake.detach().requires_grad_()
     loss_d, loss_g, logs = system.objectives(system.discriminate(x), system.discriminate(k, fake=True), x, k, z)
@@ -34,6 +35,7 @@ def shared(system, x: Tensor, z: Tensor) -> Step:
 
 
 def single(system, x: Tensor, z: Tensor) -> Step:
+    """The stop-gradient form: L_D(x, sg G) + L_G(D(G)) - L_G(D(sg G))."""
     fake = system.generator(z)
     k = fake.detach()
     real, stopped = system.discriminate(x), system.discriminate(k, fake=True)
@@ -43,6 +45,7 @@ def single(system, x: Tensor, z: Tensor) -> Step:
 
 
 def scaled(system, x: Tensor, z: Tensor) -> Step:
+    """One D pass on G(z); what enters G is multiplied per sample by b / a."""
     fake = system.generator(z)
     real, passed = system.discriminate(x), system.discriminate(fake, fake=True)
     scores = passed.detach().requires_grad_()
@@ -58,6 +61,7 @@ def scaled(system, x: Tensor, z: Tensor) -> Step:
 
 
 def discriminator_turn(system, x: Tensor, z: Tensor) -> Step:
+    """D's own loss, on fakes made without a graph."""
     with torch.no_grad():
         k = system.generator(z)
     loss_d, _, logs = system.objectives(system.discriminate(x), system.discriminate(k, fake=True), x, k, z)
@@ -65,6 +69,7 @@ def discriminator_turn(system, x: Tensor, z: Tensor) -> Step:
 
 
 def generator_turn(system, z: Tensor) -> Step:
+    """G's own loss, through a frozen D."""
     system.discriminator.requires_grad_(False)
     try:
         loss_g = system.generator_objective(system.discriminate(system.generator(z), fake=True), z)

@@ -5,19 +5,6 @@ from pathlib import Path
 
 import pytest
 
-# A run that trains in seconds and still goes through every part of the machinery.
-TINY = [
-    "trainer=cpu",
-    "net.generator.width_multiple=1",
-    "data.batch_size=16",
-    "trainer.max_steps=6",
-    "trainer.val_check_interval=3",
-    "trainer.log_every_n_steps=1",
-    "callbacks.quality.num=20",
-    "callbacks.grids.num=4",
-    "evaluate=false",
-]
-
 
 @pytest.fixture(scope="session")
 def genlab():
@@ -35,13 +22,8 @@ def genlab():
 
 
 @pytest.fixture(scope="session")
-def tiny():
-    return TINY
-
-
-@pytest.fixture(scope="session")
-def trained(genlab, tmp_path_factory):
+def trained(genlab, tiny, tmp_path_factory):
     """A finished tiny O-GAN run."""
     folder = tmp_path_factory.mktemp("trained")
-    genlab("train", "model=ogan", *TINY, "hydra.run.dir=run", cwd=folder)
+    genlab("train", "model=ogan", *tiny, "hydra.run.dir=run", cwd=folder)
     return folder / "run"

@@ -1,0 +1,202 @@
+"""How long one step of a GAN takes under each model.update, against the loop that most code writes.
+
+    python benchmarks/gan_step.py                                    O-GAN at 32x32, widths C 128 and 256, batch 64
+    python benchmarks/gan_step.py net=selfmod data.image_size=64     any overrides of `genlab train`
+
+The baseline is the plain alternating eager loop: contiguous tensors, one Adam a player, the discriminator left
+trainable in the generator's step, the fakes of the discriminator's step made with a graph. All cases share one process
+and take turns, so that whatever else the machine does hits all of them; the median counts. Memory is what a step adds
+to the resident set at its peak, in a process of its own (CPU), or the allocator's peak (CUDA).
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_module
+from rich.console import Console
+from rich.table import Table
+
+from genlab import config
+from genlab.losses.code import pearson
+from genlab.systems import updates
+
+BASELINE = "plain loop"
+CLEAR_REFS = Path("/proc/self/clear_refs")
+CASES = (BASELINE, "alternating", "single", "scaled", "shared")
+
+
+def build(overrides: list[str], update: str, channels_last: bool):
+    """The system of `genlab train <overrides>`, with fresh weights, on the default device."""
+    config.from_run("train", [])
+    with initialize_config_module("genlab.conf", version_base="1.3"):
+        cfg = config.resolve(compose("train", [*overrides, "name=benchmark", f"model.update={update}"]))
+    cfg["model"] |= {"channels_last": channels_last, "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True}}
+    torch.manual_seed(0)
+    return config.build_system(cfg).train(), cfg
+
+
+def make_step(case: str, overrides: list[str], device: torch.device):
+    """A function that does one whole step of `case`, optimiser included; ValueError where the update is refused."""
+    plain = case == BASELINE
+    system, cfg = build(overrides, "shared" if plain else case, channels_last=not plain)
+    system.to(device)
+    data = cfg["data"]
+    shape = (data["batch_size"], data["channels"], data["image_size"], data["image_size"])
+    x = (torch.rand(shape, device=device) * 2 - 1).to(memory_format=system.memory_format)
+    if plain:
+        return partial(plain_step, system, *players(system), x)
+    optimizer = system.configure_optimizers()
+
+    def apply(loss) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    def step() -> None:
+        if case == "alternating":
+            apply(updates.discriminator_turn(system, x, system.draw(len(x)))[0])
+            apply(updates.generator_turn(system, system.draw(len(x)))[0])
+        else:
+            apply(getattr(updates, case)(system, x, system.draw(len(x)))[0])
+
+    return step
+
+
+def players(system):
+    return (
+        torch.optim.Adam(system.discriminator.parameters(), lr=2e-4),
+        torch.optim.Adam(system.generator.parameters(), lr=2e-4),
+    )
+
+
+def plain_step(system, optimizer_d, optimizer_g, x) -> None:
+    """The textbook: D's step on detached fakes, then G's step through a D that still collects gradients."""
+    generator, discriminator = system.generator, system.discriminator
+
+    def code(z, outputs):
+        return system.code_weight * pearson(z, outputs).mean() if hasattr(system, "code_weight") else 0.0
+
+    z = system.draw(len(x))
+    fake = generator(z).detach()
+    real_out, fake_out = discriminator(x), discriminator(fake)
+    loss = system.loss.discriminator(system.score(real_out), system.score(fake_out), x, fake).mean()
+    optimizer_d.zero_grad()
+    (loss - code(z, fake_out)).backward()
+    optimizer_d.step()
+    z = system.draw(len(x))
+    fake_out = discriminator(generator(z))
+    optimizer_g.zero_grad()
+    (system.loss.generator(system.score(fake_out)).mean() - code(z, fake_out)).backward()
+    optimizer_g.step()
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+
+
+def measure(steps: dict, rounds: int, device: torch.device) -> dict[str, float]:
+    """Median milliseconds a step of each case, the cases taking turns for `rounds` rounds."""
+    for step in steps.values():
+        for _ in range(3):
+            step()
+    times = {case: [] for case in steps}
+    for _ in range(rounds):
+        for case, step in steps.items():
+            synchronize(device)
+            start = time.perf_counter()
+            step()
+            synchronize(device)
+            times[case].append(1e3 * (time.perf_counter() - start))
+    return {case: statistics.median(values) for case, values in times.items()}
+
+
+def peak_memory(case: str, overrides: list[str], device_name: str, num_threads: int) -> float:
+    """MiB that a step of `case` adds to what lies in memory between steps, at its peak."""
+    device = torch.device(device_name)
+    torch.set_num_threads(num_threads)
+    step = make_step(case, overrides, device)
+    if device.type == "cuda":
+        step()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    step()  # the optimiser's state and the libraries' own buffers are there from now on
+    if not CLEAR_REFS.exists():  # not Linux
+        return float("nan")
+    before = status_mib("VmRSS")
+    CLEAR_REFS.write_text("5")  # resets the high-water mark
+    for _ in range(5):
+        step()
+    return status_mib("VmHWM") - before
+
+
+def status_mib(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 2**10
+
+
+def run(overrides: list[str], rounds: int, device: torch.device, console: Console) -> list[dict]:
+    steps, refused = {}, {}
+    for case in CASES:
+        try:
+            steps[case] = make_step(case, overrides, device)
+        except ValueError as error:
+            refused[case] = str(error)
+    batch_size = build(overrides, "shared", True)[1]["data"]["batch_size"]
+    times = measure(steps, rounds, device)
+    rows = []
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # a fresh process for each case
+        for case, milliseconds in times.items():
+            memory = pool.apply(peak_memory, (case, overrides, str(device), torch.get_num_threads()))
+            rows.append({"case": case, "ms": milliseconds, "images_per_second": 1e3 * batch_size / milliseconds})
+            rows[-1] |= {"ratio": times[BASELINE] / milliseconds, "peak_mib": memory}
+    table = Table(title=" ".join(overrides), title_justify="left", box=None)
+    for name in ("update", "ms a step", "images/s", "x plain loop", "peak MiB"):
+        table.add_column(name, justify="left" if name == "update" else "right")
+    for row in rows:
+        numbers = (f"{row['ms']:.1f}", f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f}", f"{row['peak_mib']:.0f}")
+        table.add_row(row["case"], *numbers)
+    console.print(table)
+    for case, why in refused.items():
+        console.print(f"  {case}: refused ({why.partition(':')[2].strip().partition(',')[0]})", highlight=False)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="overrides of `genlab train`; C 128 and 256 of O-GAN if none")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers there")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    console = Console(width=max(100, Console().width))
+    chip = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    console.print(
+        f"torch {torch.__version__}, {chip}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"median of {arguments.rounds} interleaved rounds\n",
+        highlight=False,
+    )
+    default = [["model=ogan", f"net.generator.width_multiple={multiple}"] for multiple in (4, 8)]
+    results = {}
+    for overrides in [arguments.overrides] if arguments.overrides else default:
+        results[" ".join(overrides)] = run(overrides, arguments.rounds, device, console)
+        console.print()
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump(results, file, indent=2)
+        console.print(f"numbers  {arguments.json}")
+
+
+if __name__ == "__main__":
+    main()

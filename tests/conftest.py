@@ -1,0 +1,81 @@
+"""What all tests share: configs composed and runs trained inside this process."""
+
+import os
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+
+from genlab import config
+from genlab.commands import train
+
+# A run that takes seconds and still goes through every part of the machinery.
+TINY = [
+    "trainer=cpu",
+    "net.generator.width_multiple=1",
+    "data.batch_size=16",
+    "trainer.max_steps=6",
+    "trainer.val_check_interval=3",
+    "trainer.log_every_n_steps=1",
+    "callbacks.quality.num=20",
+    "callbacks.grids.num=4",
+    "evaluate=false",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def composed():
+    """The config of `genlab train <words>`: composed("model=ogan", "trainer.max_steps=6")."""
+
+    def make(*words: str):
+        name, extra = config.from_run("train", list(words))
+        with initialize_config_module("genlab.conf", version_base="1.3"):
+            words = [word for word in (*words, *extra) if not word.startswith("hydra.")]
+            if name == "train":  # Hydra's runtime choices are there in its own command line alone
+                words += [f"name={next((w.partition('=')[2] for w in words if w.startswith('model=')), 'ogan')}"]
+            return compose(name, words)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained_in(composed):
+    """Trains in this process: trained_in(run_dir, "model=ogan", ...)."""
+
+    def run(run_dir, *words: str):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        before = dict(os.environ)
+        try:
+            return train.run(composed(*words), run_dir, list(words))
+        finally:
+            torch.set_num_threads(threads)
+            os.environ.clear()
+            os.environ.update(before)
+
+    return run
+
+
+def assert_same_weights(one: dict, other: dict) -> None:
+    """Two checkpoints' weights, averages, optimiser states and schedules are identical."""
+    assert one["global_step"] == other["global_step"]
+    for part in ("state_dict", "ema"):
+        assert one[part].keys() == other[part].keys()
+        for name in one[part]:
+            assert torch.equal(one[part][name], other[part][name]), (part, name)
+    assert one["lr_schedulers"] == other["lr_schedulers"]
+    for a, b in zip(one["optimizer_states"], other["optimizer_states"], strict=True):
+        assert a["param_groups"] == b["param_groups"]
+        for key, state in a["state"].items():
+            for name, value in state.items():
+                assert torch.equal(torch.as_tensor(value), torch.as_tensor(b["state"][key][name])), (key, name)
+
+
+@pytest.fixture(scope="session")
+def same_weights():
+    return assert_same_weights

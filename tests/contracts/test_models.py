@@ -1,0 +1,90 @@
+"""What every recipe of conf/model promises."""
+
+import json
+from importlib.resources import files
+
+import pytest
+import torch
+
+import genlab
+from genlab import config
+from genlab.commands import eval as evaluation
+from genlab.runs import read_checkpoint
+
+MODELS = sorted(path.name.removesuffix(".yaml") for path in files("genlab.conf").joinpath("model").iterdir())
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def run(request, trained_in, tiny, tmp_path_factory):
+    """A finished run of six steps."""
+    run_dir = tmp_path_factory.mktemp(request.param) / "run"
+    trained_in(run_dir, f"model={request.param}", *tiny)
+    return run_dir
+
+
+def checkpoint(run_dir):
+    return read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
+
+
+def test_six_steps_are_six_steps(run):
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "finished" and manifest["steps"] == 6 and manifest["images_seen"] == 6 * 16
+    assert checkpoint(run)["global_step"] == 6
+    rows = (run / "metrics.csv").read_text().splitlines()[1:]
+    assert [int(row.split(",")[0]) for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_every_parameter_moves(run):
+    torch.manual_seed(json.loads((run / "manifest.json").read_text())["seed"])
+    start = config.build_system(config.read_frozen(run))
+    end = genlab.load(run, weights="raw")
+    other = genlab.load(run, weights="ema")
+    for (name, a), (_, b), (_, c) in zip(*(m.named_parameters() for m in (start, end, other)), strict=True):
+        assert not torch.equal(a, b), name
+        assert b.isfinite().all() and c.isfinite().all(), name
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(run, trained_in, tiny, tmp_path, same_weights):
+    model = json.loads((run / "manifest.json").read_text())["model"]
+    trained_in(tmp_path / "run", f"model={model}", *tiny, "trainer.max_steps=4")
+    trained_in(tmp_path / "run", f"run={tmp_path / 'run'}", "trainer.max_steps=6")
+    same_weights(checkpoint(tmp_path / "run"), checkpoint(run))
+
+
+def test_it_samples_the_shape_and_range_it_should(run):
+    model = genlab.load(run)
+    images = model.sample(5, seed=3)
+    assert images.shape == (5, 1, 32, 32) and images.dtype == torch.float32
+    assert images.abs().max() <= 1 and images.std() > 0
+    assert torch.equal(images, model.sample(5, seed=3)) and not torch.equal(images, model.sample(5, seed=4))
+    assert torch.allclose(model.sample(3, seed=3), images[:3], atol=1e-5)  # an image does not depend on its company
+
+
+def test_it_encodes_if_it_says_so(run):
+    model = genlab.load(run)
+    if not hasattr(model, "encode"):
+        pytest.skip("it has no encoder")
+    images = model.sample(5, seed=3)
+    codes = model.encode(images)
+    assert codes.shape == (5, model.latent_dim) and codes.dtype == torch.float32
+    assert torch.allclose(codes.mean(1), torch.zeros(5), atol=1e-5)
+    assert model.reconstruct(images).shape == images.shape
+    assert model.interpolate(images[:2], images[2:4], 7).shape == (2, 7, 1, 32, 32)
+
+
+def test_it_is_measured(run, composed):
+    settings = config.resolve(composed(f"run={run}"))
+    data = config.build(settings["data"])
+    random = {"_target_": "genlab.metrics.features.random"}
+    results = evaluation.measure(run, data, random, num=60, device="cpu")
+    assert json.loads((run / "eval" / "metrics.json").read_text()) == results
+    for name, entry in results.items():
+        assert entry["value"] == entry["value"], name
+        assert {"split", "count", "seed", "weights", "ckpt", "crop", "resize", "features", "features_hash"} <= entry.keys()
+    assert results["fid"]["features"] == "random convolutions" and results["fid"]["comparable"] is False
+
+
+def test_it_leaves_pictures_and_a_report(run):
+    assert (run / "samples" / "fixed_000006.png").stat().st_size > 0
+    report = (run / "report.html").read_text()
+    assert "data:image/png" in report and "data:image/svg" in report and "http" not in report.partition("<body>")[0]

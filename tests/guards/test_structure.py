@@ -1,0 +1,107 @@
+"""The shape of the house: who may import whom, how long a file may be, what a config may say."""
+
+import ast
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from genlab import config
+from genlab.commands.train import SUPPLIED
+
+ROOT = Path(config.__file__).parent
+MODULES = sorted(path for path in ROOT.rglob("*.py"))
+# package -> the packages of genlab that it may import besides itself
+MAY_IMPORT = {
+    "": {"runs"},  # genlab/__init__.py
+    "cli": {"config", ""},
+    "config": set(),
+    "runs": {"config"},
+    "commands": {"callbacks", "config", "data", "metrics", "report", "runs"},
+    "systems": {"losses", "metrics", "models", "nn"},
+    "models": {"nn"},
+    "losses": set(),
+    "nn": set(),
+    "data": set(),
+    "metrics": {"data", "losses"},
+    "callbacks": {"metrics", "report"},
+    "report": {"runs"},
+}
+NEED_TORCH_ALONE = {"models", "losses", "nn"}
+LIMITS = {"models": 260, "systems": 210}
+
+
+def package(path: Path) -> str:
+    first = path.relative_to(ROOT).parts[0]
+    return "" if first == "__init__.py" else first.removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    here = package(path)
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "genlab":
+            there = parts[1] if len(parts) > 1 and parts[1] in MAY_IMPORT else ""
+            assert there == here or there in MAY_IMPORT[here], f"{path} imports {name}"
+        elif here in NEED_TORCH_ALONE:
+            assert parts[0] == "torch" or parts[0] in sys.stdlib_module_names, f"{path} imports {name}"
+        if parts[0] == "hydra":
+            assert here in ("cli", "config"), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_is_read_in_one_sitting(path):
+    assert len(path.read_text().splitlines()) <= LIMITS.get(package(path), 330)
+    assert path.name not in ("utils.py", "helpers.py", "misc.py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_what_is_public_says_what_it_is(path):
+    tree = ast.parse(path.read_text())
+    assert not tree.body or ast.get_docstring(tree), f"{path} has no docstring"
+    public = next(
+        (ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"), []
+    )
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in public:
+            assert ast.get_docstring(node), f"{path}: {node.name} has no docstring"
+
+
+def options(group: str) -> list[str]:
+    folder = files("genlab.conf").joinpath(group)
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+GROUPS = ("model", "net", "loss", "data", "trainer", "callbacks", "logger", "experiment", "debug")
+
+
+@pytest.mark.parametrize(("group", "option"), [(group, option) for group in GROUPS for option in options(group)])
+def test_every_shipped_option_composes_and_fits_its_constructors(group, option):
+    config.from_run("train", [])
+    with initialize_config_module("genlab.conf", version_base="1.3"):
+        cfg = compose("train", [f"{group}={option}", "name=guard", "model.latent_dim=32"])
+    settings = config.resolve(cfg)
+    config.validate(settings, SUPPLIED)
+    config.build_system(settings)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_shipped_option_says_what_it_is(group):
+    for option in options(group):
+        text = files("genlab.conf").joinpath(group, f"{option}.yaml").read_text()
+        assert text.removeprefix("# @package _global_\n").startswith("# "), f"{group}/{option}.yaml starts without a comment"

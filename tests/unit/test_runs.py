@@ -1,0 +1,72 @@
+"""Manifest, checkpoints and what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from genlab import runs
+
+
+def test_a_manifest_is_claimed_once_and_written_whole(tmp_path):
+    manifest = runs.Manifest.create(tmp_path / "run", {"model": "ogan"})
+    with pytest.raises(runs.RunError, match="there is a run in it already"):
+        runs.Manifest.create(tmp_path / "run", {})
+    manifest.update(status="finished", steps=3)
+    again = runs.Manifest.read(tmp_path / "run")
+    assert again.content["status"] == "finished" and again.content["model"] == "ogan" and again.content["steps"] == 3
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["manifest.json"]
+
+
+def test_other_processes_of_a_run_write_nothing(tmp_path):
+    runs.Manifest.create(tmp_path / "run", {}, writes=False).update(status="failed")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_manifest_is_named(tmp_path):
+    with pytest.raises(runs.RunError, match=r"there is no manifest\.json"):
+        runs.Manifest.read(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(runs.RunError, match=r"manifest\.json: not readable"):
+        runs.Manifest.read(tmp_path)
+
+
+def test_the_environment_names_versions_and_hardware():
+    about = json.loads(json.dumps(runs.environment()))
+    assert about["versions"]["torch"] == torch.__version__.split("+")[0] or about["versions"]["torch"]
+    assert about["hardware"] and "python" in about["versions"]
+
+
+class Evil:
+    def __reduce__(self):
+        import os
+
+        return os.system, ("touch /tmp/genlab_was_executed",)
+
+
+def test_a_checkpoint_with_objects_in_it_is_refused_and_not_executed(tmp_path):
+    from pathlib import Path
+
+    trace = Path("/tmp/genlab_was_executed")
+    trace.unlink(missing_ok=True)
+    torch.save({"state_dict": {}, "evil": Evil()}, tmp_path / "evil.ckpt")
+    with pytest.raises(runs.RunError, match="not a readable checkpoint"):
+        runs.read_checkpoint(tmp_path / "evil.ckpt")
+    assert not trace.exists()
+
+
+def test_which_checkpoint_is_meant(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "last.ckpt").write_bytes(b"")
+    assert runs.checkpoint_path(tmp_path) == runs.checkpoint_path("elsewhere", str(folder / "last.ckpt"))
+    with pytest.raises(runs.RunError, match=r"ckpt=best: .* has last\.ckpt"):
+        runs.checkpoint_path(tmp_path, "best")
+
+
+def test_saving_replaces_a_checkpoint_or_leaves_it_alone(tmp_path):
+    io, path = runs.AtomicCheckpointIO(), tmp_path / "checkpoints" / "last.ckpt"
+    io.save_checkpoint({"step": 1}, path)
+    with pytest.raises(Exception, match="pickle"):
+        io.save_checkpoint({"step": lambda: 0}, path)
+    assert runs.read_checkpoint(path) == {"step": 1} and len(list(path.parent.iterdir())) == 1
