@@ -17,7 +17,7 @@ class Grids(Callback):
     """samples/fixed_<step>.png and, where the system can, reconstruction_<step>.png and interpolation_<step>.png.
 
     Every `every_num_steps` steps and after the first and last, with the averaged weights. num: images in the fixed
-    grid. Real images are the first of the validation split.
+    grid. Real images are of the validation split, the same each time.
     """
 
     def __init__(self, every_num_steps: int = 500, num: int = 64):
@@ -25,20 +25,23 @@ class Grids(Callback):
         self.drawn_step = -1
 
     def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
+        if trainer.global_step % self.every_num_steps == 0 or trainer.global_step == 1:
+            self._draw(trainer, system)
+
+    def on_train_end(self, trainer, system) -> None:
+        self._draw(trainer, system)
+
+    def _draw(self, trainer, system) -> None:
         step = trainer.global_step
-        due = step % self.every_num_steps == 0 or step in (1, trainer.max_steps)
-        if not due or step == self.drawn_step or not trainer.is_global_zero:
+        if step == self.drawn_step or not trainer.is_global_zero:
             return
         self.drawn_step, folder = step, Path(trainer.default_root_dir) / "samples"
         with averaged_weights(trainer, system), torch.no_grad():
             save_grid(system.sample(self.num, seed=0), folder / f"fixed_{step:06d}.png")
-            held_out = next(iter(trainer.datamodule.loader("val", batch_size=self.num)), {}).get("image")
-            if held_out is None:
-                return
-            if hasattr(system, "reconstruct"):
+            held_out = trainer.datamodule.pick("val", self.num)
+            if hasattr(system, "reconstruct") and len(held_out):
                 save_pairs(held_out, system.reconstruct(held_out), folder / f"reconstruction_{step:06d}.png")
-            if hasattr(system, "interpolate"):
-                pairs = held_out[: 2 * NUM_ROWS]
-                start, end = pairs[0::2][: len(pairs) // 2], pairs[1::2]
+            if hasattr(system, "interpolate") and len(held_out) > 1:
+                start, end = held_out[: len(held_out) // 2 * 2][: 2 * NUM_ROWS].unflatten(0, (-1, 2)).unbind(1)
                 rows = with_ends(start, system.interpolate(start, end, NUM_STEPS), end)
                 save_rows(rows, folder / f"interpolation_{step:06d}.png")

@@ -70,21 +70,19 @@ def walk(system, num: int, steps: int, seed: int, scale: float) -> torch.Tensor:
 
 
 def real_images(settings: dict, num: int) -> torch.Tensor:
-    """`num` images (num, C, H, W) in [-1, 1]: those of input=, else of the held-out split of the run's data."""
+    """`num` images (num, C, H, W) in [-1, 1]: the first of input=, else drawn from the test split of the run's data."""
     data = config.build(settings["data"], settings["allow"])
     if settings["input"]:
         shape = {"image_size": data.image_size, "channels": data.channels, "crop": data.crop, "resize": data.resize}
         images, _, _ = read_images(settings["input"], **shape, on_error="raise")
-        x = images.float() / 127.5 - 1
+        x = images[:num].float() / 127.5 - 1
     else:
         data.prepare_data()
-        data.setup()
-        x = torch.cat([batch["image"] for batch in data.loader("test", batch_size=num)])
+        x = data.pick("test", num, settings["seed"])
     if len(x) < num:
         where = f"input={settings['input']}" if settings["input"] else "the test split"
         raise config.ConfigError(f"num: {num} images are needed and {where} has {len(x)}; give a smaller num=")
-    picked = torch.randperm(len(x), generator=torch.Generator().manual_seed(settings["seed"]))[:num]
-    return x if settings["input"] else x[picked]
+    return x
 
 
 def require_verb(system, verb: str) -> None:

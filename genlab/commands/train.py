@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from genlab import config, runs
@@ -47,9 +48,11 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> float 
         print(f"{signum.name}: {saved}. To go on: genlab train run={run_dir}", file=sys.stderr)
         raise SystemExit(128 + signum) from None
     except BaseException as error:
+        if isinstance(error, MisconfigurationException):  # Lightning's word for a user's error
+            error = config.ConfigError(f"trainer: {error}")
         status = "failed" if manifest.content["status"] == "running" else "finished"  # measuring it failed
         manifest.update(status=status, error=f"{type(error).__name__}: {error}")
-        raise
+        raise error
 
 
 def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Manifest, sweep: bool) -> float | None:

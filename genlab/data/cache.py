@@ -1,5 +1,6 @@
 """Pictures decoded once into a memory-mapped file, beside a JSON manifest that says what it was made of."""
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -8,6 +9,7 @@ import math
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,6 +40,10 @@ def _blocks_digest(file: Path) -> str:
     return digest.hexdigest()
 
 
+def _checksum(manifest: dict) -> str:
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+
+
 def _trusted(manifest_file: Path, source: str) -> dict | None:
     """The manifest if the cache it describes is whole and of this source; None, saying why, if not."""
     if not manifest_file.exists():
@@ -45,13 +51,14 @@ def _trusted(manifest_file: Path, source: str) -> dict | None:
     try:
         manifest = json.loads(manifest_file.read_text())
         data = manifest_file.with_name(manifest["data"])
+        checksum = manifest.pop("checksum")
         if not (manifest["complete"] and manifest["version"] == VERSION):
             reason = "is incomplete or of another version"
         elif manifest["source"] != source:
             reason = "is older than its source"
         elif data.stat().st_size != math.prod(manifest["shape"]):
             reason = "is truncated"
-        elif _blocks_digest(data) != manifest["blocks"]:
+        elif _checksum(manifest) != checksum or _blocks_digest(data) != manifest["blocks"]:
             reason = "is damaged"
         else:
             return manifest
@@ -61,24 +68,32 @@ def _trusted(manifest_file: Path, source: str) -> dict | None:
     return None
 
 
-def _temporary(file: Path) -> Path:
-    """A name beside a file that no other process uses."""
-    return file.with_name(f".{file.name}.{secrets.token_hex(8)}.tmp")
+@contextlib.contextmanager
+def _temporary(file: Path) -> Iterator[Path]:
+    """A file beside another that no other process uses, gone at the end unless it was renamed."""
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:
+        raise DataError(f"{file.parent} cannot be written ({error}); set GENLAB_DATA to a folder that can") from None
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _build(path: Path, transform: Transform, on_error: str, manifest_file: Path, source: str) -> dict:
     """Decode all pictures and write the data file, then the manifest: each complete or not there at all."""
     names = list_names(path)
     shape = (len(names), transform.channels, transform.image_size, transform.image_size)
-    manifest_file.parent.mkdir(parents=True, exist_ok=True)
-    size, free = math.prod(shape), shutil.disk_usage(manifest_file.parent).free
-    if size > free:
-        raise DataError(
-            f"{path} needs {size / 2**30:.1f} GiB, {manifest_file.parent} has {free / 2**30:.1f} free; "
-            "set GENLAB_DATA to a folder with more room, or lower data.image_size"
-        )
-    temporary = _temporary(manifest_file)
-    try:
+    with _temporary(manifest_file) as temporary:
+        size, free = math.prod(shape), shutil.disk_usage(manifest_file.parent).free
+        if size > free:
+            raise DataError(
+                f"{path} needs {size / 2**30:.1f} GiB, {manifest_file.parent} has {free / 2**30:.1f} free; "
+                "set GENLAB_DATA to a folder with more room, or lower data.image_size"
+            )
         images = np.memmap(temporary, np.uint8, "w+", shape=shape)
         row_of = {name: row for row, name in enumerate(names)}
         kept, skipped = set(), []
@@ -102,11 +117,9 @@ def _build(path: Path, transform: Transform, on_error: str, manifest_file: Path,
             "complete": True,
         }
         os.replace(temporary, data)
-    finally:
-        temporary.unlink(missing_ok=True)
-    renamed = _temporary(manifest_file)
-    renamed.write_text(json.dumps(manifest))
-    os.replace(renamed, manifest_file)
+    with _temporary(manifest_file) as temporary:
+        temporary.write_text(json.dumps(manifest | {"checksum": _checksum(manifest)}))
+        os.replace(temporary, manifest_file)
     for old in manifest_file.parent.glob(f"{glob.escape(manifest_file.stem)}-*.u8"):
         if old != data:
             old.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Named formats only: left to itself Pillow would hand an EPS hidden under another suffix to Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")  # JPEG covers MPO
@@ -92,6 +92,8 @@ class Transform:
                 return self(upright)
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
+        except UnidentifiedImageError:
+            raise DataError(f"{name}: not a readable image (none of {', '.join(FORMATS)})") from None
         except Exception as error:  # decoders raise nearly anything on damaged input
             raise DataError(f"{name}: not a readable image ({type(error).__name__}: {error})") from None
 

@@ -63,20 +63,20 @@ class ImageFolder(ImageDataModule):
 
 
 def _npz_images(path: Path) -> np.ndarray:
-    """The array `images` of an .npz as uint8 (N, H, W) or (N, H, W, C)."""
+    """The array `images` of an .npz as uint8 (N, H, W) or (N, H, W, C); the caller names the file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             images = file.get("images")
     except Exception as error:
-        raise DataError(f"{path}: not a readable .npz ({type(error).__name__}: {error})") from None
+        raise DataError(f"not a readable .npz ({type(error).__name__}: {error})") from None
     if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
         found = "none" if images is None else f"{images.dtype} {images.shape}"
         expected = "an array `images`, uint8 (N, C, H, W), (N, H, W, C) or (N, H, W)"
-        raise DataError(f"{path}: expected {expected}; found {found}")
+        raise DataError(f"expected {expected}; found {found}")
     if images.ndim == 4 and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
     if images.ndim == 4 and images.shape[3] not in (1, 3, 4):
-        raise DataError(f"{path}: `images` {images.shape} has neither 1, 3 nor 4 channels")
+        raise DataError(f"`images` {images.shape} has neither 1, 3 nor 4 channels")
     return images
 
 
@@ -95,7 +95,10 @@ def read_images(
     _check_on_error(on_error)
     transform, path = Transform(image_size, channels, crop, resize), Path(input).expanduser()
     if path.suffix.lower() == ".npz" and path.is_file():
-        images = transform.arrays(_npz_images(path))
+        try:
+            images = transform.arrays(_npz_images(path))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
         return torch.from_numpy(images), [f"{path.name}[{row}]" for row in range(len(images))], []
     names, decoded, skipped = list_names(path), {}, []
     for name, result in decode_all(path, len(names), transform):

@@ -34,6 +34,8 @@ class MappedImages:
     def __getitem__(self, key: int | slice | Tensor) -> Tensor:
         if self._map is None:
             self._map = np.memmap(self.file, np.uint8, "r", shape=self._stored)
+        # NumPy would take a tensor of one element for an int and drop the dimension.
+        key = key.numpy() if isinstance(key, Tensor) else key
         return torch.from_numpy(np.array(self._map[self.rows[key]]))
 
     def select(self, rows: np.ndarray) -> "MappedImages":

@@ -165,6 +165,12 @@ class ImageDataModule(LightningDataModule):
         arrays = self.arrays(split)
         return StepLoader(Batches(arrays, scaled=True), in_order(len(arrays), batch_size or self.batch_size))
 
+    def pick(self, split: str, num: int, seed: int = 0) -> Tensor:
+        """`num` different images of a split, all where it has fewer, as float (num, C, S, S) in the order drawn."""
+        arrays = self.arrays(split)
+        rows = torch.from_numpy(np.random.RandomState(seed).permutation(len(arrays))[:num])
+        return normalize(arrays.images[rows])
+
     def describe(self, split: str) -> dict[str, str | int]:
         """What a number measured on a split must be read with."""
         content = {"name": self.name, "split": split, "count": len(self.arrays(split))}

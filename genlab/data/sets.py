@@ -141,6 +141,8 @@ class MNIST(ImageDataModule):
         for images, labels, file in ((*parts[:2], files[0]), (*parts[2:], files[2])):
             if images.ndim != 3 or labels.shape != images.shape[:1]:
                 raise DataError(f"{file}: images {images.shape}, but labels {labels.shape}; fetch both again")
+            if images.shape[1:] != parts[0].shape[1:] or labels.max(initial=0) >= self.num_classes:
+                raise DataError(f"{file}: its images or its labels are those of another set; fetch both again")
         images = self.transform.arrays(np.concatenate(parts[::2]))
         labels = torch.from_numpy(np.concatenate(parts[1::2]).astype(np.int64))
         splits = official_splits(len(parts[0]), len(parts[2]), self.num_val)

@@ -29,7 +29,7 @@ def test_every_byte_comes_back_from_its_normal_value():
 
 
 @pytest.mark.parametrize(
-    "key", [0, 5, slice(None), slice(2, 7), torch.tensor([3, 0, 3]), torch.tensor([], dtype=torch.int64)]
+    "key", [0, 5, slice(None), slice(2, 7), torch.tensor([3, 0, 3]), torch.tensor([5]), torch.tensor([0])[:0]]
 )
 def test_mapped_images_are_indexed_as_the_tensor_in_memory_is(key, stored):
     pixels, images = stored
