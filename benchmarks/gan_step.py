@@ -63,7 +63,7 @@ def make_step(case: str, overrides: list[str], device: torch.device):
     def step() -> None:
         if case == "alternating":
             apply(updates.discriminator_turn(system, x, system.draw(len(x)))[0])
-            apply(updates.generator_turn(system, system.draw(len(x)))[0])
+            apply(updates.generator_turn(system, x, system.draw(len(x)))[0])
         else:
             apply(getattr(updates, case)(system, x, system.draw(len(x)))[0])
 
@@ -94,7 +94,7 @@ def plain_step(system, optimizer_d, optimizer_g, x) -> None:
     z = system.draw(len(x))
     fake_out = discriminator(generator(z))
     optimizer_g.zero_grad()
-    (system.loss.generator(system.score(fake_out)).mean() - code(z, fake_out)).backward()
+    (system.loss.generator(system.score(real_out.detach()), system.score(fake_out)).mean() - code(z, fake_out)).backward()
     optimizer_g.step()
 
 

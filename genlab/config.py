@@ -37,6 +37,7 @@ __all__ = [
 # genlab's own packages may offer functions; elsewhere only classes are built (torch.hub.load is a function).
 OWN = tuple(f"genlab.{name}." for name in ["systems", "models", "losses", "nn", "data", "callbacks", "metrics"])
 LIBRARIES = ("torch.nn.", "torch.optim.", "torchvision.models.", "lightning.pytorch.", "torchmetrics.")
+PARTS = ("net", "loss", "penalty", "augment")  # groups that are arguments of the system
 DIRECTIVES = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 
 
@@ -160,8 +161,8 @@ def build(node: Mapping, allow: Iterable[str] = (), **kwargs: Any) -> Any:
 
 
 def build_system(cfg: Mapping, allow: Iterable[str] = ()) -> Any:
-    """The system of `cfg.model`, handed its `net` and `loss` where the config has them."""
-    parts = {name: build(cfg[name], allow) for name in ("net", "loss") if cfg.get(name) is not None}
+    """The system of `cfg.model`, handed those of PARTS that the config has."""
+    parts = {name: build(cfg[name], allow) for name in PARTS if cfg.get(name) is not None}
     return build(cfg["model"], allow, **parts)
 
 

@@ -38,10 +38,14 @@ class Grids(Callback):
         self.drawn_step, folder = step, Path(trainer.default_root_dir) / "samples"
         with averaged_weights(trainer, system), torch.no_grad():
             save_grid(system.sample(self.num, seed=0), folder / f"fixed_{step:06d}.png")
-            held_out = trainer.datamodule.pick("val", self.num)
+            batch = trainer.datamodule.pick("val", self.num)
+            held_out, labels = batch["image"], {}
+            if getattr(system, "num_classes", 0):
+                labels = {"labels": batch["label"]}
             if hasattr(system, "reconstruct") and len(held_out):
-                save_pairs(held_out, system.reconstruct(held_out), folder / f"reconstruction_{step:06d}.png")
+                save_pairs(held_out, system.reconstruct(held_out, **labels), folder / f"reconstruction_{step:06d}.png")
             if hasattr(system, "interpolate") and len(held_out) > 1:
                 start, end = held_out[: len(held_out) // 2 * 2][: 2 * NUM_ROWS].unflatten(0, (-1, 2)).unbind(1)
-                rows = with_ends(start, system.interpolate(start, end, NUM_STEPS), end)
+                labels = {name: value[0::2][: len(start)] for name, value in labels.items()}
+                rows = with_ends(start, system.interpolate(start, end, NUM_STEPS, **labels), end)
                 save_rows(rows, folder / f"interpolation_{step:06d}.png")

@@ -37,52 +37,64 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
 
     if mode == "grid":
         require_verb(system, "sample")
-        images = system.sample(num, seed=seed, scale=1.0 if scale is None else scale)
+        given = {} if settings["label"] is None else {"label": settings["label"]}
+        if given and not hasattr(system, "labels"):
+            raise config.ConfigError(f"label={settings['label']}: {type(system).__name__} knows no labels")
+        images = system.sample(num, seed=seed, scale=1.0 if scale is None else scale, **given)
         picture, arrays["images"] = save_grid(images, out / "grid.png"), images
     elif mode == "walk":
         require_verb(system, "sample")
-        frames = walk(system, num, settings["steps"] or 24, seed, 1.0 if scale is None else scale)
+        frames = walk(system, num, settings["steps"] or 24, seed, 1.0 if scale is None else scale, settings["label"])
         picture, arrays["images"] = save_gif(frames, out / "walk.gif"), frames
     elif mode == "reconstruct":
         require_verb(system, "reconstruct")
-        x = real_images(settings, num)
-        images = system.reconstruct(x, scale).cpu()
+        x, labels = real_images(settings, system, num)
+        images = system.reconstruct(x, scale, **labels).cpu()
         picture = save_pairs(x, images, out / "reconstruct.png")
         arrays |= {"images": x, "reconstructions": images}
     else:
         require_verb(system, "interpolate")
-        x = real_images(settings, 2 * num)
-        start, end = x[0::2], x[1::2]
-        rows = with_ends(start, system.interpolate(start, end, settings["steps"] or 10), end)
+        x, labels = real_images(settings, system, 2 * num)
+        start, end, labels = x[0::2], x[1::2], {name: y[0::2] for name, y in labels.items()}
+        rows = with_ends(start, system.interpolate(start, end, settings["steps"] or 10, **labels), end)
         picture, arrays["images"] = save_rows(rows, out / "interpolate.png"), rows
     np.savez_compressed(out / f"{mode}.npz", **{name: value.cpu().numpy() for name, value in arrays.items()})
     print(f"picture  {picture}\narrays   {out / f'{mode}.npz'}  (float32 in [-1, 1])")
 
 
-def walk(system, num: int, steps: int, seed: int, scale: float) -> torch.Tensor:
+def walk(system, num: int, steps: int, seed: int, scale: float, label) -> torch.Tensor:
     """(T, num, C, H, W): a closed walk on straight lines through four latent vectors a cell, T = 4 steps."""
     stops = torch.stack([scale * system.prior(num, seed=4 * seed + i) for i in range(4)])
     parts = torch.linspace(0, 1, steps + 1, device=stops.device)[:-1]
     # A mean of two Gaussian vectors is shorter than either: keep the spread of the prior along the line.
     lines = [(1 - t) * stops[i] + t * stops[(i + 1) % 4] for i in range(4) for t in parts]
     norms = [((1 - t) ** 2 + t**2) ** 0.5 for _ in range(4) for t in parts]
-    return torch.stack([system.decode(z / n).cpu() for z, n in zip(lines, norms, strict=True)])
+    given = (system.labels(num, label),) if hasattr(system, "labels") else ()
+    return torch.stack([system.decode(z / n, *given).cpu() for z, n in zip(lines, norms, strict=True)])
 
 
-def real_images(settings: dict, num: int) -> torch.Tensor:
-    """`num` images (num, C, H, W) in [-1, 1]: the first of input=, else drawn from the test split of the run's data."""
+def real_images(settings: dict, system, num: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """`num` images (num, C, H, W) in [-1, 1], and {"labels": (num,)} for a system that needs them.
+
+    They are the first of input=, else drawn from the test split of the run's data; label= goes before the data's own.
+    """
     data = config.build(settings["data"], settings["allow"])
     if settings["input"]:
         shape = {"image_size": data.image_size, "channels": data.channels, "crop": data.crop, "resize": data.resize}
         images, _, _ = read_images(settings["input"], **shape, on_error="raise")
-        x = images[:num].float() / 127.5 - 1
+        batch = {"image": images[:num].float() / 127.5 - 1}
     else:
         data.prepare_data()
-        x = data.pick("test", num, settings["seed"])
-    if len(x) < num:
+        batch = data.pick("test", num, settings["seed"])
+    if len(batch["image"]) < num:
         where = f"input={settings['input']}" if settings["input"] else "the test split"
-        raise config.ConfigError(f"num: {num} images are needed and {where} has {len(x)}; give a smaller num=")
-    return x
+        raise config.ConfigError(f"num: {num} images are needed and {where} has {len(batch['image'])}; give a smaller num=")
+    if not getattr(system, "num_classes", 0):
+        return batch["image"], {}
+    if settings["label"] is None and "label" not in batch:
+        raise config.ConfigError("label: this model was trained with labels, and input= has none; give label=")
+    labels = batch["label"] if settings["label"] is None else system.labels(num, settings["label"])
+    return batch["image"], {"labels": labels}
 
 
 def require_verb(system, verb: str) -> None:

@@ -23,9 +23,9 @@ from genlab.report.html import PICTURES, write_report
 
 __all__ = ["run"]
 
-KEYS = {"name", "run", "ckpt", "seed", "allow", "model", "net", "loss", "data", "trainer", "callbacks", "logger", "evaluate"}
-KEYS |= {"optimized_metric", "tags"}
-SUPPLIED = {"model": ["net", "loss"], "trainer": ["callbacks", "logger", "plugins", "default_root_dir"],
+KEYS = {"name", "run", "ckpt", "seed", "allow", "model", "data", "trainer", "callbacks", "logger", "evaluate"}
+KEYS |= {"optimized_metric", "tags", *config.PARTS}
+SUPPLIED = {"model": config.PARTS, "trainer": ["callbacks", "logger", "plugins", "default_root_dir"],
             "logger.*": ["save_dir"]}  # fmt: skip
 
 

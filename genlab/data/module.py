@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genlab.data.decode import DataError, Transform
 from genlab.data.loader import Arrays, Batches, MappedImages, StepLoader, normalize
-from genlab.data.sampler import StepSampler, in_order
+from genlab.data.sampler import Draw, StepSampler, in_order
 
 RESIDENT_BYTES = 512 << 20
 SPLIT_SEED = 20190301
@@ -165,11 +165,11 @@ class ImageDataModule(LightningDataModule):
         arrays = self.arrays(split)
         return StepLoader(Batches(arrays, scaled=True), in_order(len(arrays), batch_size or self.batch_size))
 
-    def pick(self, split: str, num: int, seed: int = 0) -> Tensor:
-        """`num` different images of a split, all where it has fewer, as float (num, C, S, S) in the order drawn."""
+    def pick(self, split: str, num: int, seed: int = 0) -> dict[str, Tensor]:
+        """A float batch of `num` different images of a split, all where it has fewer, in the order drawn."""
         arrays = self.arrays(split)
         rows = torch.from_numpy(np.random.RandomState(seed).permutation(len(arrays))[:num])
-        return normalize(arrays.images[rows])
+        return Batches(arrays, scaled=True)[Draw(rows)]
 
     def describe(self, split: str) -> dict[str, str | int]:
         """What a number measured on a split must be read with."""

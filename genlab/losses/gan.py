@@ -2,15 +2,16 @@
 
 Every objective has the same two methods, each returning one value per sample (B,):
 `discriminator(real, fake, x, k)` of the scores real, fake (B,) and the images x, k (B, C, H, W) that earned them (k
-carries no gradient into a generator), and `generator(fake)`. `symmetric` says that the two pull a fake's score with
-equal and opposite force, d generator / d fake = - d discriminator / d fake.
+carries no gradient into a generator), and `generator(real, fake)`. `symmetric` says that the two pull a fake's score
+with equal and opposite force, d generator / d fake = - d discriminator / d fake; `relative` that the generator looks at
+the real scores too.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
-__all__ = ["GANQP", "LSGAN", "WGAN", "Hinge", "NonSaturating"]
+__all__ = ["GANQP", "LSGAN", "RSGAN", "WGAN", "Hinge", "NonSaturating"]
 
 
 class NonSaturating:
@@ -19,24 +20,24 @@ class NonSaturating:
     "Generative Adversarial Nets", Goodfellow et al. 2014, arXiv 1406.2661, section 3.
     """
 
-    symmetric = False
+    symmetric, relative = False, False
 
     def discriminator(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor) -> Tensor:
         return softplus(-real) + softplus(fake)
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def generator(self, real: Tensor, fake: Tensor) -> Tensor:
         return softplus(-fake)
 
 
 class Hinge:
     """relu(1 - r) + relu(1 + f); G: -f. "Geometric GAN", Lim and Ye 2017, arXiv 1705.02894."""
 
-    symmetric = False  # the discriminator lets go of a fake scored below -1, the generator does not
+    symmetric, relative = False, False  # the discriminator lets go of a fake scored below -1, the generator does not
 
     def discriminator(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor) -> Tensor:
         return relu(1 - real) + relu(1 + fake)
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def generator(self, real: Tensor, fake: Tensor) -> Tensor:
         return -fake
 
 
@@ -46,25 +47,41 @@ class WGAN:
     Needs a Lipschitz bound on the discriminator: net.discriminator.spectral_norm=true.
     """
 
-    symmetric = True
+    symmetric, relative = True, False
 
     def discriminator(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor) -> Tensor:
         return fake - real
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def generator(self, real: Tensor, fake: Tensor) -> Tensor:
         return -fake
 
 
 class LSGAN:
     """((r - 1)^2 + f^2) / 2; G: (f - 1)^2 / 2. "Least Squares GANs", Mao et al. 2017, arXiv 1611.04076."""
 
-    symmetric = False
+    symmetric, relative = False, False
 
     def discriminator(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor) -> Tensor:
         return ((real - 1).square() + fake.square()) / 2
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def generator(self, real: Tensor, fake: Tensor) -> Tensor:
         return (fake - 1).square() / 2
+
+
+class RSGAN:
+    """softplus(f - r); G: softplus(r - f): real i should score above fake i, and the generator wants it below.
+
+    "The relativistic discriminator: a key element missing from standard GAN", Jolicoeur-Martineau 2018, arXiv
+    1807.00734, equations 7 and 8.
+    """
+
+    symmetric, relative = False, True
+
+    def discriminator(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor) -> Tensor:
+        return softplus(fake - real)
+
+    def generator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return softplus(real - fake)
 
 
 class GANQP:
@@ -75,7 +92,7 @@ class GANQP:
     1 / (2 * 10) with l1. The penalty trains the discriminator alone.
     """
 
-    symmetric = False
+    symmetric, relative = False, False
 
     def __init__(self, weight: float = 0.25, distance: str = "l2"):
         if distance not in ("l1", "l2"):
@@ -88,5 +105,5 @@ class GANQP:
         margin = real - fake
         return -margin + self.weight * margin.square() / d.clamp_min(torch.finfo(d.dtype).tiny)
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def generator(self, real: Tensor, fake: Tensor) -> Tensor:
         return -fake

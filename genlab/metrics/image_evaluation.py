@@ -42,15 +42,17 @@ def evaluate_images(
         raise ValueError(f"split={split}: {data.name} has {count} images there; choose another split")
     keep = min(MAX_CLOUD, num_samples, len(data.arrays("train")))  # equally many, or precision and recall lean
     real = Cloud(features, len(data.arrays("train")), keep, seed)
-    for images in _images(data, "train", batch_size, "features of the train split", progress):
-        real.add(images.to(system.device))
+    for batch in _batches(data, "train", batch_size, "features of the train split", progress):
+        real.add(batch["image"].to(system.device))
     held_out = Cloud(features, count, 0, seed)
-    for images in _images(data, split, batch_size, f"features of the {split} split", progress):
-        held_out.add(images.to(system.device))
+    for batch in _batches(data, split, batch_size, f"features of the {split} split", progress):
+        held_out.add(batch["image"].to(system.device))
     samples, correlations = Cloud(features, num_samples, keep, seed), []
     z = system.prior(num_samples, seed=seed)
+    labels = system.labels(num_samples) if getattr(system, "num_classes", 0) else None
     for done, part in enumerate(z.split(batch_size), 1):
-        images = system.decode(part)
+        given = () if labels is None else (labels[(done - 1) * batch_size :][: len(part)],)
+        images = system.decode(part, *given)
         samples.add(images)
         if hasattr(system, "encode"):
             correlations.append(pearson(part, system.outputs(images)))
@@ -104,9 +106,10 @@ def reconstruction(system, data, split: str, batch_size: int, plain: dict[str, A
     network = classifier(data).to(system.device) if labelled else None
     sums: dict[str, float] = {}
     count = 0
-    for images in _images(data, split, batch_size, f"reconstructions of the {split} split", progress):
-        x = images.to(system.device)
-        again, outputs = system.reconstruct(x), system.outputs(x)
+    for batch in _batches(data, split, batch_size, f"reconstructions of the {split} split", progress):
+        x = batch["image"].to(system.device)
+        labels = {"labels": batch["label"]} if getattr(system, "num_classes", 0) else {}
+        again, outputs = system.reconstruct(x, **labels), system.outputs(x)
         values = {
             "code_mean": outputs.mean(1),
             "code_std": outputs.std(1, correction=0),
@@ -114,7 +117,7 @@ def reconstruction(system, data, split: str, batch_size: int, plain: dict[str, A
             "reconstruction_ssim": structural_similarity_index_measure(again, x, data_range=2.0, reduction="none"),
         }
         if network is not None:
-            same = [network.network.logits(batch).argmax(1) for batch in (x, again)]
+            same = [network.network.logits(images).argmax(1) for images in (x, again)]
             values["class_agreement"] = (same[0] == same[1]).double()
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value.double().sum().item()
@@ -126,8 +129,8 @@ def reconstruction(system, data, split: str, batch_size: int, plain: dict[str, A
     return results
 
 
-def _images(data, split: str, batch_size: int, description: str, progress: Progress) -> Iterator[Tensor]:
+def _batches(data, split: str, batch_size: int, description: str, progress: Progress) -> Iterator[dict[str, Tensor]]:
     total = math.ceil(len(data.arrays(split)) / batch_size)
     for done, batch in enumerate(data.loader(split, batch_size), 1):
-        yield batch["image"]
+        yield batch
         progress(description, done, total)

@@ -1,6 +1,7 @@
 """GAN training in one Lightning step: generator and discriminator move together under one optimiser."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal
 
@@ -8,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from genlab.nn.norm import couples_batch, frozen_statistics
+from genlab.nn.norm import frozen_statistics
 from genlab.nn.spectral_norm import advance_spectral_norm
 from genlab.systems import updates
 
@@ -16,15 +17,16 @@ __all__ = ["GAN"]
 
 
 class GAN(LightningModule):
-    """A generator z (B, Z) -> images (B, C, H, W) in [-1, 1] against a discriminator images -> (B, out_dim).
+    """A generator (z (B, Z), y) -> images (B, C, H, W) in [-1, 1] against a discriminator (images, y) -> (B, out_dim).
 
     The score of an image is score_scale times the mean of the discriminator's outputs (high: real), so with out_dim 1
     the output itself. `global_step` counts generator steps. One batch feeds one generator step: with
     update=alternating and num_discriminator_steps n, each discriminator step takes an n-th of it.
 
-    net: {"generator": ..., "discriminator": ...}. loss: an objective of genlab.losses.gan. optimizer: called with two
-    parameter groups, whose rates are generator_lr and discriminator_lr. scheduler: called with the optimiser, stepped
-    every step. Raises ValueError for an update that is not exact for this network and loss.
+    net: {"generator": ..., "discriminator": ...}. loss, penalty, augment: of genlab.losses. num_classes: of the data, to
+    train with labels y (B,); 0 without. optimizer: called with two parameter groups, whose rates are generator_lr and
+    discriminator_lr. scheduler: called with the optimiser, stepped every step. Raises ValueError for an update that is
+    not exact for this network and loss.
     """
 
     modality = "image"
@@ -37,6 +39,7 @@ class GAN(LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         generator_lr: float,
         discriminator_lr: float,
+        num_classes: int = 0,
         out_dim: int = 1,
         update: Literal["shared", "single", "scaled", "alternating"] = "shared",
         num_discriminator_steps: int = 1,
@@ -44,18 +47,16 @@ class GAN(LightningModule):
         prior: Literal["normal", "uniform"] = "normal",
         scheduler: Callable | None = None,
         channels_last: bool = True,
+        penalty: Callable | None = None,
+        augment: Callable | None = None,
     ):
         super().__init__()
         self.generator, self.discriminator = net["generator"], net["discriminator"]
-        updates.check(update, self.discriminator, out_dim, loss.symmetric, couples_batch(self.discriminator))
-        if num_discriminator_steps != 1 and update != "alternating":
-            raise ValueError(
-                f"model.num_discriminator_steps={num_discriminator_steps}: only model.update=alternating takes more "
-                "than one discriminator step a generator step"
-            )
+        updates.check(update, self.discriminator, out_dim, loss, num_discriminator_steps)
         if prior not in ("normal", "uniform"):
             raise ValueError(f"model.prior={prior!r}: expected normal or uniform")
-        self.loss, self.latent_dim, self.out_dim, self.update = loss, latent_dim, out_dim, update
+        self.loss, self.penalty, self.augment = loss, penalty, augment
+        self.latent_dim, self.num_classes, self.out_dim, self.update = latent_dim, num_classes, out_dim, update
         self.num_discriminator_steps, self.score_scale, self.prior_name = num_discriminator_steps, score_scale, prior
         self.optimizer, self.scheduler = optimizer, scheduler
         self.generator_lr, self.discriminator_lr = generator_lr, discriminator_lr
@@ -65,12 +66,12 @@ class GAN(LightningModule):
 
     # --- the objective -----------------------------------------------------------------------------------------
 
-    def discriminate(self, images: Tensor, fake: bool = False) -> Tensor:
+    def discriminate(self, images: Tensor, y: Tensor | None = None, fake: bool = False) -> Tensor:
         """D's outputs (B, out_dim) in float32 or wider; running statistics learn from real images alone."""
-        if not fake:
-            return _at_least_float32(self.discriminator(images))
-        with frozen_statistics(self.discriminator):
-            return _at_least_float32(self.discriminator(images))
+        images = images if self.augment is None else self.augment(images)
+        with frozen_statistics(self.discriminator) if fake else nullcontext():
+            outputs = self.discriminator(images, y)
+        return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
 
     def score(self, outputs: Tensor) -> Tensor:
         return self.score_scale * outputs.mean(1)
@@ -79,27 +80,42 @@ class GAN(LightningModule):
         """(L_D, L_G, logs) from D's outputs on x and on k = G(z), each loss a mean over the batch."""
         real_score, fake_score = self.score(real), self.score(fake)
         loss_d = self.loss.discriminator(real_score, fake_score, x, k).mean()
-        loss_g = self.loss.generator(fake_score).mean()
+        loss_g = self.generator_objective(real, fake, z)
         logs = {"loss_d": loss_d, "loss_g": loss_g, "score_real": real_score.mean(), "score_fake": fake_score.mean()}
         return loss_d, loss_g, {f"train/{name}": value.detach() for name, value in logs.items()}
 
-    def generator_objective(self, fake: Tensor, z: Tensor) -> Tensor:
-        return self.loss.generator(self.score(fake)).mean()
+    def generator_objective(self, real: Tensor, fake: Tensor, z: Tensor) -> Tensor:
+        """L_G from D's outputs; real ones count in relativistic losses alone, and as constants for D."""
+        return self.loss.generator(self.score(real), self.score(fake)).mean()
+
+    def penalise(self, x: Tensor, k: Tensor, y: Tensor | None, logs: dict[str, Tensor]) -> Tensor | float:
+        """The penalty's mean over the batch at the steps that it is due at, else 0."""
+        if self.penalty is None or self.global_step % self.penalty.every:
+            return 0.0
+        value = self.penalty(lambda images: self.score(self.discriminate(images, y, fake=True)), x, k.detach()).mean()
+        logs["train/penalty"] = value.detach()
+        return self.penalty.every * value
 
     # --- who steps when ----------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         x = batch["image"].to(memory_format=self.memory_format)
+        y = batch["label"] if self.num_classes else None
         if self.turn in (None, 0):
             advance_spectral_norm(self.discriminator)
+        if self.turn is not None:  # one n-th of the batch a turn; the generator's turn goes with the last
+            n, turn = self.num_discriminator_steps, min(self.turn, self.num_discriminator_steps - 1)
+            x, y = x.tensor_split(n)[turn], None if y is None else y.tensor_split(n)[turn]
+        if self.augment is not None:
+            self.augment.draw(len(x), x.device)
+        z = self.draw(len(x))
         if self.turn is None:
-            loss, logs = getattr(updates, self.update)(self, x, self.draw(len(x)))
+            loss, logs = getattr(updates, self.update)(self, x, z, y)
         elif self.turn < self.num_discriminator_steps:
-            x = x.chunk(self.num_discriminator_steps)[self.turn]
-            loss, logs = updates.discriminator_turn(self, x, self.draw(len(x)))
+            loss, logs = updates.discriminator_turn(self, x, z, y)
             logs.pop("train/loss_g")  # the generator's own turn logs it
         else:
-            loss, logs = updates.generator_turn(self, self.draw(len(x) // self.num_discriminator_steps))
+            loss, logs = updates.generator_turn(self, x, z, y)
         self.log_dict(logs)
         return loss
 
@@ -129,27 +145,16 @@ class GAN(LightningModule):
             clip(group["params"], gradient_clip_val)
 
     def on_fit_start(self) -> None:
-        trainer, strategy = self.trainer, self.trainer.strategy
-        if self.update == "alternating" and trainer.accumulate_grad_batches != 1:
+        updates.check_trainer(self.update, self.trainer)
+        classes = self.trainer.datamodule.num_classes
+        if self.num_classes and self.num_classes != classes:
             raise ValueError(
-                f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: model.update=alternating steps "
-                "each player on its own loss and cannot accumulate; use model.update=shared"
-            )
-        unused = getattr(strategy, "_ddp_kwargs", {"find_unused_parameters": True}).get("find_unused_parameters")
-        if self.update == "alternating" and not unused:
-            raise ValueError(
-                "model.update=alternating: each turn uses one player's parameters only, which distributed training must "
-                "be told: trainer.strategy.find_unused_parameters=true"
-            )
-        if trainer.precision.startswith("16"):
-            raise ValueError(
-                f"trainer.precision={trainer.precision}: the gradient handed from D to G is not loss-scaled and can "
-                "underflow in float16; use trainer.precision=bf16-mixed"
+                f"model.num_classes={self.num_classes}: {self.trainer.datamodule.name} has {classes or 'no'} classes"
             )
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         # Far below train/score_real: the discriminator knows the training images by heart.
-        score = self.score(self.outputs(batch["image"])).mean()
+        score = self.score(self.outputs(batch["image"], batch["label"] if self.num_classes else None)).mean()
         self.log("val/score_real", score, batch_size=len(batch["image"]), sync_dist=True)
 
     # --- verbs -------------------------------------------------------------------------------------------------
@@ -165,25 +170,38 @@ class GAN(LightningModule):
         whole = num + -num % 16  # torch fills its last, incomplete block of 16 numbers in another way
         return self.draw(whole, torch.Generator().manual_seed(seed))[:num]
 
-    @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """Images (N, C, H, W) in [-1, 1] of latent vectors (N, Z)."""
-        return torch.cat([self.generator(z).float() for z in codes.to(self.device, self.dtype).split(256)])
+    def labels(self, num: int, label: int | list[int] | None = None) -> Tensor | None:
+        """`num` labels (num,): `label`, or the given ones or all classes in turn; None without classes.
+
+        ValueError for a label that is not there, or that a model without classes cannot take.
+        """
+        if label is not None and not self.num_classes:
+            raise ValueError(f"label={label}: this model was trained without labels (model.num_classes=)")
+        if not self.num_classes:
+            return None
+        wanted = torch.as_tensor(range(self.num_classes) if label is None else label, device=self.device).view(-1)
+        if wanted.numel() == 0 or wanted.min() < 0 or wanted.max() >= self.num_classes:
+            raise ValueError(f"label={label}: expected 0 to {self.num_classes - 1}")
+        return wanted.repeat(num // len(wanted) + 1)[:num]
 
     @torch.no_grad()
-    def outputs(self, images: Tensor) -> Tensor:
+    def decode(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) in [-1, 1] of latent vectors (N, Z) and, where there are classes, labels (N,)."""
+        return torch.cat([self.generator(z, y).float() for z, y in self._batches(codes, labels)])
+
+    @torch.no_grad()
+    def outputs(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The discriminator's plain outputs (N, out_dim) of images (N, C, H, W) in [-1, 1]: their mean is the score."""
-        batches = images.to(self.device, self.dtype).split(256)
-        return torch.cat([self.discriminator(x).float() for x in batches])
+        return torch.cat([self.discriminator(x, y).float() for x, y in self._batches(images, labels)])
 
-    def sample(self, num: int, seed: int = 0, scale: float = 1.0) -> Tensor:
-        """`num` images (num, C, H, W) in [-1, 1] from the prior times `scale` (< 1 truncates)."""
-        return self.decode(scale * self.prior(num, seed))
+    def _batches(self, inputs: Tensor, labels: Tensor | None, size: int = 256):
+        inputs = inputs.to(self.device, self.dtype).split(size)
+        return zip(inputs, [None] * len(inputs) if labels is None else labels.to(self.device).split(size), strict=True)
+
+    def sample(self, num: int, seed: int = 0, scale: float = 1.0, label: int | list[int] | None = None) -> Tensor:
+        """`num` images (num, C, H, W) in [-1, 1] from the prior times `scale` (< 1 truncates), of class `label`."""
+        return self.decode(scale * self.prior(num, seed), self.labels(num, label))
 
 
 def _uniform(low: float, high: float, *size: int, generator=None, device=None) -> Tensor:
     return torch.rand(*size, generator=generator, device=device) * (high - low) + low
-
-
-def _at_least_float32(outputs: Tensor) -> Tensor:
-    return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs

@@ -31,18 +31,17 @@ class OGAN(GAN):
     def objectives(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor, z: Tensor):
         loss_d, loss_g, logs = super().objectives(real, fake, x, k, z)
         correlation = pearson(z, fake).mean()
-        code = self.code_weight * correlation
-        return loss_d - code, loss_g - code, logs | {"train/code_correlation": correlation.detach()}
+        return loss_d - self.code_weight * correlation, loss_g, logs | {"train/code_correlation": correlation.detach()}
 
-    def generator_objective(self, fake: Tensor, z: Tensor) -> Tensor:
-        return super().generator_objective(fake, z) - self.code_weight * pearson(z, fake).mean()
+    def generator_objective(self, real: Tensor, fake: Tensor, z: Tensor) -> Tensor:
+        return super().generator_objective(real, fake, z) - self.code_weight * pearson(z, fake).mean()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
-        x = batch["image"]
+        x, y = batch["image"], batch["label"] if self.num_classes else None
         z = self.prior(len(x), seed=batch_idx)
-        correlation = pearson(z, self.outputs(self.decode(z))).mean()
-        error = (x - self.reconstruct(x)).square().mean()
+        correlation = pearson(z, self.outputs(self.decode(z, y))).mean()
+        error = (x - self.reconstruct(x, labels=y)).square().mean()
         values = {"val/code_correlation": correlation, "val/reconstruction_mse": error}
         self.log_dict(values, batch_size=len(x), sync_dist=True)
 
@@ -52,13 +51,14 @@ class OGAN(GAN):
         """Codes N(E(x)) (N, Z), each of mean 0 and std 1, of images (N, C, H, W) in [-1, 1]."""
         return standardise(self.outputs(images))
 
-    def reconstruct(self, images: Tensor, scale: float | None = None) -> Tensor:
-        """G(scale N(E(x))), (N, C, H, W) in [-1, 1]; scale: code_scale unless given."""
-        return self.decode((self.code_scale if scale is None else scale) * self.encode(images))
+    def reconstruct(self, images: Tensor, scale: float | None = None, labels: Tensor | None = None) -> Tensor:
+        """G(scale N(E(x))), (N, C, H, W) in [-1, 1]; scale: code_scale unless given; labels (N,) where there are classes."""
+        return self.decode((self.code_scale if scale is None else scale) * self.encode(images), labels)
 
-    def interpolate(self, start: Tensor, end: Tensor, num: int) -> Tensor:
-        """`num` images on the straight line between the codes of each pair of images: (N, num, C, H, W)."""
+    def interpolate(self, start: Tensor, end: Tensor, num: int, labels: Tensor | None = None) -> Tensor:
+        """`num` images on the line between the codes of each pair of images, of class `labels`: (N, num, C, H, W)."""
         steps = torch.linspace(0, 1, num, device=self.device)[None, :, None]
         a, b = self.encode(start)[:, None], self.encode(end)[:, None]
         codes = (self.code_scale * ((1 - steps) * a + steps * b)).flatten(0, 1)
-        return self.decode(codes).unflatten(0, (len(start), num))
+        labels = None if labels is None else labels.repeat_interleave(num)
+        return self.decode(codes, labels).unflatten(0, (len(start), num))

@@ -87,14 +87,15 @@ def options(group: str) -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-GROUPS = ("model", "net", "loss", "data", "trainer", "callbacks", "logger", "experiment", "debug")
+GROUPS = ("model", "net", "net/modulation", "loss", "penalty", "augment", "optimizer", "data", "trainer", "callbacks")
+GROUPS += ("logger", "experiment", "debug")
 
 
 @pytest.mark.parametrize(("group", "option"), [(group, option) for group in GROUPS for option in options(group)])
 def test_every_shipped_option_composes_and_fits_its_constructors(group, option):
     config.from_run("train", [])
     with initialize_config_module("genlab.conf", version_base="1.3"):
-        cfg = compose("train", [f"{group}={option}", "name=guard", "model.latent_dim=32"])
+        cfg = compose("train", [f"{group}={option}", "name=guard", "model.latent_dim=32", "model.num_classes=10"])
     settings = config.resolve(cfg)
     config.validate(settings, SUPPLIED)
     config.build_system(settings)
@@ -104,4 +105,5 @@ def test_every_shipped_option_composes_and_fits_its_constructors(group, option):
 def test_every_shipped_option_says_what_it_is(group):
     for option in options(group):
         text = files("genlab.conf").joinpath(group, f"{option}.yaml").read_text()
-        assert text.removeprefix("# @package _global_\n").startswith("# "), f"{group}/{option}.yaml starts without a comment"
+        about = text.partition("\n")[2] if text.startswith("# @package") else text
+        assert about.startswith("# "), f"{group}/{option}.yaml does not say what it is"

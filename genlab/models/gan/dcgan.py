@@ -13,10 +13,13 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from genlab.nn.head import Head
+from genlab.nn.init import init_normal
 from genlab.nn.norm import BatchNorm, discriminator_norm
-from genlab.nn.spectral_norm import spectral_norm
+from genlab.nn.spectral_norm import normalise_all
+from genlab.nn.upsample import Upsample
 
-__all__ = ["Discriminator", "Generator"]
+__all__ = ["Discriminator", "Generator", "num_strides"]
 
 
 def num_strides(image_size: int) -> int:
@@ -32,19 +35,11 @@ def check_kernel_size(kernel_size: int) -> None:
         raise ValueError(f"kernel_size={kernel_size}: expected 4 or 5, the kernels that halve a size at stride 2")
 
 
-def init_normal(network: nn.Module, std: float = 0.02) -> None:
-    """N(0, std^2) weights and zero biases for every convolution and dense layer of `network`."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            nn.init.normal_(module.weight, 0.0, std)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
 class Generator(nn.Module):
-    """z (B, Z) -> image (B, C, S, S) in [-1, 1]: dense, norm, ReLU, then deconvolutions that halve the width.
+    """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1]: dense, norm, ReLU, then deconvolutions.
 
-    norm: called as norm(num_features, latent_dim), gives a layer of (h, z).
+    Each deconvolution halves the width. norm: called as norm(num_features, latent_dim, num_classes), see
+    genlab.nn.norm. upsample: what stands for a deconvolution, see genlab.nn.upsample.
     The source pads a 5x5 deconvolution as TensorFlow's 'same' does, (1, 2); here it is PyTorch's symmetric 2.
     """
 
@@ -53,32 +48,46 @@ class Generator(nn.Module):
         image_size: int,
         channels: int,
         latent_dim: int,
+        num_classes: int = 0,
         width_multiple: int = 8,
         kernel_size: int = 4,
-        norm: Callable[[int, int], nn.Module] = BatchNorm,
+        upsample: str = "deconv",
+        norm: Callable[[int, int, int], nn.Module] = BatchNorm,
     ):
         super().__init__()
         check_kernel_size(kernel_size)
         n, dim = num_strides(image_size), width_multiple * image_size
         widths = [dim // 2**i for i in range(n)]  # at 4, 8, ..., S/2
-        padding = {"padding": (kernel_size - 1) // 2, "output_padding": kernel_size % 2}
         self.dense = nn.Linear(latent_dim, 4 * 4 * dim)
-        self.norms = nn.ModuleList(norm(width, latent_dim) for width in widths)
+        self.norms = nn.ModuleList(norm(width, latent_dim, num_classes) for width in widths)
         self.deconvs = nn.ModuleList(
-            nn.ConvTranspose2d(c_in, c_out, kernel_size, 2, **padding)
-            for c_in, c_out in zip(widths, [*widths[1:], channels], strict=True)
+            Upsample(c_in, c_out, kernel_size, upsample) for c_in, c_out in itertools.pairwise([*widths, channels])
         )
+        self.widths = widths
         init_normal(self)
 
-    def forward(self, z: Tensor) -> Tensor:
-        h = self.dense(z).unflatten(1, (-1, 4, 4))
-        for norm, deconv in zip(self.norms, self.deconvs, strict=True):
-            h = deconv(norm(h, z).relu())
-        return h.tanh()
+    def condition(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """What the first stage starts from and the norms are conditioned on: z itself."""
+        return z
+
+    def stage(self, i: int, h: Tensor, c: Tensor, y: Tensor | None = None) -> Tensor:
+        """Features (B, widths[i], s, s), s = 4 2^i, of those of half that size; of the condition where i is 0."""
+        h = self.deconvs[i - 1](h) if i else self.dense(h).unflatten(1, (-1, 4, 4))
+        return self.norms[i](h, c, y).relu()
+
+    def image(self, h: Tensor) -> Tensor:
+        """The image (B, C, S, S) of the last stage's features."""
+        return self.deconvs[-1](h).tanh()
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        h = c = self.condition(z, y)
+        for i in range(len(self.widths)):
+            h = self.stage(i, h, c, y)
+        return self.image(h)
 
 
 class Discriminator(nn.Module):
-    """image (B, C, S, S) -> (B, O): strided convolutions that double the width, LeakyReLU 0.2, one dense layer.
+    """image (B, C, S, S), labels (B,) if any -> (B, O): strided convolutions that double the width, LeakyReLU 0.2, dense.
 
     With out_dim = Z it is O-GAN's encoder, and its mean over O the score; with 1 it is a plain discriminator.
     norm: batch, group or none, on all convolutions but the first. spectral_norm: on every weight.
@@ -89,6 +98,7 @@ class Discriminator(nn.Module):
         image_size: int,
         channels: int,
         out_dim: int,
+        num_classes: int = 0,
         width_multiple: int = 8,
         kernel_size: int = 4,
         norm: str = "batch",
@@ -103,16 +113,16 @@ class Discriminator(nn.Module):
             layers += [nn.Conv2d(c_in, c_out, kernel_size, 2, (kernel_size - 1) // 2)]
             layers += [discriminator_norm(norm, c_out)] if i else []
             layers += [nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 4 * dim, out_dim))
+        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.head = Head(4 * 4 * dim, out_dim, num_classes)
         init_normal(self)
         if spectral_norm:
-            _normalise(self)
+            normalise_all(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+    def stages(self) -> list[nn.Sequential]:
+        """The parts of `layers` that halve the size once each: the first from the image, the last to 4x4."""
+        starts = [i for i, layer in enumerate(self.layers) if isinstance(layer, nn.Conv2d)]
+        return [self.layers[a:b] for a, b in itertools.pairwise([*starts, len(self.layers) - 1])]
 
-
-def _normalise(network: nn.Module) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            spectral_norm(module)
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.head(self.layers(x), y)

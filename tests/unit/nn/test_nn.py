@@ -32,9 +32,9 @@ def test_spectral_norm_differentiates_sigma():
 
 def test_self_modulation_is_its_formula():
     torch.manual_seed(0)
-    layer, h, z = SelfModulation(6, 5, 7).double(), torch.randn(8, 6, 3, 3).double(), torch.randn(8, 5).double()
+    layer, h, z = SelfModulation(6, 5, hidden_dim=7).double(), torch.randn(8, 6, 3, 3).double(), torch.randn(8, 5).double()
     mean, var = h.mean((0, 2, 3), keepdim=True), h.var((0, 2, 3), unbiased=False, keepdim=True)
-    (a, _, b), (c, _, d) = layer.gamma, layer.beta
+    (a, _, b), (c, _, d) = layer.mlps
     gamma = (z @ a.weight.T + a.bias).relu() @ b.weight.T + b.bias
     beta = (z @ c.weight.T + c.bias).relu() @ d.weight.T + d.bias
     expected = (h - mean) / (var + 1e-3).sqrt() * (1 + gamma[:, :, None, None]) + beta[:, :, None, None]

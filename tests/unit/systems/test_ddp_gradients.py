@@ -14,10 +14,10 @@ from genlab.systems.ogan import OGAN
 
 
 class Unnormed(nn.Identity):
-    def __init__(self, num_features, latent_dim):
+    def __init__(self, num_features, latent_dim, num_classes):
         super().__init__()
 
-    def forward(self, h, z):
+    def forward(self, h, z, y):
         return h
 
 

@@ -1,0 +1,57 @@
+"""Twice the size: the ways in which generators do it."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pixel_shuffle
+
+__all__ = ["UPSAMPLERS", "Resize", "Upsample"]
+
+UPSAMPLERS = ("deconv", "nearest", "bilinear", "zero_insert", "pixel_shuffle")
+
+
+class Resize(nn.Module):
+    """(B, C, H, W) -> (B, C, 2H, 2W) without weights: nearest, bilinear, or zero_insert (each pixel and three zeros).
+
+    ValueError for another mode.
+    """
+
+    def __init__(self, mode: str):
+        super().__init__()
+        if mode not in ("nearest", "bilinear", "zero_insert"):
+            raise ValueError(f"upsample={mode!r}: expected nearest, bilinear or zero_insert")
+        self.mode = mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "zero_insert":
+            corner = x.new_zeros(2, 2)
+            corner[0, 0] = 1
+            return torch.kron(x, corner)
+        return interpolate(x, scale_factor=2, mode=self.mode)
+
+
+class Upsample(nn.Module):
+    """(B, C_in, H, W) -> (B, C_out, 2H, 2W) with weights.
+
+    deconv: a transposed convolution of stride 2. nearest, bilinear, zero_insert: Resize, then a convolution of odd
+    kernel (one less than an even kernel_size). pixel_shuffle: a convolution to 4 C_out channels, which become 2x2 pixels
+    ("Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network", Shi
+    et al. 2016, arXiv 1609.05158). ValueError for another mode.
+    """
+
+    def __init__(self, c_in: int, c_out: int, kernel_size: int, mode: str = "deconv"):
+        super().__init__()
+        if mode not in UPSAMPLERS:
+            raise ValueError(f"upsample={mode!r}: expected {', '.join(UPSAMPLERS)}")
+        self.mode = mode
+        odd = kernel_size - 1 + kernel_size % 2
+        if mode == "deconv":
+            padding = {"padding": (kernel_size - 1) // 2, "output_padding": kernel_size % 2}
+            self.layers = nn.Sequential(nn.ConvTranspose2d(c_in, c_out, kernel_size, 2, **padding))
+        elif mode == "pixel_shuffle":
+            self.layers = nn.Sequential(nn.Conv2d(c_in, 4 * c_out, odd, padding=odd // 2))
+        else:
+            self.layers = nn.Sequential(Resize(mode), nn.Conv2d(c_in, c_out, odd, padding=odd // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers(x)
+        return pixel_shuffle(x, 2) if self.mode == "pixel_shuffle" else x
