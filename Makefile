@@ -11,7 +11,7 @@ $(VENV)/installed: pyproject.toml
 	  "genlab needs Python 3.11, 3.12 or 3.13, and %s is %d.%d: make PYTHON=python3.12 ..." % (sys.executable, *v))'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[demo,tensorboard,test]'
+	$(BIN)/python -m pip install --quiet -e '.[demo,fid,tensorboard,test]'
 	@touch $@
 
 install: $(VENV)/installed

@@ -10,6 +10,8 @@ from rich.progress import Progress
 from genlab import config, runs
 from genlab.metrics.image_evaluation import evaluate_images
 from genlab.report.html import write_report
+from genlab.report.images import save_rows
+from genlab.report.plots import save_prd
 from genlab.report.tables import metrics_table
 
 __all__ = ["measure", "run"]
@@ -28,7 +30,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     chosen = {name: settings[name] for name in ("ckpt", "weights", "seed", "num", "split", "batch_size", "device")}
     results = measure(run_path, data, settings["metrics"], settings["allow"], **chosen)
     report = write_report(run_path)
-    print(f"metrics  {run_path / 'eval' / 'metrics.json'}\nreport   {report}")
+    print(f"metrics  {run_path / 'eval' / 'metrics.json'}\npictures {run_path / 'eval'}/*.png\nreport   {report}")
     return {name: entry["value"] for name, entry in results.items()}
 
 
@@ -53,7 +55,11 @@ def measure(
     device: str = "auto",
     console: Console | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The metrics of a run on `data` over the feature network `metrics`, also written to <run>/eval/metrics.json."""
+    """The metrics of a run on `data` over the feature network `metrics`.
+
+    Also written to <run>/eval/metrics.json, with neighbours.png (a sample a row, then the training images nearest to it)
+    and prd.png (the precision-recall curve).
+    """
     console = console or Console(stderr=True)
     if data.name is None:
         raise config.ConfigError("data: the run's config has no data to evaluate on; choose one, as in data=mnist5k")
@@ -69,12 +75,14 @@ def measure(
                 task = tasks[description] = bar.add_task(description, total=total)
             bar.update(task, completed=done, total=total)
 
-        results = evaluate_images(
+        found = evaluate_images(
             system, data, features, split=split, num_samples=num, batch_size=batch_size, seed=seed, progress=progress
         )
     used = {"weights": weights, "ckpt": str(ckpt), "data": data.name, "crop": data.describe(split)["crop"]}
     used |= {"resize": data.describe(split)["resize"]}
-    results = {name: entry | used for name, entry in results.items()}
+    results = {name: entry | used for name, entry in found.results.items()}
+    save_rows(found.neighbours, run_path / "eval" / "neighbours.png")
+    save_prd(*found.prd, run_path / "eval" / "prd.png")
     runs.write_text(run_path / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     Console().print(metrics_table(results))
     return results

@@ -23,12 +23,22 @@ class FeatureNetwork(nn.Module):
     """Images (N, C, H, W) in [-1, 1] -> features float32 (N, dim), by a frozen network in eval mode.
 
     name: what a report calls it. hash: 12 digits of the sha256 of its weights. comparable: whether numbers over it can
-    stand beside those of papers. accuracy: of its classifier on the test split, where it is one.
+    stand beside those of papers. accuracy: of its classifier on the test split, where it is one. head: features -> class
+    logits, where it classifies.
     """
 
-    def __init__(self, network: nn.Module, name: str, dim: int, comparable: bool, accuracy: float | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        name: str,
+        dim: int,
+        comparable: bool,
+        accuracy: float | None = None,
+        head: nn.Module | None = None,
+    ):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
+        self.head = None if head is None else head.eval().requires_grad_(False)
         self.name, self.dim, self.comparable, self.accuracy = name, dim, comparable, accuracy
         self.hash = weights_hash(network)
 
@@ -90,7 +100,8 @@ def classifier(data) -> FeatureNetwork:
     if data.arrays("train").labels is None:
         raise DataError(f"metrics=classifier needs labels, and {data.name} has none; use metrics=random or inception")
     network, accuracy = trained_classifier(data)
-    return FeatureNetwork(network, f"classifier of {data.name}", network.dim, comparable=False, accuracy=accuracy)
+    name = f"classifier of {data.name}"
+    return FeatureNetwork(network, name, network.dim, comparable=False, accuracy=accuracy, head=network.head)
 
 
 def auto(data) -> FeatureNetwork:
@@ -137,7 +148,10 @@ def inception(data=None, weights_path: str | None = None) -> FeatureNetwork:
         torch.save(torch.load(path, map_location="cpu", weights_only=True), file)
         file.flush()
         extractor = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], file.name)
-    return FeatureNetwork(_Inception(extractor), "Inception 2015-12-05 (torch-fidelity)", 2048, comparable=True)
+    head = nn.Linear(2048, 1008, bias=False)  # the Inception Score is taken of logits without their bias
+    head.weight = extractor.fc.weight
+    name = "Inception 2015-12-05 (torch-fidelity)"
+    return FeatureNetwork(_Inception(extractor), name, 2048, comparable=True, head=head)
 
 
 def _fetch_inception() -> Path:

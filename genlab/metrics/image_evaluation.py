@@ -2,22 +2,37 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from genlab.data.loader import normalize
 from genlab.losses.code import pearson
 from genlab.metrics.features import FeatureNetwork, classifier
 from genlab.metrics.frechet import Moments, frechet_distance
-from genlab.metrics.neighbours import kernel_distance, precision_recall, spread
+from genlab.metrics.neighbours import density_coverage, kernel_distance, nearest, precision_recall, spread
+from genlab.metrics.prd import f_beta, prd_curve
 
-__all__ = ["evaluate_images"]
+__all__ = ["Evaluation", "evaluate_images"]
 
 MAX_CLOUD = 10_000  # features a side for the measures that compare all pairs
+NUM_SHOWN, NUM_NEAREST = 10, 5  # samples beside their nearest training images
 Results = dict[str, dict[str, Any]]
 Progress = Callable[[str, int, int], None]
+
+
+class Evaluation(NamedTuple):
+    """results: {metric: {value, split, count, reference, features, features_hash, comparable, seed}}.
+
+    prd: (precision, recall), each (1001,). neighbours (10, 6, C, H, W): a sample a row, then the training images that lie
+    nearest to it over the features.
+    """
+
+    results: Results
+    prd: tuple[Tensor, Tensor]
+    neighbours: Tensor
 
 
 def evaluate_images(
@@ -30,11 +45,9 @@ def evaluate_images(
     batch_size: int = 256,
     seed: int = 0,
     progress: Progress = lambda description, done, total: None,
-) -> Results:
-    """{metric: {value, split, count, reference, features, features_hash, comparable, seed}} of an image system.
-
-    Samples and the held-out `split` are compared with the train split over `features`; a system that encodes is asked
-    for its reconstructions of `split` as well. progress: called with (description, done, total).
+) -> Evaluation:
+    """What can be measured of an image system: samples and the held-out `split` compared with the train split over
+    `features`, and the reconstructions of `split` where it encodes. progress: called with (description, done, total).
     """
     system.eval()
     count = len(data.arrays(split))
@@ -60,14 +73,23 @@ def evaluate_images(
 
     entry = {"reference": "train", "split": None, "count": num_samples, "seed": seed}
     entry |= {"features": features.name, "features_hash": features.hash, "comparable": features.comparable}
-    precision, recall = precision_recall(real.points(), samples.points())
+    trained, sampled = real.points(), samples.points()
+    precision, recall = precision_recall(trained, sampled)
+    density, coverage = density_coverage(trained, sampled)
+    curve = prd_curve(trained, sampled, seed=seed)
     values = {
         "fid": samples.distance_to(real),
-        "kid": kernel_distance(real.points(), samples.points(), seed=seed),
+        "kid": kernel_distance(trained, sampled, seed=seed),
         "precision": precision,
         "recall": recall,
-        "diversity": spread(samples.points()) / max(spread(real.points()), 1e-12),
+        "density": density,
+        "coverage": coverage,
+        "prd_precision": f_beta(*curve, 1 / 8),
+        "prd_recall": f_beta(*curve, 8),
+        "diversity": spread(sampled) / max(spread(trained), 1e-12),
     }
+    if features.head is not None:
+        values["inception_score" if features.comparable else "class_score"] = class_score(features.head(sampled))
     results = {name: {"value": value, **entry} for name, value in values.items()}
     floor = {"value": held_out.distance_to(real), **entry, "split": split, "count": count}
     results["fid_floor"] = floor  # what real images that the model has not seen score
@@ -76,7 +98,23 @@ def evaluate_images(
         correlation = torch.cat(correlations).double().mean().item()
         results["code_correlation"] = {"value": correlation, "split": None, "count": num_samples, **plain}
         results |= reconstruction(system, data, split, batch_size, plain, progress)
-    return results
+    rows = samples.kept.nonzero()[:NUM_SHOWN, 0]
+    images = system.decode(z[rows.to(z.device)], *(() if labels is None else (labels[rows.to(labels.device)],))).cpu()
+    beside = real.kept.nonzero()[:, 0][nearest(sampled[:NUM_SHOWN], trained, NUM_NEAREST)]
+    found = normalize(data.arrays("train").images[beside.flatten()].cpu()).unflatten(0, beside.shape)
+    return Evaluation(results, curve, torch.cat([images[:, None], found], 1))
+
+
+def class_score(logits: Tensor, num_splits: int = 10) -> float:
+    """exp of the mean KL of p(y|x) from p(y), a mean over splits: the Inception Score where logits (N, K) are Inception's.
+
+    "Improved Techniques for Training GANs", Salimans et al. 2016, arXiv 1606.03498, section 4.
+    """
+    scores = []
+    for part in logits.double().log_softmax(1).tensor_split(num_splits):
+        marginal = part.exp().mean(0, keepdim=True).log()
+        scores.append((part.exp() * (part - marginal)).sum(1).mean().exp())
+    return torch.stack(scores).mean().item()
 
 
 class Cloud:

@@ -1,9 +1,9 @@
-"""Measures on two clouds of features (N, D): kernel distance, precision and recall, spread."""
+"""Measures on two clouds of features (N, D): kernel distance, precision, recall, density, coverage, spread, nearest."""
 
 import torch
 from torch import Tensor
 
-__all__ = ["kernel_distance", "precision_recall", "spread"]
+__all__ = ["density_coverage", "kernel_distance", "nearest", "precision_recall", "spread"]
 
 
 def kernel_distance(real: Tensor, fake: Tensor, num_subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> float:
@@ -36,9 +36,34 @@ def precision_recall(real: Tensor, fake: Tensor, num_neighbours: int = 3) -> tup
     return _inside(fake, real, num_neighbours), _inside(real, fake, num_neighbours)
 
 
+def density_coverage(real: Tensor, fake: Tensor, num_neighbours: int = 5) -> tuple[float, float]:
+    """(density, coverage): how many real balls hold a fake, over num_neighbours (1 for equal sets, unbounded above), and
+    the part of the real balls that hold a fake.
+
+    "Reliable Fidelity and Diversity Metrics for Generative Models", Naeem et al. 2020, arXiv 2002.09797, equations 3, 4.
+    """
+    if len(real) <= num_neighbours:
+        raise ValueError(f"density and coverage need more than {num_neighbours} real images")
+    real, fake = real.double(), fake.double()
+    radii = _radii(real, num_neighbours)
+    inside = [torch.cdist(part, real) <= radii for part in fake.split(1000)]
+    density = sum(part.sum().item() for part in inside) / (num_neighbours * len(fake))
+    return density, torch.stack([part.any(0) for part in inside]).any(0).double().mean().item()
+
+
+def nearest(points: Tensor, others: Tensor, num: int) -> Tensor:
+    """Rows (N, num) of `others` (M, D) that lie nearest to each of `points` (N, D), the nearest first."""
+    return torch.cdist(points.double(), others.double()).topk(num, largest=False).indices
+
+
+def _radii(centres: Tensor, k: int) -> Tensor:
+    """The distance of each centre to its k-th nearest other."""
+    return torch.cat([torch.cdist(c, centres).kthvalue(k + 1).values for c in centres.split(1000)])
+
+
 def _inside(points: Tensor, centres: Tensor, k: int) -> float:
     """The part of `points` that lies in some ball around `centres`."""
-    radii = torch.cat([torch.cdist(c, centres).kthvalue(k + 1).values for c in centres.split(1000)])
+    radii = _radii(centres, k)
     inside = [(torch.cdist(p, centres) <= radii).any(1) for p in points.split(1000)]
     return torch.cat(inside).double().mean().item()
 

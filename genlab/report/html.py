@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import io
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import jinja2
 
 from genlab import runs
+from genlab.report.plots import curves
 from genlab.report.tables import measured_on
 
 __all__ = ["write_report"]
@@ -19,8 +19,11 @@ PICTURES = {
     "reconstruction": "Held-out images, each with its reconstruction on the right",
     "interpolation": "Between pairs of held-out images, which stand at both ends",
 }
+MEASURED = {
+    "neighbours.png": "Memorised? A sample a row, then the training images nearest to it over the features",
+    "prd.png": "Precision against recall",
+}
 MAX_PICTURES = 12  # of one kind; a longer run shows as many, evenly spaced
-MAX_POINTS = 2000  # of one curve
 CURVES = {  # what shares an axis; a metric that no group names gets one of its own
     "losses": ("train/loss_d", "train/loss_g"),
     "scores": ("train/score_real", "train/score_fake"),
@@ -34,6 +37,7 @@ def write_report(run_dir: Path) -> Path:
     manifest = json.loads((run_dir / "manifest.json").read_text())
     results_file = run_dir / "eval" / "metrics.json"
     results = json.loads(results_file.read_text()) if results_file.is_file() else {}
+    measured = [(run_dir / "eval" / name, title) for name, title in MEASURED.items()]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(files("genlab.report").joinpath("report.html.j2").read_text())
     page = template.render(
@@ -42,6 +46,7 @@ def write_report(run_dir: Path) -> Path:
         used=next(iter(results.values()), None),
         pictures=[(kind, title, _pictures(run_dir, kind)) for kind, title in PICTURES.items()],
         curves=_curves(run_dir / "metrics.csv"),
+        measured=[(title, _uri(path.read_bytes(), "image/png")) for path, title in measured if path.is_file()],
         settings=(run_dir / "config.yaml").read_text(),
     )
     return runs.write_text(run_dir / "report.html", page)
@@ -72,21 +77,8 @@ def _curves(path: Path) -> list[tuple[str, str]]:
     groups = {title: [name for name in names if name in series] for title, names in CURVES.items()}
     grouped = {name for names in groups.values() for name in names}
     groups |= {name: [name] for name in series if name not in grouped}
-    return [(title, _plot({name: series[name] for name in names})) for title, names in groups.items() if names]
-
-
-def _plot(series: dict[str, list[tuple[int, float]]]) -> str:
-    from matplotlib.figure import Figure  # without pyplot: no global state and no display
-
-    figure = Figure(figsize=(4.6, 2.6), layout="constrained")
-    axes = figure.add_subplot()
-    for name, points in series.items():
-        points = points[:: max(1, len(points) // MAX_POINTS)]
-        axes.plot(*zip(*points, strict=True), linewidth=1, label=name, marker="." if len(points) < 20 else None)
-    axes.set_xlabel("step")
-    axes.grid(alpha=0.3)
-    if len(series) > 1:
-        axes.legend(fontsize="small", frameon=False)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    return _uri(buffer.getvalue().encode(), "image/svg+xml")
+    return [
+        (title, _uri(curves({name: series[name] for name in names}), "image/svg+xml"))
+        for title, names in groups.items()
+        if names
+    ]

@@ -116,7 +116,7 @@ def test_folders_that_are_not_the_ten_classes_are_refused_by_name(encoded, pack,
         CIFAR10(root=str(tmp_path), num_val=2).setup()
 
 
-def test_what_is_nowhere_is_downloaded_by_torchvision_into_genlab_data(write_lossless, genlab_data, monkeypatch):
+def test_what_is_nowhere_is_downloaded_by_torchvision_into_genlab_data(write_lossless, genlab_data, tmp_path, monkeypatch):
     official, calls = torchvision.datasets.CIFAR10, []
 
     class Downloads(official):
@@ -128,7 +128,7 @@ def test_what_is_nowhere_is_downloaded_by_torchvision_into_genlab_data(write_los
             super().__init__(root, train=train)
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Downloads)
-    assert counts(CIFAR10(num_val=3)) == [7, 3, 4]
+    assert counts(CIFAR10(root=str(tmp_path / "mine"), num_val=3)) == [7, 3, 4]
     assert calls == [(str(genlab_data), True), (str(genlab_data), False)]
 
 

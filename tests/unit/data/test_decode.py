@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from genlab.data.decode import FILTERS, DataError, Transform
 
@@ -44,9 +44,13 @@ def test_every_lossy_format_gives_nearly_the_pixels_that_were_saved(format, enco
     assert np.abs(found.astype(int) - ramp).max() <= 4
 
 
-def test_a_format_that_is_not_named_is_refused_whatever_its_suffix(noise, encode):
-    with pytest.raises(DataError, match=r"trap\.png: not a readable image"):
-        plain(8).decode("trap.png", encode(noise(8, 8, 3), "EPS"))
+@pytest.mark.parametrize("format", ["EPS", "PCX", "ICO"])
+def test_a_format_that_is_not_named_is_refused_whatever_its_suffix(format, noise, encode, monkeypatch):
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: started.append(args))
+    with pytest.raises(DataError, match=r"trap\.png: not a readable image \(none of PNG, JPEG"):
+        plain(16).decode("trap.png", encode(noise(16, 16, 3), format))
+    assert not started
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from genlab.data import folder
+from genlab.data.cache import Decoded
 from genlab.data.decode import DataError, Transform
 from genlab.data.folder import ImageFolder, read_images
 from genlab.data.loader import MappedImages
@@ -82,6 +84,14 @@ def test_splits_are_disjoint_complete_and_the_same_whatever_the_seed(pictures, p
 def test_a_tenth_is_held_out_for_val_and_for_test(count, sizes, pictures, pack):
     data = folder_set(pack(pictures(count)), num_val=None, num_test=None)
     assert [len(data.arrays(split)) for split in ("train", "val", "test")] == sizes
+
+
+def test_no_more_than_a_thousand_are_held_out_for_each(monkeypatch):
+    images = torch.zeros(12000, 3, 1, 1, dtype=torch.uint8)
+    found = Decoded(images, [f"{row}.png" for row in range(12000)], [], "00")
+    monkeypatch.setattr(folder, "cached_images", lambda *args: found)
+    data = ImageFolder("x", image_size=1)
+    assert [len(data.arrays(split)) for split in ("train", "val", "test")] == [10000, 1000, 1000]
 
 
 def test_pictures_of_every_kind_make_one_set(noise, encode, pack):

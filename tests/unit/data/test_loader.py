@@ -91,6 +91,7 @@ def flat(loader):
     return [(batch["index"].tolist(), batch["image"].tolist()) for batch in loader]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_each_iteration_starts_with_the_step_that_training_has_reached(num_workers, stored):
     _, images = stored

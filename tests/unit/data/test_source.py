@@ -46,14 +46,16 @@ def test_suffixes_are_read_in_any_case(kind, pack):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
-def test_names_that_leave_the_archive_write_nothing(kind, pictures, pack, tmp_path):
+def test_names_that_leave_the_archive_write_nothing(kind, pictures, pack, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     data = pictures(1)["a/0.png"]
-    names = ["../up.png", "a/../../up.png", f"{tmp_path}/absolute.png", "/absolute.png", "a/fine.png"]
+    names = ["../up.png", "a/../../up.png", f"{tmp_path}/absolute.png", "a/fine.png"]
     path = pack(dict.fromkeys(names, data), kind)
     before = sorted(tmp_path.rglob("*"))
     assert set(read_all(path).values()) == {data}
     assert {name for name, _ in decode_all(path, 1, PLAIN)} <= set(names)
-    assert sorted(tmp_path.rglob("*")) == before and not os.path.exists("/absolute.png")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_links_in_a_tar_are_left_out(pictures, tmp_path):

@@ -7,7 +7,9 @@ import torch
 from torchmetrics.image.kid import poly_mmd
 
 from genlab.metrics.frechet import Moments, frechet_distance
-from genlab.metrics.neighbours import kernel_distance, precision_recall, spread
+from genlab.metrics.image_evaluation import class_score
+from genlab.metrics.neighbours import density_coverage, kernel_distance, nearest, precision_recall, spread
+from genlab.metrics.prd import f_beta, prd_curve
 
 
 def moments(features):
@@ -99,3 +101,42 @@ def test_spread_is_the_root_mean_squared_distance_of_two():
     pairs = torch.cdist(features, features).square().sum() / (40 * 39)
     assert spread(features) == pytest.approx(pairs.sqrt().item(), rel=1e-9)
     assert spread(features[:1].expand(5, -1)) == pytest.approx(0, abs=1e-9)
+
+
+def test_density_and_coverage_of_known_clouds():
+    real = torch.tensor([[0.0], [1.0], [3.0], [7.0], [20.0]])  # balls of the second nearest: 3, 2, 3, 6, 17
+    fake = torch.tensor([[0.5], [100.0]])  # in the balls of 0, 1 and 3, and in none
+    density, coverage = density_coverage(real, fake, 2)
+    assert density == pytest.approx(3 / (2 * 2)) and coverage == pytest.approx(3 / 5)
+
+
+def test_the_nearest_come_first():
+    points, others = torch.tensor([[0.0], [10.0]]), torch.tensor([[9.0], [-1.0], [3.0], [12.5]])
+    assert nearest(points, others, 2).tolist() == [[1, 2], [0, 3]]
+
+
+def test_prd_of_disjoint_equal_and_missing_modes():
+    generator = torch.Generator().manual_seed(0)
+
+    def modes(*counts):
+        noise = 0.01 * torch.randn(sum(counts), 2, generator=generator)
+        return noise + 10.0 * torch.repeat_interleave(torch.arange(4), torch.tensor(counts))[:, None]
+
+    def summary(real, fake, num_clusters=4):
+        precision, recall = prd_curve(real, fake, num_clusters, num_runs=2)
+        return f_beta(precision, recall, 1 / 8), f_beta(precision, recall, 8)
+
+    real = modes(100, 100, 0, 0)
+    assert summary(real, modes(100, 100, 0, 0), 2) == pytest.approx((1, 1), abs=1e-3)
+    assert summary(real, modes(0, 0, 100, 100)) == pytest.approx((0, 0), abs=1e-3)
+    precise, recalls = summary(real, modes(200, 0, 0, 0), 2)  # one of two modes: every sample good, half of the data missing
+    assert precise == pytest.approx(1, abs=0.02) and recalls == pytest.approx(0.5, abs=0.02)
+    precise, recalls = summary(real, modes(50, 50, 50, 50))
+    assert precise == pytest.approx(0.5, abs=0.02) and recalls == pytest.approx(1, abs=0.02)
+
+
+def test_the_class_score_counts_classes_that_are_sure_and_even():
+    sure = 100 * torch.eye(5).repeat(20, 1)
+    assert class_score(sure) == pytest.approx(5, rel=1e-6)
+    assert class_score(torch.zeros(100, 5)) == pytest.approx(1)
+    assert class_score(sure[:1].expand(100, -1)) == pytest.approx(1)

@@ -131,10 +131,15 @@ class Memory(torch.nn.Module):
 
 def test_a_model_that_knows_the_images_by_heart(data):
     train = len(data.arrays("train"))
-    results = evaluate_images(Memory(data), data, features.random(data), num_samples=train, batch_size=300)
+    found = evaluate_images(Memory(data), data, features.random(data), num_samples=train, batch_size=300)
+    results = found.results
     values = {name: entry["value"] for name, entry in results.items()}
     assert abs(values["fid"]) < 1e-6 and abs(values["kid"]) < 1e-3
-    assert values["precision"] == values["recall"] == 1.0
+    assert values["precision"] == values["recall"] == values["coverage"] == 1.0
+    assert values["density"] == pytest.approx(1.2, abs=0.02)  # its own ball and those of its five nearest: 6 of 5
+    assert values["prd_precision"] == pytest.approx(1) and values["prd_recall"] == pytest.approx(1)
+    assert "class_score" not in values  # random convolutions know no classes
+    assert found.neighbours.shape == (10, 6, 1, 16, 16) and torch.equal(found.neighbours[:, 0], found.neighbours[:, 1])
     assert values["diversity"] == pytest.approx(1.0) and values["code_correlation"] == pytest.approx(1.0)
     assert values["reconstruction_mse"] == 0 and values["reconstruction_ssim"] == pytest.approx(1)
     assert values["class_agreement"] == 1.0 and values["fid_floor"] > 0
@@ -150,7 +155,7 @@ def test_a_model_that_knows_the_images_by_heart(data):
 
 def test_a_spoilt_reconstruction_costs_what_it_should(data):
     system = Memory(data, spoil=0.5)
-    results = evaluate_images(system, data, features.random(data), num_samples=100, split="val")
+    results = evaluate_images(system, data, features.random(data), num_samples=100, split="val").results
     assert results["reconstruction_mse"]["value"] == pytest.approx(0.25)
     assert results["reconstruction_ssim"]["value"] < 0.95
     assert results["reconstruction_mse"]["split"] == "val"

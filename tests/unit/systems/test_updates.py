@@ -8,8 +8,11 @@ import torch
 from torch import nn
 
 from genlab.losses import gan as losses
+from genlab.losses import penalties
+from genlab.losses.augment import DiffAugment
 from genlab.losses.code import pearson
 from genlab.models.gan.dcgan import Discriminator, Generator
+from genlab.nn.norm import ConditionalBatchNorm, SelfModulation
 from genlab.systems import updates
 from genlab.systems.gan import GAN
 from genlab.systems.ogan import OGAN
@@ -24,6 +27,7 @@ LOSSES = {
     "gan_qp": losses.GANQP(),
     "gan_qp_l1": losses.GANQP(1 / 20, "l1"),
 }
+PENALTIES = {name: getattr(penalties, name)(weight=0.5) for name in penalties.__all__}
 NORMS = ("batch", "group", "none", "spectral")
 
 
@@ -56,6 +60,9 @@ def separate(system, x, z):
     fake = generator(z).detach()
     real_out, fake_out = discriminator(x), discriminator(fake)
     loss_d = system.loss.discriminator(scale * real_out.mean(1), scale * fake_out.mean(1), x, fake).mean()
+    if system.penalty is not None:
+        torch.manual_seed(7)
+        loss_d = loss_d + system.penalty(lambda images: scale * discriminator(images).mean(1), x, fake).mean()
     d = torch.autograd.grad(loss_d - code(fake_out), list(discriminator.parameters()))
     fake_out = discriminator(generator(z))
     real_out = discriminator(x)
@@ -89,6 +96,74 @@ def test_one_backward_gives_the_gradients_of_separate_losses(update, name, norm,
     system.zero_grad()
     objective.backward()
     assert_equal(system, expected)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("update", ["shared", "single", "scaled", "alternating"])
+def test_a_penalty_is_the_discriminators_alone(update, penalty, name, norm):
+    loss, kind = LOSSES[name], "gan" if update == "scaled" else "ogan"
+    if update == "scaled" and norm == "batch" and not loss.symmetric:
+        return  # refused, as the test above has it
+    scale = 0.2 if update == "scaled" and name in ("hinge", "rsgan") else 3.0
+    system, x, z = build(kind, norm, loss, update, score_scale=scale, penalty=PENALTIES[penalty])
+    d, g = separate(system, x, z)
+    torch.manual_seed(7)  # the penalty's own draw
+    system.zero_grad()
+    if update == "alternating":
+        updates.discriminator_turn(system, x, z)[0].backward()
+        assert all(p.grad is None for p in system.generator.parameters())
+        updates.generator_turn(system, x, z)[0].backward()
+    else:
+        getattr(updates, update)(system, x, z)[0].backward()
+    assert_equal(system, (d, g))
+
+
+def test_a_lazy_penalty_is_due_at_every_nth_step_and_n_times_as_strong(monkeypatch):
+    system, x, z = build("gan", "none", losses.Hinge(), "shared", penalty=penalties.R1(weight=2.0, every=4))
+    once = penalties.R1(weight=2.0)(lambda images: system.score(system.discriminator(images)), x, z).mean()
+    for step in range(9):
+        monkeypatch.setattr(type(system), "global_step", step)
+        value = system.penalise(x, x, None, {})
+        torch.testing.assert_close(
+            torch.as_tensor(value), torch.as_tensor(4 * once if step % 4 == 0 else 0.0), check_dtype=False
+        )
+
+
+@pytest.mark.parametrize("update", ["shared", "single", "alternating"])
+@pytest.mark.parametrize("modulation", [ConditionalBatchNorm, SelfModulation])
+def test_with_labels_and_augmentation_the_gradients_are_still_those_of_separate_losses(update, modulation):
+    torch.manual_seed(0)
+    net = {
+        "generator": Generator(SIZE, 3, LATENT, 4, width_multiple=2, norm=modulation),
+        "discriminator": Discriminator(SIZE, 3, LATENT, 4, width_multiple=2, norm="group"),
+    }
+    augment = DiffAugment(["color", "translation", "cutout"])
+    options = {"out_dim": LATENT, "num_classes": 4, "update": update, "augment": augment}
+    system = OGAN(net, losses.Hinge(), LATENT, torch.optim.SGD, 1e-3, 1e-3, **options).double()
+    x, z = torch.rand(BATCH, 3, SIZE, SIZE, dtype=torch.double) * 2 - 1, torch.randn(BATCH, LATENT, dtype=torch.double)
+    y = torch.tensor([0, 3, 1, 3, 2])
+    augment.draw(BATCH, x.device)
+    generator, discriminator = system.generator, system.discriminator
+
+    def code(outputs):
+        return 0.5 * pearson(z, outputs).mean()
+
+    fake = generator(z, y)
+    real_out, fake_out = discriminator(augment(x), y), discriminator(augment(fake.detach()), y)
+    loss_d = system.loss.discriminator(real_out.mean(1), fake_out.mean(1), x, fake).mean() - code(fake_out)
+    d = torch.autograd.grad(loss_d, list(discriminator.parameters()))
+    fake_out = discriminator(augment(fake), y)
+    loss_g = -fake_out.mean(1).mean() - code(fake_out)
+    g = torch.autograd.grad(loss_g, list(generator.parameters()))
+    system.zero_grad()
+    if update == "alternating":
+        updates.discriminator_turn(system, x, z, y)[0].backward()
+        updates.generator_turn(system, x, z, y)[0].backward()
+    else:
+        getattr(updates, update)(system, x, z, y)[0].backward()
+    assert_equal(system, (d, g))
 
 
 @pytest.mark.parametrize("kind", ["gan", "ogan"])
