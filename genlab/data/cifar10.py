@@ -28,18 +28,12 @@ class CIFAR10(ImageDataModule):
         self,
         root: str | None = None,
         download: bool = True,
-        image_size: int = 32,
         channels: int = 3,
-        crop: str | int = "none",
-        resize: str = "pad",
         flip: bool = True,
-        batch_size: int = 64,
-        num_workers: int | None = None,
-        resident: bool | str = "auto",
         num_val: int = 5000,
-        seed: int = 1,
+        **options,
     ) -> None:
-        super().__init__(image_size, channels, crop, resize, flip, batch_size, num_workers, resident, num_val, seed)
+        super().__init__(channels=channels, flip=flip, num_val=num_val, **options)
         self.root, self.download = root, download
 
     def _read(self) -> Content:

@@ -38,14 +38,11 @@ class ImageFolder(ImageDataModule):
         crop: str | int = "center",
         resize: str = "lanczos",
         flip: bool = True,
-        batch_size: int = 64,
-        num_workers: int | None = None,
-        resident: bool | str = "auto",
-        num_val: int | None = None,
         num_test: int | None = None,
-        seed: int = 1,
+        **options,
     ) -> None:
-        super().__init__(image_size, channels, crop, resize, flip, batch_size, num_workers, resident, num_val, seed)
+        shape = {"image_size": image_size, "channels": channels, "crop": crop, "resize": resize}
+        super().__init__(**shape, flip=flip, **options)
         _check_on_error(on_error)
         self.path, self.on_error, self.num_test = path, on_error, num_test
 

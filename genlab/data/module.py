@@ -61,16 +61,16 @@ class ImageDataModule(LightningDataModule):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        crop: str | int,
-        resize: str,
-        flip: bool,
-        batch_size: int,
-        num_workers: int | None,
-        resident: bool | str,
-        num_val: int | None,
-        seed: int,
+        image_size: int = 32,
+        channels: int = 1,
+        crop: str | int = "none",
+        resize: str = "pad",
+        flip: bool = False,
+        batch_size: int = 64,
+        num_workers: int | None = None,
+        resident: bool | str = "auto",
+        num_val: int | None = None,
+        seed: int = 1,
     ) -> None:
         super().__init__()
         self.image_size, self.channels, self.crop, self.resize = image_size, channels, crop, resize

