@@ -20,7 +20,7 @@ train: install
 	$(BIN)/genlab train model=ogan
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

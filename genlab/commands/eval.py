@@ -27,7 +27,9 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     data = config.build(settings["data"], settings["allow"])
     data.prepare_data()
     data.setup()
-    chosen = {name: settings[name] for name in ("ckpt", "weights", "seed", "num", "split", "batch_size", "device")}
+    chosen = {
+        name: settings[name] for name in ("ckpt", "weights", "seed", "num", "split", "batch_size", "standing", "device")
+    }
     results = measure(run_path, data, settings["metrics"], settings["allow"], **chosen)
     report = write_report(run_path)
     print(f"metrics  {run_path / 'eval' / 'metrics.json'}\npictures {run_path / 'eval'}/*.png\nreport   {report}")
@@ -52,6 +54,7 @@ def measure(
     num: int = 10_000,
     split: str = "test",
     batch_size: int = 256,
+    standing: int = 0,
     device: str = "auto",
     console: Console | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -65,6 +68,8 @@ def measure(
         raise config.ConfigError("data: the run's config has no data to evaluate on; choose one, as in data=mnist5k")
     device = pick_device(device)
     system = runs.load(run_path, ckpt, weights, device, allow)
+    if standing:
+        system.stand(standing)
     features = config.build(metrics, allow, data=data).to(device)
     with Progress(console=console, transient=True) as bar:
         tasks: dict[str, Any] = {}
@@ -78,7 +83,13 @@ def measure(
         found = evaluate_images(
             system, data, features, split=split, num_samples=num, batch_size=batch_size, seed=seed, progress=progress
         )
-    used = {"weights": weights, "ckpt": str(ckpt), "data": data.name, "crop": data.describe(split)["crop"]}
+    used = {
+        "weights": weights,
+        "standing": standing,
+        "ckpt": str(ckpt),
+        "data": data.name,
+        "crop": data.describe(split)["crop"],
+    }
     used |= {"resize": data.describe(split)["resize"]}
     results = {name: entry | used for name, entry in found.results.items()}
     save_rows(found.neighbours, run_path / "eval" / "neighbours.png")

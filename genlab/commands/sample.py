@@ -32,6 +32,9 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
                 f"{name}={settings[name]}: has no effect with mode={mode}; it is for {', '.join(useful)}"
             )
     system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
+    if settings["standing"]:
+        require_verb(system, "stand")
+        system.stand(settings["standing"])
     out = Path(settings["out"] or run_dir)
     arrays: dict[str, torch.Tensor] = {}
 

@@ -19,6 +19,7 @@ __all__ = [
     "couples_batch",
     "discriminator_norm",
     "frozen_statistics",
+    "standing_statistics",
 ]
 
 # Keras' BatchNormalization, as the O-GAN scripts use it: momentum 0.99 there is 0.01 here.
@@ -143,3 +144,22 @@ def frozen_statistics(network: nn.Module):
     finally:
         for layer in layers:
             layer.track_running_stats = True
+
+
+@contextmanager
+def standing_statistics(network: nn.Module):
+    """Inside, batch normalisation in train mode averages its running statistics afresh, all batches counting alike.
+
+    "Large Scale GAN Training for High Fidelity Natural Image Synthesis", Brock et al. 2019, arXiv 1809.11096, appendix B.
+    """
+    layers = {m: (m.momentum, m.training) for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+        layer.train()
+    try:
+        yield
+    finally:
+        for layer, (momentum, training) in layers.items():
+            layer.momentum = momentum
+            layer.train(training)

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from genlab.nn.norm import frozen_statistics
+from genlab.nn.norm import frozen_statistics, standing_statistics
 from genlab.nn.spectral_norm import advance_spectral_norm
 from genlab.systems import updates
 
@@ -201,6 +201,11 @@ class GAN(LightningModule):
     def sample(self, num: int, seed: int = 0, scale: float = 1.0, label: int | list[int] | None = None) -> Tensor:
         """`num` images (num, C, H, W) in [-1, 1] from the prior times `scale` (< 1 truncates), of class `label`."""
         return self.decode(scale * self.prior(num, seed), self.labels(num, label))
+
+    def stand(self, num_batches: int, seed: int = 0) -> None:
+        """Takes the generator's batch statistics anew, from `num_batches` of 256 samples each (standing statistics)."""
+        with standing_statistics(self.generator):
+            self.sample(256 * num_batches, seed)
 
 
 def _uniform(low: float, high: float, *size: int, generator=None, device=None) -> Tensor:

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "cli": {"config", ""},
     "config": set(),
     "runs": {"config"},
-    "commands": {"callbacks", "config", "data", "metrics", "report", "runs"},
+    "commands": {"callbacks", "config", "data", "metrics", "report", "runs", "systems"},
     "systems": {"losses", "metrics", "models", "nn"},
     "models": {"nn"},
     "losses": set(),
@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "report": {"runs"},
 }
 NEED_TORCH_ALONE = {"models", "losses", "nn"}
-LIMITS = {"models": 260, "systems": 210}
+LIMITS = {"models": 260, "systems": 220}
 
 
 def package(path: Path) -> str:
