@@ -109,7 +109,7 @@ def require_verb(system, verb: str) -> None:
     able = []
     for entry in sorted(files("genlab.conf").joinpath("model").iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".yaml"):
-            target = yaml.safe_load(entry.read_text())["model"]["_target_"]
-            if hasattr(config.locate(target), verb):
+            target = yaml.safe_load(entry.read_text()).get("model", {}).get("_target_")
+            if target is not None and hasattr(config.locate(target), verb):  # a variant of another recipe names none
                 able.append(entry.name.removesuffix(".yaml"))
     raise runs.RunError(f"{type(system).__name__} cannot {verb}; models that can: {', '.join(able) or 'none'}")

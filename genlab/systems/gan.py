@@ -102,7 +102,7 @@ class GAN(LightningModule):
         x = batch["image"].to(memory_format=self.memory_format)
         y = batch["label"] if self.num_classes else None
         if self.turn in (None, 0):
-            advance_spectral_norm(self.discriminator)
+            advance_spectral_norm(self)
         if self.turn is not None:  # one n-th of the batch a turn; the generator's turn goes with the last
             n, turn = self.num_discriminator_steps, min(self.turn, self.num_discriminator_steps - 1)
             x, y = x.tensor_split(n)[turn], None if y is None else y.tensor_split(n)[turn]

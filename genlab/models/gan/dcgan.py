@@ -63,7 +63,7 @@ class Generator(nn.Module):
         self.deconvs = nn.ModuleList(
             Upsample(c_in, c_out, kernel_size, upsample) for c_in, c_out in itertools.pairwise([*widths, channels])
         )
-        self.widths = widths
+        self.widths, self.channels = widths, channels
         init_normal(self)
 
     def condition(self, z: Tensor, y: Tensor | None = None) -> Tensor:

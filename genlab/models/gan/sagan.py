@@ -1,0 +1,92 @@
+"""SAGAN: SNGAN's residual networks with one layer of self-attention each, and spectral norm in both.
+
+"Self-Attention Generative Adversarial Networks", Zhang et al. 2019, arXiv 1805.08318. With classes it is conditional batch
+norm (net/modulation=conditional) and a projection discriminator.
+
+Shapes and dim as in genlab.models.gan.sngan. attention_size: the height of the map that attends to itself, from 8 to S/2;
+None: S/2, at most 64, which is the paper's choice at 128 (after G's fourth block and D's first).
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from genlab.models.gan import sngan
+from genlab.nn.attention import SelfAttention
+from genlab.nn.init import init_xavier
+from genlab.nn.norm import BatchNorm
+from genlab.nn.spectral_norm import normalise_all
+
+__all__ = ["Discriminator", "Generator", "attention_size_of"]
+
+
+def attention_size_of(image_size: int, attention_size: int | None) -> int:
+    """`attention_size` or its default; ValueError unless both networks have maps of that size."""
+    sngan.check_image_size(image_size)
+    if attention_size is None:
+        return min(image_size // 2, 64)
+    sizes = [size for size in (8, 16, 32, 64, 128) if size < image_size]
+    if attention_size not in sizes:
+        raise ValueError(
+            f"attention_size={attention_size}: at image_size={image_size} expected one of "
+            f"{', '.join(map(str, sizes))} (net.generator.attention_size=)"
+        )
+    return attention_size
+
+
+def attend(num_features: int, spectral_norm: bool) -> SelfAttention:
+    """The layer with the initialisation of the networks' other 1x1 convolutions."""
+    attention = SelfAttention(num_features)
+    init_xavier(attention, gain=1.0)
+    if spectral_norm:
+        normalise_all(attention)
+    return attention
+
+
+class Generator(sngan.Generator):
+    """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1]: SNGAN's, attending after the block of that size."""
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        latent_dim: int,
+        num_classes: int = 0,
+        dim: int = 64,
+        attention_size: int | None = None,
+        upsample: str = "nearest",
+        spectral_norm: bool = True,
+        norm: Callable[[int, int, int], nn.Module] = BatchNorm,
+    ):
+        size = attention_size_of(image_size, attention_size)
+        super().__init__(image_size, channels, latent_dim, num_classes, dim, upsample, spectral_norm, norm)
+        self.attends_after = size.bit_length() - 4  # block 0 gives 8, block 1 gives 16, ...
+        self.attention = attend(dim * sngan.GENERATOR[image_size][self.attends_after + 1], spectral_norm)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        h = self.dense(z).unflatten(1, (-1, 4, 4))
+        for i, block in enumerate(self.blocks):
+            h = block(h, z, y)
+            if i == self.attends_after:
+                h = self.attention(h)
+        return self.to_image(h, z, y)
+
+
+class Discriminator(sngan.Discriminator):
+    """image (B, C, S, S), labels (B,) if any -> (B, O): SNGAN's, attending after the block that first gives that size."""
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        out_dim: int,
+        num_classes: int = 0,
+        dim: int = 64,
+        attention_size: int | None = None,
+        spectral_norm: bool = True,
+    ):
+        size = attention_size_of(image_size, attention_size)
+        super().__init__(image_size, channels, out_dim, num_classes, dim, spectral_norm)
+        num_halvings = (image_size // size).bit_length() - 1
+        width = dim * sngan.DISCRIMINATOR[image_size][0][num_halvings - 1]
+        self.blocks.insert(num_halvings, attend(width, spectral_norm))

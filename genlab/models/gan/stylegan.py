@@ -1,0 +1,85 @@
+"""A style-based generator in its simplest form, on DCGAN's trunk. Its discriminator is DCGAN's.
+
+"A Style-Based Generator Architecture for Generative Adversarial Networks", Karras et al. 2019, arXiv 1812.04948, as Su
+reduces it (kexue.fm, archive 6549): a learned constant in place of the dense layer, AdaIN in place of each norm, and
+w = MLP(z). No noise inputs, style mixing, equalised learning rate or truncation.
+
+Shapes: B batch, C image channels, S image size, Z latent_dim, W style_dim.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from genlab.models.gan import dcgan
+from genlab.nn.norm import AdaIN
+
+__all__ = ["Constant", "Generator", "Mapping"]
+
+
+class Mapping(nn.Module):
+    """z (B, Z), labels (B,) if any -> w (B, W): num_layers times dense and LeakyReLU 0.2, on z of unit root mean square.
+
+    Labels come as an embedding of Z numbers beside z. He initialisation: N(0, 0.02^2), which the convolutions have, would
+    let the signal of z die on its way through the layers.
+    """
+
+    def __init__(self, latent_dim: int, num_classes: int, style_dim: int, num_layers: int):
+        super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"num_layers={num_layers}: a mapping network has at least one (net.generator.num_layers=)")
+        self.embedding = nn.Embedding(num_classes, latent_dim) if num_classes else None
+        layers: list[nn.Module] = []
+        for i in range(num_layers):
+            c_in = style_dim if i else latent_dim * (2 if num_classes else 1)
+            dense = nn.Linear(c_in, style_dim)
+            nn.init.kaiming_normal_(dense.weight, 0.2)
+            nn.init.zeros_(dense.bias)
+            layers += [dense, nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        z = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        return self.layers(z if self.embedding is None else torch.cat([z, self.embedding(y)], 1))
+
+
+class Constant(nn.Module):
+    """(B, ...) -> the same learned numbers (B, num_features) for every sample."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        # Not ones, as in the source: it adds noise before it normalises, and a constant alone would be normalised to 0.
+        self.constant = nn.Parameter(torch.randn(num_features))
+
+    def forward(self, c: Tensor) -> Tensor:
+        return self.constant.expand(len(c), -1)
+
+
+class Generator(dcgan.Generator):
+    """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1].
+
+    style_dim: latent_dim unless given; the source has 512 for both, and 8 num_layers. The rest is
+    genlab.models.gan.dcgan.Generator's, with w for its z: norm is called as norm(num_features, style_dim, num_classes).
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        latent_dim: int,
+        num_classes: int = 0,
+        width_multiple: int = 8,
+        kernel_size: int = 4,
+        style_dim: int | None = None,
+        num_layers: int = 8,
+        upsample: str = "deconv",
+        norm: Callable[[int, int, int], nn.Module] = AdaIN,
+    ):
+        style_dim = latent_dim if style_dim is None else style_dim
+        super().__init__(image_size, channels, style_dim, num_classes, width_multiple, kernel_size, upsample, norm)
+        self.mapping = Mapping(latent_dim, num_classes, style_dim, num_layers)
+        self.dense = Constant(4 * 4 * self.widths[0])
+
+    def condition(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.mapping(z, y)
