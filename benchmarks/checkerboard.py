@@ -56,11 +56,11 @@ def initialised(upsample: str, num_networks: int = 8) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="the figure, a PNG")
-    parser.add_argument("runs", nargs="*", metavar="run=<dir>", help="run directories; freshly initialised generators if none")
+    parser.add_argument("runs", nargs="*", metavar="run=<dir>", help="trained runs; fresh generators if none")
     arguments = parser.parse_args()
     if arguments.runs:
-        models = {run.removeprefix("run="): genlab.load(run.removeprefix("run=")) for run in arguments.runs}
-        images = {f"{Path(name).name} ({model.generator.upsample})": model.sample(512) for name, model in models.items()}
+        folders = [Path(run.removeprefix("run=")) for run in arguments.runs]
+        images = {folder.name: genlab.load(folder).sample(512) for folder in folders}
     else:
         images = {mode: initialised(mode) for mode in UPSAMPLERS}
     table = Table("upsampler", "peak", box=None)
