@@ -60,15 +60,20 @@ class ImageFolder(ImageDataModule):
 
 
 def _npz_images(path: Path) -> np.ndarray:
-    """The array `images` of an .npz as uint8 (N, H, W) or (N, H, W, C); the caller names the file."""
+    """The array `images` of an .npz as uint8 (N, H, W) or (N, H, W, C); the caller names the file.
+
+    Floats in [-1, 1], as `genlab sample` writes them, are rounded to uint8.
+    """
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             images = file.get("images")
     except Exception as error:
         raise DataError(f"not a readable .npz ({type(error).__name__}: {error})") from None
+    if images is not None and images.dtype.kind == "f" and images.size and np.abs(images).max() <= 1:
+        images = ((images + 1) * 127.5).round().astype(np.uint8)
     if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
         found = "none" if images is None else f"{images.dtype} {images.shape}"
-        expected = "an array `images`, uint8 (N, C, H, W), (N, H, W, C) or (N, H, W)"
+        expected = "an array `images`, uint8 (or float in [-1, 1]) (N, C, H, W), (N, H, W, C) or (N, H, W)"
         raise DataError(f"expected {expected}; found {found}")
     if images.ndim == 4 and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)

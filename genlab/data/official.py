@@ -25,7 +25,7 @@ def fetch(dataset: str, name: str, download: bool, places: list[Path]) -> None:
                 getattr(torchvision.datasets, dataset)(str(data_root()), train=train, download=True)
             return
         except (RuntimeError, OSError) as error:
-            reason = f"the download failed ({error})"
+            reason = f"the download failed ({' '.join(str(error).split())})"
     looked = ", ".join(map(str, places))
     raise DataError(
         f"{name} is not there and {reason}. Looked in: {looked}. Set data.root= to its folder, or "

@@ -114,6 +114,9 @@ def test_a_verb_that_a_model_lacks(genlab, tiny, tmp_path):
     genlab("train", "model=dcgan", *tiny, "trainer.max_steps=2", "hydra.run.dir=run", cwd=tmp_path)
     done = genlab("encode", "run=run", "split=test", cwd=tmp_path, check=False)
     assert done.returncode == 2 and "cannot encode; models that can: ogan" in done.stderr
+    genlab("sample", "run=run", "num=2", "out=made", cwd=tmp_path)
+    genlab("encode", "run=run", "input=made/grid.npz", "method=optimize", "out=codes.npz", cwd=tmp_path)
+    assert np.load(tmp_path / "codes.npz")["codes"].shape == (2, 100)
 
 
 def test_a_sweep_goes_on_after_a_failed_job(genlab, tiny, tmp_path):

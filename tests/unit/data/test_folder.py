@@ -235,7 +235,8 @@ def test_an_npz_is_read_in_any_layout(shape, channels, noise, tmp_path):
     [
         {},
         {"pictures": np.zeros((2, 6, 6), np.uint8)},
-        {"images": np.zeros((2, 6, 6), np.float32)},
+        {"images": np.full((2, 6, 6), 1.5, np.float32)},  # floats are in [-1, 1]
+        {"images": np.full((2, 6, 6), np.nan, np.float32)},
         {"images": np.zeros((6, 6), np.uint8)},
         {"images": np.zeros((0, 6, 6), np.uint8)},
         {"images": np.zeros((2, 6, 6, 5), np.uint8)},
@@ -246,6 +247,13 @@ def test_an_npz_of_anything_else_is_refused_by_name(arrays, tmp_path):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(DataError, match=r"x\.npz: .*(expected an array `images`, uint8|neither 1, 3 nor 4 channels)"):
         read_images(tmp_path / "x.npz", **SHAPE)
+
+
+def test_an_npz_of_floats_as_genlab_samples_them_is_read_back(noise, tmp_path):
+    pixels = noise(4, 6, 6)
+    np.savez(tmp_path / "x.npz", images=pixels[:, None].astype(np.float32) / 127.5 - 1)
+    images, _, _ = read_images(tmp_path / "x.npz", **SHAPE | {"channels": 1})
+    assert (images.numpy()[:, 0] == pixels).all()
 
 
 def test_an_npz_that_does_not_fit_the_options_is_refused_by_name(tmp_path):
