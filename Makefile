@@ -17,7 +17,7 @@ $(VENV)/installed: pyproject.toml
 install: $(VENV)/installed
 
 train: install
-	$(BIN)/genlab train model=ogan
+	$(BIN)/genlab train experiment=ogan_mnist5k
 
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -3,8 +3,9 @@
     python benchmarks/gan_step.py                                    O-GAN at 32x32, widths C 128 and 256, batch 64
     python benchmarks/gan_step.py net=selfmod data.image_size=64     any overrides of `genlab train`
 
-The baseline is the plain alternating eager loop: contiguous tensors, one Adam a player, the discriminator left
-trainable in the generator's step, the fakes of the discriminator's step made with a graph. All cases share one process
+The baseline is the plain alternating eager loop: contiguous tensors, one default Adam a player, the discriminator left
+trainable in the generator's step, the fakes of the discriminator's step made with a graph. The others run as in genlab
+train: channels last, one fused Adam. All cases share one process
 and take turns, so that whatever else the machine does hits all of them; the median counts. Memory is what a step adds
 to the resident set at its peak, in a process of its own (CPU), or the allocator's peak (CUDA).
 """
@@ -37,8 +38,9 @@ def build(overrides: list[str], update: str, channels_last: bool):
     """The system of `genlab train <overrides>`, with fresh weights, on the default device."""
     config.from_run("train", [])
     with initialize_config_module("genlab.conf", version_base="1.3"):
-        cfg = config.resolve(compose("train", [*overrides, "name=benchmark", f"model.update={update}"]))
-    cfg["model"] |= {"channels_last": channels_last, "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True}}
+        words = [*overrides, "optimizer=adam", "name=benchmark", f"model.update={update}"]
+        cfg = config.resolve(compose("train", words))
+    cfg["model"]["channels_last"] = channels_last
     torch.manual_seed(0)
     return config.build_system(cfg).train(), cfg
 
@@ -187,7 +189,7 @@ def main() -> None:
         f"median of {arguments.rounds} interleaved rounds\n",
         highlight=False,
     )
-    default = [["model=ogan", f"net.generator.width_multiple={multiple}"] for multiple in (4, 8)]
+    default = [["model=ogan", f"net.generator.width_multiple={n}", "data.batch_size=64"] for n in (4, 8)]
     results = {}
     for overrides in [arguments.overrides] if arguments.overrides else default:
         results[" ".join(overrides)] = run(overrides, arguments.rounds, device, console)
