@@ -12,17 +12,24 @@ from genlab.metrics import features
 from genlab.metrics.image_evaluation import evaluate_images
 
 
+@pytest.fixture(scope="module")
+def shared_root(tmp_path_factory):
+    """Where the tests that train a classifier to its end share it."""
+    return tmp_path_factory.mktemp("genlab_data")
+
+
 @pytest.fixture
-def data(tmp_path, monkeypatch):
-    monkeypatch.setenv("GENLAB_DATA", str(tmp_path))
+def data(shared_root, monkeypatch):
+    monkeypatch.setenv("GENLAB_DATA", str(shared_root))
     data = Digits()
     data.setup()
     return data
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """A classifier whose training stops after 60 steps."""
+def quick(tmp_path, monkeypatch):
+    """A classifier whose training stops after 60 steps, kept apart from the others."""
+    monkeypatch.setenv("GENLAB_DATA", str(tmp_path))
     schedule = torch.optim.lr_scheduler.OneCycleLR
     monkeypatch.setattr(recipe, "range", lambda steps: range(60), raising=False)
     return schedule
