@@ -1,10 +1,13 @@
 """Gradients of two gloo processes on halves of a batch equal those of one process on the whole."""
 
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 
 from genlab.losses.gan import GANQP
@@ -41,35 +44,35 @@ class Step(nn.Module):
         return getattr(updates, self.update)(self.system, x, z)[0]
 
 
-def worker(rank, update, port, x, z, queue):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def worker(folder: Path, update: str, rank: int):
+    """One of the two processes: this file, run as a script."""
+    x, z = torch.load(folder / "batch.pt", weights_only=True)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
     step = nn.parallel.DistributedDataParallel(Step(build(update), update), broadcast_buffers=False)
     step(x[rank::2], z[rank::2]).backward()
     if rank == 0:
-        queue.put([p.grad.numpy() for p in step.parameters()])
+        torch.save([p.grad for p in step.parameters()], folder / "gradients.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("update", ["shared", "single"])
-def test_gradients_of_two_processes(update):
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def test_gradients_of_two_processes(update, tmp_path):
     torch.manual_seed(1)
     x, z = torch.rand(8, 1, 16, 16).double() * 2 - 1, torch.randn(8, 6).double()
-    context = mp.get_context("spawn")
-    queue = context.Queue()
-    processes = [context.Process(target=worker, args=(rank, update, port, x, z, queue)) for rank in range(2)]
+    torch.save((x, z), tmp_path / "batch.pt")
+    commands = [[sys.executable, __file__, str(tmp_path), update, str(rank)] for rank in range(2)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    processes = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
     for process in processes:
-        process.start()
-    gradients = queue.get(timeout=120)
-    for process in processes:
-        process.join(60)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    gradients = torch.load(tmp_path / "gradients.pt", weights_only=True)
     system = build(update)
     Step(system, update)(x, z).backward()
     for parameter, gradient in zip(system.parameters(), gradients, strict=True):
-        torch.testing.assert_close(parameter.grad, torch.from_numpy(gradient), rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-10, atol=1e-13)
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
