@@ -50,8 +50,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> float 
     except BaseException as error:
         if isinstance(error, MisconfigurationException):  # Lightning's word for a user's error
             error = config.ConfigError(f"trainer: {error}")
-        status = "failed" if manifest.content["status"] == "running" else "finished"  # measuring it failed
-        manifest.update(status=status, error=f"{type(error).__name__}: {error}")
+        if manifest.content["status"] == "running":  # not if all that failed is to measure a finished run, or to resume it
+            manifest.update(status="failed", error=f"{type(error).__name__}: {error}")
         raise error
 
 
@@ -67,13 +67,14 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
         runs.save_config(run_dir, settings | {"run": None, "ckpt": "last"})
     system = config.build_system(settings, settings["allow"])
     trainer = build_trainer(settings, run_dir)
-    step = continue_from(resume, trainer, manifest, run_dir) if resume is not None else 0
+    step, trained = continue_from(resume, trainer, manifest, run_dir) if resume is not None else (0, False)
     if manifest.writes:
         where = f"from step {step} " if step else ""
         console.print(
             f"training [bold]{settings['name']}[/] on {data.name} {where}in {run_dir}", highlight=False, soft_wrap=True
         )
-    fit(trainer, system, data, resume, manifest, run_dir)
+    if not trained:
+        fit(trainer, system, data, resume, manifest, run_dir)
     if not trainer.is_global_zero:
         return None
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "step"}
@@ -130,13 +131,10 @@ def starts_processes(strategy: Any) -> bool:
 
 
 def open_manifest(run_dir: Path, settings: dict, overrides: list[str], resume: Path | None) -> runs.Manifest:
-    command = shlex.join(["genlab", *sys.argv[1:]])
     if resume is not None:
-        manifest = runs.Manifest.read(run_dir, writes=rank_zero_only.rank == 0)
-        manifest.update(status="running", resumed=[*manifest.content.get("resumed", []), command])
-        return manifest
-    content = {"command": command, "overrides": overrides, "model": settings["name"], "seed": settings["seed"]}
-    content |= {**runs.environment(), "steps": 0, "images_seen": 0, "seconds": 0.0}
+        return runs.Manifest.read(run_dir, writes=rank_zero_only.rank == 0)
+    content = {"command": shlex.join(["genlab", *sys.argv[1:]]), "overrides": overrides, "model": settings["name"]}
+    content |= {"seed": settings["seed"], **runs.environment(), "steps": 0, "images_seen": 0, "seconds": 0.0}
     return runs.Manifest.create(run_dir, content, writes=rank_zero_only.rank == 0)
 
 
@@ -153,11 +151,15 @@ def same_data(manifest: runs.Manifest, data, resume: Path | None) -> None:
     manifest.update(data={"name": data.name, "fingerprint": fingerprint, "splits": splits})
 
 
-def continue_from(resume: Path, trainer, manifest: runs.Manifest, run_dir: Path) -> int:
-    """The step of the checkpoint `resume`, to which the loggers are put back; ConfigError if nothing is left to do."""
-    step = runs.read_checkpoint(resume)["global_step"]
-    if 0 < trainer.max_steps <= step:
-        manifest.update(status="finished")
+def continue_from(resume: Path, trainer, manifest: runs.Manifest, run_dir: Path) -> tuple[int, bool]:
+    """The step of the checkpoint `resume`, and whether all is trained: a run killed after that is measured and reported.
+
+    ConfigError for a finished run of which nothing more is asked. Puts the loggers back to that step.
+    """
+    checkpoint = runs.read_checkpoint(resume)
+    step = checkpoint["global_step"]
+    trained = 0 < trainer.max_steps <= step
+    if trained and manifest.content["status"] == "finished":
         raise config.ConfigError(
             f"trainer.max_steps={trainer.max_steps}: this run is at step {step} already; to go on, give more: "
             f"genlab train run={run_dir} trainer.max_steps={2 * step}"
@@ -165,7 +167,12 @@ def continue_from(resume: Path, trainer, manifest: runs.Manifest, run_dir: Path)
     for logger in trainer.loggers:
         if hasattr(logger, "rewind"):
             logger.rewind(step)
-    return step
+    command = shlex.join(["genlab", *sys.argv[1:]])
+    manifest.update(status="running", steps=step, resumed=[*manifest.content.get("resumed", []), command])
+    for state in checkpoint["callbacks"].values():
+        if "images_seen" in state:
+            manifest.update(images_seen=state["images_seen"])
+    return step, trained
 
 
 def build_trainer(settings: dict, run_dir: Path):

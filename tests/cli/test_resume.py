@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,10 +60,11 @@ def test_killed_at_random_steps(assert_same_end, genlab, tiny, uninterrupted, tm
         time.sleep(draw.uniform(0.0, 0.5))
         process.kill()
         process.communicate()
-        if json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "finished":
+        last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+        step = torch.load(last, weights_only=True)["global_step"]  # a kill never leaves half a checkpoint
+        if step == 60:  # killed in its last moments, perhaps before it could say that it had finished
             break
-        (tmp_path / "run" / "checkpoints" / "last.ckpt").rename(tmp_path / "from.ckpt")
-        torch.load(tmp_path / "from.ckpt", weights_only=True)  # a kill never leaves half a checkpoint
+        last.rename(tmp_path / "from.ckpt")
         process = subprocess.Popen(
             [GENLAB, "train", "run=run", f"ckpt={tmp_path / 'from.ckpt'}"],
             cwd=tmp_path,
@@ -73,7 +75,7 @@ def test_killed_at_random_steps(assert_same_end, genlab, tiny, uninterrupted, tm
         )
     output, _ = process.communicate(timeout=300)
     assert process.returncode in (0, -9), (seed, output)
-    if process.returncode == -9:
+    if json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] != "finished":
         genlab("train", "run=run", cwd=tmp_path)
     assert_same_end(tmp_path / "run", uninterrupted)
     ours, theirs = ((run / "metrics.csv").read_text().splitlines() for run in (tmp_path / "run", uninterrupted))
@@ -103,6 +105,22 @@ def test_more_steps_continue_a_finished_run(assert_same_end, genlab, tiny, unint
     genlab("train", "run=moved", "trainer.max_steps=60", cwd=tmp_path)
     assert_same_end(tmp_path / "moved", uninterrupted)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_killed_after_its_last_step_is_still_reported(genlab, uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    before = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    killed = before | {"status": "running", "steps": 0, "images_seen": 0}
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(killed))
+    (tmp_path / "run" / "report.html").unlink()
+    genlab("train", "run=run", cwd=tmp_path)
+    after = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    for key in ("status", "steps", "images_seen"):
+        assert after[key] == before[key]
+    assert (tmp_path / "run" / "report.html").exists()
+    again = genlab("train", "run=run", cwd=tmp_path, check=False)
+    assert again.returncode == 2 and "at step 60 already" in again.stderr
+    assert "error" not in json.loads((tmp_path / "run" / "manifest.json").read_text())
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint_whole(tiny, tmp_path):

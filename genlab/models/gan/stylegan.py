@@ -2,7 +2,8 @@
 
 "A Style-Based Generator Architecture for Generative Adversarial Networks", Karras et al. 2019, arXiv 1812.04948, as Su
 reduces it (kexue.fm, archive 6549): a learned constant in place of the dense layer, AdaIN in place of each norm, and
-w = MLP(z). No noise inputs, style mixing, equalised learning rate or truncation.
+w = MLP(z). No noise inputs, style mixing, truncation, or equalised rate outside the MLP. The MLP learns slowly and styles
+start at unit scale, as in the source: without either of these, all samples of a small run became one digit.
 
 Shapes: B batch, C image channels, S image size, Z latent_dim, W style_dim.
 """
@@ -11,21 +12,39 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from genlab.models.gan import dcgan
 from genlab.nn.norm import AdaIN
 
-__all__ = ["Constant", "Generator", "Mapping"]
+__all__ = ["Constant", "Generator", "Mapping", "SlowLinear"]
+
+
+class SlowLinear(nn.Linear):
+    """A dense layer with He's weights that an optimiser blind to the scale of gradients (Adam) trains at `rate` times its
+    own rate: weight and bias are kept divided by it.
+    """
+
+    def __init__(self, c_in: int, c_out: int, rate: float):
+        super().__init__(c_in, c_out)
+        self.rate = rate
+        nn.init.kaiming_normal_(self.weight, 0.2)
+        nn.init.zeros_(self.bias)
+        with torch.no_grad():
+            self.weight.div_(rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.rate * self.weight, self.rate * self.bias)
 
 
 class Mapping(nn.Module):
     """z (B, Z), labels (B,) if any -> w (B, W): num_layers times dense and LeakyReLU 0.2, on z of unit root mean square.
 
-    Labels come as an embedding of Z numbers beside z. He initialisation: N(0, 0.02^2), which the convolutions have, would
-    let the signal of z die on its way through the layers.
+    Labels come as an embedding of Z numbers beside z. rate: see SlowLinear. With N(0, 0.02^2) weights, which the
+    convolutions have, z would die on its way through the layers.
     """
 
-    def __init__(self, latent_dim: int, num_classes: int, style_dim: int, num_layers: int):
+    def __init__(self, latent_dim: int, num_classes: int, style_dim: int, num_layers: int, rate: float = 0.01):
         super().__init__()
         if num_layers < 1:
             raise ValueError(f"num_layers={num_layers}: a mapping network has at least one (net.generator.num_layers=)")
@@ -33,10 +52,7 @@ class Mapping(nn.Module):
         layers: list[nn.Module] = []
         for i in range(num_layers):
             c_in = style_dim if i else latent_dim * (2 if num_classes else 1)
-            dense = nn.Linear(c_in, style_dim)
-            nn.init.kaiming_normal_(dense.weight, 0.2)
-            nn.init.zeros_(dense.bias)
-            layers += [dense, nn.LeakyReLU(0.2)]
+            layers += [SlowLinear(c_in, style_dim, rate), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -59,8 +75,9 @@ class Constant(nn.Module):
 class Generator(dcgan.Generator):
     """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1].
 
-    style_dim: latent_dim unless given; the source has 512 for both, and 8 num_layers. The rest is
-    genlab.models.gan.dcgan.Generator's, with w for its z: norm is called as norm(num_features, style_dim, num_classes).
+    style_dim: latent_dim unless given; the source has 512 for both, 8 num_layers and a mapping_rate of 0.01, the part of
+    the learning rate at which the mapping is trained. The rest is genlab.models.gan.dcgan.Generator's, with w for its z:
+    norm is called as norm(num_features, style_dim, num_classes).
     """
 
     def __init__(
@@ -73,12 +90,16 @@ class Generator(dcgan.Generator):
         kernel_size: int = 4,
         style_dim: int | None = None,
         num_layers: int = 8,
+        mapping_rate: float = 0.01,
         upsample: str = "deconv",
         norm: Callable[[int, int, int], nn.Module] = AdaIN,
     ):
         style_dim = latent_dim if style_dim is None else style_dim
         super().__init__(image_size, channels, style_dim, num_classes, width_multiple, kernel_size, upsample, norm)
-        self.mapping = Mapping(latent_dim, num_classes, style_dim, num_layers)
+        for module in self.norms.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+        self.mapping = Mapping(latent_dim, num_classes, style_dim, num_layers, mapping_rate)
         self.dense = Constant(4 * 4 * self.widths[0])
 
     def condition(self, z: Tensor, y: Tensor | None = None) -> Tensor:

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from genlab.models.gan.stylegan import Generator, Mapping
+from genlab.models.gan.stylegan import Generator, Mapping, SlowLinear
 from genlab.nn.norm import ConditionalBatchNorm, SelfModulation
 
 
@@ -37,13 +38,14 @@ def test_every_parameter_gets_a_gradient(num_classes):
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_the_mapping_is_its_formula(num_classes):
     torch.manual_seed(0)
-    mapping, z = Mapping(4, num_classes, 5, 3).double(), torch.randn(6, 4).double()
+    mapping, z = Mapping(4, num_classes, 5, 3, rate=0.01).double(), torch.randn(6, 4).double()
     y = torch.tensor([0, 1, 2, 2, 1, 0]) if num_classes else None
     w = z / (z.square().mean(1, keepdim=True) + 1e-8).sqrt()
     if num_classes:
         w = torch.cat([w, mapping.embedding.weight[y]], 1)
     for dense in mapping.layers[::2]:
-        w = w @ dense.weight.T + dense.bias
+        nn.init.normal_(dense.bias)
+        w = w @ (0.01 * dense.weight).T + 0.01 * dense.bias
         w = torch.where(w > 0, w, 0.2 * w)
     torch.testing.assert_close(mapping(z, y), w)
     torch.testing.assert_close(mapping(3 * z, y), w)  # the length of z says nothing
@@ -53,6 +55,26 @@ def test_a_deep_mapping_keeps_the_scale_of_z():
     torch.manual_seed(0)
     w = Mapping(64, 0, 64, 8)(torch.randn(500, 64))
     assert 0.3 < w.square().mean().sqrt() < 3 and w.std(0).mean() > 0.1
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.01])
+def test_adam_moves_a_slow_layer_by_that_part_of_its_rate(rate):
+    torch.manual_seed(0)
+    layer = SlowLinear(4, 3, rate)
+    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3, eps=0)
+    before = rate * layer.weight.detach(), rate * layer.bias.detach()
+    layer(torch.randn(8, 4)).square().sum().backward()
+    optimizer.step()
+    for old, new in zip(before, (rate * layer.weight, rate * layer.bias), strict=True):
+        torch.testing.assert_close((new - old).abs(), torch.full_like(old, rate * 1e-3), rtol=0.05, atol=0)
+
+
+def test_styles_start_at_unit_scale():
+    torch.manual_seed(0)
+    generator = Generator(32, 3, 64)
+    w = generator.mapping(torch.randn(500, 64))
+    for norm in generator.norms:
+        assert 0.3 < norm.affine(w).std(0).mean() < 2
 
 
 def test_an_image_grows_from_a_constant_through_adain():
