@@ -23,6 +23,12 @@ TINY = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same numbers each time."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny():
     return TINY
