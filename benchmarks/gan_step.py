@@ -59,7 +59,7 @@ def make_step(case: str, overrides: list[str], device: torch.device):
 
     def apply(loss) -> None:
         optimizer.zero_grad()
-        loss.backward()
+        system.backward(loss)
         optimizer.step()
 
     def step() -> None:

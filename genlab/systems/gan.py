@@ -119,6 +119,10 @@ class GAN(LightningModule):
         self.log_dict(logs)
         return loss
 
+    def backward(self, loss: Tensor, *args, **kwargs) -> None:
+        """Backward to the parameters alone: the fakes of `shared` are a leaf too, whose gradient nobody needs twice."""
+        loss.backward(*args, inputs=[p for p in self.parameters() if p.requires_grad], **kwargs)
+
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
         """All turns of an alternating step happen in here, so that Lightning counts them as one."""
         if self.update != "alternating":
