@@ -2,12 +2,13 @@
 
     python benchmarks/gan_step.py                                    O-GAN at 32x32, widths C 128 and 256, batch 64
     python benchmarks/gan_step.py net=selfmod data.image_size=64     any overrides of `genlab train`
+    python benchmarks/gan_step.py --recipes                          every GAN recipe at 32x32, batch 64, without a penalty
 
 The baseline is the plain alternating eager loop: contiguous tensors, one default Adam a player, the discriminator left
 trainable in the generator's step, the fakes of the discriminator's step made with a graph. The others run as in genlab
-train: channels last, one fused Adam. All cases share one process
-and take turns, so that whatever else the machine does hits all of them; the median counts. Memory is what a step adds
-to the resident set at its peak, in a process of its own (CPU), or the allocator's peak (CUDA).
+train: channels last, one fused Adam; `shared, bf16` is shared under trainer.precision=bf16-mixed. All cases share one
+process and take turns, so that whatever else the machine does hits all of them; the median counts. Memory is what a step
+adds to the resident set at its peak, in a process of its own (CPU), or the allocator's peak (CUDA).
 """
 
 import argparse
@@ -31,7 +32,8 @@ from genlab.systems import updates
 
 BASELINE = "plain loop"
 CLEAR_REFS = Path("/proc/self/clear_refs")
-CASES = (BASELINE, "alternating", "single", "scaled", "shared")
+CASES = (BASELINE, "alternating", "single", "scaled", "shared", "shared, bf16")
+RECIPES = ("ogan", "dcgan", "selfmod", "stylegan", "sndcgan", "sngan", "sagan", "biggan", "pggan")
 
 
 def build(overrides: list[str], update: str, channels_last: bool):
@@ -47,8 +49,8 @@ def build(overrides: list[str], update: str, channels_last: bool):
 
 def make_step(case: str, overrides: list[str], device: torch.device):
     """A function that does one whole step of `case`, optimiser included; ValueError where the update is refused."""
-    plain = case == BASELINE
-    system, cfg = build(overrides, "shared" if plain else case, channels_last=not plain)
+    plain, (update, _, precision) = case == BASELINE, case.partition(", ")
+    system, cfg = build(overrides, "shared" if plain else update, channels_last=not plain)
     system.to(device)
     data = cfg["data"]
     shape = (data["batch_size"], data["channels"], data["image_size"], data["image_size"])
@@ -63,11 +65,11 @@ def make_step(case: str, overrides: list[str], device: torch.device):
         optimizer.step()
 
     def step() -> None:
-        if case == "alternating":
-            apply(updates.discriminator_turn(system, x, system.draw(len(x)))[0])
-            apply(updates.generator_turn(system, x, system.draw(len(x)))[0])
-        else:
-            apply(getattr(updates, case)(system, x, system.draw(len(x)))[0])
+        turns = ("discriminator_turn", "generator_turn") if update == "alternating" else (update,)
+        for turn in turns:
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                loss, _ = getattr(updates, turn)(system, x, system.draw(len(x)))
+            apply(loss)
 
     return step
 
@@ -177,6 +179,7 @@ def run(overrides: list[str], rounds: int, device: torch.device, console: Consol
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="overrides of `genlab train`; C 128 and 256 of O-GAN if none")
+    parser.add_argument("--recipes", action="store_true", help="every GAN recipe at 32x32")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", metavar="FILE", help="write the numbers there")
@@ -189,9 +192,14 @@ def main() -> None:
         f"median of {arguments.rounds} interleaved rounds\n",
         highlight=False,
     )
-    default = [["model=ogan", f"net.generator.width_multiple={n}", "data.batch_size=64"] for n in (4, 8)]
+    if arguments.recipes:
+        chosen = [[f"model={name}", "~penalty", "data.batch_size=64"] for name in RECIPES]
+    elif arguments.overrides:
+        chosen = [arguments.overrides]
+    else:
+        chosen = [["model=ogan", f"net.generator.width_multiple={n}", "data.batch_size=64"] for n in (4, 8)]
     results = {}
-    for overrides in [arguments.overrides] if arguments.overrides else default:
+    for overrides in chosen:
         results[" ".join(overrides)] = run(overrides, arguments.rounds, device, console)
         console.print()
     if arguments.json:

@@ -51,13 +51,7 @@ class Growing(Callback):
         if self.start_size not in sizes:
             raise ValueError(f"callbacks.growing.start_size={self.start_size}: expected one of {', '.join(map(str, sizes))}")
         self.top = len(sizes) - 1
-        # Under DDP only, the strategy says whether it looks for the parameters that a level leaves out.
-        options = getattr(trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})
-        if not options.get("find_unused_parameters"):
-            raise ValueError(
-                "callbacks=growing: each level uses some of the parameters only, which distributed training must be "
-                "told: trainer.strategy.find_unused_parameters=true"
-            )
+        system.check_unused(trainer, "callbacks=growing: each level uses some of the parameters only")
 
     def on_train_batch_start(self, trainer, system, batch, batch_idx) -> None:
         images_per_step = len(batch["image"]) * trainer.world_size * trainer.accumulate_grad_batches

@@ -77,8 +77,8 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
         fit(trainer, system, data, resume, manifest, run_dir)
     if not trainer.is_global_zero:
         return None
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "step"}
-    manifest.update(status="finished", metrics=metrics)
+    manifest.update(status="finished")
+    metrics = dict(manifest.content.get("metrics", {}))
     if settings["evaluate"]:
         results = evaluation.measure(run_dir, data, console=console, allow=settings["allow"])
         metrics |= {f"test/{name}": entry["value"] for name, entry in results.items()}
@@ -101,7 +101,8 @@ def fit(trainer, system, data, resume: Path | None, manifest: runs.Manifest, run
     finally:
         images = next((c.images_seen for c in trainer.callbacks if hasattr(c, "images_seen")), 0)
         elapsed = round(seconds + time.monotonic() - start, 1)
-        manifest.update(steps=trainer.global_step, images_seen=images, seconds=elapsed)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "step"}
+        manifest.update(steps=trainer.global_step, images_seen=images, seconds=elapsed, metrics=metrics)
 
 
 # --- before ---------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ class GAN(LightningModule):
     """
 
     modality = "image"
+    check_unused = staticmethod(updates.check_unused)
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations, spectral_norm
 
 from genlab.nn.norm import couples_batch
 
-__all__ = ["check", "check_trainer", "discriminator_turn", "generator_turn", "scaled", "shared", "single"]
+__all__ = ["check", "check_trainer", "check_unused", "discriminator_turn", "generator_turn", "scaled", "shared", "single"]
 
 # The least |a| that `scaled` divides by: below it (a saturated hinge, a confident sigmoid) D's gradient for that fake
 # is raised to this value, an error of at most SMALLEST per sample in D, so that G's stays exact.
@@ -117,17 +117,20 @@ def check_trainer(update: str, trainer) -> None:
             f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: model.update=alternating steps each player "
             "on its own loss and cannot accumulate; use model.update=shared"
         )
-    ddp = getattr(trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})
-    if update == "alternating" and not ddp.get("find_unused_parameters"):
-        raise ValueError(
-            "model.update=alternating: each turn uses one player's parameters only, which distributed training must be "
-            "told: trainer.strategy.find_unused_parameters=true"
-        )
+    if update == "alternating":
+        check_unused(trainer, "model.update=alternating: each turn uses one player's parameters only")
     if trainer.precision.startswith("16"):
         raise ValueError(
             f"trainer.precision={trainer.precision}: the gradient handed from D to G is not loss-scaled and can underflow "
             "in float16; use trainer.precision=bf16-mixed"
         )
+
+
+def check_unused(trainer, why: str) -> None:
+    """ValueError, which starts with `why`, where distributed training would wait for parameters that a step leaves out."""
+    options = getattr(trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})  # DDP strategies alone have them
+    if not options.get("find_unused_parameters"):
+        raise ValueError(f"{why}, which distributed training must be told: trainer.strategy.find_unused_parameters=true")
 
 
 def _iterates_per_pass(module: torch.nn.Module) -> bool:
