@@ -2,8 +2,6 @@
 
 import hashlib
 import itertools
-import os
-import secrets
 
 import torch
 from rich.console import Console
@@ -11,8 +9,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 
-from genlab.data.cache import data_root
 from genlab.data.loader import normalize
+from genlab.metrics.cache import cached
 
 __all__ = ["Classifier", "train_classifier", "trained_classifier"]
 
@@ -47,24 +45,15 @@ class Classifier(nn.Module):
 def trained_classifier(data) -> tuple[Classifier, float]:
     """The classifier of the set `data` in eval mode and its accuracy on the test split, from the cache or into it."""
     key = hashlib.sha256(f"{RECIPE} {data.fingerprint()}".encode()).hexdigest()[:16]
-    path = data_root() / "features" / f"classifier-{data.name}-{key}.pt"
     network = Classifier(data.channels, data.num_classes)
-    if path.is_file():
-        try:
-            cached = torch.load(path, map_location="cpu", weights_only=True)
-            network.load_state_dict(cached["state_dict"])
-            return network.eval(), cached["accuracy"]
-        except Exception as error:  # a damaged file of any kind: made anew
-            Console(stderr=True).print(f"{path} cannot be read ({type(error).__name__}); it is made anew")
-    network, accuracy = train_classifier(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        torch.save({"state_dict": network.state_dict(), "accuracy": accuracy}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return network, accuracy
+
+    def make() -> dict:
+        trained, accuracy = train_classifier(data)
+        return {"state_dict": trained.state_dict(), "accuracy": accuracy}
+
+    content = cached(f"classifier-{data.name}-{key}.pt", make)
+    network.load_state_dict(content["state_dict"])
+    return network.eval(), content["accuracy"]
 
 
 def train_classifier(data) -> tuple[Classifier, float]:

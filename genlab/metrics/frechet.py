@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-__all__ = ["Moments", "frechet_distance"]
+__all__ = ["Gaussian", "Moments", "frechet_distance"]
 
 Gaussian = tuple[Tensor, Tensor]  # mean (D,), covariance (D, D)
 

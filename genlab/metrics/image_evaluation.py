@@ -1,5 +1,6 @@
 """Every number about an image model, each beside what it was measured with."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from genlab.data.loader import normalize
 from genlab.losses.code import pearson
+from genlab.metrics.cache import cached
 from genlab.metrics.features import FeatureNetwork, classifier
-from genlab.metrics.frechet import Moments, frechet_distance
+from genlab.metrics.frechet import Gaussian, Moments, frechet_distance
 from genlab.metrics.neighbours import density_coverage, kernel_distance, nearest, precision_recall, spread
 from genlab.metrics.prd import f_beta, prd_curve
 
@@ -54,12 +56,8 @@ def evaluate_images(
     if count < 2:
         raise ValueError(f"split={split}: {data.name} has {count} images there; choose another split")
     keep = min(MAX_CLOUD, num_samples, len(data.arrays("train")))  # equally many, or precision and recall lean
-    real = Cloud(features, len(data.arrays("train")), keep, seed)
-    for batch in _batches(data, "train", batch_size, "features of the train split", progress):
-        real.add(batch["image"].to(system.device))
-    held_out = Cloud(features, count, 0, seed)
-    for batch in _batches(data, split, batch_size, f"features of the {split} split", progress):
-        held_out.add(batch["image"].to(system.device))
+    real = real_cloud(features, data, "train", keep, seed, batch_size, system.device, progress)
+    held_out = real_cloud(features, data, split, 0, seed, batch_size, system.device, progress)
     samples, correlations = Cloud(features, num_samples, keep, seed), []
     z = system.prior(num_samples, seed=seed)
     labels = system.labels(num_samples) if getattr(system, "num_classes", 0) else None
@@ -117,11 +115,30 @@ def class_score(logits: Tensor, num_splits: int = 10) -> float:
     return torch.stack(scores).mean().item()
 
 
+def real_cloud(
+    features: FeatureNetwork, data, split: str, keep: int, seed: int, batch_size: int, device, progress: Progress
+) -> "Cloud":
+    """The features of a split, taken once for these images and this network and kept in $GENLAB_DATA/features."""
+    cloud = Cloud(features, len(data.arrays(split)), keep, seed)
+
+    def make() -> dict[str, Any]:
+        for batch in _batches(data, split, batch_size, f"features of the {split} split", progress):
+            cloud.add(batch["image"].to(device))
+        mean, covariance = cloud.gaussian()
+        return {"points": cloud.points(), "mean": mean, "covariance": covariance}
+
+    key = f"{data.fingerprint()} {split} {features.name} {features.hash} {keep} {seed}"
+    content = cached(f"real-{data.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt", make)
+    cloud.rows, cloud.known = [content["points"]], (content["mean"], content["covariance"])
+    return cloud
+
+
 class Cloud:
     """Features of one set of `count` images: the moments of all, and `keep` of them at random as points."""
 
     def __init__(self, features: FeatureNetwork, count: int, keep: int, seed: int):
         self.features, self.moments, self.rows, self.seen = features, Moments(features.dim), [], 0
+        self.known: Gaussian | None = None  # mean and covariance, where they were kept
         self.kept = torch.zeros(count, dtype=torch.bool)
         self.kept[torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:keep]] = True
 
@@ -134,8 +151,11 @@ class Cloud:
     def points(self) -> Tensor:
         return torch.cat(self.rows)
 
+    def gaussian(self) -> Gaussian:
+        return self.moments.compute() if self.known is None else self.known
+
     def distance_to(self, other: "Cloud") -> float:
-        return frechet_distance(self.moments.compute(), other.moments.compute()).item()
+        return frechet_distance(self.gaussian(), other.gaussian()).item()
 
 
 def reconstruction(system, data, split: str, batch_size: int, plain: dict[str, Any], progress: Progress) -> Results:

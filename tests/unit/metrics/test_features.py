@@ -166,3 +166,31 @@ def test_a_spoilt_reconstruction_costs_what_it_should(data):
     assert results["reconstruction_mse"]["value"] == pytest.approx(0.25)
     assert results["reconstruction_ssim"]["value"] < 0.95
     assert results["reconstruction_mse"]["split"] == "val"
+
+
+def test_features_of_the_real_images_are_taken_once(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("GENLAB_DATA", str(tmp_path))
+    monkeypatch.delattr(Memory, "encode")  # samples alone
+    seen = []
+
+    class Counting(features.FeatureNetwork):
+        def forward(self, images):
+            seen.append(len(images))
+            return super().forward(images)
+
+    def measure(**options):
+        network = features.random(data, seed=options.pop("network_seed", 0))
+        seen.clear()
+        counting = Counting(network.network, network.name, network.dim, comparable=False)
+        return evaluate_images(Memory(data), data, counting, num_samples=200, **options)
+
+    num_real = len(data.arrays("train")) + len(data.arrays("test"))
+    first = measure()
+    assert sum(seen) == num_real + 200
+    again = measure()
+    assert sum(seen) == 200
+    assert again.results == first.results and torch.equal(again.neighbours, first.neighbours)
+    measure(network_seed=1)
+    assert sum(seen) == num_real + 200  # another network, so another file
+    measure(seed=1, split="val")
+    assert sum(seen) == len(data.arrays("train")) + len(data.arrays("val")) + 200
