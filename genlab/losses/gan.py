@@ -42,15 +42,20 @@ class Hinge:
 
 
 class WGAN:
-    """f - r; G: -f. "Wasserstein GAN", Arjovsky et al. 2017, arXiv 1701.07875.
+    """f - r + drift r^2; G: -f. "Wasserstein GAN", Arjovsky et al. 2017, arXiv 1701.07875.
 
-    Needs a Lipschitz bound on the discriminator: net.discriminator.spectral_norm=true.
+    Needs a Lipschitz bound on the discriminator: net.discriminator.spectral_norm=true or a penalty. drift: keeps the scores
+    near zero, which the rest of the loss leaves free; 0.001 in "Progressive Growing of GANs for Improved Quality, Stability,
+    and Variation", Karras et al. 2018, arXiv 1710.10196, appendix A.1.
     """
 
     symmetric, relative = True, False
 
+    def __init__(self, drift: float = 0.0):
+        self.drift = drift
+
     def discriminator(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor) -> Tensor:
-        return fake - real
+        return fake - real + self.drift * real.square()
 
     def generator(self, real: Tensor, fake: Tensor) -> Tensor:
         return -fake

@@ -39,6 +39,11 @@ def test_symmetric_says_whether_the_two_pulls_are_opposite(name):
     assert torch.allclose(a, -b) == loss.symmetric
 
 
+def test_the_drift_of_wgan_holds_real_scores_near_zero():
+    torch.testing.assert_close(gan.WGAN(drift=0.1).discriminator(R, F, X, K), F - R + 0.1 * R**2)
+    assert torch.equal(gan.WGAN(drift=0.1).generator(R, F), -F)
+
+
 def test_gan_qp_l1_and_its_error():
     d = (X - K).abs().mean((1, 2, 3))
     torch.testing.assert_close(gan.GANQP(0.05, "l1").discriminator(R, F, X, K), F - R + 0.05 * (R - F) ** 2 / d)
