@@ -167,6 +167,7 @@ def test_some_steps_lower_the_loss():
     assert losses[-1] < losses[0] - 0.3
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 def test_the_trainer_steps_validates_and_refreshes():
     system = flow(2, net=Watched)
     before = [p.clone() for p in system.parameters()]
