@@ -169,7 +169,7 @@ def test_some_steps_lower_the_loss():
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 def test_the_trainer_steps_validates_and_refreshes():
-    system = flow(2, net=Watched)
+    system = flow(2, net=Watched).train()
     before = [p.clone() for p in system.parameters()]
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     ema = EMA(1000, ["net"])
