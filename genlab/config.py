@@ -8,6 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,20 @@ OWN = tuple(f"genlab.{name}." for name in ["systems", "models", "losses", "nn", 
 LIBRARIES = ("torch.nn.", "torch.optim.", "torchvision.models.", "lightning.pytorch.", "torchmetrics.")
 PARTS = ("net", "loss", "penalty", "augment")  # groups that are arguments of the system
 DIRECTIVES = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
+
+
+def _shape(data: Mapping) -> list[int]:
+    """${shape:${data}}: (C, H, W) of the images of a `data` node, (2,) of points of the plane."""
+    return [data["channels"], data["image_size"], data["image_size"]] if "image_size" in data else [2]
+
+
+def _likelihood(data: Mapping) -> str:
+    """${likelihood:${data}}: what a flow's likelihood of a `data` node is logged as."""
+    return "bits_per_dim" if "image_size" in data else "nll"
+
+
+OmegaConf.register_new_resolver("shape", _shape, replace=True)
+OmegaConf.register_new_resolver("likelihood", _likelihood, replace=True)
 
 
 class ConfigError(ValueError):
@@ -87,6 +102,12 @@ def read_frozen(run: str | Path) -> dict:
     return {key: value for key, value in frozen.items() if key not in ("hydra", "defaults")} | {"allow": []}
 
 
+def options(group: str) -> list[str]:
+    """The names of what genlab ships for a config group."""
+    entries = files("genlab.conf").joinpath(group).iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
+
+
 def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
     """(config name, overrides to add) for a command line whose `words` may name a run with run=<dir>.
 
@@ -105,6 +126,9 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
         return "resume", [f"hydra.run.dir='{directory}'", "hydra.output_subdir=null", "hydra.job.name=train"]
     frozen = read_frozen(runs[-1]) if runs else {}
     ConfigStore.instance().store(group="data", name="of_run", node=frozen.get("data", {}))
+    if command == "eval":
+        for name in options("data"):  # every data set may also be the one that is told from the run's: ood=<name>
+            ConfigStore.instance().store(group="ood", name=name, node={"defaults": [{"/data@_here_": name}]})
     name = re.sub(r"\W", "_", str(frozen.get("name")))
     return command, [f"name={name}"] if runs else []
 
@@ -284,6 +308,8 @@ def explain(error: Exception, command: str) -> str:
         key = match[1].lstrip("+~")
         keys = known_keys(command)
         keys += sorted({k.rsplit(".", i)[0] for k in keys for i in range(1, k.count(".") + 1)})
+        if key in keys:  # of the default recipe
+            return f"{match[1]}: the chosen recipe has no '{key}', so it cannot take effect; leave it out."
         return f"there is no key '{key}'.{closest(key, keys)} 'genlab {command} --help' lists all."
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")

@@ -1,0 +1,50 @@
+"""An invertible matrix on the features: Glow's 1x1 convolution, a linear map for points."""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["InvertibleLinear"]
+
+
+class InvertibleLinear(nn.Module):
+    """y = W x for the features of x (B, D), or of each pixel of x (B, C, H, W); returns (y, log det (B,)) in nats.
+
+    W starts as a random rotation. lu: W = P L (U + diag(sign exp(log_s))) with P and the signs fixed, so that W cannot
+    become singular and its log-determinant is a sum; else W is free and its log-determinant is taken in float64.
+
+    "Glow: Generative Flow with Invertible 1x1 Convolutions", Kingma and Dhariwal 2018, arXiv 1807.03039, section 3.2.
+    """
+
+    def __init__(self, num_features: int, lu: bool = True):
+        super().__init__()
+        self.lu = lu
+        rotation = torch.linalg.qr(torch.randn(num_features, num_features))[0]
+        if not lu:
+            self.weight = nn.Parameter(rotation)
+            return
+        permutation, lower, upper = torch.linalg.lu(rotation.double())
+        scale = upper.diagonal()
+        self.register_buffer("permutation", permutation.float())
+        self.register_buffer("sign", scale.sign().float())
+        self.lower, self.upper = nn.Parameter(lower.tril(-1).float()), nn.Parameter(upper.triu(1).float())
+        self.log_scale = nn.Parameter(scale.abs().log().float())
+
+    def matrix(self) -> tuple[Tensor, Tensor]:
+        """(W, log |det W|)"""
+        if not self.lu:
+            return self.weight, torch.linalg.slogdet(self.weight.double())[1].to(self.weight.dtype)
+        one = torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
+        upper = self.upper.triu(1) + torch.diag(self.sign * self.log_scale.exp())
+        return self.permutation @ (self.lower.tril(-1) + one) @ upper, self.log_scale.sum()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        weight, log_det = self.matrix()
+        return self._apply_matrix(weight, x), (x[0, 0].numel() * log_det).expand(len(x))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        weight, _ = self.matrix()
+        return self._apply_matrix(torch.linalg.inv(weight.double()).to(y.dtype), y)
+
+    @staticmethod
+    def _apply_matrix(weight: Tensor, x: Tensor) -> Tensor:
+        return x @ weight.T if x.dim() == 2 else nn.functional.conv2d(x, weight[:, :, None, None])
