@@ -41,6 +41,20 @@ PARTS = ("net", "loss", "penalty", "augment")  # groups that are arguments of th
 DIRECTIVES = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 
 
+def _shape(data: Mapping) -> list[int]:
+    """${shape:${data}}: (C, H, W) of the images of a `data` node, (2,) of points of the plane."""
+    return [data["channels"], data["image_size"], data["image_size"]] if "image_size" in data else [2]
+
+
+def _likelihood(data: Mapping) -> str:
+    """${likelihood:${data}}: what a flow's likelihood of a `data` node is logged as."""
+    return "bits_per_dim" if "image_size" in data else "nll"
+
+
+OmegaConf.register_new_resolver("shape", _shape, replace=True)
+OmegaConf.register_new_resolver("likelihood", _likelihood, replace=True)
+
+
 class ConfigError(ValueError):
     """A setting that cannot be used; the message names its key."""
 

@@ -203,4 +203,6 @@ def load(run: str | Path, ckpt: str = "last", weights: str = "ema", device: str 
         raise RunError(
             f"{run}: its checkpoint does not fit its config.yaml ({str(error).splitlines()[1].strip()})"
         ) from None
+    if weights == "ema" and "ema" in checkpoint and hasattr(system, "refresh"):
+        system.refresh()  # an average of what was derived from weights is not what the averaged weights give
     return system.to(device).eval().requires_grad_(False)

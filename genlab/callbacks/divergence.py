@@ -5,7 +5,7 @@ from lightning.pytorch import Callback
 
 __all__ = ["Diverged", "DivergenceGuard", "check_weights"]
 
-ADVICE = "try lower rates (model.generator_lr=, model.discriminator_lr=), trainer.gradient_clip_val=1, or another loss="
+ADVICE = "try a lower rate (model.lr=, or model.generator_lr= and model.discriminator_lr=), or trainer.gradient_clip_val=1"
 
 
 class Diverged(ValueError):

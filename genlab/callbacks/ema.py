@@ -52,19 +52,21 @@ class EMA(Callback):
             self.average[name].copy_(self.raw[name])
 
     @torch.no_grad()
-    def swap(self) -> None:
-        """Exchanges raw and averaged weights in place."""
+    def swap(self, system: LightningModule) -> None:
+        """Exchanges raw and averaged weights in place; a system that derives something from them is told to `refresh`."""
         self.swapped = not self.swapped
         for name, value in self.raw.items():
             raw = value.clone()
             value.copy_(self.average[name])
             self.average[name].copy_(raw)
+        if self.swapped and hasattr(system, "refresh"):  # the raw weights come back with what was derived from them
+            system.refresh()
 
     def on_validation_start(self, trainer, system) -> None:
-        self.swap()
+        self.swap(system)
 
     def on_validation_end(self, trainer, system) -> None:
-        self.swap()
+        self.swap(system)
 
     def on_save_checkpoint(self, trainer, system, checkpoint) -> None:
         assert not self.swapped, "a checkpoint taken now would confuse raw and averaged weights"
@@ -88,7 +90,7 @@ def averaged_weights(trainer: Trainer, system: LightningModule):
     swap = ema is not None and not ema.swapped
     training = {module: module.training for module in system.modules()}
     if swap:
-        ema.swap()
+        ema.swap(system)
     system.eval()
     try:
         yield
@@ -96,4 +98,4 @@ def averaged_weights(trainer: Trainer, system: LightningModule):
         for module, mode in training.items():
             module.training = mode
         if swap:
-            ema.swap()
+            ema.swap(system)

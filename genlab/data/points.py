@@ -1,0 +1,225 @@
+"""Points of the plane, drawn once from eight densities that show what a flow can and cannot do."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from genlab.data.decode import DataError
+from genlab.data.loader import StepLoader
+from genlab.data.module import SPLITS
+from genlab.data.sampler import Draw, StepSampler, in_order
+
+__all__ = ["PointSet", "read_points"]
+
+SPLIT_SEEDS = {"train": 20190321, "val": 20190322, "test": 20190323}
+Random = np.random.RandomState  # NumPy has frozen its streams, so a set stays what it is
+
+
+def moons(count: int, random: Random) -> np.ndarray:
+    """Two interleaved half circles of radius 2 with noise 0.2."""
+    angle, upper = np.pi * random.random_sample(count), random.randint(2, size=count)
+    x = np.where(upper, np.cos(angle), 1 - np.cos(angle))
+    y = np.where(upper, np.sin(angle), 0.5 - np.sin(angle))
+    return 2 * np.stack([x - 0.5, y - 0.25], 1) + 0.2 * random.standard_normal((count, 2))
+
+
+def circles(count: int, random: Random) -> np.ndarray:
+    """Two circles of radius 1.5 and 3 with noise 0.24."""
+    return _rings(np.array([1.5, 3.0])[random.randint(2, size=count)], 0.24, random)
+
+
+def rings(count: int, random: Random) -> np.ndarray:
+    """Four circles of radius 0.75, 1.5, 2.25 and 3 with noise 0.08."""
+    return _rings(np.array([0.75, 1.5, 2.25, 3.0])[random.randint(4, size=count)], 0.08, random)
+
+
+def _rings(radius: np.ndarray, noise: float, random: Random) -> np.ndarray:
+    angle = 2 * np.pi * random.random_sample(len(radius))
+    on = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
+    return on + noise * random.standard_normal((len(radius), 2))
+
+
+def checkerboard(count: int, random: Random) -> np.ndarray:
+    """Uniform on the eight dark squares of side 2 of a 4 x 4 board on [-4, 4]^2."""
+    x = random.random_sample(count) * 8 - 4
+    square = 2 * random.randint(2, size=count) + np.floor(x / 2) % 2  # 0 .. 3, every other one in a column
+    return np.stack([x, 2 * (square + random.random_sample(count)) - 4], 1)
+
+
+def eight_gaussians(count: int, random: Random) -> np.ndarray:
+    """Eight Gaussians of standard deviation 0.3535 on a circle of radius 2.828."""
+    angle = np.pi / 4 * random.randint(8, size=count)
+    centres = 8**0.5 * np.stack([np.cos(angle), np.sin(angle)], 1)
+    return centres + 8**-0.5 * random.standard_normal((count, 2))
+
+
+def pinwheel(count: int, random: Random) -> np.ndarray:
+    """Five blades, each a Gaussian stretched along the radius and turned the more the farther out."""
+    blade = random.randint(5, size=count)
+    radius, across = random.standard_normal((2, count)) * np.array([[0.3], [0.1]]) + np.array([[1.0], [0.0]])
+    angle = 2 * np.pi / 5 * blade + 0.25 * np.exp(radius)
+    return 2 * np.stack([radius * np.cos(angle) - across * np.sin(angle),
+                         radius * np.sin(angle) + across * np.cos(angle)], 1)  # fmt: skip
+
+
+def swiss_roll(count: int, random: Random) -> np.ndarray:
+    """One and a half turns of a spiral from radius 0.94 to 2.83, with noise 0.2."""
+    angle = 1.5 * np.pi * (1 + 2 * random.random_sample(count))
+    return (angle * np.stack([np.cos(angle), np.sin(angle)])).T / 5 + 0.2 * random.standard_normal((count, 2))
+
+
+def two_spirals(count: int, random: Random) -> np.ndarray:
+    """Two arms of one and a half turns to radius 3.1, with noise 0.1."""
+    arm, angle = random.randint(2, size=count) * 2 - 1, np.sqrt(random.random_sample(count)) * 3 * np.pi
+    on = (arm * angle / 3) * np.stack([-np.cos(angle), np.sin(angle)])
+    return on.T + 0.1 * random.standard_normal((count, 2))
+
+
+def _checkerboard_density(points: Tensor) -> Tensor:
+    column, row = (points / 2).floor().unbind(-1)
+    dark = ((column + row) % 2 == 0) & (points.abs() <= 4).all(-1)
+    return torch.where(dark, -math.log(32), -math.inf)
+
+
+def _eight_gaussians_density(points: Tensor) -> Tensor:
+    angle = math.pi / 4 * torch.arange(8, dtype=points.dtype)
+    centres = 8**0.5 * torch.stack([angle.cos(), angle.sin()], 1)
+    square = (points[..., None, :] - centres).square().sum(-1)
+    return torch.logsumexp(-4 * square, -1) - math.log(8) + math.log(8 / (2 * math.pi))
+
+
+SETS: dict[str, Callable[[int, Random], np.ndarray]] = {
+    f.__name__: f for f in (moons, circles, rings, checkerboard, eight_gaussians, pinwheel, swiss_roll, two_spirals)
+}
+DENSITIES = {"checkerboard": _checkerboard_density, "eight_gaussians": _eight_gaussians_density}
+
+
+class PointBatches:
+    """`batches[draw]` -> {point float32 (B, 2), index int64 (B,)}."""
+
+    def __init__(self, points: Tensor) -> None:
+        self.points = points
+
+    def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
+        return {"point": self.points[draw.index.to(self.points.device)], "index": draw.index}
+
+
+class PointSet(LightningDataModule):
+    """Batches {point float32 (B, 2), index int64 (B,)} of 3 splits of one of SETS, each drawn from a seed of its own.
+
+    `seed` sets the order of training; the points do not depend on it.
+    """
+
+    modality = "point"
+    classes = num_classes = None
+
+    def __init__(
+        self,
+        name: str,
+        batch_size: int = 256,
+        num_train: int = 50_000,
+        num_val: int = 2_000,
+        num_test: int = 10_000,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()
+        if name not in SETS:
+            raise DataError(f"data.name={name}: expected one of {', '.join(SETS)}")
+        if not (isinstance(batch_size, int) and batch_size > 0):
+            raise DataError(f"data.batch_size={batch_size!r} must be a positive number of points")
+        if min(num_train, num_val, num_test) < 1:
+            raise DataError("data.num_train, data.num_val and data.num_test must be 1 or more")
+        self.name, self.batch_size, self.seed = name, batch_size, seed
+        self.counts = {"train": num_train, "val": num_val, "test": num_test}
+        self._points: dict[str, Tensor] = {}
+        self._on_device: dict[tuple[str, torch.device], Tensor] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Nothing is read; `arrays` draws what is asked for."""
+
+    def arrays(self, split: str) -> Tensor:
+        """The points (N, 2) float32 of train, val or test."""
+        if split not in SPLITS:
+            raise DataError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+        if split not in self._points:
+            drawn = SETS[self.name](self.counts[split], Random(SPLIT_SEEDS[split]))
+            self._points[split] = torch.from_numpy(drawn.astype(np.float32))
+        return self._points[split]
+
+    def log_density(self, points: Tensor) -> Tensor | None:
+        """log of the set's own density (N,) in nats, None where it has no closed form."""
+        return DENSITIES[self.name](points) if self.name in DENSITIES else None
+
+    def _loader(self, split: str) -> StepLoader:
+        points, trainer = self.arrays(split), self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        points = self._on_device.setdefault((split, device), points.to(device))
+        if split != "train":
+            return StepLoader(PointBatches(points), in_order(len(points), self.batch_size, rank, world))
+        sampler = StepSampler(len(points), self.batch_size, self.seed, False, rank, world)
+        return StepLoader(PointBatches(points), sampler, self._step if trainer else None)
+
+    def _step(self) -> int:
+        # Lightning's epoch is one ahead after a resume from max_steps reached in mid-epoch; this is not.
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return 0 if self.trainer.overfit_batches else progress.processed
+
+    def train_dataloader(self) -> StepLoader:
+        """Shuffled batches, full ones only, from the step the trainer has reached."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> StepLoader:
+        """All of val once, in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> StepLoader:
+        """All of test once, in order."""
+        return self._loader("test")
+
+    def loader(self, split: str, batch_size: int | None = None) -> StepLoader:
+        """Every point of a split once, in order, on the CPU; needs no trainer."""
+        points = self.arrays(split)
+        return StepLoader(PointBatches(points), in_order(len(points), batch_size or self.batch_size))
+
+    def pick(self, split: str, num: int, seed: int = 0) -> dict[str, Tensor]:
+        """A batch of `num` different points of a split, all where it has fewer, in the order drawn."""
+        points = self.arrays(split)
+        return PointBatches(points)[Draw(torch.from_numpy(Random(seed).permutation(len(points))[:num]))]
+
+    def describe(self, split: str) -> dict[str, str | int]:
+        """What a number measured on a split must be read with."""
+        source = f"genlab.data.points.{self.name}, seed {SPLIT_SEEDS[split]}"
+        return {"name": self.name, "split": split, "count": self.counts[split], "source": source}
+
+    def fingerprint(self) -> str:
+        """16 hex digits of a sha256 over the points of all splits."""
+        digest = hashlib.sha256(json.dumps([self.name, self.counts]).encode())
+        for split in SPLITS:
+            digest.update(self.arrays(split).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def read_points(path: str | Path) -> Tensor:
+    """Points (N, D) float32 of an .npz with `points` or a .csv of numbers; DataError if there are none."""
+    path = Path(path)
+    if not path.is_file() or path.suffix not in (".npz", ".csv"):
+        raise DataError(f"input={path}: expected an .npz with 'points', or a .csv, of one point a row")
+    try:
+        if path.suffix == ".csv":
+            points = np.loadtxt(path, np.float32, delimiter=",", ndmin=2)
+        else:
+            with np.load(path) as arrays:
+                points = arrays["points"].astype(np.float32)
+    except (KeyError, ValueError, OSError) as error:
+        raise DataError(f"input={path}: cannot be read as points ({error})") from None
+    if points.ndim != 2 or not len(points) or not np.isfinite(points).all():
+        raise DataError(f"input={path}: expected finite numbers of shape (N, D), found {points.shape}")
+    return torch.from_numpy(points)
