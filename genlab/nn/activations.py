@@ -14,12 +14,28 @@ __all__ = ["ELU", "LipSwish", "Softplus", "activation"]
 MAX_SWISH_SLOPE = 1.1  # the exact maximum is 1.09984
 
 
+class _ELU(torch.autograd.Function):
+    """(phi, phi') in four passes over memory, and three backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
+        slope = x.clamp(max=0).exp_()
+        ctx.save_for_backward(slope)
+        value = slope - 1
+        return torch.maximum(x, value, out=value), slope
+
+    @staticmethod
+    def backward(ctx, grad_value: Tensor, grad_slope: Tensor) -> Tensor:
+        (slope,) = ctx.saved_tensors
+        # phi'' is phi' where that is below 1, else 0.
+        return slope * (grad_value + torch.ops.aten.hardtanh_backward(grad_slope, slope, -1.0, 1.0))
+
+
 class ELU(nn.Module):
-    """max(x, 0) + exp(min(x, 0)) - 1, whose derivative is exp(min(x, 0)); torch's own takes ten times as long on a CPU."""
+    """max(x, exp(min(x, 0)) - 1), whose derivative is exp(min(x, 0)); torch's own takes ten times as long on a CPU."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        slope = x.clamp(max=0).exp()
-        return x.clamp(min=0) + slope - 1, slope
+        return _ELU.apply(x)
 
 
 class Softplus(nn.Module):
@@ -27,6 +43,30 @@ class Softplus(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return softplus(x), torch.sigmoid(x)
+
+
+class _LipSwish(torch.autograd.Function):
+    """(phi, phi') of x sigmoid(beta x) / 1.1, with its derivatives by hand: a third of the passes over memory."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = x * beta
+        gate = torch.sigmoid(scaled)
+        ctx.save_for_backward(x, beta)
+        slope = torch.addcmul(gate, scaled, gate).addcmul_(scaled.mul_(gate), gate, value=-1)
+        return (x * gate).div_(MAX_SWISH_SLOPE), slope.div_(MAX_SWISH_SLOPE)
+
+    @staticmethod
+    def backward(ctx, grad_value: Tensor, grad_slope: Tensor) -> tuple[Tensor, Tensor]:
+        x, beta = ctx.saved_tensors
+        scaled = x * beta
+        gate = torch.sigmoid(scaled)
+        bump = gate * (1 - gate)
+        slope = gate + scaled * bump
+        bend = bump * (2 + scaled * (1 - 2 * gate))  # the second derivative of t sigmoid(t)
+        grad_x = grad_value * slope + grad_slope * (bend * beta)
+        grad_beta = (x * (grad_value * (x * bump) + grad_slope * bend)).sum()
+        return grad_x / MAX_SWISH_SLOPE, grad_beta / MAX_SWISH_SLOPE
 
 
 class LipSwish(nn.Module):
@@ -41,9 +81,7 @@ class LipSwish(nn.Module):
         self.raw_beta = nn.Parameter(torch.tensor(0.5))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        scaled = softplus(self.raw_beta) * x
-        gate = torch.sigmoid(scaled)
-        return x * gate / MAX_SWISH_SLOPE, gate * (1 + scaled * (1 - gate)) / MAX_SWISH_SLOPE
+        return _LipSwish.apply(x, softplus(self.raw_beta))
 
 
 def activation(name: str) -> nn.Module:

@@ -14,6 +14,7 @@ from torch.nn.functional import conv2d, conv_transpose2d
 __all__ = ["LipschitzMap", "exact_norm", "fft_bound", "refresh"]
 
 TOLERANCE = 1e-3
+NUM_VECTORS = 4  # of the subspace that is iterated
 MAX_ITERATIONS = 10_000
 
 
@@ -43,12 +44,15 @@ class LipschitzMap(nn.Module):
         layer = nn.Conv2d(c_in, c_out, kernel_size) if kernel_size else nn.Linear(c_in, c_out)
         self.weight, self.bias = layer.weight, layer.bias
         self.coeff, self.kernel_size, self.size, self.detach_sigma = coeff, kernel_size, size, detach_sigma
+        self.dims = c_in * (size[0] * size[1] if kernel_size else 1)  # of x
         if coeff is None:
             return
         grid = size if kernel_size > 1 else ()  # a 1x1 convolution has the norm of its matrix
         for name, features in (("u", c_out), ("v", c_in)):
-            start = torch.randn(1, features, *grid)
-            self.register_buffer(name, start / start.norm())
+            self.register_buffer(name, torch.randn(1, features, *grid))
+        self.basis_of_x = c_in <= c_out
+        start = torch.randn(min(NUM_VECTORS, self.u[0].numel(), self.v[0].numel()), *(self.v if c_in <= c_out else self.u)[0].shape)
+        self.register_buffer("basis", torch.linalg.qr(start.flatten(1).T)[0].T.reshape(start.shape).contiguous())
         refresh(self)
 
     def operator(self) -> Tensor:
@@ -98,12 +102,13 @@ def apply_adjoint(y: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
 
 @torch.no_grad()
 def refresh(module: nn.Module, tolerance: float = TOLERANCE, max_iterations: int = MAX_ITERATIONS) -> int:
-    """Moves u and v of every LipschitzMap in `module` until a power iteration changes none of them by more than `tolerance`.
+    """Brings u and v of every LipschitzMap in `module` up to date with its weight W.
 
-    Call it whenever weights have changed: after an optimiser step, after an exchange of weights. Starting from where they
-    were, that is one or two iterations. Where u and v (unit vectors) move less than t, sigma is too small by a part of about
-    t / 2 at most. Layers of one shape are iterated together. Returns the number of iterations; ValueError if
-    `max_iterations` were not enough.
+    Iterates a small subspace until |W^T W v - sigma^2 v| <= tolerance sigma^2, when sigma is within tolerance / 2 of a
+    singular value. A single vector would rest at the second largest after the two have changed places, and take hundreds of
+    iterations to leave; a subspace of four holds both. Call it whenever weights have changed: after an optimiser step, after
+    an exchange of weights. From where it was, that is an iteration or two. Maps of one shape are iterated together. Returns
+    the number of iterations; ValueError if `max_iterations` were not enough, or a weight is not finite.
     """
     groups = defaultdict(list)
     for layer in module.modules():
@@ -114,44 +119,70 @@ def refresh(module: nn.Module, tolerance: float = TOLERANCE, max_iterations: int
 
 def _iterate(layers: list[LipschitzMap], tolerance: float, max_iterations: int) -> int:
     weights = torch.stack([layer.operator() for layer in layers])
-    u, v = (torch.stack([getattr(layer, name) for layer in layers]) for name in "uv")  # (G, 1, features, ...)
+    basis = torch.stack([layer.basis for layer in layers])  # (G, p, features, ...), of x or of y, the smaller
+    there, back = (_apply_each, _adjoint_each) if layers[0].basis_of_x else (_adjoint_each, _apply_each)
     for done in range(1, max_iterations + 1):
-        new_v = _unit(_adjoint_each(u, weights), v)
-        new_u = _unit(_apply_each(new_v, weights), u)
-        moved = torch.maximum((new_v - v).flatten(1).norm(dim=1), (new_u - u).flatten(1).norm(dim=1)).max().item()
-        u, v = new_u, new_v
-        if not moved > tolerance:
+        images = there(basis, weights)
+        # Rayleigh-Ritz: turn the basis so that its first vector is stretched most.
+        values, turn = torch.linalg.eigh(_gram(images))
+        basis, images = (_turned(turn.flip(-1).mT, x) for x in (basis, images))
+        again = back(images, weights)
+        largest = values[:, -1].clamp(min=0)
+        residual = (again[:, 0].flatten(1) - largest[:, None] * basis[:, 0].flatten(1)).norm(dim=1)
+        worst = (residual - tolerance * largest).max().item()
+        if worst != worst:
+            raise ValueError("power iteration met a weight that is not finite; lower model.lr= or clip: trainer.gradient_clip_val=1")
+        if worst <= 0:
             break
+        basis = _orthonormal(again, basis)
     else:
         raise ValueError(
-            f"power iteration still moves u or v by {moved:.1e} after {max_iterations} iterations, above the tolerance "
-            f"{tolerance:.1e}; refresh again, or with a larger tolerance"
+            f"power iteration did not reach the tolerance {tolerance:.1e} in {max_iterations} iterations; give a larger one "
+            "(net.refresh_tolerance=)"
         )
-    if moved != moved:
-        raise ValueError("power iteration met a weight that is not finite; lower model.lr=, or set trainer.gradient_clip_val=1")
-    for layer, one_u, one_v in zip(layers, u, v, strict=True):
-        layer.u.copy_(one_u)
-        layer.v.copy_(one_v)
+    ends = {True: (images, basis), False: (basis, images)}[layers[0].basis_of_x]
+    for i, layer in enumerate(layers):
+        layer.basis.copy_(basis[i])
+        for vector, end in zip((layer.u, layer.v), ends, strict=True):
+            length = end[i, :1].norm()
+            if length > 0:  # a weight of nothing but zeros leaves u where it was
+                vector.copy_(end[i, :1] / length)
     return done
 
 
-def _unit(x: Tensor, old: Tensor) -> Tensor:
-    """Each of the (G, ...) vectors at length 1; the old one where a zero weight leaves nothing to point anywhere."""
-    length = torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
-    return torch.where(length > torch.finfo(x.dtype).tiny, x / length, old)
+def _gram(x: Tensor) -> Tensor:
+    """(G, p, p) inner products of (G, p, ...)."""
+    return x.flatten(2) @ x.flatten(2).mT
+
+
+def _turned(turn: Tensor, x: Tensor) -> Tensor:
+    return (turn @ x.flatten(2)).view_as(x)
+
+
+def _orthonormal(x: Tensor, old: Tensor) -> Tensor:
+    """An orthonormal basis of what the vectors (G, p, ...) span, as far as rounding tells; the old one if they are zero."""
+    gram = _gram(x)
+    trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    ridge = 4 * torch.finfo(x.dtype).eps * trace + torch.finfo(x.dtype).tiny
+    factor = torch.linalg.cholesky(gram + ridge * torch.eye(gram.shape[1], dtype=x.dtype, device=x.device))
+    found = torch.linalg.solve_triangular(factor, x.flatten(2), upper=False).view_as(x)
+    found = found / found.flatten(2).norm(dim=2).clamp(min=torch.finfo(x.dtype).tiny).view(*x.shape[:2], *[1] * (x.dim() - 2))
+    return torch.where((trace > 0).view(-1, *[1] * (x.dim() - 1)), found, old)
 
 
 def _apply_each(x: Tensor, weights: Tensor) -> Tensor:
-    """W_g x_g for G maps at once; x (G, 1, features, ...)."""
+    """W_g x_g for G maps at once; x (G, p, features, ...)."""
     if weights.dim() == 3:
-        return x @ weights.transpose(1, 2)
-    return apply_map(x.flatten(0, 2)[None], weights.flatten(0, 1), groups=len(x)).view(len(x), 1, -1, *x.shape[-2:])
+        return x @ weights.mT
+    y = apply_map(x.transpose(0, 1).flatten(1, 2), weights.flatten(0, 1), groups=len(x))
+    return y.unflatten(1, (len(x), -1)).transpose(0, 1)
 
 
 def _adjoint_each(y: Tensor, weights: Tensor) -> Tensor:
     if weights.dim() == 3:
         return y @ weights
-    return apply_adjoint(y.flatten(0, 2)[None], weights.flatten(0, 1), len(y)).view(len(y), 1, -1, *y.shape[-2:])
+    x = apply_adjoint(y.transpose(0, 1).flatten(1, 2), weights.flatten(0, 1), len(y))
+    return x.unflatten(1, (len(y), -1)).transpose(0, 1)
 
 
 # --- certified norms ------------------------------------------------------------------------------------------------
@@ -177,12 +208,12 @@ def fft_bound(weight: Tensor, size: tuple[int, int] | None = None) -> float:
 
 
 @torch.no_grad()
-def exact_norm(weight: Tensor, size: tuple[int, int], max_dim: int = 1024) -> float | None:
-    """The norm of the zero-padded convolution, from its Gram matrix over its smaller side; None beyond `max_dim`."""
+def exact_norm(weight: Tensor, size: tuple[int, int], max_dims: int = 1024) -> float | None:
+    """The norm of the zero-padded convolution, from its Gram matrix over its smaller side; None beyond `max_dims`."""
     c_out, c_in, *_ = weight.shape
     pixels, forward = size[0] * size[1], c_in <= c_out
     dim = pixels * min(c_in, c_out)
-    if dim > max_dim:
+    if dim > max_dims:
         return None
     weight = weight.double()
     basis = torch.eye(dim, dtype=weight.dtype, device=weight.device).view(dim, -1, *size)

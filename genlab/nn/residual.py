@@ -22,14 +22,15 @@ class Branch(nn.Module):
     """g: Lipschitz maps with activations between them, and one before them all if there are as many as maps.
 
     Its passes take the maps' weights [W_1, ...] and biases as arguments, normalised once for any number of passes. `linear`
-    gives g(x) with the slopes of the activations, with which `push` (J t) and `pull` (J^T t) need no graph and no
-    activation: a product each. t has the shape of x, or (N, *x.shape).
+    gives g(x) with the slopes of the activations, with which `push` (J t) and `pull` (J^T t, without a graph) need no
+    activation any more: a product each. t has the shape of x, or (N, *x.shape).
     """
 
     def __init__(self, maps: list[LipschitzMap], activations: list[nn.Module]):
         super().__init__()
         self.maps, self.activations = nn.ModuleList(maps), nn.ModuleList(activations)
         self.leading = len(activations) == len(maps)
+        self.dims = maps[0].dims
 
     def tensors(self) -> list[Tensor]:
         """All that g depends on besides x: the normalised weights, the biases, then the activations' own parameters."""
@@ -59,10 +60,11 @@ class Branch(nn.Module):
             t = apply_map(t if slope is None else t * slope, weight)
         return t
 
+    @torch.no_grad()
     def pull(self, t: Tensor, weights: list[Tensor], slopes: list[Tensor | None]) -> Tensor:
         for weight, slope in list(zip(weights, slopes, strict=False))[::-1]:
             t = apply_adjoint(t, weight)
-            t = t if slope is None else t * slope
+            t = t if slope is None else t.mul_(slope)
         return t
 
 
