@@ -8,6 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,12 @@ def read_frozen(run: str | Path) -> dict:
     return {key: value for key, value in frozen.items() if key not in ("hydra", "defaults")} | {"allow": []}
 
 
+def options(group: str) -> list[str]:
+    """The names of what genlab ships for a config group."""
+    entries = files("genlab.conf").joinpath(group).iterdir()
+    return sorted(entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml"))
+
+
 def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
     """(config name, overrides to add) for a command line whose `words` may name a run with run=<dir>.
 
@@ -119,6 +126,9 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
         return "resume", [f"hydra.run.dir='{directory}'", "hydra.output_subdir=null", "hydra.job.name=train"]
     frozen = read_frozen(runs[-1]) if runs else {}
     ConfigStore.instance().store(group="data", name="of_run", node=frozen.get("data", {}))
+    if command == "eval":
+        for name in options("data"):  # every data set may also be the one that is told from the run's: ood=<name>
+            ConfigStore.instance().store(group="ood", name=name, node={"defaults": [{"/data@_here_": name}]})
     name = re.sub(r"\W", "_", str(frozen.get("name")))
     return command, [f"name={name}"] if runs else []
 

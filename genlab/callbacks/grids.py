@@ -6,18 +6,21 @@ import torch
 from lightning.pytorch import Callback
 
 from genlab.callbacks.ema import averaged_weights
+from genlab.metrics.density import density_on_grid
 from genlab.report.images import save_grid, save_pairs, save_rows, with_ends
+from genlab.report.points import save_points, window
 
 __all__ = ["Grids"]
 
 NUM_ROWS, NUM_STEPS = 8, 10  # of the interpolation picture
+NUM_POINTS, GRID_SIDE = 5000, 150  # of the pictures of points
 
 
 class Grids(Callback):
     """samples/fixed_<step>.png and, where the system can, reconstruction_<step>.png and interpolation_<step>.png.
 
     Every `every_num_steps` steps and after the first and last, with the averaged weights. num: images in the fixed
-    grid. Real images are of the validation split, the same each time.
+    grid. Real images are of the validation split, the same each time. Of points: held-out ones, samples and the density.
     """
 
     def __init__(self, every_num_steps: int = 500, num: int = 64):
@@ -36,6 +39,8 @@ class Grids(Callback):
         if step == self.drawn_step or not trainer.is_global_zero:
             return
         self.drawn_step, folder = step, Path(trainer.default_root_dir) / "samples"
+        if system.modality == "point":
+            return self._draw_points(trainer, system, folder / f"fixed_{step:06d}.png")
         with averaged_weights(trainer, system), torch.no_grad():
             save_grid(system.sample(self.num, seed=0), folder / f"fixed_{step:06d}.png")
             batch = trainer.datamodule.pick("val", self.num)
@@ -49,3 +54,12 @@ class Grids(Callback):
                 labels = {name: value[0::2][: len(start)] for name, value in labels.items()}
                 rows = with_ends(start, system.interpolate(start, end, NUM_STEPS, **labels), end)
                 save_rows(rows, folder / f"interpolation_{step:06d}.png")
+
+    def _draw_points(self, trainer, system, path: Path) -> None:
+        points = trainer.datamodule.pick("val", NUM_POINTS)["point"]
+        view = window(points)
+        with averaged_weights(trainer, system):
+            panels = {"held out": points, "samples": system.sample(NUM_POINTS, seed=0)}
+            if hasattr(system, "log_prob"):
+                panels["density"] = density_on_grid(system, view, GRID_SIDE)
+            save_points(panels, path, view)

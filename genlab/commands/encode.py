@@ -1,4 +1,4 @@
-"""`genlab encode run=<dir> input=photos/ out=codes.npz`: the codes of images."""
+"""`genlab encode run=<dir> input=photos/ out=codes.npz`: the codes of images or points."""
 
 from functools import partial
 from pathlib import Path
@@ -9,16 +9,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from genlab import config, runs
-from genlab.commands.eval import pick_device, require_run
-from genlab.commands.sample import require_verb
-from genlab.data import read_images
+from genlab.commands.eval import pick_device, require_run, require_verb
+from genlab.data import read_images, read_points
 from genlab.systems.inversion import invert
 
 __all__ = ["run"]
 
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
-    """Writes an .npz with `codes` (N, D) float32 and `paths` or `ids`, and `labels` where known; prints where."""
+    """Writes an .npz with `codes` (N, D) float32, `paths` or `ids`, `labels` where known, `log_prob` (N,) where asked for."""
     settings = config.resolve(cfg)
     run_path = require_run(settings, "encode")
     if (settings["input"] is None) == (settings["split"] is None):
@@ -30,9 +29,16 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
             f"method={method}: expected encoder or optimize.{config.closest(method, ('encoder', 'optimize'))}"
         )
     require_verb(system, "encode" if method == "encoder" else "generator")
+    if settings["log_prob"]:
+        require_verb(system, "log_prob")
     data = config.build(settings["data"], settings["allow"])
     arrays: dict[str, np.ndarray] = {}
-    if settings["input"]:
+    if settings["input"] and system.modality == "point":
+        points = read_points(settings["input"])
+        if points.shape[1] != system.latent_dim:
+            raise config.ConfigError(f"input={settings['input']}: expected {system.latent_dim} numbers a point")
+        batches, arrays["ids"] = points.split(settings["batch_size"]), np.arange(len(points))
+    elif settings["input"]:
         shape = {"image_size": data.image_size, "channels": data.channels, "crop": data.crop, "resize": data.resize}
         images, paths, skipped = read_images(settings["input"], **shape, on_error=settings["on_error"])
         batches = (batch.float() / 127.5 - 1 for batch in images.split(settings["batch_size"]))
@@ -45,14 +51,21 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         data.prepare_data()
         data.setup()
         table = data.arrays(settings["split"])
-        batches = (batch["image"] for batch in data.loader(settings["split"], settings["batch_size"]))
+        batches = (batch[system.modality] for batch in data.loader(settings["split"], settings["batch_size"]))
         arrays["ids"] = np.arange(len(table))
-        if table.labels is not None:
+        if getattr(table, "labels", None) is not None:
             arrays["labels"] = np.asarray(table.labels)
     find = (
         system.encode if method == "encoder" else partial(optimized, system, label=settings["label"], seed=settings["seed"])
     )
-    arrays["codes"] = torch.cat([find(batch).cpu() for batch in batches]).numpy()
+    codes, log_probs = [], []
+    for i, batch in enumerate(batches):
+        codes.append(find(batch).cpu())
+        if settings["log_prob"]:
+            log_probs.append(system.log_prob(batch, seed=settings["seed"] + i).cpu())
+    arrays["codes"] = torch.cat(codes).numpy()
+    if log_probs:
+        arrays["log_prob"] = torch.cat(log_probs).numpy()
     out = Path(settings["out"] or run_dir / "codes.npz")
     if out.suffix != ".npz":
         raise config.ConfigError(f"out={out}: expected a name that ends in .npz")

@@ -4,17 +4,21 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.progress import Progress
 
 from genlab import config, runs
+from genlab.data import DataError
+from genlab.metrics.density import evaluate_density
 from genlab.metrics.image_evaluation import evaluate_images
 from genlab.report.html import write_report
 from genlab.report.images import save_rows
 from genlab.report.plots import save_prd
+from genlab.report.points import save_histograms, save_points, window
 from genlab.report.tables import metrics_table
 
-__all__ = ["measure", "run"]
+__all__ = ["measure", "pick_device", "require_run", "require_verb", "run"]
 
 DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
 
@@ -23,14 +27,15 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     """Writes <run>/eval/metrics.json and the report anew, prints a table; returns the metrics' values."""
     settings = config.resolve(cfg)
     run_path = require_run(settings, "eval")
-    config.validate({k: settings[k] for k in ("data", "metrics", "allow")}, {"metrics": ["data"]})
+    config.validate({k: settings.get(k) for k in ("data", "metrics", "ood", "allow")}, {"metrics": ["data"]})
     data = config.build(settings["data"], settings["allow"])
     data.prepare_data()
     data.setup()
     chosen = {
         name: settings[name] for name in ("ckpt", "weights", "seed", "num", "split", "batch_size", "standing", "device")
     }
-    results = measure(run_path, data, settings["metrics"], settings["allow"], **chosen)
+    ood = other_data(settings["ood"], data, settings["allow"]) if settings.get("ood") else None
+    results = measure(run_path, data, settings["metrics"], settings["allow"], ood=ood, **chosen)
     report = write_report(run_path)
     print(f"metrics  {run_path / 'eval' / 'metrics.json'}\npictures {run_path / 'eval'}/*.png\nreport   {report}")
     return {name: entry["value"] for name, entry in results.items()}
@@ -56,21 +61,29 @@ def measure(
     batch_size: int = 256,
     standing: int = 0,
     device: str = "auto",
+    ood=None,
     console: Console | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The metrics of a run on `data` over the feature network `metrics`.
+    """The metrics of a run on `data`, for images over the feature network `metrics`; ood: data to tell from these.
 
-    Also written to <run>/eval/metrics.json, with neighbours.png (a sample a row, then the training images nearest to it)
-    and prd.png (the precision-recall curve).
+    Also written to <run>/eval/metrics.json, with pictures beside it: of image models neighbours.png (a sample a row, then
+    the training images nearest to it) and prd.png (the precision-recall curve); of densities density.png (points) and
+    ood.png (both sets' log-probabilities).
     """
     console = console or Console(stderr=True)
     if data.name is None:
         raise config.ConfigError("data: the run's config has no data to evaluate on; choose one, as in data=mnist5k")
     device = pick_device(device)
     system = runs.load(run_path, ckpt, weights, device, allow)
+    if ood is not None and not hasattr(system, "log_prob"):
+        raise config.ConfigError(f"ood={ood.name}: {type(system).__name__} has no log-probability to tell data apart by")
     if standing:
+        require_verb(system, "stand")
         system.stand(standing)
-    features = config.build(metrics, allow, data=data).to(device)
+    images = data.modality == "image"
+    features = config.build(metrics, allow, data=data).to(device) if images else None
+    chosen = {"split": split, "num_samples": num, "batch_size": batch_size, "seed": seed}
+    results: dict[str, dict[str, Any]] = {}
     with Progress(console=console, transient=True) as bar:
         tasks: dict[str, Any] = {}
 
@@ -80,23 +93,60 @@ def measure(
                 task = tasks[description] = bar.add_task(description, total=total)
             bar.update(task, completed=done, total=total)
 
-        found = evaluate_images(
-            system, data, features, split=split, num_samples=num, batch_size=batch_size, seed=seed, progress=progress
-        )
-    used = {
-        "weights": weights,
-        "standing": standing,
-        "ckpt": str(ckpt),
-        "data": data.name,
-        "crop": data.describe(split)["crop"],
-    }
-    used |= {"resize": data.describe(split)["resize"]}
-    results = {name: entry | used for name, entry in found.results.items()}
-    save_rows(found.neighbours, run_path / "eval" / "neighbours.png")
-    save_prd(*found.prd, run_path / "eval" / "prd.png")
+        if hasattr(system, "log_prob"):
+            view = None if images else window(data.arrays("train"))
+            found = evaluate_density(system, data, **chosen, ood=ood, view=view, progress=progress)
+            results |= found.results
+            if found.density is not None:
+                panels = {f"{split} split": data.arrays(split), "samples": found.samples, "density": found.density}
+                save_points(panels, run_path / "eval" / "density.png", view)
+            if found.scores:
+                named = {name: system.scaled(values) for name, values in found.scores.items()}
+                save_histograms(named, run_path / "eval" / "ood.png", system.measure)
+        if images:
+            found = evaluate_images(system, data, features, **chosen, progress=progress)
+            results |= found.results
+            save_rows(found.neighbours, run_path / "eval" / "neighbours.png")
+            save_prd(*found.prd, run_path / "eval" / "prd.png")
+    about = data.describe(split)
+    used = {"weights": weights, "standing": standing, "ckpt": str(ckpt), "data": data.name}
+    used |= {"crop": about.get("crop"), "resize": about.get("resize")}
+    results = {name: entry | used for name, entry in results.items()}
     runs.write_text(run_path / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     Console().print(metrics_table(results))
     return results
+
+
+def other_data(node: dict[str, Any], data, allow):
+    """The data of ood=, in the shape of the run's own: padded like these where its pictures fit, else shrunk."""
+    if data.modality != ("image" if "image_size" in node else "point"):
+        raise config.ConfigError(f"ood: the run's {data.name} holds {data.modality}s; choose a set of those")
+    if data.modality == "point":
+        return config.build(node, allow)
+    node = node | {"image_size": data.image_size, "channels": data.channels}
+    other = config.build(node, allow)
+    try:
+        other.prepare_data()
+    except DataError as error:
+        if node["resize"] != "pad" or "cannot shrink" not in str(error):
+            raise
+        other = config.build(node | {"resize": "bilinear"}, allow)
+    return other
+
+
+def require_verb(system, verb: str) -> None:
+    """ValueError naming the models that can, unless `system` answers `verb`."""
+    if hasattr(system, verb):
+        return
+    from importlib.resources import files
+
+    able = []
+    for entry in sorted(files("genlab.conf").joinpath("model").iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".yaml"):
+            target = yaml.safe_load(entry.read_text()).get("model", {}).get("_target_")
+            if target is not None and hasattr(config.locate(target), verb):  # a variant of another recipe names none
+                able.append(entry.name.removesuffix(".yaml"))
+    raise runs.RunError(f"{type(system).__name__} cannot {verb}; models that can: {', '.join(able) or 'none'}")
 
 
 def pick_device(name: str) -> str:

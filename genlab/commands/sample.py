@@ -1,19 +1,24 @@
-"""`genlab sample run=<dir>`: images from a trained run, as a PNG grid, a GIF and an .npz."""
+"""`genlab sample run=<dir>`: images or points from a trained run, as a PNG, a GIF and an .npz."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from genlab import config, runs
-from genlab.commands.eval import pick_device, require_run
-from genlab.data import read_images
+from genlab.commands.eval import pick_device, require_run, require_verb
+from genlab.data import read_images, read_points
+from genlab.metrics.density import density_on_grid
 from genlab.report.images import save_gif, save_grid, save_pairs, save_rows, with_ends
+from genlab.report.points import save_lines, save_points, window
 
 __all__ = ["require_verb", "run"]
 
 MODES = ("grid", "interpolate", "reconstruct", "walk")
+GRID_SIDE = 300  # of the density beside points
 
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
@@ -25,8 +30,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         raise config.ConfigError(f"mode={mode}: expected one of {', '.join(MODES)}.{config.closest(mode, MODES)}")
     if num < 1:
         raise config.ConfigError(f"num={num}: expected 1 or more")
-    for name, useful in {"scale": ("grid", "walk", "reconstruct"), "steps": ("interpolate", "walk"),
-                         "input": ("reconstruct", "interpolate")}.items():  # fmt: skip
+    for name, useful in {"scale": ("grid", "walk", "reconstruct"), "temperature": ("grid", "walk"),
+                         "steps": ("interpolate", "walk"), "input": ("reconstruct", "interpolate")}.items():  # fmt: skip
         if settings[name] is not None and mode not in useful:
             raise config.ConfigError(
                 f"{name}={settings[name]}: has no effect with mode={mode}; it is for {', '.join(useful)}"
@@ -35,34 +40,60 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     if settings["standing"]:
         require_verb(system, "stand")
         system.stand(settings["standing"])
+    points = system.modality == "point"
+    if points and mode == "walk":
+        raise config.ConfigError("mode=walk: draws images, and this is a model of points; use mode=interpolate")
     out = Path(settings["out"] or run_dir)
     arrays: dict[str, torch.Tensor] = {}
 
     if mode == "grid":
         require_verb(system, "sample")
-        given = {} if settings["label"] is None else {"label": settings["label"]}
-        if given and not hasattr(system, "labels"):
-            raise config.ConfigError(f"label={settings['label']}: {type(system).__name__} knows no labels")
-        images = system.sample(num, seed=seed, scale=1.0 if scale is None else scale, **given)
-        picture, arrays["images"] = save_grid(images, out / "grid.png"), images
+        found = system.sample(num, seed=seed, **taken(system.sample, settings))
+        picture = save_grid(found, out / "grid.png") if not points else draw_points(system, found, out / "grid.png")
+        arrays["points" if points else "images"] = found
     elif mode == "walk":
         require_verb(system, "sample")
-        frames = walk(system, num, settings["steps"] or 24, seed, 1.0 if scale is None else scale, settings["label"])
+        given = taken(system.sample, settings)
+        factor = given.get("scale", given.get("temperature", 1.0))
+        frames = walk(system, num, settings["steps"] or 24, seed, factor, settings["label"])
         picture, arrays["images"] = save_gif(frames, out / "walk.gif"), frames
     elif mode == "reconstruct":
         require_verb(system, "reconstruct")
-        x, labels = real_images(settings, system, num)
-        images = system.reconstruct(x, scale, **labels).cpu()
-        picture = save_pairs(x, images, out / "reconstruct.png")
-        arrays |= {"images": x, "reconstructions": images}
+        x, labels = real_inputs(settings, system, num)
+        found = system.reconstruct(x, scale, **labels).cpu()
+        if points:
+            picture = save_points({"points": x, "reconstructions": found}, out / "reconstruct.png", window(x))
+        else:
+            picture = save_pairs(x, found, out / "reconstruct.png")
+        arrays |= {"points" if points else "images": x, "reconstructions": found}
     else:
         require_verb(system, "interpolate")
-        x, labels = real_images(settings, system, 2 * num)
+        x, labels = real_inputs(settings, system, 2 * num)
         start, end, labels = x[0::2], x[1::2], {name: y[0::2] for name, y in labels.items()}
-        rows = with_ends(start, system.interpolate(start, end, settings["steps"] or 10, **labels), end)
-        picture, arrays["images"] = save_rows(rows, out / "interpolate.png"), rows
+        rows = with_ends(start, system.interpolate(start, end, settings["steps"] or (50 if points else 10), **labels), end)
+        picture = (save_lines if points else save_rows)(rows, out / "interpolate.png")
+        arrays["points" if points else "images"] = rows
     np.savez_compressed(out / f"{mode}.npz", **{name: value.cpu().numpy() for name, value in arrays.items()})
-    print(f"picture  {picture}\narrays   {out / f'{mode}.npz'}  (float32 in [-1, 1])")
+    print(f"picture  {picture}\narrays   {out / f'{mode}.npz'}  (float32{'' if points else ' in [-1, 1]'})")
+
+
+def taken(verb: Callable, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of scale=, temperature= and label= that are given; ConfigError for one that the model's `verb` cannot take."""
+    given = {name: settings[name] for name in ("scale", "temperature", "label") if settings[name] is not None}
+    able = inspect.signature(verb).parameters.keys() & {"scale", "temperature", "label"}
+    for name in given.keys() - able:
+        raise config.ConfigError(
+            f"{name}={given[name]}: {type(verb.__self__).__name__} does not take it; it takes {', '.join(sorted(able)) or 'none'}"
+        )
+    return given
+
+
+def draw_points(system, points: torch.Tensor, path: Path) -> Path:
+    """A picture of points (N, D) by their first two numbers, beside the model's density where it has one of the plane."""
+    view, panels = window(points[:, :2].cpu()), {"samples": points[:, :2]}
+    if hasattr(system, "log_prob") and points.shape[1] == 2:
+        panels["density"] = density_on_grid(system, view, GRID_SIDE)
+    return save_points(panels, path, view)
 
 
 def walk(system, num: int, steps: int, seed: int, scale: float, label) -> torch.Tensor:
@@ -76,40 +107,30 @@ def walk(system, num: int, steps: int, seed: int, scale: float, label) -> torch.
     return torch.stack([system.decode(z / n, *given).cpu() for z, n in zip(lines, norms, strict=True)])
 
 
-def real_images(settings: dict, system, num: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """`num` images (num, C, H, W) in [-1, 1], and {"labels": (num,)} for a system that needs them.
+def real_inputs(settings: dict, system, num: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """`num` images (num, C, H, W) in [-1, 1] or points (num, D), and {"labels": (num,)} for a system that needs them.
 
     They are the first of input=, else drawn from the test split of the run's data; label= goes before the data's own.
     """
     data = config.build(settings["data"], settings["allow"])
-    if settings["input"]:
+    if settings["input"] and system.modality == "point":
+        batch = {"point": read_points(settings["input"])[:num]}
+    elif settings["input"]:
         shape = {"image_size": data.image_size, "channels": data.channels, "crop": data.crop, "resize": data.resize}
         images, _, _ = read_images(settings["input"], **shape, on_error="raise")
         batch = {"image": images[:num].float() / 127.5 - 1}
     else:
         data.prepare_data()
         batch = data.pick("test", num, settings["seed"])
-    if len(batch["image"]) < num:
+    found = batch[system.modality]
+    if len(found) < num:
         where = f"input={settings['input']}" if settings["input"] else "the test split"
-        raise config.ConfigError(f"num: {num} images are needed and {where} has {len(batch['image'])}; give a smaller num=")
+        raise config.ConfigError(
+            f"num: {num} {system.modality}s are needed and {where} has {len(found)}; give a smaller num="
+        )
     if not getattr(system, "num_classes", 0):
-        return batch["image"], {}
+        return found, {}
     if settings["label"] is None and "label" not in batch:
         raise config.ConfigError("label: this model was trained with labels, and input= has none; give label=")
     labels = batch["label"] if settings["label"] is None else system.labels(num, settings["label"])
-    return batch["image"], {"labels": labels}
-
-
-def require_verb(system, verb: str) -> None:
-    """ValueError naming the models that can, unless `system` answers `verb`."""
-    if hasattr(system, verb):
-        return
-    from importlib.resources import files
-
-    able = []
-    for entry in sorted(files("genlab.conf").joinpath("model").iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".yaml"):
-            target = yaml.safe_load(entry.read_text()).get("model", {}).get("_target_")
-            if target is not None and hasattr(config.locate(target), verb):  # a variant of another recipe names none
-                able.append(entry.name.removesuffix(".yaml"))
-    raise runs.RunError(f"{type(system).__name__} cannot {verb}; models that can: {', '.join(able) or 'none'}")
+    return found, {"labels": labels}

@@ -114,6 +114,10 @@ def check(cfg, sweep: bool) -> dict[str, Any]:
     if unknown:
         raise config.ConfigError("\n  ".join(["errors in the config:", *unknown]))
     config.validate(settings, SUPPLIED)
+    known = config.parameters(config.locate(settings["model"]["_target_"], settings["allow"]))
+    for part in config.PARTS:
+        if settings.get(part) is not None and part not in known:
+            raise config.ConfigError(f"{part}: {settings['model']['_target_']} takes none; leave {part}= out")
     if sweep and starts_processes(settings["trainer"].get("strategy")):
         raise config.ConfigError(
             "trainer=ddp with -m: every process of a job would run the whole sweep again; start the jobs one by one, "
@@ -222,9 +226,10 @@ def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool)
     if sweep:
         return
     run = shlex.quote(os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir))
-    tries = [f"genlab sample run={run} num=64"]
+    tries = [f"genlab sample run={run} num={10_000 if system.modality == 'point' else 64}"]
     if hasattr(system, "encode"):
-        tries += [f"genlab sample run={run} mode=walk num=16", f"genlab encode run={run} split=test out=codes.npz"]
+        mode = "interpolate" if system.modality == "point" else "walk"
+        tries += [f"genlab sample run={run} mode={mode} num=16", f"genlab encode run={run} split=test out=codes.npz"]
     else:
         tries += [f"genlab eval run={run}", f"genlab train run={run} trainer.max_steps={2 * system.global_step}"]
     console.print("try next\n  " + "\n  ".join(tries), highlight=False, soft_wrap=True)

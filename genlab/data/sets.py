@@ -61,7 +61,7 @@ class Digits(MNIST5k):
     @property
     def levels(self) -> int:
         """Grey values that a pixel can have: 17 as the digits are, 256 where a resize mixes pixels."""
-        mixes = self.resize != "pad" and self.image_size != self.side or self.crop not in ("none", "center", self.side)
+        mixes = (self.resize != "pad" and self.image_size != self.side) or self.crop not in ("none", "center", self.side)
         return 256 if mixes else self.highest + 1
 
 

@@ -61,13 +61,14 @@ def evaluate_images(
     for batch in _batches(data, split, batch_size, f"features of the {split} split", progress):
         held_out.add(batch["image"].to(system.device))
     samples, correlations = Cloud(features, num_samples, keep, seed), []
+    codes = hasattr(system, "encode") and hasattr(system, "outputs")  # a learned encoder; a bijection's needs no measuring
     z = system.prior(num_samples, seed=seed)
     labels = system.labels(num_samples) if getattr(system, "num_classes", 0) else None
     for done, part in enumerate(z.split(batch_size), 1):
         given = () if labels is None else (labels[(done - 1) * batch_size :][: len(part)],)
         images = system.decode(part, *given)
         samples.add(images)
-        if hasattr(system, "encode"):
+        if codes:
             correlations.append(pearson(part, system.outputs(images)))
         progress("samples", min(done * batch_size, num_samples), num_samples)
 
@@ -93,7 +94,7 @@ def evaluate_images(
     results = {name: {"value": value, **entry} for name, value in values.items()}
     floor = {"value": held_out.distance_to(real), **entry, "split": split, "count": count}
     results["fid_floor"] = floor  # what real images that the model has not seen score
-    if hasattr(system, "encode"):
+    if codes:
         plain = dict.fromkeys(("reference", "features", "features_hash", "comparable")) | {"seed": seed}
         correlation = torch.cat(correlations).double().mean().item()
         results["code_correlation"] = {"value": correlation, "split": None, "count": num_samples, **plain}

@@ -20,6 +20,8 @@ PICTURES = {
     "interpolation": "Between pairs of held-out images, which stand at both ends",
 }
 MEASURED = {
+    "density.png": "Held-out points, samples, and the density",
+    "ood.png": "Log-probabilities of the two data sets",
     "neighbours.png": "Memorised? A sample a row, then the training images nearest to it over the features",
     "prd.png": "Precision against recall",
 }
@@ -27,6 +29,8 @@ MAX_PICTURES = 12  # of one kind; a longer run shows as many, evenly spaced
 CURVES = {  # what shares an axis; a metric that no group names gets one of its own
     "losses": ("train/loss_d", "train/loss_g"),
     "scores": ("train/score_real", "train/score_fake"),
+    "bits per dimension": ("train/bits_per_dim", "val/bits_per_dim"),
+    "negative log-likelihood": ("train/nll", "val/nll"),
     "code correlation": ("train/code_correlation", "val/code_correlation"),
 }
 NOT_CURVES = {"step", "epoch", "images_seen"}

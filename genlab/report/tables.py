@@ -14,7 +14,8 @@ def metrics_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     for name, justify in (("metric", "left"), ("value", "right"), ("measured on", "left"), ("features", "left")):
         table.add_column(name, justify=justify)
     for name, entry in results.items():
-        table.add_row(name, f"{entry['value']:.4g}", measured_on(entry), entry["features"] or "")
+        error = f" ± {entry['standard_error']:.1g}" if "standard_error" in entry else ""
+        table.add_row(name, f"{entry['value']:.4g}{error}", measured_on(entry), entry["features"] or "")
     return table
 
 

@@ -49,11 +49,13 @@ class Flow(LightningModule):
 
     # --- the objective -----------------------------------------------------------------------------------------
 
+    def prepare(self, x: Tensor, noise: Tensor | float = 0.5) -> tuple[Tensor, Tensor]:
+        """What the network sees of inputs x, and the log det (B,) of that step."""
+        return self.pixels(x, noise) if self.modality == "image" else (x, x.new_zeros(len(x)))
+
     def forward(self, x: Tensor, noise: Tensor | float = 0.5) -> tuple[Tensor, Tensor]:
-        """(z (B, D), log |det dz/dx| (B,)), the steps before the network included."""
-        before = 0.0
-        if self.modality == "image":
-            x, before = self.pixels(x, noise)
+        """(z (B, D), log |det dz/dx| (B,)) of inputs x, the step before the network included."""
+        x, before = self.prepare(x, noise)
         z, log_det = self.net(x)
         return z, log_det + before
 
@@ -78,6 +80,7 @@ class Flow(LightningModule):
         x = batch[self.modality]
         value = self.scaled(self.log_prob(x, seed=batch_idx)).mean()
         self.log(f"val/{self.measure}", value, batch_size=len(x), sync_dist=True)
+        self.log("step", float(self.global_step), rank_zero_only=True)
 
     def configure_optimizers(self):
         optimizer = self.optimizer(self.net.parameters(), lr=self.lr)
