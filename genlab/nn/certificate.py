@@ -22,13 +22,14 @@ class BoundViolated(ValueError):
 def certificate(network: nn.Module, exact_dims: int = 256, max_dims: int = 4096) -> dict[str, Any]:
     """Bounds in float64 of every LipschitzMap and ResidualBlock of `network`, as its weights are now.
 
-    layers: {name, coeff, estimate, fft, exact, bound}; fft bounds the norm of the normalised map, exact is the norm itself,
-    for maps one side of which has at most `exact_dims` dimensions (else null), and bound is the smaller. Where fft, up to a
-    tenth too large on small images, does not certify a block, exact is found up to `max_dims`. blocks: {name, lipschitz, iterations, error}: the product of the layers' bounds L < 1, at most how many fixed-point iterations its
-    inverse takes to the tolerance from a distance of 1, and the error that is left (root mean square). lipschitz: the
-    largest of the blocks'. iterations: of all blocks together. log10_inverse: of the Lipschitz bound of the whole inverse,
-    ActNorms included, which multiplies an error in z. Raises BoundViolated, naming what is wrong, if a block may not be
-    invertible, or if a layer is above its coeff by more than a thousandth.
+    layers: {name, coeff, estimate, fft, exact, bound}; fft bounds the norm of the normalised map, exact is the norm
+    itself, for maps one side of which has at most `exact_dims` dimensions (else null), and bound is the smaller. Where
+    fft, up to a tenth too large on small images, does not certify a block, exact is found up to `max_dims`. blocks:
+    {name, lipschitz, iterations, error}: the product of the layers' bounds L < 1, at most how many fixed-point iterations
+    its inverse takes to the tolerance from a distance of 1, and the error that is left (root mean square). lipschitz: the
+    largest of the blocks'. iterations: of all blocks together. log10_inverse: of the Lipschitz bound of the whole
+    inverse, ActNorms included, which multiplies an error in z. Raises BoundViolated, naming what is wrong, if a block may
+    not be invertible, or if a layer is above its coeff by more than a thousandth.
     """
     layers, blocks, wrong, log10 = [], [], [], 0.0
     for name, module in network.named_modules():
@@ -55,8 +56,8 @@ def certificate(network: nn.Module, exact_dims: int = 256, max_dims: int = 4096)
     if wrong:
         shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise BoundViolated(
-            f"not certified invertible: {shown}. Refresh u and v (genlab.nn.lipschitz.refresh), or train with net.coeff lower "
-            "(null has no bound at all)"
+            f"not certified invertible: {shown}. Refresh u and v (genlab.nn.lipschitz.refresh), or train with a lower "
+            "net.coeff= (null has no bound at all)"
         )
     return {
         "lipschitz": max((block["lipschitz"] for block in blocks), default=0.0),

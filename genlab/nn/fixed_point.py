@@ -17,7 +17,7 @@ class NotInverted(ValueError):
 
 
 class Inversion(NamedTuple):
-    """How an inverse was found: the iterations, the last step and the bound of the error (root mean squares, worst sample)."""
+    """How an inverse was found: iterations, the last step, the bound of the error (root mean squares, worst sample)."""
 
     iterations: int
     step: float
@@ -42,8 +42,8 @@ def solve(
 ) -> tuple[Tensor, Inversion]:
     """(x, Inversion) with x + g(x) = y (B, ...), where g has a Lipschitz constant of at most `lipschitz` < 1.
 
-    x_{n+1} = y - g(x_n) until, for every sample, the root mean square of x_{n+1} - x_n is at most tolerance (1 - L) / L, which
-    bounds that of x_{n+1} - x by tolerance; or until rounding is all that moves, when the bound reported is larger.
+    x_{n+1} = y - g(x_n) until, for every sample, the root mean square of x_{n+1} - x_n is at most tolerance (1 - L) / L,
+    which bounds that of x_{n+1} - x by tolerance; or until rounding is all that moves, when the bound reported is larger.
     memory: mix that many last steps by Anderson acceleration, 0 for none; the bound holds as well. max_iterations: unless
     given, a few more than a contraction can need, so that NotInverted, a ValueError, says that g is none.
     """
@@ -68,10 +68,10 @@ def solve(
             limit = iterations_needed(lipschitz, rounded, worst) + 5
         if limit is None or done >= limit:
             raise NotInverted(
-                f"after {done} iterations the inverse still moves by {worst:.1e} (root mean square), and {target.min().item():.1e} "
-                f"was to be reached with Lipschitz bound {lipschitz:.4g}. If the weights have changed since, refresh them "
-                "(genlab.nn.lipschitz.refresh); if the certificate finds the bounds in order, allow a larger tolerance or more "
-                "iterations"
+                f"after {done} iterations the inverse still moves by {worst:.1e} (root mean square), and "
+                f"{target.min().item():.1e} was to be reached with Lipschitz bound {lipschitz:.4g}. If the weights have "
+                "changed since, refresh them (genlab.nn.lipschitz.refresh); if the certificate finds the bounds in order, "
+                "allow a larger tolerance or more iterations"
             )
         x = _mix(history, x, new, memory) if memory else new
 

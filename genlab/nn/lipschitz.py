@@ -51,7 +51,9 @@ class LipschitzMap(nn.Module):
         for name, features in (("u", c_out), ("v", c_in)):
             self.register_buffer(name, torch.randn(1, features, *grid))
         self.basis_of_x = c_in <= c_out
-        start = torch.randn(min(NUM_VECTORS, self.u[0].numel(), self.v[0].numel()), *(self.v if c_in <= c_out else self.u)[0].shape)
+        start = torch.randn(
+            min(NUM_VECTORS, self.u[0].numel(), self.v[0].numel()), *(self.v if c_in <= c_out else self.u)[0].shape
+        )
         self.register_buffer("basis", torch.linalg.qr(start.flatten(1).T)[0].T.reshape(start.shape).contiguous())
         refresh(self)
 
@@ -118,10 +120,13 @@ def refresh(module: nn.Module, tolerance: float = TOLERANCE, max_iterations: int
 
 
 def _iterate(layers: list[LipschitzMap], tolerance: float, max_iterations: int) -> int:
-    weights = torch.stack([layer.operator() for layer in layers])
+    weights, done = torch.stack([layer.operator() for layer in layers]), 0
+    if not torch.isfinite(weights).all():
+        raise ValueError("power iteration met a weight that is not finite; lower model.lr=, or trainer.gradient_clip_val=1")
     basis = torch.stack([layer.basis for layer in layers])  # (G, p, features, ...), of x or of y, the smaller
     there, back = (_apply_each, _adjoint_each) if layers[0].basis_of_x else (_adjoint_each, _apply_each)
-    for done in range(1, max_iterations + 1):
+    while True:
+        done += 1
         images = there(basis, weights)
         # Rayleigh-Ritz: turn the basis so that its first vector is stretched most.
         values, turn = torch.linalg.eigh(_gram(images))
@@ -130,16 +135,14 @@ def _iterate(layers: list[LipschitzMap], tolerance: float, max_iterations: int) 
         largest = values[:, -1].clamp(min=0)
         residual = (again[:, 0].flatten(1) - largest[:, None] * basis[:, 0].flatten(1)).norm(dim=1)
         worst = (residual - tolerance * largest).max().item()
-        if worst != worst:
-            raise ValueError("power iteration met a weight that is not finite; lower model.lr= or clip: trainer.gradient_clip_val=1")
         if worst <= 0:
             break
+        if done == max_iterations:
+            raise ValueError(
+                f"power iteration did not reach the tolerance {tolerance:.1e} in {max_iterations} iterations; give a larger "
+                "one (net.refresh_tolerance=)"
+            )
         basis = _orthonormal(again, basis)
-    else:
-        raise ValueError(
-            f"power iteration did not reach the tolerance {tolerance:.1e} in {max_iterations} iterations; give a larger one "
-            "(net.refresh_tolerance=)"
-        )
     ends = {True: (images, basis), False: (basis, images)}[layers[0].basis_of_x]
     for i, layer in enumerate(layers):
         layer.basis.copy_(basis[i])
@@ -166,7 +169,9 @@ def _orthonormal(x: Tensor, old: Tensor) -> Tensor:
     ridge = 4 * torch.finfo(x.dtype).eps * trace + torch.finfo(x.dtype).tiny
     factor = torch.linalg.cholesky(gram + ridge * torch.eye(gram.shape[1], dtype=x.dtype, device=x.device))
     found = torch.linalg.solve_triangular(factor, x.flatten(2), upper=False).view_as(x)
-    found = found / found.flatten(2).norm(dim=2).clamp(min=torch.finfo(x.dtype).tiny).view(*x.shape[:2], *[1] * (x.dim() - 2))
+    found = found / found.flatten(2).norm(dim=2).clamp(min=torch.finfo(x.dtype).tiny).view(
+        *x.shape[:2], *[1] * (x.dim() - 2)
+    )
     return torch.where((trace > 0).view(-1, *[1] * (x.dim() - 1)), found, old)
 
 

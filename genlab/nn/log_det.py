@@ -1,7 +1,9 @@
-"""log det(I + J) from products with J alone: series, what they leave out, and estimators whose value and gradient are honest.
+"""log det(I + J) from products with J alone: series, what they leave out, and estimators whose value and gradient are
+honest.
 
-log det(I + J) = sum_k (-1)^(k+1) tr(J^k) / k where the spectral radius of J is below 1, and v^T J^k v has the mean tr(J^k) for
-v of mean 0 and covariance I (Hutchinson). A series draws the weights c_1 .. c_N of its terms.
+log det(I + J) = sum_k (-1)^(k+1) tr(J^k) / k where the spectral radius of J is below 1, and v^T J^k v has the mean
+tr(J^k) for v of mean 0 and covariance I (Hutchinson). A series draws the weights c_1 .. c_N of its terms for J of norm at
+most lipschitz() and `dim` dimensions, and bounds the error of the estimate's mean.
 """
 
 import math
@@ -11,13 +13,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Exact", "Roulette", "Truncated", "draw_probes", "exact_log_det", "hutchinson", "remainder", "series_log_det"]
+__all__ = [
+    "Exact",
+    "Roulette",
+    "Truncated",
+    "Within",
+    "draw_probes",
+    "exact_log_det",
+    "hutchinson",
+    "remainder",
+    "series_log_det",
+]
 
 
 def remainder(lipschitz: float, num_terms: int, dim: int) -> float:
     """The most, in nats, that terms after `num_terms` add to the log-determinant of dim x dim J of norm `lipschitz`.
 
-    dim (-ln(1 - L) - sum_{k <= n} L^k / k): Theorem 3 of "Invertible Residual Networks", Behrmann et al. 2019, arXiv 1811.00995.
+    dim (-ln(1 - L) - sum_{k <= n} L^k / k): Theorem 3 of "Invertible Residual Networks", Behrmann et al. 2019, arXiv
+    1811.00995.
     """
     if not lipschitz < 1:
         return math.inf
@@ -32,7 +45,7 @@ class Truncated:
             raise ValueError(f"num_terms={num_terms}: a series needs one term or more")
         self.num_terms = num_terms
 
-    def draw(self) -> list[float]:
+    def draw(self, lipschitz: Callable[[], float], dim: int) -> list[float]:
         return [1.0] * self.num_terms
 
     def bias(self, lipschitz: float, dim: int) -> float:
@@ -40,12 +53,35 @@ class Truncated:
         return remainder(lipschitz, self.num_terms, dim)
 
 
+class Within:
+    """As many terms as keep the bias below `bits` bits a dimension, whatever the norm of J is at the time."""
+
+    def __init__(self, bits: float = 1e-5, max_terms: int = 2000):
+        if not bits > 0:
+            raise ValueError(f"bits={bits}: expected a positive bound")
+        self.bits, self.max_terms = bits, max_terms
+
+    def draw(self, lipschitz: Callable[[], float], dim: int) -> list[float]:
+        norm, allowed = lipschitz(), self.bits * math.log(2)
+        num_terms = next((n for n in range(1, self.max_terms + 1) if remainder(norm, n, 1) <= allowed), None)
+        if num_terms is None:
+            raise ValueError(
+                f"a block of norm {norm:.5g} takes more than {self.max_terms} terms to a bias below {self.bits} bits a "
+                "dimension; use genlab.nn.log_det.Roulette, or a lower net.coeff="
+            )
+        return [1.0] * num_terms
+
+    def bias(self, lipschitz: float, dim: int) -> float:
+        """The bound of the error of the mean, in nats."""
+        return self.bits * math.log(2) * dim
+
+
 class Roulette:
     """All terms, by Russian roulette: `num_exact` of them, then N' more, each over its probability to be reached; unbiased.
 
-    geometric: N' = 1, 2, ... with P(N' >= j) = (1 - p)^(j - 1), and a finite variance where the spectral radius of J is below
-    sqrt(1 - p). poisson: N' = 0, 1, ... of mean `rate`, whose tail is lighter than any power: no finite variance at all in
-    theory, as in the authors' image script. One N' a call, shared by the batch.
+    geometric: N' = 1, 2, ... with P(N' >= j) = (1 - p)^(j - 1), and a finite variance where the spectral radius of J is
+    below sqrt(1 - p). poisson: N' = 0, 1, ... of mean `rate`, whose tail is lighter than any power: no finite variance at
+    all in theory, as in the authors' image script. One N' a call, shared by the batch.
 
     "Residual Flows for Invertible Generative Modeling", Chen et al. 2019, arXiv 1906.02735, equation 6 and section 3.1.
     """
@@ -77,7 +113,7 @@ class Roulette:
         tail = (math.exp(i * math.log(self.rate) - self.rate - math.lgamma(i + 1)) for i in range(j, j + 200))
         return math.fsum(tail) if j else 1.0
 
-    def draw(self) -> list[float]:
+    def draw(self, lipschitz: Callable[[], float], dim: int) -> list[float]:
         if self.distribution == "geometric":
             extra = int(torch.empty((), dtype=torch.float64).geometric_(self.p))
         else:

@@ -4,6 +4,7 @@
 Chen et al. 2019, arXiv 1906.02735.
 """
 
+import itertools
 from typing import Literal
 
 import torch
@@ -78,26 +79,27 @@ def conv_branch(channels: int, width: int, size: tuple[int, int], activation: st
 def dense_branch(dim: int, widths: list[int], activation: str, leading: bool, **options) -> Branch:
     """Dense layers dim -> widths -> dim; activations between, and before them if `leading`."""
     sizes = [dim, *widths, dim]
-    maps = [LipschitzMap(c_in, c_out, **options) for c_in, c_out in zip(sizes, sizes[1:], strict=False)]
+    maps = [LipschitzMap(c_in, c_out, **options) for c_in, c_out in itertools.pairwise(sizes)]
     return Branch(maps, [make_activation(activation) for _ in range(len(maps) - 1 + leading)])
 
 
 class ResidualBlock(nn.Module):
     """x -> (x + g(x), log det (B,)); g of norm below 1.
 
-    series, eval_series: of genlab.nn.log_det, in training and otherwise. num_probes, eval_num_probes: of Hutchinson's
-    estimate, whose mean counts. The value is the series' own estimate in every mode, and its gradient, by the Neumann series
-    of the same terms, has the mean of that of the series: no double backward, and no graph of the products.
-    backward: recompute keeps x, the probes and one vector beside them for the backward pass, and computes the rest again,
-    weighing each sample's log-determinant by its own upstream gradient; store keeps all that one pass needs.
-    tolerance: bound of the root mean square error of an inverse. anderson: steps that it mixes, 0 for the plain iteration.
-    `moments` are the mean and variance over the last training batch of the estimate (nats).
+    series, eval_series: of genlab.nn.log_det, in training and otherwise; with none the log-determinant is NaN.
+    num_probes, eval_num_probes: of Hutchinson's estimate, whose mean counts. The value is the series' own estimate in
+    every mode, and its gradient, by the Neumann series of the same terms, has the mean of that of the series: no double
+    backward, and no graph of the products. backward: recompute keeps x, the probes and one vector beside them for the
+    backward pass, and computes the rest again, weighing each sample's log-determinant by its own upstream gradient; store
+    keeps all that one pass needs. tolerance: bound of the root mean square error of an inverse. anderson: steps that it
+    mixes, 0 for the plain iteration. `moments` are the mean and variance over the last training batch of the estimate
+    (nats).
     """
 
     def __init__(
         self,
         branch: Branch,
-        series,
+        series=None,
         eval_series=None,
         num_probes: int = 1,
         eval_num_probes: int = 1,
@@ -121,15 +123,16 @@ class ResidualBlock(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = _own_format(x)
             series = self.series if self.training else self.eval_series
-            g, log_det = self._exact(x) if isinstance(series, Exact) else self._estimate(x, series.draw())
+            if series is None:
+                return x + self.branch.linear(x, self.branch.tensors())[0], x.new_full((len(x),), torch.nan)
+            g, log_det = (
+                self._exact(x)
+                if isinstance(series, Exact)
+                else self._estimate(x, series.draw(self.lipschitz, self.branch.dims))
+            )
             if self.training:
                 self.moments.copy_(torch.stack(torch.var_mean(log_det.detach(), correction=0)[::-1]))
             return x + g, log_det
-
-    def features(self, x: Tensor) -> Tensor:
-        """x + g(x) alone."""
-        x = _own_format(x)
-        return x + self.branch.linear(x, self.branch.tensors())[0]
 
     def _exact(self, x: Tensor) -> tuple[Tensor, Tensor]:
         tensors, dim = self.branch.tensors(), x[0].numel()

@@ -3,7 +3,6 @@
 import math
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from genlab.nn.actnorm import ActNorm
@@ -20,13 +19,13 @@ __all__ = ["IResNet"]
 class IResNet(nn.Module):
     """x of `shape` (C, H, W) or (D,) <-> z (B, D) of a standard normal; forward gives (z, log det (B,)) in nats.
 
-    An image goes through `levels` scales of `num_blocks` ActNorms and residual blocks each; between scales (and before the
-    first with squeeze_first) it is squeezed, and half of its channels leave if factor_out. Points: `num_blocks` dense
+    An image goes through `levels` scales of `num_blocks` ActNorms and residual blocks each; between scales (and before
+    the first with squeeze_first) it is squeezed, and half of its channels leave if factor_out. Points: `num_blocks` dense
     blocks, each followed by an ActNorm. width: channels, or units, of the hidden layers; depth: hidden layers of a dense
-    block. dense_blocks: blocks of `dense_width` units on all numbers together at the end. norm: the ActNorm before or after
-    each block. prior: diagonal learns a mean and a scale of each number of z, as a last ActNorm; standard does not.
-    log_det, eval_log_det: series of genlab.nn.log_det, in training and otherwise. The other arguments are those of
-    ResidualBlock and LipschitzMap; refresh_tolerance is that of `refresh`.
+    block. dense_blocks: blocks of `dense_width` units on all numbers together at the end. norm: the ActNorm before or
+    after each block. prior: diagonal learns a mean and a scale of each number of z, as a last ActNorm; standard does not.
+    log_det, eval_log_det: series of genlab.nn.log_det, in training and otherwise; null, null: the log-determinant is NaN.
+    The other arguments are those of ResidualBlock and LipschitzMap; refresh_tolerance is that of `refresh`.
 
     "Invertible Residual Networks", Behrmann et al. 2019, arXiv 1811.00995, section 5.3 and appendix C.
     """
@@ -36,7 +35,7 @@ class IResNet(nn.Module):
         shape: list[int],
         num_blocks: int | list[int],
         width: int,
-        log_det: Any,
+        log_det: Any = None,
         eval_log_det: Any = None,
         levels: int | None = None,
         depth: int = 3,
@@ -90,7 +89,9 @@ class IResNet(nn.Module):
 
     def _points(self, dim: int, num_blocks: int | list[int], width: int, depth: int, levels: int | None) -> list[nn.Module]:
         if levels not in (None, 1) or not isinstance(num_blocks, int):
-            raise ValueError(f"net.levels={levels}, net.num_blocks={num_blocks}: points have one scale; give one number of blocks")
+            raise ValueError(
+                f"net.levels={levels}, net.num_blocks={num_blocks}: points have one scale; give one number of blocks"
+            )
         blocks = [self._dense(dim, [width] * depth) for _ in range(num_blocks)]
         return [part for block in blocks for part in self._normed(block, dim)]
 
@@ -144,7 +145,7 @@ class IResNet(nn.Module):
 
     def estimates(self) -> dict[str, Tensor]:
         """Mean and standard deviation over the last training batch of each block's estimate, in nats."""
-        if isinstance(self.blocks()[0].series, Exact):
+        if isinstance(self.blocks()[0].series, Exact | None):
             return {}
         return {f"log_det/{name}": value for name, value in estimator_moments(self).items()}
 
@@ -152,12 +153,18 @@ class IResNet(nn.Module):
         """Brings the power iterations up to date; to be called whenever weights have changed."""
         return refresh(self, self.refresh_tolerance)
 
-    def certificate(self) -> dict[str, Any]:
+    def bounds(self) -> dict[str, Any]:
         """The certificate of genlab.nn.certificate, with the bias that eval_log_det may have, in bits a dimension."""
         found = certificate(self)
+        if self.blocks()[0].eval_series is None:
+            return found
         pairs = zip(self.blocks(), found["blocks"], strict=True)
         bias = sum(block.eval_series.bias(entry["lipschitz"], block.branch.dims) for block, entry in pairs)
         return found | {"bias_bits_per_dim": bias / (self.dims * math.log(2))}
+
+    def certificate(self) -> dict[str, float]:
+        """What of `bounds` is one number each; BoundViolated if the network is not certified invertible."""
+        return {name: value for name, value in self.bounds().items() if not isinstance(value, list)}
 
     def inversions(self) -> dict[str, float]:
         """Of the last inverse: iterations of all blocks together, the last step and the error bound of the worst block."""
