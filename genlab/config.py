@@ -308,6 +308,8 @@ def explain(error: Exception, command: str) -> str:
         key = match[1].lstrip("+~")
         keys = known_keys(command)
         keys += sorted({k.rsplit(".", i)[0] for k in keys for i in range(1, k.count(".") + 1)})
+        if key in keys:  # of the default recipe
+            return f"{match[1]}: the chosen recipe has no '{key}', so it cannot take effect; leave it out."
         return f"there is no key '{key}'.{closest(key, keys)} 'genlab {command} --help' lists all."
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")

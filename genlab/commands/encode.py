@@ -17,7 +17,7 @@ __all__ = ["run"]
 
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
-    """Writes an .npz with `codes` (N, D) float32, `paths` or `ids`, `labels` where known, `log_prob` (N,) where asked for."""
+    """Writes an .npz: `codes` (N, D) float32, `paths` or `ids`, `labels` where known, `log_prob` (N,) where asked for."""
     settings = config.resolve(cfg)
     run_path = require_run(settings, "encode")
     if (settings["input"] is None) == (settings["split"] is None):

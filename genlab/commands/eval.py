@@ -42,6 +42,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
 
 
 def require_run(settings: dict[str, Any], command: str) -> Path:
+    """The directory of run=; RunError where it is not given."""
     if not settings.get("run"):
         raise runs.RunError(f"run=: genlab {command} needs a run directory, as in genlab {command} run=outputs/train/...")
     return Path(settings["run"])
@@ -67,8 +68,8 @@ def measure(
     """The metrics of a run on `data`, for images over the feature network `metrics`; ood: data to tell from these.
 
     Also written to <run>/eval/metrics.json, with pictures beside it: of image models neighbours.png (a sample a row, then
-    the training images nearest to it) and prd.png (the precision-recall curve); of densities density.png (points) and
-    ood.png (both sets' log-probabilities).
+    the training images nearest to it) and prd.png (the precision-recall curve); of densities density.png (points),
+    ood.png (both sets' log-probabilities) and certificate.json (of a network that has one).
     """
     console = console or Console(stderr=True)
     if data.name is None:
@@ -97,6 +98,8 @@ def measure(
             view = None if images else window(data.arrays("train"))
             found = evaluate_density(system, data, **chosen, ood=ood, view=view, progress=progress)
             results |= found.results
+            if found.certificate is not None:
+                runs.write_text(run_path / "eval" / "certificate.json", json.dumps(found.certificate, indent=2) + "\n")
             if found.density is not None:
                 panels = {f"{split} split": data.arrays(split), "samples": found.samples, "density": found.density}
                 save_points(panels, run_path / "eval" / "density.png", view)

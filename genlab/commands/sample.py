@@ -82,9 +82,8 @@ def taken(verb: Callable, settings: dict[str, Any]) -> dict[str, Any]:
     given = {name: settings[name] for name in ("scale", "temperature", "label") if settings[name] is not None}
     able = inspect.signature(verb).parameters.keys() & {"scale", "temperature", "label"}
     for name in given.keys() - able:
-        raise config.ConfigError(
-            f"{name}={given[name]}: {type(verb.__self__).__name__} does not take it; it takes {', '.join(sorted(able)) or 'none'}"
-        )
+        known = ", ".join(sorted(able)) or "none"
+        raise config.ConfigError(f"{name}={given[name]}: {type(verb.__self__).__name__} does not take it; it takes {known}")
     return given
 
 

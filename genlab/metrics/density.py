@@ -17,12 +17,14 @@ Progress = Callable[[str, int, int], None]
 
 class DensityEvaluation(NamedTuple):
     """results: {metric: {value, split, count, seed, ...}}. scores: log-probabilities by data set, where there are two.
+    certificate: all that the network can certify, bounds of each layer included; its numbers are in results as well.
 
     density: (S, S) over `view` (left, right, bottom, top), rows of constant y, and samples (N, 2); for points alone.
     """
 
     results: Results
     scores: dict[str, Tensor]
+    certificate: dict[str, Any] | None
     density: Tensor | None
     samples: Tensor | None
 
@@ -64,15 +66,16 @@ def evaluate_density(
     if (own := getattr(data, "log_density", lambda points: None)(data.arrays(split))) is not None:
         results[f"{system.measure}_floor"] = mean_of(-own.double()) | entry  # what the density of the data itself has
     results |= inversion(system, data, split, batch_size, entry, progress)
-    if hasattr(system.net, "certificate"):
-        results |= {f"certificate_{k}": {"value": v, "split": None, "count": 1} | plain
-                    for k, v in system.net.certificate().items()}  # fmt: skip
+    certificate = system.net.certificate() if hasattr(system.net, "certificate") else None
+    for name, value in (certificate or {}).items():
+        if isinstance(value, int | float):
+            results[f"certificate_{name}"] = {"value": value, "split": "the weights", "count": 1} | plain
     scores = {}
     if ood is not None:
         scores = {data.name: held_out, ood.name: log_probs(split, ood)}
         results |= told_apart(system, scores, log_probs("train", data).mean(), entry)
     if system.modality != "point" or system.latent_dim != 2:
-        return DensityEvaluation(results, scores, None, None)
+        return DensityEvaluation(results, scores, certificate, None, None)
     density = density_on_grid(system, view, GRID_SIDE, progress)
     samples = system.sample(num_samples, seed=seed).double().cpu()
     of_samples = {"split": None, "count": num_samples, **plain}
@@ -80,7 +83,7 @@ def evaluate_density(
     results["integral"] = {"value": density.sum().item() * cell, "split": "the grid's cells", "count": GRID_SIDE**2, **plain}
     distance, floor = histogram_distance(density, samples, view, seed)
     results |= {"histogram_distance": {"value": distance} | of_samples, "histogram_floor": {"value": floor} | of_samples}
-    return DensityEvaluation(results, scores, density, samples)
+    return DensityEvaluation(results, scores, certificate, density, samples)
 
 
 def mean_of(values: Tensor) -> dict[str, float]:
@@ -113,6 +116,8 @@ def inversion(system, data, split: str, batch_size: int, entry: dict[str, Any], 
         "reconstruction_error": {"value": torch.cat(errors).max().item()} | entry,
         "reconstruction_error_noise": {"value": torch.cat(noise_errors).max().item()} | entry | {"split": None},
     }
+    if hasattr(system.net, "inversions"):
+        results |= {f"inverse_{name}": {"value": float(value)} | entry for name, value in system.net.inversions().items()}
     if changed:
         results["pixels_changed"] = {"value": torch.cat(changed).mean().item()} | entry
     return results
@@ -129,12 +134,13 @@ def told_apart(system, scores: dict[str, Tensor], typical: Tensor, entry: dict[s
     of the training set ("typicality") does: flows give plain other data high likelihoods (arXiv 1810.09136, 1906.02994).
     """
     (_, own), (name, other) = scores.items()
+    about = {"split": f"{name}, {entry['split']}", "count": len(other)}
     entry = entry | {"reference": name, "count": len(own) + len(other)}
     distances = [-(values - typical).abs() for values in (own, other)]
     return {
         "ood_auroc": {"value": area_under_roc(own, other)} | entry,
         "ood_auroc_typicality": {"value": area_under_roc(*distances)} | entry,
-        f"ood_{system.measure}": mean_of(system.scaled(other)) | entry | {"count": len(other)},
+        f"ood_{system.measure}": mean_of(system.scaled(other)) | entry | about | {"reference": None},
     }
 
 

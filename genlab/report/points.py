@@ -27,7 +27,8 @@ def save_points(panels: Mapping[str, Tensor], path: Path, view: Window) -> Path:
     for axis, values in zip(axes, panels.values(), strict=True):
         values = values.detach().double().cpu()
         if values.shape[1] == 2:
-            axis.plot(*values[:MAX_POINTS].T.numpy(), ",", color="#fde725", alpha=0.8)
+            size = min(max(100 / len(values) ** 0.5, 0.8), 5)
+            axis.plot(*values[:MAX_POINTS].T.numpy(), ".", color="#fde725", markersize=size, markeredgewidth=0)
             axis.set_facecolor("#440154")
         else:
             axis.imshow(values.numpy(), origin="lower", extent=view, cmap="viridis", vmin=0, interpolation="bilinear")

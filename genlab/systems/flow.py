@@ -129,11 +129,13 @@ class Flow(LightningModule):
     @torch.no_grad()
     def log_prob(self, inputs: Tensor, seed: int = 0) -> Tensor:
         """log p (N,) in nats: of points a density, of images a lower bound, on average over `seed`, of the probability
-        of their pixel values."""
-        found, generator = [], torch.Generator().manual_seed(seed)
-        for x in self._batches(inputs):
-            noise = torch.rand(x.shape, generator=generator).to(x) if self.modality == "image" else 0.0
-            found.append(self.log_prob_of(x, noise))
+        of their pixel values. A function of `seed`, the network's own estimates included."""
+        found = []
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            for x in self._batches(inputs):
+                noise = torch.rand(x.shape).to(x) if self.modality == "image" else 0.0
+                found.append(self.log_prob_of(x, noise))
         return torch.cat(found)
 
     @torch.no_grad()
