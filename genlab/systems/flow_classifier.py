@@ -61,9 +61,12 @@ class InvertibleClassifier(LightningModule):
         check_labels(self)
         self.pixels.levels.fill_(self.trainer.datamodule.levels)
 
+    def prepare(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network sees of images, and the log det (B,) of that step."""
+        return self.pixels(images)
+
     def outputs(self, images: Tensor) -> Tensor:
-        z, _ = self.net(self.pixels(images)[0])
-        return self.net.logits(z)
+        return self.net.logits(self.net(self.prepare(images)[0])[0])
 
     # --- verbs -------------------------------------------------------------------------------------------------
 
@@ -78,7 +81,7 @@ class InvertibleClassifier(LightningModule):
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """The codes (N, D) of images in [-1, 1]."""
-        return torch.cat([self.net(self.pixels(x)[0])[0] for x in self._batches(images)])
+        return torch.cat([self.net(self.prepare(x)[0])[0] for x in self._batches(images)])
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:

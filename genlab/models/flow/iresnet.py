@@ -153,7 +153,7 @@ class IResNet(nn.Module):
         """Brings the power iterations up to date; to be called whenever weights have changed."""
         return refresh(self, self.refresh_tolerance)
 
-    def bounds(self) -> dict[str, Any]:
+    def certificate(self) -> dict[str, Any]:
         """The certificate of genlab.nn.certificate, with the bias that eval_log_det may have, in bits a dimension."""
         found = certificate(self)
         if self.blocks()[0].eval_series is None:
@@ -161,10 +161,6 @@ class IResNet(nn.Module):
         pairs = zip(self.blocks(), found["blocks"], strict=True)
         bias = sum(block.eval_series.bias(entry["lipschitz"], block.branch.dims) for block, entry in pairs)
         return found | {"bias_bits_per_dim": bias / (self.dims * math.log(2))}
-
-    def certificate(self) -> dict[str, float]:
-        """What of `bounds` is one number each; BoundViolated if the network is not certified invertible."""
-        return {name: value for name, value in self.bounds().items() if not isinstance(value, list)}
 
     def inversions(self) -> dict[str, float]:
         """Of the last inverse: iterations of all blocks together, the last step and the error bound of the worst block."""

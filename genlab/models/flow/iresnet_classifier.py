@@ -10,7 +10,7 @@ from genlab.models.flow.iresnet import IResNet
 __all__ = ["IResNetClassifier"]
 
 
-class IResNetClassifier(nn.Module):
+class IResNetClassifier(IResNet):
     """Images of `shape` (C, H, W) <-> z (B, D) by an IResNet that keeps all channels, and class logits (B, num_classes)
     of z.
 
@@ -30,54 +30,40 @@ class IResNetClassifier(nn.Module):
         inject: int = 0,
         head: Literal["pool", "conv"] = "pool",
         log_det: Any = None,
+        factor_out: bool = False,
+        prior: Literal["diagonal", "standard"] = "standard",
+        dense_blocks: int = 0,
         **options: Any,
     ):
-        super().__init__()
         if len(shape) != 3:
             raise ValueError(f"net.shape={list(shape)}: expected (C, H, W); the classifier is for images")
-        if not num_classes:
-            raise ValueError("model.num_classes: these data have no labels to learn; choose others (data=)")
         if inject and log_det is not None:
-            raise ValueError(
-                f"net.inject={inject}: with added channels there is no density; set net.inject=0 or net.log_det=null"
-            )
+            raise ValueError(f"net.inject={inject}: added channels leave no density; set net.inject=0 or net.log_det=null")
         if head not in ("pool", "conv"):
             raise ValueError(f"net.head={head!r}: expected pool or conv")
+        if factor_out or dense_blocks or prior != "standard":
+            raise ValueError("net: the head looks at all channels; leave factor_out, dense_blocks and prior as they are")
+        options |= {"factor_out": False, "prior": "standard"}
+        super().__init__([shape[0] + inject, *shape[1:]], num_blocks, width, log_det, **options)
         self.shape, self.inject, self.num_classes = tuple(shape), inject, num_classes
-        padded = [shape[0] + inject, *shape[1:]]
-        options = {"factor_out": False, "prior": "standard"} | options
-        self.trunk = IResNet(padded, num_blocks, width, log_det, **options)
-        if options["factor_out"] or options.get("dense_blocks"):
-            raise ValueError("net.factor_out and net.dense_blocks: the head looks at all channels; set them to false and 0")
-        self.dims, self.last = self.trunk.dims, self.trunk.flow.shapes[-1]
+        self.last = self.flow.shapes[-1]
         channels = self.last[0] if head == "pool" else 256
         first = [] if head == "pool" else [nn.Conv2d(self.last[0], channels, 3, padding=1)]
         norm = [nn.BatchNorm2d(channels), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
         self.head = nn.Sequential(*first, *norm, nn.Linear(channels, num_classes))
 
+    @property
+    def bounded(self) -> bool:
+        """Whether each layer's norm has a bound, without which there is no inverse to speak of."""
+        return all(layer.coeff is not None for block in self.blocks() for layer in block.branch.maps)
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(z (B, D), log det (B,)), which is NaN without a log_det."""
-        return self.trunk(pad(x, (0, 0, 0, 0, 0, self.inject)))
+        return super().forward(pad(x, (0, 0, 0, 0, 0, self.inject)))
 
     def logits(self, z: Tensor) -> Tensor:
         """Logits (B, num_classes) of z (B, D)."""
         return self.head(z.unflatten(1, self.last))
 
     def inverse(self, z: Tensor) -> Tensor:
-        return self.trunk.inverse(z)[:, : self.shape[0]]
-
-    @property
-    def surrogate(self) -> bool:
-        return self.trunk.surrogate
-
-    def estimates(self) -> dict[str, Tensor]:
-        return self.trunk.estimates()
-
-    def refresh(self) -> int:
-        return self.trunk.refresh()
-
-    def bounds(self) -> dict[str, Any]:
-        return self.trunk.bounds()
-
-    def certificate(self) -> dict[str, float]:
-        return self.trunk.certificate()
+        return super().inverse(z)[:, : self.shape[0]]
