@@ -1,0 +1,121 @@
+"""What sample, encode and eval promise of models with a likelihood, of points and of images."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+
+import genlab
+from genlab import config
+from genlab.commands.eval import other_data
+
+COMMON = ["trainer=cpu", "trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.log_every_n_steps=1"]
+COMMON += ["net.depth=2", "net.hidden=8", "data.batch_size=32"]
+
+
+@pytest.fixture(scope="module")
+def points(trained_in, tmp_path_factory):
+    run = tmp_path_factory.mktemp("points") / "run"
+    small = ["data.num_train=200", "data.num_val=64", "data.num_test=100"]
+    trained_in(run, "model=glow", "data=eight_gaussians", *COMMON, *small)
+    return run
+
+
+@pytest.fixture(scope="module")
+def images(trained_in, tmp_path_factory):
+    run = tmp_path_factory.mktemp("images") / "run"
+    trained_in(run, "model=glow", *COMMON, "evaluate=false", "callbacks.grids.num=4")
+    return run
+
+
+def command(name: str, out, *words: str):
+    """Runs `genlab <name> <words>` in this process, its outputs in `out`."""
+    composed, extra = config.from_run(name, list(words))
+    with initialize_config_module("genlab.conf", version_base="1.3"):
+        cfg = compose(composed, [*words, *extra])
+    out.mkdir(exist_ok=True)
+    return importlib.import_module(f"genlab.commands.{name}").run(cfg, out, [])
+
+
+def test_a_run_of_points_is_drawn_measured_and_reported(points):
+    manifest = json.loads((points / "manifest.json").read_text())
+    assert manifest["status"] == "finished" and manifest["images_seen"] == 6 * 32
+    assert {"test/nll", "test/nll_floor", "test/integral", "val/nll"} <= manifest["metrics"].keys()
+    assert (points / "samples" / "fixed_000006.png").is_file() and (points / "eval" / "density.png").is_file()
+    report = (points / "report.html").read_text()
+    assert "192 points seen" in report and "Held-out points, samples, and the density" in report
+    rows = (points / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["step", "1", "2", "3", "4", "5", "6"]
+    best = torch.load(points / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["global_step"] in (3, 6)
+
+
+def test_points_are_sampled(points, tmp_path):
+    command("sample", tmp_path, f"run={points}", "num=50", "seed=2", "temperature=0.5")
+    assert (tmp_path / "grid.png").is_file()
+    found = torch.from_numpy(np.load(tmp_path / "grid.npz")["points"])
+    assert torch.equal(found, genlab.load(points).sample(50, seed=2, temperature=0.5))
+    command("sample", tmp_path, f"run={points}", "mode=reconstruct", "num=20", f"input={tmp_path / 'grid.npz'}")
+    arrays = np.load(tmp_path / "reconstruct.npz")
+    assert np.allclose(arrays["points"], arrays["reconstructions"], atol=1e-4)
+    command("sample", tmp_path, f"run={points}", "mode=interpolate", "num=3", "steps=7")
+    assert np.load(tmp_path / "interpolate.npz")["points"].shape == (3, 9, 2)
+
+
+def test_points_are_encoded_with_their_log_probability(points, tmp_path):
+    out = tmp_path / "codes.npz"
+    command("encode", tmp_path, f"run={points}", "split=test", f"out={out}", "log_prob=true", "batch_size=64")
+    arrays, model = np.load(out), genlab.load(points)
+    assert arrays["codes"].shape == (100, 2) and len(arrays["ids"]) == 100
+    held_out = model.decode(torch.from_numpy(arrays["codes"]))
+    assert np.allclose(model.log_prob(held_out), arrays["log_prob"], atol=1e-3)
+
+
+def test_images_are_told_from_another_set(images, tmp_path):
+    words = [f"run={images}", "num=40", "metrics=random", "ood=mnist5k"]  # 28 pixels, shrunk to 8
+    values = command("eval", tmp_path, *words)
+    assert 0 <= values["ood_auroc"] <= 1 and values["pixels_changed"] == 0 and values["reconstruction_error"] < 1e-3
+    found = json.loads((images / "eval" / "metrics.json").read_text())
+    assert found["bits_per_dim"]["levels"] == 17 and found["bits_per_dim"]["dims"] == 64
+    assert found["bits_per_dim"]["standard_error"] > 0 and found["ood_auroc"]["reference"] == "mnist5k"
+    assert (images / "eval" / "ood.png").is_file()
+    out = tmp_path / "codes.npz"
+    command("encode", tmp_path, f"run={images}", "split=test", f"out={out}", "log_prob=true")
+    bits = -np.load(out)["log_prob"] / 64 / np.log(2)
+    assert bits.mean() == pytest.approx(values["bits_per_dim"], abs=0.1)  # by other noise
+
+
+def test_other_data_take_the_shape_of_the_run_s(images):
+    data = config.build(config.read_frozen(images)["data"])
+    with initialize_config_module("genlab.conf", version_base="1.3"):
+        config.from_run("eval", [f"run={images}"])
+        node = config.resolve(compose("eval", [f"run={images}", "ood=mnist5k"]))["ood"]
+    assert other_data(node, data, []).arrays("test").images.shape == (500, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("sample", ["mode=walk"], "mode=walk: draws images"),
+        ("sample", ["scale=0.5"], "scale=0.5: Flow does not take it; it takes temperature"),
+        ("sample", ["label=1"], "label=1: Flow does not take it"),
+        ("sample", ["mode=interpolate", "temperature=0.5"], "temperature=0.5: has no effect with mode=interpolate"),
+        ("sample", ["mode=reconstruct", "num=1000"], "1000 points are needed"),
+        ("encode", ["input=photos"], "input=photos: expected an .npz"),
+        ("eval", ["ood=mnist5k"], "ood: the run's eight_gaussians holds points"),
+        ("eval", ["standing=2"], "Flow cannot stand"),
+    ],
+)
+def test_what_makes_no_sense_of_points_is_refused(points, tmp_path, name, words, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        command(name, tmp_path, f"run={points}", *words)
+
+
+def test_a_part_that_a_recipe_has_no_use_for_is_refused(trained_in, tmp_path):
+    with pytest.raises(ValueError, match=r"penalty: genlab\.systems\.flow\.Flow takes none"):
+        trained_in(tmp_path / "run", "model=glow", "penalty=r1")
+    with pytest.raises(ValueError, match="data: moons has no images"):
+        trained_in(tmp_path / "run", "model=glow", "data=moons", *COMMON, "net.shape=[1,8,8]")
