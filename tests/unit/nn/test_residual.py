@@ -47,8 +47,8 @@ def test_exact_log_det_and_the_bound_of_a_truncated_one(kind, activation, leadin
     torch.testing.assert_close(block(x)[1], expected, rtol=0, atol=1e-8)
     lipschitz, dim = block.lipschitz(), x[0].numel()
     assert dim * math.log(1 - lipschitz) <= expected.min() and expected.max() <= dim * math.log(1 + lipschitz)
-    for n in (1, 3, 8):
-        truncated = ResidualBlock(g, Truncated(n), num_probes=1024)
+    for n in (1, 8):
+        truncated = ResidualBlock(g, Truncated(n), num_probes=512)
         values = torch.stack([truncated(x)[1] for _ in range(4)])
         error = (values.mean(0) - expected).abs()
         assert (error <= remainder(lipschitz, n, dim) + 4 * values.std(0) / 2).all()
@@ -122,7 +122,7 @@ def test_every_weight_gets_a_gradient_from_the_log_determinant_alone(series, bac
 def test_more_probes_and_the_right_number_of_terms_bring_evaluation_to_the_exact_value(kind):
     g, x = branch(kind), inputs(kind)
     expected = ResidualBlock(g, Exact())(x)[1]
-    block = ResidualBlock(g, Truncated(1), Within(1e-6), eval_num_probes=500).eval()
+    block = ResidualBlock(g, Truncated(1), Within(1e-6), eval_num_probes=100).eval()
     values = torch.stack([block(x)[1] for _ in range(8)])
     assert ((values.mean(0) - expected).abs() < 5 * values.std(0) / math.sqrt(8) + 1e-6 * x[0].numel()).all()
     torch.manual_seed(1)
