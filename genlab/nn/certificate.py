@@ -74,7 +74,7 @@ def _layer(layer: LipschitzMap, max_dims: int) -> dict[str, Any]:
     weight = layer.normalised().detach()
     fft = fft_bound(weight, layer.size)
     exact = exact_norm(weight, layer.size, max_dims) if layer.kernel_size > 1 else fft
-    estimate = 0.0 if layer.coeff is None else layer.norm()
+    estimate = 0.0 if layer.coeff is None else layer.sigma().item() / max(1.0, layer.sigma().item() / layer.coeff)
     return {
         "coeff": layer.coeff,
         "estimate": estimate,

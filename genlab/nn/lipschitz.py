@@ -24,7 +24,8 @@ class LipschitzMap(nn.Module):
     Soft normalisation: equation 2 of "Invertible Residual Networks", Behrmann et al. 2019, arXiv 1811.00995, with sigma from
     u and v, which only `refresh` moves. size: (H, W) of the images, for a convolution. coeff: c, or null for a plain layer.
     detach_sigma: take sigma as a constant in the gradient, or a layer once at its bound gets none along its own scale.
-    Weights start as torch's do.
+    Weights start as torch's do, scaled down where `fft_bound` is above coeff: so the bound holds from the start, and u and v
+    may wait for the first `refresh`.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class LipschitzMap(nn.Module):
             return
         grid = size if kernel_size > 1 else ()  # a 1x1 convolution has the norm of its matrix
         for name, features in (("u", c_out), ("v", c_in)):
-            self.register_buffer(name, torch.randn(1, features, *grid))
+            self.register_buffer(name, torch.zeros(1, features, *grid))
         self.basis_of_x = c_in <= c_out
-        start = torch.randn(
-            min(NUM_VECTORS, self.u[0].numel(), self.v[0].numel()), *(self.v if c_in <= c_out else self.u)[0].shape
-        )
+        smaller = (self.v if self.basis_of_x else self.u)[0]
+        start = torch.randn(min(NUM_VECTORS, self.u.numel(), self.v.numel()), *smaller.shape)
+        with torch.no_grad():
+            self.weight /= max(1.0, fft_bound(self.weight, size) / coeff)
         self.register_buffer("basis", torch.linalg.qr(start.flatten(1).T)[0].T.reshape(start.shape).contiguous())
-        refresh(self)
 
     def operator(self) -> Tensor:
         """The weight as `apply_map` wants it for u and v: a matrix where the map is one, pixel by pixel."""
@@ -74,8 +75,11 @@ class LipschitzMap(nn.Module):
         return self.weight / (sigma / self.coeff).clamp(min=1)
 
     def norm(self) -> float:
-        """The estimated norm of the normalised map: at most c; infinite where there is no bound."""
-        return float("inf") if self.coeff is None else min(self.coeff, self.sigma().item())
+        """The estimated norm of the normalised map, c where there is no estimate yet; infinite where there is no bound."""
+        if self.coeff is None:
+            return float("inf")
+        sigma = self.sigma().item()
+        return min(self.coeff, sigma) if sigma > 0 else self.coeff
 
     def forward(self, x: Tensor) -> Tensor:
         return apply_map(x, self.normalised(), self.bias)
@@ -204,9 +208,10 @@ def fft_bound(weight: Tensor, size: tuple[int, int] | None = None) -> float:
     """
     weight = weight.double()
     if weight.dim() == 2 or weight.shape[-1] == 1:
-        return torch.linalg.matrix_norm(weight.flatten(1), 2).item()
-    grid = [n + k - 1 for n, k in zip(size, weight.shape[2:], strict=True)]
-    spectrum = torch.fft.rfft2(weight, grid).flatten(2).permute(2, 0, 1)  # (frequencies, C_out, C_in)
+        spectrum = weight.flatten(1)[None]
+    else:
+        grid = [n + k - 1 for n, k in zip(size, weight.shape[2:], strict=True)]
+        spectrum = torch.fft.rfft2(weight, grid).flatten(2).permute(2, 0, 1)  # (frequencies, C_out, C_in)
     tall = spectrum.shape[1] > spectrum.shape[2]
     gram = spectrum.mH @ spectrum if tall else spectrum @ spectrum.mH
     return torch.linalg.eigvalsh(gram)[:, -1].max().clamp(min=0).sqrt().item()

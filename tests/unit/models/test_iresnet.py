@@ -91,7 +91,7 @@ def test_a_reloaded_network_is_the_same_and_still_certified():
 
 
 def test_the_certificate_bounds_the_operators_and_the_whole():
-    net, x = started("image", log_det=Truncated(5), eval_log_det=Truncated(20))
+    net, _ = started("image", log_det=Truncated(5), eval_log_det=Truncated(20))
     found = net.certificate()
     layers = {entry["name"]: entry for entry in found["layers"]}
     for name, layer in net.named_modules():
@@ -121,7 +121,7 @@ def test_a_violated_bound_is_an_error():
     net, _ = started("image", log_det=Truncated(3))
     with torch.no_grad():
         net.blocks()[1].branch.maps[0].weight.normal_(0, 1)  # and nobody refreshed
-    with pytest.raises(BoundViolated, match="above its coeff 0.9"):
+    with pytest.raises(BoundViolated, match=r"above its coeff 0\.9"):
         net.certificate()
     net.refresh()
     assert net.certificate()["lipschitz"] < 1

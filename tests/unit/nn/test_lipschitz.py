@@ -35,6 +35,15 @@ def test_sigma_is_the_norm_of_the_operator_itself(shape):
     assert layer.sigma().item() == pytest.approx(norm, rel=1e-12)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_new_layer_is_below_its_bound_before_any_refresh(shape):
+    layer = LipschitzMap(shape[0], shape[1], 0.3, kernel_size=shape[2], size=shape[3]).double()
+    norm = torch.linalg.matrix_norm(dense(layer.normalised().detach(), shape[0], shape[3]), 2)
+    assert norm <= 0.3 * (1 + 1e-6) and layer.norm() == 0.3
+    refresh(layer)
+    assert layer.norm() == pytest.approx(norm.item(), rel=1e-3)
+
+
 def test_a_small_weight_is_left_alone():
     layer = make(3, 4, 3, (4, 4), scale=0.01)
     assert torch.equal(layer.normalised(), layer.weight)
@@ -42,7 +51,7 @@ def test_a_small_weight_is_left_alone():
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_adjoint(shape):
-    c_in, c_out, kernel, size = shape
+    c_in, c_out, _, size = shape
     layer, grid = make(*shape), size or ()
     x, y = torch.randn(3, c_in, *grid).double(), torch.randn(3, c_out, *grid).double()
     left, right = (y * apply_map(x, layer.weight)).sum(), (x * apply_adjoint(y, layer.weight)).sum()
@@ -75,7 +84,9 @@ def test_the_fft_bound_is_exact_for_circular_convolution():
 
 
 def test_bounds_hold_after_every_step_with_warm_vectors():
-    net = nn.Sequential(*(make(*shape, scale=6.0) for shape in [(2, 6, 3, (5, 5)), (6, 6, 1, (5, 5)), (6, 2, 3, (5, 5))] * 2))
+    net = nn.Sequential(
+        *(make(*shape, scale=6.0) for shape in [(2, 6, 3, (5, 5)), (6, 6, 1, (5, 5)), (6, 2, 3, (5, 5))] * 2)
+    )
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     x = torch.randn(8, 2, 5, 5).double()
     counts = []

@@ -6,8 +6,17 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.functional import jacobian
 
 from genlab.nn.activations import activation
-from genlab.nn.log_det import Exact, Roulette, Truncated, Within, draw_probes, exact_log_det, hutchinson, remainder
-from genlab.nn.log_det import series_log_det
+from genlab.nn.log_det import (
+    Exact,
+    Roulette,
+    Truncated,
+    Within,
+    draw_probes,
+    exact_log_det,
+    hutchinson,
+    remainder,
+    series_log_det,
+)
 
 NAMES = ("elu", "softplus", "lipswish")
 
