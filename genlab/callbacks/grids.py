@@ -42,7 +42,8 @@ class Grids(Callback):
         if system.modality == "point":
             return self._draw_points(trainer, system, folder / f"fixed_{step:06d}.png")
         with averaged_weights(trainer, system), torch.no_grad():
-            save_grid(system.sample(self.num, seed=0), folder / f"fixed_{step:06d}.png")
+            if hasattr(system, "sample"):
+                save_grid(system.sample(self.num, seed=0), folder / f"fixed_{step:06d}.png")
             batch = trainer.datamodule.pick("val", self.num)
             held_out, labels = batch["image"], {}
             if getattr(system, "num_classes", 0):

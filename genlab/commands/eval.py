@@ -10,13 +10,14 @@ from rich.progress import Progress
 
 from genlab import config, runs
 from genlab.data import DataError
+from genlab.metrics.classification import evaluate_classifier
 from genlab.metrics.density import evaluate_density
 from genlab.metrics.image_evaluation import evaluate_images
 from genlab.report.html import write_report
 from genlab.report.images import save_rows
 from genlab.report.plots import save_prd
 from genlab.report.points import save_histograms, save_points, window
-from genlab.report.tables import metrics_table
+from genlab.report.tables import certificate_table, metrics_table
 
 __all__ = ["measure", "pick_device", "require_run", "require_verb", "run"]
 
@@ -81,7 +82,7 @@ def measure(
     if standing:
         require_verb(system, "stand")
         system.stand(standing)
-    images = data.modality == "image"
+    images = data.modality == "image" and hasattr(system, "sample")
     features = config.build(metrics, allow, data=data).to(device) if images else None
     chosen = {"split": split, "num_samples": num, "batch_size": batch_size, "seed": seed}
     results: dict[str, dict[str, Any]] = {}
@@ -94,12 +95,15 @@ def measure(
                 task = tasks[description] = bar.add_task(description, total=total)
             bar.update(task, completed=done, total=total)
 
+        if hasattr(system, "classify"):
+            found = evaluate_classifier(system, data, split=split, batch_size=batch_size, seed=seed, progress=progress)
+            results |= found.results
+            save_certificate(run_path, found.certificate)
         if hasattr(system, "log_prob"):
             view = None if images else window(data.arrays("train"))
             found = evaluate_density(system, data, **chosen, ood=ood, view=view, progress=progress)
             results |= found.results
-            if found.certificate is not None:
-                runs.write_text(run_path / "eval" / "certificate.json", json.dumps(found.certificate, indent=2) + "\n")
+            save_certificate(run_path, found.certificate)
             if found.density is not None:
                 panels = {f"{split} split": data.arrays(split), "samples": found.samples, "density": found.density}
                 save_points(panels, run_path / "eval" / "density.png", view)
@@ -118,6 +122,14 @@ def measure(
     runs.write_text(run_path / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     Console().print(metrics_table(results))
     return results
+
+
+def save_certificate(run_path: Path, certificate: dict[str, Any] | None) -> None:
+    """<run>/eval/certificate.json, and a line for each shape of layer with its largest bound."""
+    if certificate is None:
+        return
+    runs.write_text(run_path / "eval" / "certificate.json", json.dumps(certificate, indent=2) + "\n")
+    Console().print(certificate_table(certificate))
 
 
 def other_data(node: dict[str, Any], data, allow):

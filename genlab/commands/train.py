@@ -228,7 +228,9 @@ def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool)
         return
     run = shlex.quote(os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir))
     tries = [f"genlab sample run={run} num={10_000 if system.modality == 'point' else 64}"]
-    if hasattr(system, "encode"):
+    if not hasattr(system, "sample"):
+        tries = [f"genlab sample run={run} mode=reconstruct num=16", f"genlab encode run={run} split=test out=codes.npz"]
+    elif hasattr(system, "encode"):
         mode = "interpolate" if system.modality == "point" else "walk"
         tries += [f"genlab sample run={run} mode={mode} num=16", f"genlab encode run={run} split=test out=codes.npz"]
     else:

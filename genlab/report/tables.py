@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-__all__ = ["measured_on", "metrics_table"]
+__all__ = ["certificate_table", "measured_on", "metrics_table"]
 
 
 def metrics_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -26,3 +26,25 @@ def measured_on(entry: Mapping[str, Any]) -> str:
     else:
         what = f"{entry['count']} of {entry['split']}"
     return f"{what} against {entry['reference']}" if entry.get("reference") else what
+
+
+def certificate_table(certificate: Mapping[str, Any], most: int = 24) -> Table:
+    """A row a residual block of genlab.nn.certificate, those with the largest bounds where there are more than `most`."""
+    blocks, layers = certificate["blocks"], certificate["layers"]
+    shown = sorted(sorted(blocks, key=lambda block: -block["lipschitz"])[:most], key=blocks.index)
+    left = f"; the {len(shown)} largest of {len(blocks)}" if len(shown) < len(blocks) else ""
+    table = Table(title=f"certified: every block's bound is below 1{left}", box=None, pad_edge=False)
+    for name in (
+        "block",
+        "layers' norms by FFT",
+        "exact where known",
+        "block's bound",
+        "iterations of its inverse, at most",
+    ):
+        table.add_column(name)
+    for block in shown:
+        own = [layer for layer in layers if layer["name"].startswith(f"{block['name']}.")]
+        exact = ["-" if layer["exact"] is None else f"{layer['exact']:.4f}" for layer in own]
+        norms = " ".join(f"{layer['fft']:.4f}" for layer in own)
+        table.add_row(block["name"], norms, " ".join(exact), f"{block['lipschitz']:.4f}", str(block["iterations"]))
+    return table

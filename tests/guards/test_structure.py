@@ -95,6 +95,10 @@ GROUPS += ("logger", "experiment", "debug")
 def at_home(group: str, option: str) -> list[str]:
     """The recipe that an option is composed into, where that cannot be the default one."""
     conf = files("genlab.conf")
+    if option == "iresnet_points":
+        return ["model=iresnet", "data=moons"]
+    if (group, option) == ("callbacks", "invertible_classifier"):
+        return ["model=iresnet_classifier"]
     if group == "net":
         for model in options("model"):
             defaults = yaml.safe_load(conf.joinpath("model", f"{model}.yaml").read_text())["defaults"]

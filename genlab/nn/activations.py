@@ -1,0 +1,92 @@
+"""Activations of residual flows: slope at most 1, with a derivative that is continuous, and given beside the value.
+
+The log-determinant's gradient takes second derivatives, so ReLU will not do ("Invertible Residual Networks", Behrmann et al.
+2019, arXiv 1811.00995, appendix C.3). Each returns (phi(x), phi'(x)) as plain differentiable tensors: what pushes vectors
+through the network then costs one product an activation.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+__all__ = ["ELU", "LipSwish", "Softplus", "activation"]
+
+MAX_SWISH_SLOPE = 1.1  # the exact maximum is 1.09984
+
+
+class _ELU(torch.autograd.Function):
+    """(phi, phi') in four passes over memory, and three backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
+        slope = x.clamp(max=0).exp_()
+        ctx.save_for_backward(slope)
+        value = slope - 1
+        return torch.maximum(x, value, out=value), slope
+
+    @staticmethod
+    def backward(ctx, grad_value: Tensor, grad_slope: Tensor) -> Tensor:
+        (slope,) = ctx.saved_tensors
+        # phi'' is phi' where that is below 1, else 0.
+        return slope * (grad_value + torch.ops.aten.hardtanh_backward(grad_slope, slope, -1.0, 1.0))
+
+
+class ELU(nn.Module):
+    """max(x, exp(min(x, 0)) - 1), whose derivative is exp(min(x, 0)); torch's own takes ten times as long on a CPU."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return _ELU.apply(x)
+
+
+class Softplus(nn.Module):
+    """log(1 + exp(x)), whose derivative is the logistic function."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return softplus(x), torch.sigmoid(x)
+
+
+class _LipSwish(torch.autograd.Function):
+    """(phi, phi') of x sigmoid(beta x) / 1.1, with its derivatives by hand: a third of the passes over memory."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = x * beta
+        gate = torch.sigmoid(scaled)
+        ctx.save_for_backward(x, beta)
+        slope = torch.addcmul(gate, scaled, gate).addcmul_(scaled.mul_(gate), gate, value=-1)
+        return (x * gate).div_(MAX_SWISH_SLOPE), slope.div_(MAX_SWISH_SLOPE)
+
+    @staticmethod
+    def backward(ctx, grad_value: Tensor, grad_slope: Tensor) -> tuple[Tensor, Tensor]:
+        x, beta = ctx.saved_tensors
+        scaled = x * beta
+        gate = torch.sigmoid(scaled)
+        bump = gate * (1 - gate)
+        slope = gate + scaled * bump
+        bend = bump * (2 + scaled * (1 - 2 * gate))  # the second derivative of t sigmoid(t)
+        grad_x = grad_value * slope + grad_slope * (bend * beta)
+        grad_beta = (x * (grad_value * (x * bump) + grad_slope * bend)).sum()
+        return grad_x / MAX_SWISH_SLOPE, grad_beta / MAX_SWISH_SLOPE
+
+
+class LipSwish(nn.Module):
+    """x sigmoid(beta x) / 1.1, beta = softplus(b) learned from b = 0.5; its second derivative does not vanish where it is
+    steepest, as those of ELU and softplus do.
+
+    "Residual Flows for Invertible Generative Modeling", Chen et al. 2019, arXiv 1906.02735, equation 10.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.raw_beta = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return _LipSwish.apply(x, softplus(self.raw_beta))
+
+
+def activation(name: str) -> nn.Module:
+    """A new activation of that name; ValueError for one that is not there."""
+    kinds = {"elu": ELU, "softplus": Softplus, "lipswish": LipSwish}
+    if name not in kinds:
+        raise ValueError(f"net.activation={name!r}: expected one of {', '.join(kinds)}")
+    return kinds[name]()

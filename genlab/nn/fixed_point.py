@@ -1,0 +1,95 @@
+"""The inverse of x + g(x) by a fixed-point iteration that stops where a bound of its true error says so."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Inversion", "NotInverted", "iterations_needed", "solve"]
+
+ROUNDING = 4  # a step of that many machine epsilons is none
+
+
+class NotInverted(ValueError):
+    """A fixed-point iteration did not arrive."""
+
+
+class Inversion(NamedTuple):
+    """How an inverse was found: iterations, the last step, the bound of the error (root mean squares, worst sample)."""
+
+    iterations: int
+    step: float
+    error: float
+
+
+def iterations_needed(lipschitz: float, tolerance: float, first_step: float = 1.0) -> int:
+    """How many iterations bring the error below `tolerance`, at most: L^n / (1 - L) first_step <= tolerance."""
+    if lipschitz <= 0 or first_step <= 0:
+        return 1
+    return max(1, math.ceil(math.log(tolerance * (1 - lipschitz) / first_step) / math.log(lipschitz)))
+
+
+@torch.no_grad()
+def solve(
+    g: Callable[[Tensor], Tensor],
+    y: Tensor,
+    lipschitz: float,
+    tolerance: float = 1e-5,
+    max_iterations: int | None = None,
+    memory: int = 0,
+) -> tuple[Tensor, Inversion]:
+    """(x, Inversion) with x + g(x) = y (B, ...), where g has a Lipschitz constant of at most `lipschitz` < 1.
+
+    x_{n+1} = y - g(x_n) until, for every sample, the root mean square of x_{n+1} - x_n is at most tolerance (1 - L) / L,
+    which bounds that of x_{n+1} - x by tolerance; or until rounding is all that moves, when the bound reported is larger.
+    memory: mix that many last steps by Anderson acceleration, 0 for none; the bound holds as well. max_iterations: unless
+    given, a few more than a contraction can need, so that NotInverted, a ValueError, says that g is none.
+    """
+    if not 0 <= lipschitz < 1:
+        raise NotInverted(
+            f"a block with Lipschitz bound {lipschitz:.4g} need not have an inverse; train with net.coeff below 1 "
+            "(with null there is no bound)"
+        )
+    eps, limit = torch.finfo(y.dtype).eps, max_iterations
+    x, history = y, []
+    done, length = 0, math.prod(y.shape[1:]) ** 0.5
+    while True:
+        new = y - g(x)
+        step = (new - x).flatten(1).norm(dim=1) / length
+        worst, scale = step.max().item(), new.flatten(1).norm(dim=1) / length
+        done += 1
+        target = torch.clamp(ROUNDING * eps * scale, min=tolerance * (1 - lipschitz) / max(lipschitz, eps))
+        if bool((step <= target).all()):
+            return new, Inversion(done, worst, worst * lipschitz / (1 - lipschitz))
+        if limit is None and math.isfinite(worst):
+            rounded = max(tolerance, ROUNDING * eps * scale.max().item())
+            limit = iterations_needed(lipschitz, rounded, worst) + 5
+        if limit is None or done >= limit:
+            raise NotInverted(
+                f"after {done} iterations the inverse still moves by {worst:.1e} (root mean square), and "
+                f"{target.min().item():.1e} was to be reached with Lipschitz bound {lipschitz:.4g}. If the weights have "
+                "changed since, refresh them (genlab.nn.lipschitz.refresh); if the certificate finds the bounds in order, "
+                "allow a larger tolerance or more iterations"
+            )
+        x = _mix(history, x, new, memory) if memory else new
+
+
+def _mix(history: list[tuple[Tensor, Tensor]], x: Tensor, new: Tensor, memory: int) -> Tensor:
+    """The next x by Anderson acceleration: each sample mixes its last steps so that their residuals cancel best.
+
+    "Anderson Acceleration for Fixed-Point Iterations", Walker and Ni 2011, with the residual f = new - x and the type II
+    least-squares problem over differences, solved by its normal equations.
+    """
+    history.append((x, new - x))
+    del history[: -memory - 1]
+    if len(history) < 2:
+        return new
+    xs, fs = (torch.stack([entry[i].flatten(1) for entry in history], 1) for i in (0, 1))  # (B, m + 1, D)
+    dx, df, f = xs.diff(dim=1), fs.diff(dim=1), fs[:, -1:]
+    gram = df @ df.mT
+    ridge = 1e-8 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + torch.finfo(f.dtype).tiny
+    gram = gram + ridge * torch.eye(gram.shape[1], dtype=f.dtype, device=f.device)
+    mix = torch.linalg.solve_ex(gram, df @ f.mT)[0]
+    return (new.flatten(1) - ((dx + df).mT @ mix)[..., 0]).view_as(new)
