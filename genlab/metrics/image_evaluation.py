@@ -100,7 +100,7 @@ def evaluate_images(
         results |= reconstruction(system, data, split, batch_size, plain, progress)
     rows = samples.kept.nonzero()[:NUM_SHOWN, 0]
     images = system.decode(z[rows.to(z.device)], *(() if labels is None else (labels[rows.to(labels.device)],))).cpu()
-    beside = real.kept.nonzero()[:, 0][nearest(sampled[:NUM_SHOWN], trained, NUM_NEAREST)]
+    beside = real.kept.nonzero()[:, 0][nearest(sampled[:NUM_SHOWN], trained, NUM_NEAREST).rows]
     found = normalize(data.arrays("train").images[beside.flatten()].cpu()).unflatten(0, beside.shape)
     return Evaluation(results, curve, torch.cat([images[:, None], found], 1))
 
