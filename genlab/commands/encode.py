@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from genlab import config, runs
-from genlab.commands.eval import pick_device, require_run
+from genlab.commands.eval import pick_device, require_run, trained_on
 from genlab.commands.sample import require_verb
 from genlab.data import read_images
 from genlab.systems.inversion import invert
@@ -30,7 +30,12 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
             f"method={method}: expected encoder or optimize.{config.closest(method, ('encoder', 'optimize'))}"
         )
     require_verb(system, "encode" if method == "encoder" else "generator")
+    tolerance = {} if settings["tolerance"] is None else {"tolerance": settings["tolerance"]}
+    if tolerance and not hasattr(system, "stored_codes"):
+        raise config.ConfigError(f"tolerance={settings['tolerance']}: {type(system).__name__} does not encode by descent")
     data = config.build(settings["data"], settings["allow"])
+    if hasattr(system, "bind"):
+        system.bind(data)
     arrays: dict[str, np.ndarray] = {}
     if settings["input"]:
         shape = {"image_size": data.image_size, "channels": data.channels, "crop": data.crop, "resize": data.resize}
@@ -49,10 +54,15 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         arrays["ids"] = np.arange(len(table))
         if table.labels is not None:
             arrays["labels"] = np.asarray(table.labels)
-    find = (
-        system.encode if method == "encoder" else partial(optimized, system, label=settings["label"], seed=settings["seed"])
-    )
-    arrays["codes"] = torch.cat([find(batch).cpu() for batch in batches]).numpy()
+    if hasattr(system, "stored_codes"):
+        stored = method == "encoder" and settings["split"] == "train" and trained_on(run_path, data)
+        find = partial(system.encode, **tolerance)
+    else:
+        stored = False
+        optimize = partial(optimized, system, label=settings["label"], seed=settings["seed"])
+        find = system.encode if method == "encoder" else optimize
+    codes = system.stored_codes().cpu() if stored else torch.cat([find(batch).cpu() for batch in batches])
+    arrays["codes"] = codes.float().numpy()
     out = Path(settings["out"] or run_dir / "codes.npz")
     if out.suffix != ".npz":
         raise config.ConfigError(f"out={out}: expected a name that ends in .npz")
@@ -66,5 +76,7 @@ def optimized(system, images: torch.Tensor, label, seed: int) -> torch.Tensor:
     console = Console(stderr=True)
     with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
         task = bar.add_task(f"optimising {len(images)} codes", total=None)
-        labels = system.labels(len(images), label)
+        if label is not None and not hasattr(system, "labels"):
+            raise config.ConfigError(f"label={label}: {type(system).__name__} knows no labels")
+        labels = system.labels(len(images), label) if hasattr(system, "labels") else None
         return invert(system, images, labels, seed=seed, progress=lambda done: bar.update(task, completed=done, total=1200))

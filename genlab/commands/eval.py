@@ -14,7 +14,7 @@ from genlab.report.images import save_rows
 from genlab.report.plots import save_prd
 from genlab.report.tables import metrics_table
 
-__all__ = ["measure", "run"]
+__all__ = ["choose_sampler", "measure", "run", "trained_on"]
 
 DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
 
@@ -27,9 +27,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     data = config.build(settings["data"], settings["allow"])
     data.prepare_data()
     data.setup()
-    chosen = {
-        name: settings[name] for name in ("ckpt", "weights", "seed", "num", "split", "batch_size", "standing", "device")
-    }
+    names = ("ckpt", "weights", "seed", "num", "split", "batch_size", "standing", "sampler", "device")
+    chosen = {name: settings[name] for name in names}
     results = measure(run_path, data, settings["metrics"], settings["allow"], **chosen)
     report = write_report(run_path)
     print(f"metrics  {run_path / 'eval' / 'metrics.json'}\npictures {run_path / 'eval'}/*.png\nreport   {report}")
@@ -55,6 +54,7 @@ def measure(
     split: str = "test",
     batch_size: int = 256,
     standing: int = 0,
+    sampler: str | None = None,
     device: str = "auto",
     console: Console | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -68,6 +68,9 @@ def measure(
         raise config.ConfigError("data: the run's config has no data to evaluate on; choose one, as in data=mnist5k")
     device = pick_device(device)
     system = runs.load(run_path, ckpt, weights, device, allow)
+    choose_sampler(system, sampler)
+    if hasattr(system, "bind"):
+        system.bind(data)
     if standing:
         system.stand(standing)
     features = config.build(metrics, allow, data=data).to(device)
@@ -80,9 +83,9 @@ def measure(
                 task = tasks[description] = bar.add_task(description, total=total)
             bar.update(task, completed=done, total=total)
 
-        found = evaluate_images(
-            system, data, features, split=split, num_samples=num, batch_size=batch_size, seed=seed, progress=progress
-        )
+        options = {"split": split, "num_samples": num, "batch_size": batch_size, "seed": seed}
+        options |= {"own_data": trained_on(run_path, data)}
+        found = evaluate_images(system, data, features, **options, progress=progress)
     used = {
         "weights": weights,
         "standing": standing,
@@ -90,13 +93,31 @@ def measure(
         "data": data.name,
         "crop": data.describe(split)["crop"],
     }
-    used |= {"resize": data.describe(split)["resize"]}
+    used |= {"resize": data.describe(split)["resize"]} | ({"sampler": sampler} if sampler else {})
     results = {name: entry | used for name, entry in found.results.items()}
     save_rows(found.neighbours, run_path / "eval" / "neighbours.png")
     save_prd(*found.prd, run_path / "eval" / "prd.png")
     runs.write_text(run_path / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     Console().print(metrics_table(results))
     return results
+
+
+def choose_sampler(system, name: str | None) -> None:
+    """Lets `system` draw its codes by `name`, one of its samplers; None for its own. ConfigError if it has no such one."""
+    if name is None:
+        return
+    known = getattr(system, "samplers", ())
+    if name not in known:
+        has = (
+            f"has {', '.join(known)}.{config.closest(name, known)}" if known else "has one way to sample; leave sampler= out"
+        )
+        raise config.ConfigError(f"sampler={name}: {type(system).__name__} {has}")
+    system.sampler = name
+
+
+def trained_on(run_path: Path, data) -> bool:
+    """Whether `data` are those that the run was trained on, so that what it stored for them holds."""
+    return runs.Manifest.read(run_path).content.get("data", {}).get("fingerprint") == data.fingerprint()
 
 
 def pick_device(name: str) -> str:

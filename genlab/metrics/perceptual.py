@@ -93,7 +93,7 @@ def _fetch_vgg() -> Path:
 
 
 def features(network: Callable) -> FeatureDistance:
-    """The distance over a feature network of the metrics, `network`: called with data=, as genlab.metrics.features has them."""
+    """The distance over a network of genlab.metrics.features, `network`, which is called with data=."""
     return FeatureDistance(partial(_one_map, network))
 
 

@@ -29,7 +29,9 @@ class Generator(nn.Module):
     ):
         super().__init__()
         if num_classes:
-            raise ValueError(f"net.generator.num_classes={num_classes}: GLANN's generator knows no labels; choose another net=")
+            raise ValueError(
+                f"net.generator.num_classes={num_classes}: GLANN's generator knows no labels; choose another net="
+            )
         if image_size % 4:
             raise ValueError(f"image_size={image_size}: GLANN's generator needs a multiple of 4 (data.image_size=)")
         side = image_size // 4

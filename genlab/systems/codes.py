@@ -61,7 +61,7 @@ class Codes(Rows):
         return self.values[index].requires_grad_()
 
     def point(self, z: Tensor) -> Tensor:
-        """What the generator sees of z (B, Z): on the sphere z / |z|, its norm a constant for the gradient (yedidh/glann)."""
+        """What G sees of z (B, Z): on the sphere z / |z|, its norm a constant for the gradient, as in yedidh/glann."""
         if self.space == "ball":
             return z
         return z / z.detach().norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -98,7 +98,7 @@ class Codes(Rows):
             return (1 - t) * a + t * b
         angle = (a * b).sum(2, keepdim=True).clamp(-1, 1).acos().clamp(1e-4, torch.pi - 1e-4)
         arc = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
-        return arc / arc.norm(dim=2, keepdim=True)
+        return arc / arc.norm(dim=2, keepdim=True).clamp_min(1e-12)
 
     @torch.no_grad()
     def gaussian(self) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,9 @@ class IMLE(LightningModule):
         super().__init__()
         check_parts("IMLE", net, loss)
         if num_candidates is not None and num_candidates < 1:
-            raise ValueError(f"model.num_candidates={num_candidates}: expected a number of fakes, or null for the batch's size")
+            raise ValueError(
+                f"model.num_candidates={num_candidates}: expected a number of fakes, or null for the batch's size"
+            )
         self.generator, self.loss, self.latent_dim = net["generator"], loss, latent_dim
         self.optimizer, self.generator_lr, self.num_candidates = optimizer, generator_lr, num_candidates
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format

@@ -80,7 +80,7 @@ def refine(
                 rows = active[better]
                 best[rows], found[rows] = error[better].to(best.dtype), z[better]
             if step % patience == 0:
-                going = ~(best[active] > before[active] * (1 - tolerance))
+                going = best[active] < before[active] * (1 - tolerance)
                 before[active] = best[active]
                 active, gradient = active[going], gradient[going]
                 if not len(active):
