@@ -19,7 +19,7 @@ __all__ = ["Evaluation", "evaluate_images"]
 
 MAX_CLOUD = 10_000  # features a side for the measures that compare all pairs
 NUM_SHOWN, NUM_NEAREST = 10, 5  # samples beside their nearest training images
-MAX_SEARCHED = 1000  # held-out images whose codes are searched for, where there is no encoder
+MAX_SEARCHED = 256  # held-out images whose codes are searched for, where there is no encoder
 Results = dict[str, dict[str, Any]]
 Progress = Callable[[str, int, int], None]
 

@@ -190,7 +190,7 @@ class GLO(LightningModule):
         """The codes (N, Z) of the training images, projected, in the order of the training split."""
         return self.codes.inside(self.codes.values)
 
-    def encode(self, images: Tensor, tolerance: float = 1e-3, max_steps: int = 1000) -> Tensor:
+    def encode(self, images: Tensor, tolerance: float = 1e-2, max_steps: int = 1000) -> Tensor:
         """Codes (N, Z) of images (N, C, H, W) in [-1, 1] by descent on the distance that G was trained with.
 
         From the best of 512 stored codes; an image is done when 20 steps bring less than `tolerance` of its distance.

@@ -22,7 +22,8 @@ def small(composed, tiny):
         generator = composed(f"model={model}").net.generator
         # At fewer channels pixel norm enlarges the rounding between batch sizes.
         width = "width_multiple=1" if "width_multiple" in generator else "dim=16" if model == "pggan" else "dim=4"
-        return [f"model={model}", *(w for w in tiny if "width_multiple" not in w), f"net.generator.{width}"]
+        stages = ["model.glo_steps=3"] if model == "glann" else []
+        return [f"model={model}", *(w for w in tiny if "width_multiple" not in w), f"net.generator.{width}", *stages]
 
     return words
 
@@ -89,7 +90,11 @@ def test_it_encodes_if_it_says_so(run):
     images = model.sample(5, seed=3)
     codes = model.encode(images)
     assert codes.shape == (5, model.latent_dim) and codes.dtype == torch.float32
-    assert torch.allclose(codes.mean(1), torch.zeros(5), atol=1e-5)
+    if hasattr(model, "stored_codes"):  # on the sphere
+        assert torch.allclose(codes.norm(dim=1), torch.ones(5), atol=1e-5)
+        assert torch.allclose(model.stored_codes().norm(dim=1), torch.ones(4250), atol=1e-5)
+    else:  # N(E(x))
+        assert torch.allclose(codes.mean(1), torch.zeros(5), atol=1e-5)
     assert model.reconstruct(images).shape == images.shape
     assert model.interpolate(images[:2], images[2:4], 7).shape == (2, 7, 1, 32, 32)
 
@@ -103,6 +108,9 @@ def test_it_is_measured(run, composed):
     for name, entry in results.items():
         assert entry["value"] == entry["value"], name
         assert {"split", "count", "seed", "weights", "ckpt", "crop", "resize", "features", "features_hash"} <= entry.keys()
+    if hasattr(genlab.load(run), "stored_codes"):
+        assert {"fid_gaussian", "fid_reconstructions", "train_reconstruction_mse", "reconstruction_mse"} <= results.keys()
+        assert results["fid_reconstructions"]["count"] == 4250
     assert results["fid"]["features"] == "random convolutions" and results["fid"]["comparable"] is False
 
 

@@ -91,11 +91,18 @@ GROUPS = ("model", "net", "net/modulation", "loss", "penalty", "augment", "optim
 GROUPS += ("logger", "experiment", "debug")
 
 
+NEEDS = {f"loss/{name}": ["model=glo"] for name in ("laplacian", "l1", "l2", "vgg", "features")} | {
+    "net/glann": ["model=glo"]
+}
+
+
 @pytest.mark.parametrize(("group", "option"), [(group, option) for group in GROUPS for option in options(group)])
 def test_every_shipped_option_composes_and_fits_its_constructors(group, option):
     config.from_run("train", [])
     with initialize_config_module("genlab.conf", version_base="1.3"):
-        cfg = compose("train", [f"{group}={option}", "name=guard", "model.latent_dim=32", "model.num_classes=10"])
+        words = [f"{group}={option}", "name=guard", *NEEDS.get(f"{group}/{option}", [])]
+        adversarial = "discriminator_lr" in compose("train", words).model
+        cfg = compose("train", words + ["model.latent_dim=32", "model.num_classes=10"] * adversarial)
     settings = config.resolve(cfg)
     config.validate(settings, SUPPLIED)
     config.build_system(settings)
