@@ -1,11 +1,13 @@
 """GLANN: GLO's codes, then a mapping from noise onto them by IMLE, in one run."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from genlab.metrics.neighbours import nearest
-from genlab.nn.norm import frozen_statistics
+from genlab.nn.norm import batch_statistics
 from genlab.systems.codes import Rows, draw
 from genlab.systems.glo import GLO
 
@@ -118,7 +120,7 @@ class GLANN(GLO):
             codes, count = self.codes.values, round(self.num_candidates * len(self.codes))
             least, noise = codes.new_full((len(codes),), float("inf"), dtype=torch.float64), self.matches.noise
             noise = codes.new_zeros(len(codes), self.mapping.noise_dim)
-            with frozen_statistics(self.mapping):
+            with batch_statistics(self.mapping):
                 for size in block_sizes(count):
                     e = torch.randn(size, noise.shape[1], device=self.device, dtype=self.dtype)
                     distances, rows = (part[:, 0] for part in nearest(codes, self.mapping(e)))
@@ -141,7 +143,7 @@ class GLANN(GLO):
         """`num` codes (num, Z) that T makes of noise, projected."""
         size = num + -num % 256 if self.batch_statistics else num  # a batch's statistics want a batch
         noise = scale * draw(size, self.mapping.noise_dim, seed)
-        with self.generating(self.mapping):
+        with batch_statistics(self.mapping) if self.batch_statistics else nullcontext():
             parts = [self.mapping(e.to(self.device, self.dtype)) for e in noise.split(256)]
         return self.codes.inside(torch.cat(parts)[:num])
 

@@ -1,7 +1,7 @@
 """GLO: a generator trained with one free latent code for each training image, and no adversary."""
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from genlab.metrics.neighbours import nearest
-from genlab.nn.norm import frozen_statistics, standing_statistics
+from genlab.nn.norm import batch_statistics, standing_statistics
 from genlab.systems.codes import Codes, check_parts, draw
 from genlab.systems.inversion import refine
 
@@ -76,6 +76,8 @@ class GLO(LightningModule):
             raise ValueError(
                 f"trainer.precision={self.trainer.precision}: the codes' gradient would be loss-scaled; use bf16-mixed"
             )
+        if getattr(self.trainer.datamodule, "flip", False):
+            raise ValueError("data.flip=true: each code belongs to one image, not to its mirror too; use data.flip=false")
         self.bind(self.trainer.datamodule)
 
     def bind(self, data) -> None:
@@ -161,21 +163,11 @@ class GLO(LightningModule):
     @torch.no_grad()
     def decode(self, codes: Tensor, labels: None = None) -> Tensor:
         """Images (N, C, H, W) in [-1, 1] of codes (N, Z), projected first."""
-        parts = self.codes.inside(codes.to(self.device, self.dtype)).split(256)
-        with self.generating(self.generator):
+        parts = self.codes.inside(codes.to(self.device, self.dtype)).tensor_split(max(1, -(-len(codes) // 256)))
+        if self.batch_statistics and len(codes) < 2:
+            raise ValueError("model.batch_statistics=true: one image is no batch; ask for two or more")
+        with batch_statistics(self.generator) if self.batch_statistics else nullcontext():
             return torch.cat([self.generator(z, None).float() for z in parts])
-
-    @contextmanager
-    def generating(self, *networks: nn.Module):
-        """Inside, the networks are as `batch_statistics` has them."""
-        with ExitStack() as stack:
-            modes = [(module, module.training) for network in networks for module in network.modules()]
-            for network in networks if self.batch_statistics else ():
-                stack.enter_context(frozen_statistics(network))
-                network.train()
-            yield
-            for module, mode in modes:
-                module.training = mode
 
     def sample(self, num: int, seed: int = 0, scale: float = 1.0) -> Tensor:
         """`num` images (num, C, H, W) in [-1, 1] of codes of the sampler."""
@@ -183,6 +175,8 @@ class GLO(LightningModule):
 
     def stand(self, num_batches: int, seed: int = 0) -> None:
         """Takes the batch statistics anew, from `num_batches` of 256 samples each (standing statistics)."""
+        if self.batch_statistics:
+            raise ValueError(f"standing={num_batches}: model.batch_statistics=true generates with each batch's own")
         with standing_statistics(self):
             self.sample(256 * num_batches, seed)
 
