@@ -57,7 +57,8 @@ class Checkpoint(LightningCheckpoint):
 
     def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
         step = trainer.global_step
-        if step == self.saved_step or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        gathering = (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch
+        if step == self.saved_step or gathering:  # the last batches of an epoch make a step however few they are
             return
         stop = self.stop is not None
         late = self.every_minutes is not None and time.monotonic() - self.saved_time > 60 * self.every_minutes

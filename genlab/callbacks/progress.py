@@ -13,7 +13,8 @@ __all__ = ["RunProgress"]
 class RunProgress(ProgressBar):
     """Draws steps done of steps to do; where the output is no terminal, prints a line every `every_seconds`.
 
-    Counts the images seen, and logs them and the rate at the trainer's logging steps.
+    Names the stage of a system that has several (`stage`). Counts the images seen, and logs them and the rate at the
+    trainer's logging steps.
     """
 
     def __init__(self, every_seconds: float = 30.0):
@@ -57,12 +58,14 @@ class RunProgress(ProgressBar):
         if not (self.enabled and trainer.is_global_zero):
             return
         if self.bar is not None:
-            self.bar.update(self.task, completed=step, rate=f"{rate:.0f} images/s", metrics=self._metrics(trainer))
+            shown = {"rate": f"{rate:.0f} images/s", "metrics": self._metrics(trainer)}
+            self.bar.update(self.task, completed=step, description=getattr(system, "stage", "train"), **shown)
         elif now - self.printed >= self.every_seconds:
             self.printed = now
             left = (self.total - step) * (now - self.start_time) / max(step - self.start_step, 1)
+            stage = f"{system.stage} " if hasattr(system, "stage") else ""
             print(
-                f"step {step}/{self.total}  {rate:.0f} images/s  {left:.0f} s left  {self._metrics(trainer)}",
+                f"{stage}step {step}/{self.total}  {rate:.0f} images/s  {left:.0f} s left  {self._metrics(trainer)}",
                 file=sys.stderr,
                 flush=True,
             )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from genlab import config, runs
-from genlab.commands.eval import pick_device, require_run, require_verb
+from genlab.commands.eval import pick_device, require_run, require_verb, trained_on
 from genlab.data import read_images, read_points
 from genlab.systems.inversion import invert
 
@@ -31,7 +31,12 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     require_verb(system, "encode" if method == "encoder" else "generator")
     if settings["log_prob"]:
         require_verb(system, "log_prob")
+    tolerance = {} if settings["tolerance"] is None else {"tolerance": settings["tolerance"]}
+    if tolerance and not hasattr(system, "stored_codes"):
+        raise config.ConfigError(f"tolerance={settings['tolerance']}: {type(system).__name__} does not encode by descent")
     data = config.build(settings["data"], settings["allow"])
+    if hasattr(system, "bind"):
+        system.bind(data)
     arrays: dict[str, np.ndarray] = {}
     if settings["input"] and system.modality == "point":
         points = read_points(settings["input"])
@@ -55,15 +60,19 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         arrays["ids"] = np.arange(len(table))
         if getattr(table, "labels", None) is not None:
             arrays["labels"] = np.asarray(table.labels)
-    find = (
-        system.encode if method == "encoder" else partial(optimized, system, label=settings["label"], seed=settings["seed"])
-    )
-    codes, log_probs = [], []
-    for i, batch in enumerate(batches):
+    if hasattr(system, "stored_codes"):
+        stored = method == "encoder" and settings["split"] == "train" and trained_on(run_path, data)
+        find = partial(system.encode, **tolerance)
+    else:
+        stored = False
+        optimize = partial(optimized, system, label=settings["label"], seed=settings["seed"])
+        find = system.encode if method == "encoder" else optimize
+    codes, log_probs = [system.stored_codes().cpu()] if stored else [], []
+    for i, batch in enumerate(() if stored else batches):
         codes.append(find(batch).cpu())
         if settings["log_prob"]:
             log_probs.append(system.log_prob(batch, seed=settings["seed"] + i).cpu())
-    arrays["codes"] = torch.cat(codes).numpy()
+    arrays["codes"] = torch.cat(codes).float().numpy()
     if log_probs:
         arrays["log_prob"] = torch.cat(log_probs).numpy()
     out = Path(settings["out"] or run_dir / "codes.npz")
@@ -79,5 +88,7 @@ def optimized(system, images: torch.Tensor, label, seed: int) -> torch.Tensor:
     console = Console(stderr=True)
     with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
         task = bar.add_task(f"optimising {len(images)} codes", total=None)
-        labels = system.labels(len(images), label)
+        if label is not None and not hasattr(system, "labels"):
+            raise config.ConfigError(f"label={label}: {type(system).__name__} knows no labels")
+        labels = system.labels(len(images), label) if hasattr(system, "labels") else None
         return invert(system, images, labels, seed=seed, progress=lambda done: bar.update(task, completed=done, total=1200))

@@ -19,7 +19,7 @@ from genlab.report.plots import save_prd
 from genlab.report.points import save_histograms, save_points, window
 from genlab.report.tables import certificate_table, metrics_table
 
-__all__ = ["measure", "pick_device", "require_run", "require_verb", "run"]
+__all__ = ["choose_sampler", "measure", "pick_device", "require_run", "require_verb", "run", "trained_on"]
 
 DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
 
@@ -32,9 +32,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     data = config.build(settings["data"], settings["allow"])
     data.prepare_data()
     data.setup()
-    chosen = {
-        name: settings[name] for name in ("ckpt", "weights", "seed", "num", "split", "batch_size", "standing", "device")
-    }
+    names = ("ckpt", "weights", "seed", "num", "split", "batch_size", "standing", "sampler", "device")
+    chosen = {name: settings[name] for name in names}
     ood = other_data(settings["ood"], data, settings["allow"]) if settings.get("ood") else None
     results = measure(run_path, data, settings["metrics"], settings["allow"], ood=ood, **chosen)
     report = write_report(run_path)
@@ -62,6 +61,7 @@ def measure(
     split: str = "test",
     batch_size: int = 256,
     standing: int = 0,
+    sampler: str | None = None,
     device: str = "auto",
     ood=None,
     console: Console | None = None,
@@ -79,6 +79,9 @@ def measure(
     system = runs.load(run_path, ckpt, weights, device, allow)
     if ood is not None and not hasattr(system, "log_prob"):
         raise config.ConfigError(f"ood={ood.name}: {type(system).__name__} has no log-probability to tell data apart by")
+    choose_sampler(system, sampler)
+    if hasattr(system, "bind"):
+        system.bind(data)
     if standing:
         require_verb(system, "stand")
         system.stand(standing)
@@ -111,13 +114,15 @@ def measure(
                 named = {name: system.scaled(values) for name, values in found.scores.items()}
                 save_histograms(named, run_path / "eval" / "ood.png", system.measure)
         if images:
-            found = evaluate_images(system, data, features, **chosen, progress=progress)
+            own = trained_on(run_path, data)
+            found = evaluate_images(system, data, features, **chosen, own_data=own, progress=progress)
             results |= found.results
             save_rows(found.neighbours, run_path / "eval" / "neighbours.png")
             save_prd(*found.prd, run_path / "eval" / "prd.png")
     about = data.describe(split)
     used = {"weights": weights, "standing": standing, "ckpt": str(ckpt), "data": data.name}
     used |= {"crop": about.get("crop"), "resize": about.get("resize")}
+    used |= {"sampler": sampler} if sampler else {}
     results = {name: entry | used for name, entry in results.items()}
     runs.write_text(run_path / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     Console().print(metrics_table(results))
@@ -162,6 +167,24 @@ def require_verb(system, verb: str) -> None:
             if target is not None and hasattr(config.locate(target), verb):  # a variant of another recipe names none
                 able.append(entry.name.removesuffix(".yaml"))
     raise runs.RunError(f"{type(system).__name__} cannot {verb}; models that can: {', '.join(able) or 'none'}")
+
+
+def choose_sampler(system, name: str | None) -> None:
+    """Lets `system` draw its codes by `name`, one of its samplers; None for its own. ConfigError if it has no such one."""
+    if name is None:
+        return
+    known = getattr(system, "samplers", ())
+    if name not in known:
+        has = (
+            f"has {', '.join(known)}.{config.closest(name, known)}" if known else "has one way to sample; leave sampler= out"
+        )
+        raise config.ConfigError(f"sampler={name}: {type(system).__name__} {has}")
+    system.sampler = name
+
+
+def trained_on(run_path: Path, data) -> bool:
+    """Whether `data` are those that the run was trained on, so that what it stored for them holds."""
+    return runs.Manifest.read(run_path).content.get("data", {}).get("fingerprint") == data.fingerprint()
 
 
 def pick_device(name: str) -> str:

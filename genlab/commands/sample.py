@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from genlab import config, runs
-from genlab.commands.eval import pick_device, require_run, require_verb
+from genlab.commands.eval import choose_sampler, pick_device, require_run, require_verb
 from genlab.data import read_images, read_points
 from genlab.metrics.density import density_on_grid
 from genlab.report.images import save_gif, save_grid, save_pairs, save_rows, with_ends
@@ -37,6 +37,9 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
                 f"{name}={settings[name]}: has no effect with mode={mode}; it is for {', '.join(useful)}"
             )
     system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
+    if settings["sampler"] is not None and mode not in ("grid", "walk"):
+        raise config.ConfigError(f"sampler={settings['sampler']}: has no effect with mode={mode}; it is for grid, walk")
+    choose_sampler(system, settings["sampler"])
     if settings["standing"]:
         require_verb(system, "stand")
         system.stand(settings["standing"])
@@ -97,7 +100,7 @@ def draw_points(system, points: torch.Tensor, path: Path) -> Path:
 
 def walk(system, num: int, steps: int, seed: int, scale: float, label) -> torch.Tensor:
     """(T, num, C, H, W): a closed walk on straight lines through four latent vectors a cell, T = 4 steps."""
-    stops = torch.stack([scale * system.prior(num, seed=4 * seed + i) for i in range(4)])
+    stops = torch.stack([system.prior(num, seed=4 * seed + i, scale=scale) for i in range(4)])
     parts = torch.linspace(0, 1, steps + 1, device=stops.device)[:-1]
     # A mean of two Gaussian vectors is shorter than either: keep the spread of the prior along the line.
     lines = [(1 - t) * stops[i] + t * stops[(i + 1) % 4] for i in range(4) for t in parts]
@@ -112,6 +115,8 @@ def real_inputs(settings: dict, system, num: int) -> tuple[torch.Tensor, dict[st
     They are the first of input=, else drawn from the test split of the run's data; label= goes before the data's own.
     """
     data = config.build(settings["data"], settings["allow"])
+    if hasattr(system, "bind"):  # what it searches codes by may be a network over these data
+        system.bind(data)
     if settings["input"] and system.modality == "point":
         batch = {"point": read_points(settings["input"])[:num]}
     elif settings["input"]:

@@ -52,8 +52,9 @@ def split_rows(count: int, num_val: int, num_test: int, labels: Tensor | None = 
 class ImageDataModule(LightningDataModule):
     """Batches {image float32 (B, C, S, S) in [-1, 1], label int64 (B,) if any, index int64 (B,)} of 3 splits.
 
-    Subclasses say what the set holds in `_read`. resident (auto, true, false) keeps the set as uint8 on the
-    training device, auto where it has at most 512 MiB; num_workers prefetches a set that is not (null: 2).
+    Subclasses say what the set holds in `_read`; num_train keeps the first images of the training split alone.
+    resident (auto, true, false) keeps the set as uint8 on the training device, auto where it has at most 512 MiB;
+    num_workers prefetches a set that is not (null: 2).
     """
 
     name: str
@@ -72,12 +73,13 @@ class ImageDataModule(LightningDataModule):
         num_workers: int | None = None,
         resident: bool | str = "auto",
         num_val: int | None = None,
+        num_train: int | None = None,
         seed: int = 1,
     ) -> None:
         super().__init__()
         self.image_size, self.channels, self.crop, self.resize = image_size, channels, crop, resize
         self.flip, self.batch_size, self.num_workers, self.resident = flip, batch_size, num_workers, resident
-        self.num_val, self.seed = num_val, seed
+        self.num_val, self.num_train, self.seed = num_val, num_train, seed
         self.transform = Transform(image_size, channels, crop, resize)
         if not (isinstance(batch_size, int) and batch_size > 0):
             raise DataError(f"data.batch_size={batch_size!r} must be a positive number of images")
@@ -112,7 +114,14 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open the set; calling it again changes nothing."""
         if self._content is None:
-            self._content = self._read()
+            content = self._read()
+            content.splits["train"] = self._first(content.splits["train"])
+            self._content = content
+
+    def _first(self, rows: np.ndarray) -> np.ndarray:
+        if self.num_train is not None and not 1 <= self.num_train <= len(rows):
+            raise DataError(f"data.num_train={self.num_train}: the training split has {len(rows)} images")
+        return rows[: self.num_train]
 
     def arrays(self, split: str) -> Arrays:
         """The images, labels and paths of train, val or test."""

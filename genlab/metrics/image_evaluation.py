@@ -21,6 +21,7 @@ __all__ = ["Evaluation", "evaluate_images"]
 
 MAX_CLOUD = 10_000  # features a side for the measures that compare all pairs
 NUM_SHOWN, NUM_NEAREST = 10, 5  # samples beside their nearest training images
+MAX_SEARCHED = 256  # held-out images whose codes are searched for, where there is no encoder
 Results = dict[str, dict[str, Any]]
 Progress = Callable[[str, int, int], None]
 
@@ -46,27 +47,29 @@ def evaluate_images(
     num_samples: int = 10_000,
     batch_size: int = 256,
     seed: int = 0,
+    own_data: bool = False,
     progress: Progress = lambda description, done, total: None,
 ) -> Evaluation:
     """What can be measured of an image system: samples and the held-out `split` compared with the train split over
-    `features`, and the reconstructions of `split` where it encodes. progress: called with (description, done, total).
+    `features`, and the reconstructions of `split` where it encodes. own_data: whether it was trained on `data`, so that
+    codes stored for the train split are measured too. progress: called with (description, done, total).
     """
     system.eval()
     count = len(data.arrays(split))
     if count < 2:
         raise ValueError(f"split={split}: {data.name} has {count} images there; choose another split")
+    encodes = hasattr(system, "encode") and hasattr(system, "outputs")  # O-GAN: the discriminator is the encoder
     keep = min(MAX_CLOUD, num_samples, len(data.arrays("train")))  # equally many, or precision and recall lean
     real = real_cloud(features, data, "train", keep, seed, batch_size, system.device, progress)
-    held_out = real_cloud(features, data, split, 0, seed, batch_size, system.device, progress)
+    held_out = real_cloud(features, data, split, min(MAX_CLOUD, count), seed, batch_size, system.device, progress)
     samples, correlations = Cloud(features, num_samples, keep, seed), []
-    codes = hasattr(system, "encode") and hasattr(system, "outputs")  # a learned encoder; a bijection's needs no measuring
     z = system.prior(num_samples, seed=seed)
     labels = system.labels(num_samples) if getattr(system, "num_classes", 0) else None
     for done, part in enumerate(z.split(batch_size), 1):
         given = () if labels is None else (labels[(done - 1) * batch_size :][: len(part)],)
         images = system.decode(part, *given)
         samples.add(images)
-        if codes:
+        if encodes:
             correlations.append(pearson(part, system.outputs(images)))
         progress("samples", min(done * batch_size, num_samples), num_samples)
 
@@ -86,20 +89,26 @@ def evaluate_images(
         "prd_precision": f_beta(*curve, 1 / 8),
         "prd_recall": f_beta(*curve, 8),
         "diversity": spread(sampled) / max(spread(trained), 1e-12),
+        "nearest_train": nearest(sampled, trained).distances.mean().item(),  # small for copies
+        "nearest_sample": nearest(trained, sampled).distances.mean().item(),  # large for a mode that is missing
     }
     if features.head is not None:
         values["inception_score" if features.comparable else "class_score"] = class_score(features.head(sampled))
     results = {name: {"value": value, **entry} for name, value in values.items()}
     floor = {"value": held_out.distance_to(real), **entry, "split": split, "count": count}
     results["fid_floor"] = floor  # what real images that the model has not seen score
-    if codes:
-        plain = dict.fromkeys(("reference", "features", "features_hash", "comparable")) | {"seed": seed}
+    results["nearest_train_floor"] = floor | {"value": nearest(held_out.points(), trained).distances.mean().item()}
+    plain = dict.fromkeys(("reference", "features", "features_hash", "comparable")) | {"seed": seed}
+    if correlations:
         correlation = torch.cat(correlations).double().mean().item()
         results["code_correlation"] = {"value": correlation, "split": None, "count": num_samples, **plain}
+    if hasattr(system, "encode"):
         results |= reconstruction(system, data, split, batch_size, plain, progress)
+    if hasattr(system, "stored_codes"):
+        results |= stages(system, data, real, entry, plain, batch_size, own_data, progress)
     rows = samples.kept.nonzero()[:NUM_SHOWN, 0]
     images = system.decode(z[rows.to(z.device)], *(() if labels is None else (labels[rows.to(labels.device)],))).cpu()
-    beside = real.kept.nonzero()[:, 0][nearest(sampled[:NUM_SHOWN], trained, NUM_NEAREST)]
+    beside = real.kept.nonzero()[:, 0][nearest(sampled[:NUM_SHOWN], trained, NUM_NEAREST).rows]
     found = normalize(data.arrays("train").images[beside.flatten()].cpu()).unflatten(0, beside.shape)
     return Evaluation(results, curve, torch.cat([images[:, None], found], 1))
 
@@ -161,17 +170,20 @@ class Cloud:
 
 def reconstruction(system, data, split: str, batch_size: int, plain: dict[str, Any], progress: Progress) -> Results:
     """The code's mean and std on real images; MSE, SSIM and class agreement of their reconstructions."""
-    labelled = data.arrays(split).labels is not None
+    labelled, limit = data.arrays(split).labels is not None, MAX_SEARCHED if hasattr(system, "stored_codes") else None
     network = classifier(data).to(system.device) if labelled else None
     sums: dict[str, float] = {}
     count = 0
     for batch in _batches(data, split, batch_size, f"reconstructions of the {split} split", progress):
-        x = batch["image"].to(system.device)
+        x = batch["image"].to(system.device)[: None if limit is None else limit - count]
+        if not len(x):
+            break
         labels = {"labels": batch["label"]} if getattr(system, "num_classes", 0) else {}
-        again, outputs = system.reconstruct(x, **labels), system.outputs(x)
-        values = {
-            "code_mean": outputs.mean(1),
-            "code_std": outputs.std(1, correction=0),
+        again, values = system.reconstruct(x, **labels), {}
+        if hasattr(system, "outputs"):
+            outputs = system.outputs(x)
+            values = {"code_mean": outputs.mean(1), "code_std": outputs.std(1, correction=0)}
+        values |= {
             "reconstruction_mse": (x - again).square().mean((1, 2, 3)),
             "reconstruction_ssim": structural_similarity_index_measure(again, x, data_range=2.0, reduction="none"),
         }
@@ -185,6 +197,32 @@ def reconstruction(system, data, split: str, batch_size: int, plain: dict[str, A
     if network is not None:
         used = {"features": f"{network.name} ({network.accuracy:.1%} right)", "features_hash": network.hash}
         results["class_agreement"] |= used | {"comparable": False}
+    return results
+
+
+def stages(system, data, real: Cloud, entry, plain, batch_size: int, own_data: bool, progress: Progress) -> Results:
+    """What each stage of a model with stored codes comes to: the FID of its other samplers and, of the images that it was
+    trained on, the FID and the error of their reconstructions from their own codes, which no sampler can go below by much.
+    """
+    results, used = {}, system.sampler
+    for name in system.samplers:
+        system.sampler = name
+        cloud = Cloud(real.features, entry["count"], 0, entry["seed"])
+        for z in system.prior(entry["count"], seed=entry["seed"]).split(batch_size):
+            cloud.add(system.decode(z))
+        results[f"fid_{name}"] = entry | {"value": cloud.distance_to(real)}
+    system.sampler = used
+    if own_data:
+        codes, count, total = system.stored_codes(), len(data.arrays("train")), 0.0
+        cloud = Cloud(real.features, count, 0, 0)
+        batches = _batches(data, "train", batch_size, "reconstructions of the train split", progress)
+        for z, batch in zip(codes.split(batch_size), batches, strict=True):
+            again = system.decode(z)
+            cloud.add(again)
+            total += (again.cpu() - batch["image"]).double().square().mean((1, 2, 3)).sum().item()
+        own = {"split": "train", "count": count}
+        results["fid_reconstructions"] = entry | own | {"value": cloud.distance_to(real)}
+        results["train_reconstruction_mse"] = {"value": total / count, **own, **plain}
     return results
 
 

@@ -1,9 +1,12 @@
 """Measures on two clouds of features (N, D): kernel distance, precision, recall, density, coverage, spread, nearest."""
 
+from contextlib import contextmanager
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-__all__ = ["density_coverage", "kernel_distance", "nearest", "precision_recall", "spread"]
+__all__ = ["Nearest", "density_coverage", "kernel_distance", "nearest", "precision_recall", "spread"]
 
 
 def kernel_distance(real: Tensor, fake: Tensor, num_subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> float:
@@ -51,9 +54,92 @@ def density_coverage(real: Tensor, fake: Tensor, num_neighbours: int = 5) -> tup
     return density, torch.stack([part.any(0) for part in inside]).any(0).double().mean().item()
 
 
-def nearest(points: Tensor, others: Tensor, num: int) -> Tensor:
-    """Rows (N, num) of `others` (M, D) that lie nearest to each of `points` (N, D), the nearest first."""
-    return torch.cdist(points.double(), others.double()).topk(num, largest=False).indices
+class Nearest(NamedTuple):
+    """distances (N, K), float64 and not squared, and rows (N, K), int64: the nearest first, of equals the lowest row."""
+
+    distances: Tensor
+    rows: Tensor
+
+
+@torch.no_grad()
+def nearest(points: Tensor, others: Tensor, num: int = 1, budget: int | None = None) -> Nearest:
+    """The `num` of `others` (M, D) that lie nearest to each of `points` (N, D), as a float64 search over all pairs has them.
+
+    Candidates come from matrix products in the points' own precision (float32 or wider), a block of `budget` bytes at a
+    time. What rounding could have hidden is bounded: num + 1 candidates a point are measured anew in float64, and where
+    the last of them is not farther than the rest by more than the bound, the point is compared with all, in float64.
+    budget: None for what suits a CPU's cache (16 MiB) or keeps a GPU busy (256 MiB).
+    """
+    if not 1 <= num <= len(others):
+        raise ValueError(f"num={num}: there are {len(others)} points to choose from")
+    dtype = torch.promote_types(torch.promote_types(points.dtype, others.dtype), torch.float32)
+    points, others = points.to(dtype), others.to(dtype)
+    budget = budget or (16 << 20 if points.device.type == "cpu" else 256 << 20)
+    norms = others.double().square().sum(1)
+    columns = min(len(others), 8192)
+    rows = max(1, budget // (columns * points.element_size()))
+    with _full_precision(points.device.type):
+        found = [_nearest(part, others, norms, num, columns, budget) for part in points.split(rows)]
+    if not found:
+        return Nearest(norms.new_empty(0, num), torch.empty(0, num, dtype=torch.int64, device=points.device))
+    return Nearest(*map(torch.cat, zip(*found, strict=True)))
+
+
+def _nearest(points: Tensor, others: Tensor, norms: Tensor, num: int, columns: int, budget: int) -> tuple[Tensor, Tensor]:
+    values, rows = points.new_empty(len(points), 0), torch.empty(len(points), 0, dtype=torch.int64, device=points.device)
+    for start in range(0, len(others), columns):  # |y|^2 - 2 x.y: |x|^2 is common to a row
+        part = slice(start, start + columns)
+        block = torch.addmm(norms[part].to(points.dtype), points, others[part].T, alpha=-2)
+        new_values, new_rows = _smallest(block, num + 1)
+        values, rows = torch.cat([values, new_values], 1), torch.cat([rows, new_rows + start], 1)
+        values, order = values.topk(min(num + 1, values.shape[1]), largest=False)
+        rows = rows.gather(1, order)
+    rows = rows.sort(1).values
+    squares, order = (points[:, None].double() - others[rows].double()).square().sum(2).sort(dim=1, stable=True)
+    rows = rows.gather(1, order)[:, :num]
+    if len(others) > num + 1:
+        own = points.double().square().sum(1)
+        unit = torch.finfo(points.dtype).eps / 2
+        rounding = 2 * (points.shape[1] + 8) * unit * (own.sqrt() + norms.max().sqrt()).square()
+        doubtful = ~(values[:, -1].double() + own - rounding > squares[:, num - 1])
+        for i in doubtful.nonzero()[:, 0].tolist():
+            everything = _squares(points[i], others, budget)
+            squares[i, :num], rows[i] = (part[:num] for part in everything.sort(stable=True))
+    return squares[:, :num].sqrt(), rows
+
+
+def _smallest(block: Tensor, num: int, size: int = 32) -> tuple[Tensor, Tensor]:
+    """Values and columns (N, num) of a row's smallest, by the minima of its M / size interleaved groups."""
+    count = block.shape[1] // size
+    if count < 2 * num:
+        return block.topk(min(num, block.shape[1]), largest=False)
+    groups = block[:, : size * count].unflatten(1, (size, count))
+    chosen = groups.amin(1).topk(num, largest=False).indices  # the num smallest lie in the num groups with smallest minima
+    values = groups.gather(2, chosen[:, None].expand(-1, size, -1)).flatten(1)
+    members = torch.arange(size, device=block.device)[:, None] * count
+    columns = (chosen[:, None] + members).flatten(1)
+    rest = torch.arange(size * count, block.shape[1], device=block.device).expand(len(block), -1)
+    values, columns = torch.cat([values, block[:, size * count :]], 1), torch.cat([columns, rest], 1)
+    values, order = values.topk(num, largest=False)
+    return values, columns.gather(1, order)
+
+
+def _squares(point: Tensor, others: Tensor, budget: int) -> Tensor:
+    """Squared distances (M,) of one point (D,), float64."""
+    parts = others.split(max(1, budget // (16 * others.shape[1])))
+    return torch.cat([(point.double() - part.double()).square().sum(1) for part in parts])
+
+
+@contextmanager
+def _full_precision(device: str):
+    """Inside, matrix products neither autocast nor round their factors to TF32 or bfloat16."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def _radii(centres: Tensor, k: int) -> Tensor:

@@ -16,6 +16,7 @@ __all__ = [
     "BatchNorm",
     "ConditionalBatchNorm",
     "SelfModulation",
+    "batch_statistics",
     "couples_batch",
     "discriminator_norm",
     "frozen_statistics",
@@ -149,6 +150,20 @@ def frozen_statistics(network: nn.Module):
     finally:
         for layer in layers:
             layer.track_running_stats = True
+
+
+@contextmanager
+def batch_statistics(network: nn.Module):
+    """Inside, batch normalisation uses the batch's statistics and leaves the running ones alone, in eval mode too."""
+    layers = {module: module.training for module in network.modules() if isinstance(module, _BatchNorm)}
+    with frozen_statistics(network):
+        for layer in layers:
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer, training in layers.items():
+                layer.training = training
 
 
 @contextmanager

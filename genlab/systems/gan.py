@@ -54,6 +54,8 @@ class GAN(LightningModule):
         super().__init__()
         self.generator, self.discriminator = net["generator"], net["discriminator"]
         updates.check(update, self.discriminator, out_dim, loss, num_discriminator_steps)
+        if not hasattr(loss, "generator"):
+            raise ValueError(f"loss: {type(self).__name__} needs an adversarial one (loss=hinge, ...), not a distance")
         if prior not in ("normal", "uniform"):
             raise ValueError(f"model.prior={prior!r}: expected normal or uniform")
         self.loss, self.penalty, self.augment = loss, penalty, augment
@@ -170,10 +172,10 @@ class GAN(LightningModule):
         z = draw(num, self.latent_dim, generator=generator, device=generator.device if generator else self.device)
         return z.to(self.device, self.dtype)
 
-    def prior(self, num: int, seed: int) -> Tensor:
-        """`num` vectors of the prior, (num, Z): a function of `seed`, the same on every device and for every `num`."""
+    def prior(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
+        """`num` vectors of the prior times `scale`, (num, Z): by `seed`, the same on every device and for every `num`."""
         whole = num + -num % 16  # torch fills its last, incomplete block of 16 numbers in another way
-        return self.draw(whole, torch.Generator().manual_seed(seed))[:num]
+        return scale * self.draw(whole, torch.Generator().manual_seed(seed))[:num]
 
     def labels(self, num: int, label: int | list[int] | None = None) -> Tensor | None:
         """`num` labels (num,): `label`, or the given ones or all classes in turn; None without classes.
@@ -205,7 +207,7 @@ class GAN(LightningModule):
 
     def sample(self, num: int, seed: int = 0, scale: float = 1.0, label: int | list[int] | None = None) -> Tensor:
         """`num` images (num, C, H, W) in [-1, 1] from the prior times `scale` (< 1 truncates), of class `label`."""
-        return self.decode(scale * self.prior(num, seed), self.labels(num, label))
+        return self.decode(self.prior(num, seed, scale), self.labels(num, label))
 
     def stand(self, num_batches: int, seed: int = 0) -> None:
         """Takes the generator's batch statistics anew, from `num_batches` of 256 samples each (standing statistics)."""

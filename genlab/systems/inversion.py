@@ -5,7 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["invert"]
+from genlab.systems.codes import Codes
+
+__all__ = ["invert", "refine"]
 
 
 def invert(
@@ -45,3 +47,44 @@ def invert(
         best = torch.where(better, error, best)
         codes = torch.where(better[:, None], z.detach(), codes)
     return codes.float()
+
+
+def refine(
+    render: Callable[[Tensor], Tensor],
+    distance: Callable[[Tensor, Tensor], Tensor],
+    images: Tensor,
+    start: Tensor,
+    space: str,
+    tolerance: float = 1e-2,
+    patience: int = 20,
+    max_steps: int = 1000,
+    lr: float = 0.05,
+) -> Tensor:
+    """Codes (N, Z) on the sphere or in the ball whose images come nearest to `images` (N, C, H, W), by Adam from `start`.
+
+    render: codes -> images, differentiable. An image is done when its least distance fell by less than `tolerance` of
+    itself in `patience` steps, and drops out of the batch; at max_steps all are. Keeps the best code of each. Measured on
+    digits, 1e-2 takes 140 steps an image and ends 3 % above 1e-3, which takes 330.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        images = images.clone()  # made under inference mode it would take no part in a graph
+        codes = Codes(start.shape[1], space).to(start)
+        codes.allocate(codes.inside(start))
+        best, found = images.new_full((len(images),), float("inf")), codes.values.clone()
+        before, active = best.clone(), torch.arange(len(images), device=images.device)
+        for step in range(max_steps + 1):
+            z = codes(active)
+            error = distance(render(codes.point(z)), images[active])
+            (gradient,) = torch.autograd.grad(error.sum(), z)
+            with torch.no_grad():
+                better = error < best[active]
+                rows = active[better]
+                best[rows], found[rows] = error[better].to(best.dtype), z[better]
+            if step % patience == 0:
+                going = best[active] < before[active] * (1 - tolerance)
+                before[active] = best[active]
+                active, gradient = active[going], gradient[going]
+                if not len(active):
+                    break
+            codes.move(active, gradient, lr)
+        return codes.inside(found).detach()

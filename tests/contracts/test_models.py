@@ -36,7 +36,8 @@ def small(composed, tiny):
         generator = composed(f"model={model}").net.generator
         # At fewer channels pixel norm enlarges the rounding between batch sizes.
         width = "width_multiple=1" if "width_multiple" in generator else "dim=16" if model == "pggan" else "dim=4"
-        return [f"model={model}", *(w for w in tiny if "width_multiple" not in w), f"net.generator.{width}"]
+        stages = ["model.glo_steps=3"] if model == "glann" else []
+        return [f"model={model}", *(w for w in tiny if "width_multiple" not in w), f"net.generator.{width}", *stages]
 
     return words
 
@@ -119,7 +120,10 @@ def test_it_encodes_if_it_says_so(run):
     assert codes.shape == (5, model.latent_dim) and codes.dtype == torch.float32
     if hasattr(model, "pixels"):  # its codes are exact
         assert torch.equal(model.reconstruct(images), images)
-    else:
+    elif hasattr(model, "stored_codes"):  # on the sphere
+        assert torch.allclose(codes.norm(dim=1), torch.ones(5), atol=1e-5)
+        assert torch.allclose(model.stored_codes().norm(dim=1), torch.ones(4250), atol=1e-5)
+    else:  # N(E(x))
         assert torch.allclose(codes.mean(1), torch.zeros(5), atol=1e-5)
     assert model.reconstruct(images).shape == images.shape
     if hasattr(model, "interpolate"):
@@ -146,6 +150,9 @@ def test_it_is_measured(run, composed):
         assert {"split", "count", "seed", "weights", "ckpt", "crop", "resize", "features", "features_hash"} <= entry.keys()
     if hasattr(genlab.load(run), "classify"):
         assert 0 <= results["accuracy"]["value"] <= 1
+    if hasattr(genlab.load(run), "stored_codes"):
+        assert {"fid_gaussian", "fid_reconstructions", "train_reconstruction_mse", "reconstruction_mse"} <= results.keys()
+        assert results["fid_reconstructions"]["count"] == 4250
     if hasattr(genlab.load(run), "sample"):
         assert results["fid"]["features"] == "random convolutions" and results["fid"]["comparable"] is False
 

@@ -99,6 +99,8 @@ def at_home(group: str, option: str) -> list[str]:
         return ["model=iresnet", "data=moons"]
     if (group, option) == ("callbacks", "invertible_classifier"):
         return ["model=iresnet_classifier"]
+    if group == "loss" and "losses.gan" not in conf.joinpath("loss", f"{option}.yaml").read_text():
+        return ["model=glo"]
     if group == "net":
         for model in options("model"):
             defaults = yaml.safe_load(conf.joinpath("model", f"{model}.yaml").read_text())["defaults"]

@@ -87,6 +87,16 @@ def test_splits_that_leave_nothing_to_train_on_are_refused_by_key(num_val, num_t
         split_rows(30, num_val, num_test)
 
 
+def test_the_first_images_of_the_training_split_alone_can_be_taken(in_memory):
+    whole, some = Toy(in_memory), Toy(in_memory, num_train=5)
+    assert torch.equal(some.arrays("train").images, whole.arrays("train").images[:5])
+    assert all(torch.equal(some.arrays(split).images, whole.arrays(split).images) for split in ("val", "test"))
+    assert some.fingerprint() != whole.fingerprint() and some.describe("train")["count"] == 5
+    for wrong in (0, 22):
+        with pytest.raises(DataError, match=rf"data\.num_train={wrong}: the training split has 21"):
+            Toy(in_memory, num_train=wrong).setup()
+
+
 def test_the_set_is_read_once_however_often_it_is_set_up(in_memory):
     data = Toy(in_memory)
     data.prepare_data()

@@ -112,7 +112,8 @@ def test_density_and_coverage_of_known_clouds():
 
 def test_the_nearest_come_first():
     points, others = torch.tensor([[0.0], [10.0]]), torch.tensor([[9.0], [-1.0], [3.0], [12.5]])
-    assert nearest(points, others, 2).tolist() == [[1, 2], [0, 3]]
+    found = nearest(points, others, 2)
+    assert found.rows.tolist() == [[1, 2], [0, 3]] and found.distances.tolist() == [[1, 3], [1, 2.5]]
 
 
 def test_prd_of_disjoint_equal_and_missing_modes():

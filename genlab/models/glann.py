@@ -1,0 +1,77 @@
+"""GLANN's two networks: the generator of 28 and 32 pixels, and the mapping from noise to its codes.
+
+"Non-Adversarial Image Synthesis with Generative Latent Nearest Neighbors", Hoshen and Malik 2019, arXiv 1812.08985, in the
+layers of its released code (yedidh/glann). Shapes: B batch, C image channels, S image size, Z latent_dim, E noise_dim.
+"""
+
+from torch import Tensor, nn
+
+__all__ = ["Generator", "Mapping"]
+
+
+class Generator(nn.Module):
+    """z (B, Z) -> image (B, C, S, S) in [-1, 1]: two dense layers to S/4 x S/4, then two deconvolutions, LeakyReLU 0.2.
+
+    dim: channels between the deconvolutions, twice as many before. The source ends in a sigmoid on images in [0, 1]; on
+    [-1, 1] that is tanh(h / 2). batch_norm: on all but the first and last layer (the source: MNIST and Fashion-MNIST yes,
+    CIFAR-10 no). ValueError for labels, which it has no use for, or an image size that is not a multiple of 4.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        channels: int,
+        latent_dim: int,
+        num_classes: int = 0,
+        dim: int = 64,
+        hidden_dim: int = 1024,
+        batch_norm: bool = True,
+    ):
+        super().__init__()
+        if num_classes:
+            raise ValueError(
+                f"net.generator.num_classes={num_classes}: GLANN's generator knows no labels; choose another net="
+            )
+        if image_size % 4:
+            raise ValueError(f"image_size={image_size}: GLANN's generator needs a multiple of 4 (data.image_size=)")
+        side = image_size // 4
+        self.dense = nn.Sequential(
+            nn.Linear(latent_dim, hidden_dim, bias=False),
+            nn.LeakyReLU(0.2),
+            nn.Linear(hidden_dim, 2 * dim * side * side, bias=False),
+            nn.BatchNorm1d(2 * dim * side * side) if batch_norm else nn.Identity(),
+            nn.LeakyReLU(0.2),
+            nn.Unflatten(1, (2 * dim, side, side)),
+        )
+        self.deconvs = nn.Sequential(
+            nn.ConvTranspose2d(2 * dim, dim, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(dim) if batch_norm else nn.Identity(),
+            nn.LeakyReLU(0.2),
+            nn.ConvTranspose2d(dim, channels, 4, 2, 1, bias=False),
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.ConvTranspose2d):
+                nn.init.xavier_normal_(module.weight, 2**0.5)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return (self.deconvs(self.dense(z)) / 2).tanh()
+
+
+class Mapping(nn.Module):
+    """e (B, E), normal noise -> z (B, Z), a code: two hidden layers with batch norm and ReLU, no biases."""
+
+    def __init__(self, noise_dim: int, latent_dim: int, hidden_dim: int = 128):
+        super().__init__()
+        self.noise_dim = noise_dim
+        self.layers = nn.Sequential(
+            nn.Linear(noise_dim, hidden_dim, bias=False),
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, hidden_dim, bias=False),
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, latent_dim, bias=False),
+        )
+
+    def forward(self, e: Tensor) -> Tensor:
+        return self.layers(e)
