@@ -10,6 +10,7 @@ from torch import Tensor
 __all__ = ["DensityEvaluation", "area_under_roc", "density_on_grid", "evaluate_density"]
 
 MAX_INVERTED = 1000  # inputs that are taken there and back
+MAX_TYPICAL = 2000  # training inputs whose mean log p is what is typical
 GRID_SIDE, BINS = 600, 30  # of the grid over the plane, and of the histogram of samples on it
 Results = dict[str, dict[str, Any]]
 Progress = Callable[[str, int, int], None]
@@ -73,7 +74,8 @@ def evaluate_density(
     scores = {}
     if ood is not None:
         scores = {data.name: held_out, ood.name: log_probs(split, ood)}
-        results |= told_apart(system, scores, log_probs("train", data).mean(), entry)
+        typical = system.log_prob(data.pick("train", MAX_TYPICAL, seed)[system.modality], seed=seed).double().mean().cpu()
+        results |= told_apart(system, scores, typical, entry)
     if system.modality != "point" or system.latent_dim != 2:
         return DensityEvaluation(results, scores, certificate, None, None)
     density = density_on_grid(system, view, GRID_SIDE, progress)

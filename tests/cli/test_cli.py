@@ -40,6 +40,7 @@ def test_help_lists_commands_and_needs_no_torch(genlab, tmp_path):
         (["train", "model.update=shred"], "Did you mean 'shared'?"),
         (["train", "model.update=scaled"], "use model.update=shared"),
         (["train", "model.out_dim=3"], "model.out_dim must equal"),
+        (["train", "model=glow", "loss=hinge"], "the chosen recipe has no 'loss'"),
         (["train", "run=nowhere"], "run=nowhere: there is no config.yaml"),
         (["sample"], "needs a run directory"),
         (["eval", "run=nowhere"], "run=nowhere"),

@@ -119,3 +119,11 @@ def test_a_part_that_a_recipe_has_no_use_for_is_refused(trained_in, tmp_path):
         trained_in(tmp_path / "run", "model=glow", "penalty=r1")
     with pytest.raises(ValueError, match="data: moons has no images"):
         trained_in(tmp_path / "run", "model=glow", "data=moons", *COMMON, "net.shape=[1,8,8]")
+
+
+def test_a_resumed_run_of_points_ends_where_an_uninterrupted_one_does(points, trained_in, tmp_path, same_weights):
+    small = ["data.num_train=200", "data.num_val=64", "data.num_test=100", "evaluate=false"]
+    trained_in(tmp_path / "run", "model=glow", "data=eight_gaussians", *COMMON, *small, "trainer.max_steps=4")
+    trained_in(tmp_path / "run", f"run={tmp_path / 'run'}", "trainer.max_steps=6")
+    ends = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (tmp_path / "run", points)]
+    same_weights(*ends)

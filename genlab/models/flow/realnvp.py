@@ -26,10 +26,10 @@ class RealNVP(nn.Module):
     """x of `shape` (C, H, W) or (D,) <-> z (B, D) of a standard normal; forward gives (z, log det (B,)) in nats.
 
     Each scale of an image: three couplings under checkerboard masks in turn, a squeeze, three by channels in turn, then
-    half of the channels leave; the last scale: four under checkerboards. Points: `depth` couplings of features in turn.
-    levels: scales, null for one more than the sides divide by 2, at most 3. hidden, num_blocks: channels and residual
-    blocks of a coupling's network (points: two hidden layers). Where the source has batch normalisation, between
-    couplings and inside their networks, here is ActNorm, which needs no statistics of a batch.
+    half of the channels leave; the last scale: four under checkerboards. levels: scales, null for one more than the sides
+    divide by 2, at most 3. hidden, num_blocks (null: 2): channels and residual blocks of a coupling's network. Points:
+    `depth` couplings (null: 16) of features in turn, whose networks have two hidden layers. Where the source has batch
+    normalisation, between couplings and inside their networks, here is ActNorm, which needs no statistics of a batch.
 
     "Density estimation using Real NVP", Dinh, Sohl-Dickstein and Bengio 2017, arXiv 1605.08803.
     """
@@ -37,9 +37,9 @@ class RealNVP(nn.Module):
     def __init__(
         self,
         shape: list[int],
-        depth: int = 16,
+        depth: int | None = None,
         hidden: int = 64,
-        num_blocks: int = 4,
+        num_blocks: int | None = None,
         levels: int | None = None,
         coupling: Literal["tanh", "sigmoid", "additive"] = "tanh",
     ):
@@ -48,13 +48,18 @@ class RealNVP(nn.Module):
         if len(shape) not in (1, 3) or self.dims < 2:
             raise ValueError(f"net.shape={list(shape)}: expected (C, H, W) of an image, or (D,) of a point with D > 1")
         if len(shape) == 1:
-            if levels not in (None, 1):
-                raise ValueError(f"net.levels={levels}: points have one scale; set net.levels=1 or null")
-            self.flow = Chain(_by_features(shape[0], depth, lambda i, o: mlp(i, hidden, o), coupling))
+            if levels not in (None, 1) or num_blocks is not None:
+                raise ValueError(f"net.levels={levels}, net.num_blocks={num_blocks}: are for images; points take net.depth=")
+            self.flow = Chain(
+                _by_features(shape[0], 16 if depth is None else depth, lambda i, o: mlp(i, hidden, o), coupling)
+            )
             return
 
+        if depth is not None:
+            raise ValueError(f"net.depth={depth}: is for points; images have 3 + 3 couplings a scale, so take net.levels=")
+
         def net(inputs: int, outputs: int) -> nn.Module:
-            return ResNet(inputs, hidden, outputs, num_blocks)
+            return ResNet(inputs, hidden, outputs, 2 if num_blocks is None else num_blocks)
 
         levels = min(halvings(shape) + 1, 3) if levels is None else levels
         stages, shapes, here = [], [], tuple(shape)

@@ -179,6 +179,8 @@ def test_levels_stop_at_two_pixels_or_an_odd_side():
         (lambda: Glow((2,), depth=0), "net.depth"),
         (lambda: Glow((2,), depth=1, hidden=2, coupling="spline"), "net.coupling"),
         (lambda: RealNVP((2,), levels=3), "net.levels"),
+        (lambda: RealNVP((2,), num_blocks=3), "net.num_blocks"),
+        (lambda: RealNVP((1, 4, 4), depth=3), "net.depth"),
         (lambda: RealNVP((1, 6, 6), levels=3), "net.shape"),
     ],
 )
