@@ -115,7 +115,7 @@ def test_the_other_words_need_only_the_run_directory(genlab, trained, tmp_path):
 def test_a_verb_that_a_model_lacks(genlab, tiny, tmp_path):
     genlab("train", "model=dcgan", *tiny, "trainer.max_steps=2", "hydra.run.dir=run", cwd=tmp_path)
     done = genlab("encode", "run=run", "split=test", cwd=tmp_path, check=False)
-    assert done.returncode == 2 and "cannot encode; models that can: ogan" in done.stderr
+    assert done.returncode == 2 and "GAN cannot encode; models that can: " in done.stderr and "ogan" in done.stderr
     genlab("sample", "run=run", "num=2", "out=made", cwd=tmp_path)
     genlab("encode", "run=run", "input=made/grid.npz", "method=optimize", "out=codes.npz", cwd=tmp_path)
     assert np.load(tmp_path / "codes.npz")["codes"].shape == (2, 100)
