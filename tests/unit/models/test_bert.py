@@ -107,15 +107,21 @@ def again(model: BERT, source, written, target_segment: int, causal: bool = Fals
 
 
 @pytest.mark.parametrize(
-    ("num_beams", "target_segment", "changes"),
-    [(1, 1, {}), (3, 1, {"embedding_dim": 8}), (2, 5, {"num_segments": 6}), (4, 1, {"activation": "gelu_new"})],
+    ("num_beams", "target_segment", "static", "changes"),
+    [
+        (1, 1, False, {}),
+        (3, 1, True, {"embedding_dim": 8}),
+        (2, 5, False, {"num_segments": 6}),
+        (4, 1, True, {"activation": "gelu_new"}),
+    ],
 )
-def test_cached_steps_equal_running_the_whole_row(num_beams, target_segment, changes):
+def test_cached_steps_equal_running_the_whole_row(num_beams, target_segment, static, changes):
     """Over random lengths, beams that go on from other beams, and rows that drop out."""
     model = bert(**changes)
     lengths = torch.tensor([9, 3, 12, 1, 7])
     ids = torch.randint(1, V, (5, 12))  # what stands behind a row's length must not matter
     hidden, cache = model.prefill(ids, None, lengths, num_beams, 8, target_segment)
+    cache.static = static
     first = model.logits(model.last(hidden, lengths))
     sources = [ids[b, :n] for b, n in enumerate(lengths)]
     for b, source in enumerate(sources):
@@ -140,6 +146,20 @@ def test_cached_steps_equal_running_the_whole_row(num_beams, target_segment, cha
             written = written[rows]
             kept = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
             sources = [sources[i] for i in kept.tolist()]
+
+
+def test_cached_steps_in_bfloat16():
+    model = bert().float()
+    ids, lengths = torch.randint(1, V, (2, 6)), torch.tensor([6, 4])
+    with torch.autocast("cpu", torch.bfloat16):
+        _, cache = model.prefill(ids, None, lengths, 2, 3)
+        assert cache.keys.dtype == torch.bfloat16
+        written = torch.randint(1, V, (2, 2, 3))
+        for t in range(3):
+            logits = model.step(written[:, :, t], cache)
+        for b in range(2):
+            expected = again(model, ids[b, : lengths[b]], written[b, 1], 1)
+            assert (logits[b, 1] - expected).abs().max() < 0.05 * expected.std()
 
 
 def test_a_language_model_is_decoded_exactly_too():
