@@ -123,7 +123,8 @@ def build(name: str, keep_tokens: Sequence[int] | None = None, **changes: Any) -
     settings = arguments(source.config)
     if keep_tokens is not None:
         settings["vocab_size"] = len(keep_tokens)
-        settings["pad_id"] = list(keep_tokens).index(settings.get("pad_id") or 0)
+        pad, keep = settings.get("pad_id", 0), list(keep_tokens)
+        settings["pad_id"] = keep.index(pad) if pad in keep else None
     model = BERT(**settings | changes)
     return model, fill(model, source, keep_tokens)
 

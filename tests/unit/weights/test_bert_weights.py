@@ -175,6 +175,7 @@ def test_padding_keeps_its_meaning_in_a_smaller_vocabulary(tmp_path):
     save_file(hugging_face(), tmp_path / "model.safetensors")
     assert build(tmp_path)[0].pad_id == 7
     assert build(tmp_path, [3, 7, 9])[0].pad_id == 1
+    assert build(tmp_path, [3, 9])[0].pad_id is None
 
 
 @pytest.mark.parametrize("how", ["fresh", "redrawn"])
