@@ -1,0 +1,222 @@
+"""BERT: one Transformer encoder that a mask makes a reader, a writer, or both.
+
+"BERT: Pre-training of Deep Bidirectional Transformers", Devlin et al. 2019, arXiv 1810.04805: post-norm blocks, learned
+positions, erf GELU, layer norm with eps 1e-12, and the masked-language head tied to the word embeddings. With the mask of
+"Unified Language Model Pre-training", Dong et al. 2019, arXiv 1905.03197, it maps sequences to sequences.
+
+Written targets are decoded exactly, a token a step, because the source does not see them:
+
+    hidden, cache = bert.prefill(ids, segments, lengths, num_beams=4, max_new_tokens=32)
+    logits = bert.logits(bert.last(hidden, lengths))            # (B, V): the first token, from the source's last [SEP]
+    logits = bert.step(tokens, cache)                           # tokens (B, K) -> (B, K, V), again and again
+    cache.reorder(parents)                                      # (B, K), when beams go on from other beams
+    cache.keep(rows)                                            # when rows are finished
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from genlab.models.seq2seq.cached import Cache
+from genlab.nn.masks import bidirectional
+
+__all__ = ["BERT"]
+
+ACTIVATIONS = {  # the names of config.json
+    "gelu": nn.GELU(),
+    "gelu_new": nn.GELU("tanh"),
+    "gelu_pytorch_tanh": nn.GELU("tanh"),
+    "relu": nn.ReLU(),
+    "silu": nn.SiLU(),
+}
+
+
+class Layer(nn.Module):
+    """h (B, L, D) -> (B, L, D): attention, then a two-layer network, each added to its input and normalised."""
+
+    def __init__(
+        self, dim: int, num_heads: int, hidden_dim: int, dropout: float, attention_dropout: float, eps: float, act: str
+    ):
+        super().__init__()
+        self.num_heads, self.dropout, self.attention_dropout = num_heads, dropout, attention_dropout
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.attention_norm = nn.LayerNorm(dim, eps)
+        self.up = nn.Linear(dim, hidden_dim)
+        self.down = nn.Linear(hidden_dim, dim)
+        self.norm = nn.LayerNorm(dim, eps)
+        self.act = ACTIVATIONS[act]
+
+    def forward(self, h: Tensor, mask: Tensor | None, kept: list | None = None) -> Tensor:
+        query, key, value = self.heads(h)
+        if kept is not None:
+            kept.append((key, value))
+        dropout = self.attention_dropout if self.training else 0.0
+        return self.finish(h, F.scaled_dot_product_attention(query, key, value, mask, dropout))
+
+    def heads(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """h (B, L, D) -> query, key and value, (B, H, L, Dh) each."""
+        return self.qkv(h).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def finish(self, h: Tensor, attended: Tensor) -> Tensor:
+        """Everything after attention; attended (B, H, L, Dh)."""
+        attended = self.out(attended.transpose(1, 2).flatten(2))
+        h = self.attention_norm(h + F.dropout(attended, self.dropout, self.training))
+        return self.norm(h + F.dropout(self.down(self.act(self.up(h))), self.dropout, self.training))
+
+
+class Head(nn.Module):
+    """hidden (..., D) -> (..., E), to be compared with the word embeddings; `bias` (V,) is added to the comparison."""
+
+    def __init__(self, dim: int, embedding_dim: int, vocab_size: int, eps: float, act: str):
+        super().__init__()
+        self.dense = nn.Linear(dim, embedding_dim)
+        self.norm = nn.LayerNorm(embedding_dim, eps)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.act = ACTIVATIONS[act]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.norm(self.act(self.dense(hidden)))
+
+
+class BERT(nn.Module):
+    """ids (B, L) -> hidden (B, L, D); `logits` of any part of it; `prefill` and `step` to decode.
+
+    num_segments: 2, or 6 for UniLM's checkpoints. embedding_dim: the width of the embeddings and of the tied head where it
+    differs from dim (the small Chinese models: 128, mapped up by a linear layer). pad_id: the id that a call without a mask
+    takes for padding; None: there is none. checkpointing: recompute each layer in the backward pass instead of storing it.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        dim: int = 768,
+        num_layers: int = 12,
+        num_heads: int = 12,
+        hidden_dim: int = 3072,
+        max_length: int = 512,
+        num_segments: int = 2,
+        embedding_dim: int | None = None,
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        eps: float = 1e-12,
+        activation: str = "gelu",
+        init_std: float = 0.02,
+        pad_id: int | None = 0,
+        checkpointing: bool = False,
+    ):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim={dim}: expected a multiple of num_heads={num_heads} (net.dim=, net.num_heads=)")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation={activation}: expected one of {', '.join(ACTIVATIONS)} (net.activation=)")
+        width = embedding_dim or dim
+        self.max_length, self.pad_id, self.dropout, self.checkpointing = max_length, pad_id, dropout, checkpointing
+        self.word = nn.Embedding(vocab_size, width)
+        self.position = nn.Embedding(max_length, width)
+        self.segment = nn.Embedding(num_segments, width)
+        self.norm = nn.LayerNorm(width, eps)
+        self.widen = nn.Linear(width, dim) if width != dim else nn.Identity()
+        self.layers = nn.ModuleList(
+            Layer(dim, num_heads, hidden_dim, dropout, attention_dropout, eps, activation) for _ in range(num_layers)
+        )
+        self.head = Head(dim, width, vocab_size, eps, activation)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.word.num_embeddings
+
+    @property
+    def dim(self) -> int:
+        return self.head.dense.in_features
+
+    def embed(self, ids: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
+        h = self.norm(self.word(ids) + self.position(positions) + self.segment(segments))
+        return self.widen(F.dropout(h, self.dropout, self.training))
+
+    def forward(
+        self,
+        ids: Tensor,
+        segments: Tensor | None = None,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        kept: list | None = None,
+    ) -> Tensor:
+        """ids (B, L) -> the last layer (B, L, D).
+
+        segments (B, L), by default all 0. mask: bool, broadcast to (B, H, L, L), True where a query sees a key
+        (genlab.nn.masks); by default every token sees those that are not pad_id. positions (B, L), by default 0 to L-1.
+        kept: a list that is to take each layer's keys and values, (B, H, L, Dh) each.
+        """
+        if positions is None:
+            if ids.shape[1] > self.max_length:
+                raise ValueError(f"{ids.shape[1]} tokens in a row: expected at most net.max_length={self.max_length}")
+            positions = torch.arange(ids.shape[1], device=ids.device)
+        if mask is None and self.pad_id is not None:
+            mask = bidirectional(ids != self.pad_id)
+        h = self.embed(ids, torch.zeros_like(ids) if segments is None else segments, positions)
+        for layer in self.layers:
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                h = checkpoint(layer, h, mask, use_reentrant=False)
+            else:
+                h = layer(h, mask, kept)
+        return h
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (..., D) -> (..., V). Gather the positions that count first: V is most of the cost of a short row."""
+        return F.linear(self.head(hidden), self.word.weight, self.head.bias)
+
+    @staticmethod
+    def last(hidden: Tensor, lengths: Tensor) -> Tensor:
+        """hidden (B, L, D), lengths (B,) -> (B, D) at each row's last real token."""
+        return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+
+    @torch.no_grad()
+    def prefill(
+        self,
+        ids: Tensor,
+        segments: Tensor | None,
+        lengths: Tensor,
+        num_beams: int = 1,
+        max_new_tokens: int = 64,
+        target_segment: int = 1,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Cache]:
+        """Reads sources of `lengths` (B,) tokens, padded on the right -> (hidden (B, L, D), the cache to `step` with).
+
+        num_beams, max_new_tokens: how many targets are written to each source, of how many tokens at most.
+        target_segment: the segment of what is written; 1, UniLM's checkpoints 5, a language model 0. mask: how the source
+        is read, by default in both directions; masks.causal for a language model. In eval mode.
+        """
+        if self.training:
+            raise ValueError("prefill: the network is in training mode, where dropout makes decoding random; call eval()")
+        if not 0 <= target_segment < self.segment.num_embeddings:
+            raise ValueError(f"target_segment={target_segment}: expected 0 to {self.segment.num_embeddings - 1}")
+        length = ids.shape[1]
+        if length + max_new_tokens > self.max_length:
+            raise ValueError(
+                f"a source of {length} tokens and max_new_tokens={max_new_tokens} do not fit into net.max_length="
+                f"{self.max_length}; shorten one of them"
+            )
+        if mask is None:
+            mask = bidirectional(torch.arange(length, device=ids.device) < lengths[:, None])
+        kept: list[tuple[Tensor, Tensor]] = []
+        hidden = self(ids, segments, mask, kept=kept)
+        return hidden, Cache(kept, lengths, num_beams, max_new_tokens, target_segment)
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor, cache: Cache) -> Tensor:
+        """Writes tokens (B, K), one to each beam -> logits (B, K, V) of the next."""
+        if cache.steps >= cache.max_new_tokens:
+            raise ValueError(f"the cache is full: prefill asked for max_new_tokens={cache.max_new_tokens}")
+        h = self.embed(tokens, torch.full_like(tokens, cache.target_segment), cache.positions())
+        for i, layer in enumerate(self.layers):
+            h = layer.finish(h, cache.attend(i, *layer.heads(h)))  # the K beams stand where a sequence would
+        cache.advance()
+        return self.logits(h)
