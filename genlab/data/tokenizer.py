@@ -1,0 +1,176 @@
+"""Text to ids and back: BERT's WordPiece over a vocab.txt."""
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+
+from genlab.data.decode import DataError
+from genlab.data.vocabulary import SPECIALS, is_cjk, read_vocab, simplify, splitters
+
+__all__ = ["Encoding", "Tokenizer"]
+
+MAX_WORD = 200  # characters; a longer word is one [UNK], as in Google's BERT
+# Kept together on both sides; without a space before; without one after. Other punctuation stands between spaces.
+JOINING, CLOSING, OPENING = set("-/_\\~^\u2013\u2014"), set(",.!?;:)]}%+"), set("([{$#@")
+CONTRACTIONS = {"s", "t", "re", "m", "ve", "d", "ll"}
+
+
+class Encoding(NamedTuple):
+    """ids and segments of one row: 0 up to the first [SEP] with it, then 1."""
+
+    ids: list[int]
+    segments: list[int]
+
+
+class Tokenizer:
+    """BERT's tokenizer: clean, split at spaces, punctuation and CJK characters, then the longest pieces of a word.
+
+    vocab: the tokens in the order of their ids. lowercase: also drops accents. keep_tokens: the ids that these tokens have
+    in the vocabulary they were chosen from (`simplify`); a checkpoint's word embeddings are sliced by them. They are
+    stored (`state`), never computed again: the choice depends on the interpreter's Unicode tables.
+    """
+
+    def __init__(self, vocab: Sequence[str], lowercase: bool = True, keep_tokens: Sequence[int] | None = None):
+        repeated = [token for token, count in Counter(vocab).items() if count > 1]
+        if repeated:
+            raise DataError(
+                f"the vocabulary has {', '.join(map(repr, repeated[:5]))} more than once, which shifts the ids after it; "
+                "make every line unique"
+            )
+        absent = [token for token in SPECIALS[:4] if token not in set(vocab)]
+        if absent:
+            raise DataError(f"the vocabulary lacks {', '.join(absent)}; expected a BERT vocab.txt, one token a line")
+        if keep_tokens is not None and len(keep_tokens) != len(vocab):
+            raise DataError(f"keep_tokens has {len(keep_tokens)} ids for {len(vocab)} tokens")
+        self.vocab, self.lowercase = list(vocab), lowercase
+        self.keep_tokens = None if keep_tokens is None else list(keep_tokens)
+        self.ids = {token: i for i, token in enumerate(self.vocab)}
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id = (self.ids[token] for token in SPECIALS[:4])
+        self.mask_id = self.ids.get("[MASK]")  # a simplified vocabulary may lack it
+        self.backend = Backend(models.WordPiece(self.ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD))
+        self.backend.normalizer, self.backend.pre_tokenizer = splitters(lowercase)
+
+    @classmethod
+    def from_vocab(
+        cls,
+        path: str | Path,
+        lowercase: bool | None = None,
+        simplified: bool = False,
+        startswith: Sequence[str] = SPECIALS[:4],
+    ) -> "Tokenizer":
+        """Of a vocab.txt, or of the directory it is in.
+
+        lowercase: by default what the tokenizer_config.json beside it says, else true. simplified: without the tokens that
+        `simplify` leaves out.
+        """
+        path = Path(path)
+        path = path / "vocab.txt" if path.is_dir() else path
+        if lowercase is None:
+            beside = path.with_name("tokenizer_config.json")
+            lowercase = json.loads(beside.read_text()).get("do_lower_case", True) if beside.is_file() else True
+        vocab = read_vocab(path)
+        if not simplified:
+            return cls(vocab, lowercase)
+        keep = simplify(vocab, startswith)
+        return cls([vocab[i] for i in keep], lowercase, keep)
+
+    def state(self) -> dict:
+        """Plain containers for a checkpoint; `from_state` makes the same tokenizer of them."""
+        return {"vocab": self.vocab, "lowercase": self.lowercase, "keep_tokens": self.keep_tokens}
+
+    @classmethod
+    def from_state(cls, state: dict) -> "Tokenizer":
+        return cls(state["vocab"], state["lowercase"], state["keep_tokens"])
+
+    def __len__(self) -> int:
+        return len(self.vocab)
+
+    def tokenize(self, text: str) -> list[str]:
+        return self.backend.encode(text).tokens
+
+    def plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, without [CLS] and [SEP]."""
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
+
+    def encode(self, text: str, pair: str | None = None, max_length: int | None = None, truncate: str = "right") -> Encoding:
+        """[CLS] text [SEP] or [CLS] text [SEP] pair [SEP], cut to max_length tokens.
+
+        Tokens go from the side that is longer at the time, from its end (truncate=right) or its start (left).
+        """
+        first, second = self.plain([text, pair or ""])
+        return self.join(first, None if pair is None else second, max_length, truncate)
+
+    def join(
+        self,
+        first: Sequence[int],
+        second: Sequence[int] | None = None,
+        max_length: int | None = None,
+        truncate: str = "right",
+    ) -> Encoding:
+        """`encode` from plain ids."""
+        if truncate not in ("left", "right"):
+            raise ValueError(f"truncate={truncate}: expected left or right")
+        specials = 2 if second is None else 3
+        if max_length is not None and max_length < specials:
+            raise ValueError(f"max_length={max_length}: expected at least {specials}, for [CLS] and [SEP]")
+        a, b = len(first), len(second or ())
+        while max_length is not None and a + b + specials > max_length:
+            # [CLS] counts for the first side; a tie goes to it.
+            if a + 1 >= b and a:
+                a -= 1
+            else:
+                b -= 1
+        cut = (lambda ids, n: ids[:n]) if truncate == "right" else (lambda ids, n: ids[len(ids) - n :])
+        head = [self.cls_id, *cut(first, a), self.sep_id]
+        tail = [] if second is None else [*cut(second, b), self.sep_id]
+        return Encoding(head + tail, [0] * len(head) + [1] * len(tail))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`: special tokens dropped, pieces joined, spaces where people write them."""
+        words: list[str] = []
+        for token in (self.vocab[i] for i in ids):
+            if re.fullmatch(r"\[\w+\]", token):
+                continue
+            if token.startswith("##") and len(token) > 2:
+                words.append((words.pop() if words else "") + token[2:])
+            else:
+                words.append(token)
+        spaces = [i and not _touch(words, i) for i in range(len(words))]
+        return "".join(" " * bool(space) + word for space, word in zip(spaces, words, strict=True))
+
+
+def _wide(char: str) -> bool:
+    """Written without spaces around it: CJK, kana, and their punctuation."""
+    return is_cjk(char) or 0x3000 <= ord(char) <= 0x30FF or 0xFF00 <= ord(char) <= 0xFFEF
+
+
+def _touch(words: list[str], i: int) -> bool:
+    """Whether no space stands between words[i - 1] and words[i]."""
+    left, right = words[i - 1], words[i]
+    before = words[i - 2] if i > 1 else ""
+    after = words[i + 1] if i + 1 < len(words) else ""
+    if _wide(left[-1]) or _wide(right[0]) or left in JOINING or right in JOINING:
+        return True
+    if right in CLOSING or left in OPENING:
+        return True
+    if '"' in (left, right):  # they open and close in turn
+        opens = words[: words.index('"', i - 1) + 1].count('"') % 2 == 1
+        return opens if left == '"' else not opens
+    if right == "'" or unicodedata.category(right[0]) == "Pf":
+        return True
+    if left == "'":  # it's, o'clock; but the teachers' books
+        return right in CONTRACTIONS or i == 1 or (len(before) == 1 and before.isalpha())
+    if unicodedata.category(left[-1]) == "Pi":
+        return True
+    if before[-1:].isdigit() and right[0].isdigit():  # 3.5, 10:30, 1+1, 1,000,000
+        thousands = before.isdigit() and len(before) <= 3 and re.match(r"\d{3}(?!\d)", right)
+        return left in ".:+" or bool(left == "," and thousands)
+    initials = len(before) == len(right) == 1 and before.isalpha() and right.isalpha()
+    return left == after == "." and initials  # u.s.
