@@ -1,6 +1,8 @@
 """`genlab eval run=<dir>`: measures a trained run; every number goes beside what produced it."""
 
 import json
+from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from genlab import config, runs
+from genlab.commands.text import measure_texts, refuse
 from genlab.metrics.image_evaluation import evaluate_images
 from genlab.report.html import write_report
 from genlab.report.images import save_rows
@@ -30,7 +33,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     chosen = {
         name: settings[name] for name in ("ckpt", "weights", "seed", "num", "split", "batch_size", "standing", "device")
     }
-    results = measure(run_path, data, settings["metrics"], settings["allow"], **chosen)
+    texts = {"decoding": settings["decoding"], "measure": settings["measure"]}
+    results = measure(run_path, data, settings["metrics"], settings["allow"], **chosen, texts=texts, overrides=overrides)
     report = write_report(run_path)
     print(f"metrics  {run_path / 'eval' / 'metrics.json'}\npictures {run_path / 'eval'}/*.png\nreport   {report}")
     return {name: entry["value"] for name, entry in results.items()}
@@ -57,29 +61,32 @@ def measure(
     standing: int = 0,
     device: str = "auto",
     console: Console | None = None,
+    texts: dict[str, Any] | None = None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """The metrics of a run on `data` over the feature network `metrics`.
 
     Also written to <run>/eval/metrics.json, with neighbours.png (a sample a row, then the training images nearest to it)
-    and prd.png (the precision-recall curve).
+    and prd.png (the precision-recall curve), or with texts.jsonl. texts: {"decoding": ..., "measure": ...} for a model of
+    texts. overrides: the command line's, of which those that mean nothing to this model are refused.
     """
     console = console or Console(stderr=True)
     if data.name is None:
         raise config.ConfigError("data: the run's config has no data to evaluate on; choose one, as in data=mnist5k")
     device = pick_device(device)
     system = runs.load(run_path, ckpt, weights, device, allow)
+    refuse("eval", system, overrides)
     if standing:
         system.stand(standing)
+    if system.modality == "text":
+        settings = {"split": split, "num": num, "seed": seed, **(texts or {})}
+        with progress_bar(console) as progress:
+            found = measure_texts(system, data, run_path, settings, progress).results
+        used = {"weights": weights, "ckpt": str(ckpt), "data": data.name}
+        used |= dict.fromkeys(("features_hash", "comparable", "crop"))
+        return written(run_path, {name: entry | used for name, entry in found.items()})
     features = config.build(metrics, allow, data=data).to(device)
-    with Progress(console=console, transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(description: str, done: int, total: int) -> None:
-            task = tasks.setdefault(description, None)
-            if task is None:
-                task = tasks[description] = bar.add_task(description, total=total)
-            bar.update(task, completed=done, total=total)
-
+    with progress_bar(console) as progress:
         found = evaluate_images(
             system, data, features, split=split, num_samples=num, batch_size=batch_size, seed=seed, progress=progress
         )
@@ -94,6 +101,25 @@ def measure(
     results = {name: entry | used for name, entry in found.results.items()}
     save_rows(found.neighbours, run_path / "eval" / "neighbours.png")
     save_prd(*found.prd, run_path / "eval" / "prd.png")
+    return written(run_path, results)
+
+
+@contextmanager
+def progress_bar(console: Console):
+    """A function (description, done, total) that shows how far each part of a measurement is."""
+    with Progress(console=console, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(description: str, done: int, total: int) -> None:
+            if description not in tasks:
+                tasks[description] = bar.add_task(description, total=total)
+            bar.update(tasks[description], completed=done, total=total)
+
+        yield progress
+
+
+def written(run_path: Path, results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`results`, put into <run>/eval/metrics.json and on the screen."""
     runs.write_text(run_path / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     Console().print(metrics_table(results))
     return results

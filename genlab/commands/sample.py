@@ -8,6 +8,7 @@ import yaml
 
 from genlab import config, runs
 from genlab.commands.eval import pick_device, require_run
+from genlab.commands.text import refuse, sample_texts
 from genlab.data import read_images
 from genlab.report.images import save_gif, save_grid, save_pairs, save_rows, with_ends
 
@@ -20,6 +21,10 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     """Writes <out>/<mode>.png (walk: .gif) and <mode>.npz, out being `run_dir` unless given; prints where."""
     settings = config.resolve(cfg)
     run_path = require_run(settings, "sample")
+    system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
+    refuse("sample", system, overrides)
+    if system.modality == "text":
+        return sample_texts(system, settings, run_dir)
     mode, num, seed, scale = settings["mode"], settings["num"], settings["seed"], settings["scale"]
     if mode not in MODES:
         raise config.ConfigError(f"mode={mode}: expected one of {', '.join(MODES)}.{config.closest(mode, MODES)}")
@@ -31,7 +36,6 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
             raise config.ConfigError(
                 f"{name}={settings[name]}: has no effect with mode={mode}; it is for {', '.join(useful)}"
             )
-    system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
     if settings["standing"]:
         require_verb(system, "stand")
         system.stand(settings["standing"])

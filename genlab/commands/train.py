@@ -63,6 +63,8 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
     data.prepare_data()
     data.setup()
     same_data(manifest, data, resume)
+    if hasattr(data, "vocab_size") and "vocab_size" in settings.get("net", {}):  # known once the data is read
+        settings = settings | {"net": settings["net"] | {"vocab_size": data.vocab_size}}
     if manifest.writes:
         runs.save_config(run_dir, settings | {"run": None, "ckpt": "last"})
     system = config.build_system(settings, settings["allow"])
@@ -224,7 +226,10 @@ def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool)
         return
     run = shlex.quote(os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir))
     tries = [f"genlab sample run={run} num=64"]
-    if hasattr(system, "encode"):
+    if getattr(system, "modality", "image") == "text":
+        what = 'question="..." passages=["..."]' if system.codec.max_question else 'source="..."'
+        tries = [f"genlab sample run={run} {what}", f"genlab eval run={run}"]
+    elif hasattr(system, "encode"):
         tries += [f"genlab sample run={run} mode=walk num=16", f"genlab encode run={run} split=test out=codes.npz"]
     else:
         tries += [f"genlab eval run={run}", f"genlab train run={run} trainer.max_steps={2 * system.global_step}"]

@@ -74,7 +74,7 @@ class Codec(nn.Module):
     def sources(self, texts: Sequence[str]) -> list[list[int]]:
         """The plain ids of sources or passages, of any length."""
         if self.commas:
-            texts = [re.sub(r"[ 、；，]+", ",", text) for text in texts]  # noqa: RUF001
+            texts = [re.sub(r"[ 、；，]+", ",", text) for text in texts]
         return self.tokenizer.plain(texts)
 
     def targets(self, texts: Sequence[str], parts: bool = False) -> list[list[int]]:

@@ -17,7 +17,7 @@ __all__ = ["Encoded", "LengthSampler", "TextBatches", "TextDraw"]
 
 
 class TextDraw(NamedTuple):
-    """The examples of one batch, and the epoch they are drawn in; None: as they are validated on."""
+    """The places of one batch in Encoded.rows, and the epoch they are drawn in; None: as they are validated on."""
 
     index: Tensor
     epoch: int | None = None
@@ -53,65 +53,87 @@ class LengthSampler(StepSampler):
 
 
 class Encoded:
-    """The examples of a split as plain ids, from which rows to train on are made."""
+    """The examples of a split as plain ids, from which rows to train on are made.
+
+    windows[i][j]: (start, target ids) of each window of source j of example i, the target being the first that may be
+    answered there and whose every part is in the window; None: none is. rows: the examples to train on, which leaves out
+    those whose answers occur in no window of their whole passage as tokens ("art" in "artist"), and so would be taught as no
+    answer.
+    """
 
     def __init__(self, examples: Sequence[Example], codec: Codec):
         self.examples, self.codec = examples, codec
         passages = list(dict.fromkeys(source for e in examples for source in e.sources))
-        ids = dict(zip(passages, codec.sources(passages), strict=True))
-        self.sources = [[np.array(ids[source]) for source in e.sources] for e in examples]
+        ids = dict(zip(passages, (np.array(t, np.int32) for t in codec.sources(passages)), strict=True))
+        self.sources = [[ids[source] for source in e.sources] for e in examples]
         self.questions = codec.tokenizer.plain([e.question or "" for e in examples])
-        answers = list(dict.fromkeys(answer for e in examples for answer in e.accepted))
-        ids = dict(zip(answers, codec.targets(answers), strict=True))
-        # An answer of webqa may have parts that lie apart in a passage.
-        split = codec.targets([part for a in answers for part in a.split(" ")]) if codec.commas else []
-        parts, at = {}, 0
-        for answer in answers:
-            count = answer.count(" ") + 1
-            parts[answer] = split[at : at + count] if codec.commas else [ids[answer]]
-            at += count
-        self.targets = [[(ids[a], parts[a]) for a in e.accepted] for e in examples]
+        texts = list(dict.fromkeys(answer for e in examples for answer in e.accepted))
+        self.targets = dict(zip(texts, codec.targets(texts), strict=True))
+        pieces = list(dict.fromkeys(piece for text in texts for piece in self._parts(text)))
+        self.parts = dict(zip(pieces, (np.array(t, np.int32).tobytes() for t in codec.targets(pieces)), strict=True))
+        self.windows = [[self._windows(e, j, ids[source]) for j, source in enumerate(e.sources)] for e in examples]
+        self.rows = [i for i in range(len(examples)) if self._usable(i)]
+
+    def _parts(self, answer: str) -> list[str]:
+        """An answer's parts, which may lie apart in a passage, where commas join them."""
+        return answer.split(" ") if self.codec.commas else [answer]
+
+    def _windows(self, example: Example, j: int, source: np.ndarray) -> list[tuple[int, list[int] | None]]:
+        answers, room = example.targets[j], self.codec.max_source - 2
+        if example.question is None:
+            return [(start, self.targets[answers[0]]) for start in self.codec.starts(len(source))]
+        parts = {answer: [self.parts[piece] for piece in self._parts(answer)] for answer in answers}
+        found = []
+        for start in self.codec.starts(len(source)):
+            window = source[start : start + room].tobytes()
+            here = (a for a in answers if all(occurs(window, part) for part in parts[a]))
+            answer = next(here, None)
+            found.append((start, None if answer is None else self.targets[answer]))
+        return found
+
+    def _usable(self, i: int) -> bool:
+        example, cut = self.examples[i], self.codec.stride is None
+        if example.question is None or self.codec.commas:
+            return True
+        for source, targets, windows in zip(self.sources[i], example.targets, self.windows[i], strict=True):
+            whole = not cut or len(source) <= self.codec.max_source - 2
+            if targets and whole and all(target is None for _, target in windows):
+                return False
+        return True
 
     def length(self, i: int) -> int:
-        source = min(len(self.sources[i][0]), self.codec.max_source)
-        return source + len(self.questions[i]) + max((len(ids) for ids, _ in self.targets[i]), default=0)
+        """About how long a row of example i is."""
+        target = max((len(t) for windows in self.windows[i] for _, t in windows if t), default=0)
+        return min(len(self.sources[i][0]), self.codec.max_source) + len(self.questions[i]) + target
 
     def row(self, i: int, random: np.random.RandomState | None, no_answer: float) -> tuple[list[int], list[int]]:
         """What is read and what is written for example i: of one source, and one window of it.
 
-        random: chooses both; None for the first that has an answer. no_answer: the part of the examples for which a window
-        without the answer is taken, of the same passage or, half of the time and where it has none, of another document's.
+        random: draws the source, then a window with an answer if there is one; None: the first of all. no_answer: the
+        part of the draws for which a window without an answer is taken, of this passage or, half of the time and where it
+        has none, of another document's.
         """
-        codec, question = self.codec, self.questions[i]
-        if self.examples[i].question is None:
-            (source,), (target, _) = self.sources[i], self.targets[i][0]
-            starts = codec.starts(len(source))
-            start = starts[0 if random is None else random.randint(len(starts))]
-            return codec.row(source[start : start + codec.max_source - 2].tolist()), codec.ending(target)
-        windows = [(source, start) for source in self.sources[i] for start in codec.starts(len(source))]
-        if random is not None:
-            source = self.sources[i][random.randint(len(self.sources[i]))]
-            windows = [(source, start) for start in codec.starts(len(source))]
-        found = [self._answer(i, source[start : start + codec.max_source - 2]) for source, start in windows]
-        holding, empty = ([k for k, target in enumerate(found) if bool(target) is has] for has in (True, False))
-        if random is not None and random.random_sample() < no_answer:
+        if random is None:
+            among = [(j, *window) for j, windows in enumerate(self.windows[i]) for window in windows]
+        else:
+            j = random.randint(len(self.sources[i]))
+            among = [(j, *window) for window in self.windows[i][j]]
+        source = None
+        holding, empty = ([w for w in among if (w[2] is not None) is has] for has in (True, False))
+        if random is not None and no_answer and random.random_sample() < no_answer:
+            holding = []
             if not empty or random.random_sample() < 0.5:
                 source = self._foreign(i, random)
-                starts = codec.starts(len(source))
-                windows, found, empty = [(source, starts[random.randint(len(starts))])], [[]], [0]
-            holding = []
+                empty = [(0, start, None) for start in self.codec.starts(len(source))]
         among = holding or empty
-        k = among[0 if random is None else random.randint(len(among))]
-        source, start = windows[k]
-        part = source[start : start + codec.max_source - 2].tolist()
-        return codec.row(part, question), codec.ending(found[k] or [])
-
-    def _answer(self, i: int, window: np.ndarray) -> list[int] | None:
-        """The first accepted answer whose every part is in the window."""
-        return next((ids for ids, parts in self.targets[i] if all(occurs(window, part) for part in parts)), None)
+        j, start, target = among[0 if random is None else random.randint(len(among))]
+        source = self.sources[i][j] if source is None else source
+        part = source[start : start + self.codec.max_source - 2].tolist()
+        question = None if self.examples[i].question is None else self.questions[i]
+        return self.codec.row(part, question), self.codec.ending(target or [])
 
     def _foreign(self, i: int, random: np.random.RandomState) -> np.ndarray:
-        """A passage of another document; that of the example itself where all are of one document."""
+        """A passage of another document."""
         for _ in range(20):
             j = random.randint(len(self.examples))
             if self.examples[j].document != self.examples[i].document:
@@ -119,13 +141,12 @@ class Encoded:
         raise DataError("data.no_answer: the training split is of one document, so no passage is without the answer; set 0")
 
 
-def occurs(window: np.ndarray, part: Sequence[int]) -> bool:
-    """Whether `part` stands somewhere in `window`."""
-    room = len(window) - len(part) + 1
-    if not part or room < 1:
-        return False
-    starts = np.flatnonzero(window[:room] == part[0])
-    return any(window[start : start + len(part)].tolist() == list(part) for start in starts)
+def occurs(window: bytes, part: bytes) -> bool:
+    """Whether the int32 ids `part` stand somewhere in `window`."""
+    at = window.find(part) if part else -1
+    while at % 4 and at >= 0:
+        at = window.find(part, at + 1)
+    return at >= 0
 
 
 class TextBatches:
@@ -138,8 +159,11 @@ class TextBatches:
         self.encoded, self.seed, self.no_answer = encoded, seed, no_answer
 
     def __getitem__(self, draw: TextDraw) -> dict[str, Tensor]:
-        states = [None if draw.epoch is None else random_state(self.seed, draw.epoch, i) for i in draw.index.tolist()]
-        made = [self.encoded.row(i, s, self.no_answer) for i, s in zip(draw.index.tolist(), states, strict=True)]
+        made = []
+        for place in draw.index.tolist():
+            i = self.encoded.rows[place]
+            random = None if draw.epoch is None else random_state(self.seed, draw.epoch, i)
+            made.append(self.encoded.row(i, random, self.no_answer))
         segments = [[0] * len(source) + [1] * len(target) for source, target in made]
         ids = pad([source + target for source, target in made], self.encoded.codec.tokenizer.pad_id)
         return {"ids": ids, "segments": pad(segments), "lengths": torch.tensor([len(row) for row in segments])}

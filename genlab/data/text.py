@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 
 from genlab.data.cache import data_root
@@ -16,6 +15,7 @@ from genlab.data.loader import StepLoader
 from genlab.data.module import SPLIT_SEED, SPLITS
 from genlab.data.records import Example, Records, read_pairs, read_squad, read_webqa
 from genlab.data.rows import Encoded, LengthSampler, TextBatches, TextDraw
+from genlab.data.sampler import in_order
 from genlab.data.tokenizer import Tokenizer
 from genlab.data.vocabulary import build_vocab
 
@@ -137,8 +137,11 @@ class TextDataModule(LightningDataModule):
         if self.vocab is not None:
             return Tokenizer.from_vocab(self.vocab, self.lowercase, self.simplified)
         lowercase = True if self.lowercase is None else self.lowercase
-        texts = dict.fromkeys(t for e in self._splits["train"] for t in (*e.sources, e.question or "", *e.accepted))
-        return Tokenizer(build_vocab(texts, self.wanted_size, self.vocab_kind, lowercase), lowercase)
+        return Tokenizer(build_vocab(self._corpus(), self.wanted_size, self.vocab_kind, lowercase), lowercase)
+
+    def _corpus(self) -> Iterable[str]:
+        """What a vocabulary is built of."""
+        return dict.fromkeys(t for e in self._splits["train"] for t in (*e.sources, e.question or "", *e.accepted))
 
     @property
     def vocab_size(self) -> int:
@@ -162,16 +165,16 @@ class TextDataModule(LightningDataModule):
     def _loader(self, split: str) -> StepLoader | list:
         encoded, trainer = self.encoded(split), self.trainer
         rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        count = len(encoded.examples)
+        count = len(encoded.rows)
         if split != "train":
-            rows = torch.arange(count)[rank::world].split(self.batch_size) if count else []
-            return StepLoader(TextBatches(encoded, 0, 0.0), [TextDraw(part) for part in rows]) if len(rows) else []
+            draws = [TextDraw(draw.index) for draw in in_order(count, self.batch_size, rank, world)]
+            return StepLoader(TextBatches(encoded, 0, 0.0), draws) if draws else []
         if count < self.batch_size * world:
             raise DataError(
-                f"the training split has {count} examples, less than one global batch of {self.batch_size * world}; "
+                f"the training split has {count} usable examples, less than one global batch of {self.batch_size * world}; "
                 "lower data.batch_size"
             )
-        sampler = LengthSampler([encoded.length(i) for i in range(count)], self.batch_size, self.seed, rank, world)
+        sampler = LengthSampler([encoded.length(i) for i in encoded.rows], self.batch_size, self.seed, rank, world)
         return StepLoader(TextBatches(encoded, self.seed, self.no_answer), sampler, self._step if trainer else None)
 
     def _step(self) -> int:
@@ -190,9 +193,17 @@ class TextDataModule(LightningDataModule):
         """All of test likewise."""
         return self._loader("test")
 
+    def loader(self, split: str) -> StepLoader | list:
+        """Every usable example of a split once, as it is validated on."""
+        encoded = self.encoded(split)
+        return StepLoader(
+            TextBatches(encoded, 0, 0.0), [TextDraw(d.index) for d in in_order(len(encoded.rows), self.batch_size)]
+        )
+
     def describe(self, split: str) -> dict[str, str | int]:
         """What a number measured on a split must be read with."""
         content = {"name": self.name, "split": split, "count": len(self.examples(split)), "skipped": len(self.skipped)}
+        content |= {"not_trained": content["count"] - len(self.encoded(split).rows)} if split == "train" else {}
         return content | {"source": json.dumps({k: v for k, v in self.paths.items() if v})}
 
     def fingerprint(self) -> str:
@@ -211,7 +222,7 @@ class Pairs(TextDataModule):
     name = "pairs"
 
     def __init__(self, source_field: str | int = "source", target_field: str | int = "target", **options) -> None:
-        super().__init__(max_question=0, **options)
+        super().__init__(max_question=0, stride=None, **options)
         self.fields = source_field, target_field
 
     def _records(self, paths: list[Path]) -> Records:

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from genlab.models.seq2seq.generation import Decoding, write
 
-__all__ = ["Generated", "generate"]
+__all__ = ["Decoding", "Generated", "generate"]
 
 ROWS = 64  # read at once
 
