@@ -36,17 +36,14 @@ def refuse(command: str, system, overrides: Sequence[str]) -> None:
 
 
 def decoding_of(settings: dict[str, Any]) -> Decoding:
-    """The Decoding of `decoding.*`; ConfigError for a name or value that it does not take."""
+    """The Decoding of `decoding.*`; ValueError for a name or value that it does not take."""
     given = {name: value for name, value in (settings.get("decoding") or {}).items() if value is not None}
     for name in given:
         if name not in Decoding.names():
             raise config.ConfigError(
                 f"decoding.{name}: expected one of {', '.join(Decoding.names())}.{config.closest(name, Decoding.names())}"
             )
-    try:
-        return Decoding(**given)
-    except ValueError as error:
-        raise config.ConfigError(f"decoding.{error}") from None
+    return Decoding(**given)
 
 
 # --- sample --------------------------------------------------------------------------------------------------------

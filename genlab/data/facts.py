@@ -93,7 +93,7 @@ class Facts(TextDataModule):
     def _corpus(self) -> Iterable[str]:
         """The training texts, and every letter and digit at the start of a word and in it, for names not seen yet."""
         signs = string.ascii_letters + string.digits
-        return [*super()._corpus(), *2 * [sign + other for sign in signs for other in signs]]
+        return [*super()._corpus(), *2 * ["-", *(sign + other for sign in signs for other in signs)]]
 
 
 def read_table() -> Table:

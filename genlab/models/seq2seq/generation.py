@@ -45,20 +45,20 @@ class Decoding:
 
     def __post_init__(self):
         if self.method not in ("greedy", "beam", "sample"):
-            raise ValueError(f"method={self.method}: expected greedy, beam or sample")
+            raise ValueError(f"decoding.method={self.method}: expected greedy, beam or sample")
         for name, methods in ONLY.items():
             if getattr(self, name) is not None and self.method not in methods:
                 raise ValueError(
-                    f"{name}={getattr(self, name)}: has no effect with method={self.method}; set method={methods[0]}"
+                    f"decoding.{name}={getattr(self, name)}: means nothing to decoding.method={self.method}; set {methods[0]}"
                 )
         if self.num < 1 or (self.num > 1 and self.method == "greedy"):
-            raise ValueError(f"num={self.num}: expected 1 or more, and 1 with method=greedy; several need beam or sample")
+            raise ValueError(f"decoding.num={self.num}: expected 1 or more; several need method beam or sample")
 
     def for_question(self, asked: bool) -> None:
         """ValueError for an option that only answers have, where no question is asked."""
         for name in ("extractive", "abstain"):
             if not asked and getattr(self, name) is not None:
-                raise ValueError(f"{name}={getattr(self, name)}: has no effect without a question; it is for answers")
+                raise ValueError(f"decoding.{name}={getattr(self, name)}: means nothing without a question")
 
     @classmethod
     def names(cls) -> list[str]:
