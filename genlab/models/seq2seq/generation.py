@@ -49,7 +49,7 @@ class Decoding:
         for name, methods in ONLY.items():
             if getattr(self, name) is not None and self.method not in methods:
                 raise ValueError(
-                    f"decoding.{name}={getattr(self, name)}: means nothing to decoding.method={self.method}; set {methods[0]}"
+                    f"decoding.{name}={getattr(self, name)}: means nothing to method {self.method}; set {methods[0]}"
                 )
         if self.num < 1 or (self.num > 1 and self.method == "greedy"):
             raise ValueError(f"decoding.num={self.num}: expected 1 or more; several need method beam or sample")
