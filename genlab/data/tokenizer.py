@@ -18,7 +18,8 @@ __all__ = ["Encoding", "Tokenizer"]
 
 MAX_WORD = 200  # characters; a longer word is one [UNK], as in Google's BERT
 # Kept together on both sides; without a space before; without one after. Other punctuation stands between spaces.
-JOINING, CLOSING, OPENING = set("-/_\\~^\u2013\u2014"), set(",.!?;:)]}%+"), set("([{$#@")
+JOINING, CLOSING, OPENING = set("-/_\\~^\u00b7\u2013\u2014"), set(",.!?;:)]}%+"), set("([{$#@")
+CURRENCIES, DOMAINS = {"us", "usd", "nt", "hk"}, {"com", "org", "net"}
 CONTRACTIONS = {"s", "t", "re", "m", "ve", "d", "ll"}
 
 
@@ -165,12 +166,16 @@ def _touch(words: list[str], i: int) -> bool:
         return opens if left == '"' else not opens
     if right == "'" or unicodedata.category(right[0]) == "Pf":
         return True
-    if left == "'":  # it's, o'clock; but the teachers' books
+    if left in "'\u2019":  # it's, o'clock; but the teachers' books
         return right in CONTRACTIONS or i == 1 or (len(before) == 1 and before.isalpha())
     if unicodedata.category(left[-1]) == "Pi":
         return True
     if before[-1:].isdigit() and right[0].isdigit():  # 3.5, 10:30, 1+1, 1,000,000
-        thousands = before.isdigit() and len(before) <= 3 and re.match(r"\d{3}(?!\d)", right)
+        thousands = re.fullmatch(r"\D?\d{1,3}", before) and re.match(r"\d{3}(?!\d)", right)
         return left in ".:+" or bool(left == "," and thousands)
-    initials = len(before) == len(right) == 1 and before.isalpha() and right.isalpha()
-    return left == after == "." and initials  # u.s.
+    if "&" in (left, right):  # AT&T, but Simon & Schuster
+        return len(before if left == "&" else left) <= 2 and len(right if left == "&" else after) == 1
+    if left == ".":  # u.s., example.com
+        initials = len(before) == len(right) == 1 and before.isalpha() and right.isalpha()
+        return right in DOMAINS or (initials and after in (".", ""))
+    return right == "$" and left in CURRENCIES

@@ -22,10 +22,12 @@ CJK = (
 
 
 def is_cjk(char: str) -> bool:
+    """One of the ideographs that BERT splits off."""
     return any(first <= ord(char) <= last for first, last in CJK)
 
 
 def is_punctuation(char: str) -> bool:
+    """Punctuation in Unicode, or any ASCII symbol."""
     ascii_symbol = char.isascii() and not char.isalnum() and 32 < ord(char) < 127
     return ascii_symbol or unicodedata.category(char).startswith("P")
 

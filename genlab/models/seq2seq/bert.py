@@ -51,7 +51,7 @@ class Layer(nn.Module):
     def forward(self, h: Tensor, mask: Tensor | None, kept: list | None = None) -> Tensor:
         query, key, value = self.heads(h)
         if kept is not None:
-            kept.append((key, value))
+            kept.append((key.contiguous(), value.contiguous()))  # of their own, without the query they lie beside
         dropout = self.attention_dropout if self.training else 0.0
         return self.finish(h, F.scaled_dot_product_attention(query, key, value, mask, dropout))
 

@@ -13,8 +13,8 @@ class Cache:
     the K beams of a row share them. Shapes: source (B, H, L, Dh) a layer; target (num_layers, B, K, H, T, Dh), of which
     `time` steps are filled. All rows step together; a row's next position is its own source length + time.
 
-    Only `keep` changes a shape or an address, and on CUDA no step waits for the host, so a step can be captured in a
-    CUDA graph. On a CPU a step reads the filled part of the target alone.
+    Only `keep` changes a shape or an address. static, the default on CUDA: a step reads the whole target buffer, under a
+    mask, and never waits for the host, so that it can be captured; else it reads the filled part alone.
     """
 
     def __init__(
@@ -27,9 +27,8 @@ class Cache:
     ):
         key = source[0][0]
         batch, heads, length, head_dim = key.shape
-        # Each its own memory: out of the network they are parts of a larger tensor, and a product would copy them.
-        self.source = [(key.contiguous(), value.contiguous()) for key, value in source]
-        self.lengths, self.target_segment = lengths, target_segment
+        self.source, self.lengths, self.target_segment = source, lengths, target_segment
+        self.static = key.is_cuda
         self.visible = (torch.arange(length, device=key.device) < lengths[:, None])[:, None, None]  # (B, 1, 1, L)
         shape = (len(source), batch, num_beams, heads, max_new_tokens, head_dim)
         self.keys, self.values = key.new_zeros(shape), key.new_zeros(shape)
@@ -50,7 +49,7 @@ class Cache:
         keys, values = self.keys[layer], self.values[layer]  # (B, K, H, T, Dh)
         keys.index_copy_(3, self.time, key.transpose(1, 2).unsqueeze(3).to(keys.dtype))
         values.index_copy_(3, self.time, value.transpose(1, 2).unsqueeze(3).to(values.dtype))
-        if not keys.is_cuda:
+        if not self.static:
             keys, values = keys[:, :, :, : self.steps + 1], values[:, :, :, : self.steps + 1]
         query = query * query.shape[-1] ** -0.5
         on_source = (query @ source_key.transpose(2, 3)).masked_fill(~self.visible, -torch.inf)  # (B, H, K, L)

