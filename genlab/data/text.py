@@ -18,6 +18,7 @@ from genlab.data.rows import Encoded, LengthSampler, TextBatches, TextDraw
 from genlab.data.sampler import in_order
 from genlab.data.tokenizer import Tokenizer
 from genlab.data.vocabulary import build_vocab
+from genlab.weights.source import find
 
 __all__ = ["Pairs", "SquadJSON", "TextDataModule", "WebQA"]
 
@@ -45,10 +46,10 @@ class TextDataModule(LightningDataModule):
 
     path: a file or several, looked for as given and below root or $GENLAB_DATA; val_path and test_path: files that are
     those splits; without them num_val and num_test examples of `path` are held out, by whole documents. extra_path: more
-    files to train on; repeat: how often an epoch goes over the examples of `path`. vocab: a vocab.txt or a directory with
-    one; null: built of the training texts, vocab_size tokens of vocab_kind (wordpiece, characters). simplified: drop the
-    tokens that BERT's splitting cannot produce. no_answer: the part of the training questions that are shown a passage
-    without their answer. See Codec for max_source to commas.
+    files to train on; repeat: how often an epoch goes over the examples of `path`. vocab: a vocab.txt, a directory with
+    one, or the name of pretrained weights; null: built of the training texts, vocab_size tokens of vocab_kind (wordpiece,
+    characters). simplified: drop the tokens that BERT's splitting cannot produce. no_answer: the part of the training
+    questions that are shown a passage without their answer. See Codec for max_source to commas.
     """
 
     name: str
@@ -102,7 +103,7 @@ class TextDataModule(LightningDataModule):
         """The examples of some files."""
         raise NotImplementedError
 
-    def find(self, paths: str | list | None) -> list[Path]:
+    def files(self, paths: str | list | None) -> list[Path]:
         """The files meant by `paths`, each as given or below data.root or $GENLAB_DATA."""
         found = []
         for path in paths if isinstance(paths, list) else [] if paths is None else [paths]:
@@ -114,7 +115,7 @@ class TextDataModule(LightningDataModule):
         """The examples of each split."""
         if self.paths["path"] is None:
             raise DataError("data.path: give the file to train on, as in data.path=train.json")
-        parts = {name: self._records(self.find(paths)) if paths else Records() for name, paths in self.paths.items()}
+        parts = {name: self._records(self.files(paths)) if paths else Records() for name, paths in self.paths.items()}
         self.skipped = [where for part in parts.values() for where in part.skipped]
         own = parts["path"].examples
         counts = [0 if self.paths[split] else count for split, count in (("val", self.num_val), ("test", self.num_test))]
@@ -135,7 +136,12 @@ class TextDataModule(LightningDataModule):
 
     def _tokenizer(self) -> Tokenizer:
         if self.vocab is not None:
-            return Tokenizer.from_vocab(self.vocab, self.lowercase, self.simplified)
+            path = Path(self.vocab).expanduser()
+            if not path.exists() or (path.is_dir() and not (path / "vocab.txt").is_file()):
+                path = find(self.vocab).vocab  # of pretrained weights
+                if path is None:
+                    raise DataError(f"data.vocab={self.vocab}: there is no vocab.txt with these weights")
+            return Tokenizer.from_vocab(path, self.lowercase, self.simplified)
         lowercase = True if self.lowercase is None else self.lowercase
         return Tokenizer(build_vocab(self._corpus(), self.wanted_size, self.vocab_kind, lowercase), lowercase)
 

@@ -1,5 +1,6 @@
 """Sequence to sequence with one BERT: it reads in both directions, and writes from left to right."""
 
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from torchmetrics import MeanMetric
 from genlab.models.seq2seq.generation import Decoding
 from genlab.nn.masks import bidirectional, unilm
 from genlab.systems.writing import ROWS, Generated, generate
+from genlab.weights.bert import fill
 
 __all__ = ["Seq2Seq"]
 
@@ -25,6 +27,7 @@ class Seq2Seq(LightningModule):
     of which biases and norms have no weight decay. lr rises over warmup_steps, then falls to a hundredth at decay_steps
     (null: it stays). adversarial: FGM's epsilon, the length of the step that the word embeddings are moved against the loss
     (Miyato et al. 2016, arXiv 1605.07725); 0: none. target_segment: 1, or 5 with source_segment 4 for UniLM's own weights.
+    init: pretrained weights to start from (genlab.weights.source.find); null: random ones.
     """
 
     modality = "text"
@@ -42,6 +45,7 @@ class Seq2Seq(LightningModule):
         adversarial: float = 0.0,
         source_segment: int = 0,
         target_segment: int = 1,
+        init: str | None = None,
     ):
         super().__init__()
         if decay_steps is not None and decay_steps <= warmup_steps:
@@ -58,7 +62,7 @@ class Seq2Seq(LightningModule):
         self.net, self.codec, self.optimizer = net, codec, optimizer
         self.lr, self.weight_decay, self.warmup_steps, self.decay_steps = lr, weight_decay, warmup_steps, decay_steps
         self.label_smoothing, self.adversarial = label_smoothing, adversarial
-        self.source_segment, self.target_segment = source_segment, target_segment
+        self.source_segment, self.target_segment, self.init = source_segment, target_segment, init
         self.nll, self.right = MeanMetric(), MeanMetric()
 
     # --- the objective -----------------------------------------------------------------------------------------
@@ -107,7 +111,10 @@ class Seq2Seq(LightningModule):
         return max(left, 0.01)
 
     def setup(self, stage: str) -> None:
-        """Takes over the vocabulary of the data. A resumed run has the same: the data's fingerprint includes it."""
+        """Takes over the vocabulary of the data, and for a new run the pretrained weights.
+
+        A resumed run has the same vocabulary: the data's fingerprint includes it.
+        """
         if stage == "fit":
             tokenizer = self.trainer.datamodule.codec.tokenizer
             if len(tokenizer) != self.net.vocab_size:
@@ -115,6 +122,10 @@ class Seq2Seq(LightningModule):
                     f"net.vocab_size={self.net.vocab_size}: the vocabulary of the data has {len(tokenizer)} tokens"
                 )
             self.codec.use(tokenizer)
+            if self.init is not None and self.trainer.ckpt_path is None:
+                report = fill(self.net, self.init, tokenizer.keep_tokens)
+                if self.trainer.is_global_zero:
+                    print(report, file=sys.stderr)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits, tokens = self.predict(batch)

@@ -37,7 +37,7 @@ def generate(
     asked = {example.question is not None for example in examples}
     if len(asked) > 1:
         raise ValueError("some examples have a question and others none; write to them apart")
-    decoding.for_question(True in asked)
+    decoding = decoding.settled(True in asked)
     max_length = min(decoding.max_length or codec.max_target, codec.max_target)
     plain = iter(codec.sources([source for e in examples for source in e.sources]))
     questions = codec.tokenizer.plain([e.question or "" for e in examples])

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "models": {"nn"},
     "losses": set(),
     "nn": set(),
-    "data": set(),
+    "data": {"weights"},  # the vocabulary of pretrained weights
     "metrics": {"data", "losses"},
     "callbacks": {"metrics", "report"},
     "report": {"runs"},

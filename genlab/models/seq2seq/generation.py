@@ -1,7 +1,7 @@
 """Targets for a batch of sources, or answers for a batch of questions, by one prefix-masked BERT."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -23,14 +23,15 @@ ONLY = {  # an option -> the methods that it means something to
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to write: method greedy, beam or sample; null leaves an option to its default, or to the model.
+    """How to write; null leaves an option to its default.
 
-    num: texts a source, 1. beams: 4. length_penalty: 0; for titles and summaries 0.6 to 1 is common. min_length: tokens,
-    1, and 0 for answers. block_ngrams: no n-gram twice. extractive: an answer is a piece of a passage; true. abstain: the
-    probability of having no answer from which a passage drops out; null: where that is the likeliest start.
+    method: greedy, beam or sample; greedy for answers, as in the source, else beam. num: texts a source, 1. beams: 4.
+    length_penalty: 0, and 1 for answers, since each vote is below a half and an empty answer would win. min_length: tokens,
+    1, and 0 for answers. block_ngrams: no n-gram of this n twice. extractive: an answer is a piece of a passage; true.
+    abstain: the probability of having no answer from which a passage drops out; null: where that is the likeliest start.
     """
 
-    method: str = "beam"
+    method: str | None = None
     num: int = 1
     beams: int | None = None
     length_penalty: float | None = None
@@ -44,21 +45,32 @@ class Decoding:
     abstain: float | None = None
 
     def __post_init__(self):
-        if self.method not in ("greedy", "beam", "sample"):
-            raise ValueError(f"decoding.method={self.method}: expected greedy, beam or sample")
-        for name, methods in ONLY.items():
-            if getattr(self, name) is not None and self.method not in methods:
-                raise ValueError(
-                    f"decoding.{name}={getattr(self, name)}: means nothing to method {self.method}; set {methods[0]}"
-                )
-        if self.num < 1 or (self.num > 1 and self.method == "greedy"):
-            raise ValueError(f"decoding.num={self.num}: expected 1 or more; several need method beam or sample")
+        if self.method not in (None, "greedy", "beam", "sample"):
+            raise ValueError(f"decoding.method={self.method}: expected greedy, beam or sample, or null")
 
-    def for_question(self, asked: bool) -> None:
-        """ValueError for an option that only answers have, where no question is asked."""
+    def settled(self, asked: bool) -> "Decoding":
+        """The same with its defaults, for answers or other texts; ValueError for an option that means nothing there."""
+        method = self.method or ("greedy" if asked else "beam")
+        for name, methods in ONLY.items():
+            if getattr(self, name) is not None and method not in methods:
+                raise ValueError(
+                    f"decoding.{name}={getattr(self, name)}: means nothing to method {method}, but to {methods[0]}"
+                )
         for name in ("extractive", "abstain"):
             if not asked and getattr(self, name) is not None:
                 raise ValueError(f"decoding.{name}={getattr(self, name)}: means nothing without a question")
+        if self.num < 1 or (self.num > 1 and method == "greedy"):
+            raise ValueError(f"decoding.num={self.num}: expected 1 or more; several need decoding.method=beam or sample")
+        return replace(
+            self,
+            method=method,
+            beams=max(self.beams or 4, self.num) if method == "beam" else None,
+            length_penalty=(float(asked) if self.length_penalty is None else self.length_penalty)
+            if method == "beam"
+            else None,
+            min_length=int(not asked) if self.min_length is None else self.min_length,
+            extractive=(self.extractive is not False) if asked else None,
+        )
 
     @classmethod
     def names(cls) -> list[str]:
@@ -122,6 +134,7 @@ class Recomputed:
         self.written = self.written[rows]
 
 
+@torch.no_grad()
 def write(
     net,
     rows: tuple[Tensor, Tensor, Tensor],
@@ -141,19 +154,19 @@ def write(
     groups (N,): the question 0 .. Q-1 of each row, whose rows vote; None: a target for each row. passages (N, M): the tokens
     that extractive answers may copy, padded with -1. uniforms (Q, num, max_length): for method=sample.
     """
-    num = decoding.num if decoding.method == "sample" else 1
-    beams = max(decoding.beams or 4, decoding.num) if decoding.method == "beam" else num
-    model = scorer(net, *rows, beams, max_length, target_segment)
-    least = decoding.min_length if decoding.min_length is not None else int(groups is None)
-    rules = Rules(end, max_length, least, decoding.block_ngrams, banned)
+    decoding = decoding.settled(groups is not None)
+    num = decoding.beams or decoding.num
+    model = scorer(net, *rows, num, max_length, target_segment)
+    rules = Rules(end, max_length, decoding.min_length, decoding.block_ngrams, banned)
     if groups is None:
         scores = LogProbs(model)
     else:
         scores = Vote(model, groups, end, decoding.abstain)
-        if decoding.extractive is not False:
+        if decoding.extractive:
             scores = Extractive(scores, passages, groups, end)
     if decoding.method == "greedy":
         return greedy(scores, rules)
     if decoding.method == "beam":
-        return beam_search(scores, rules, beams, decoding.num, decoding.length_penalty or 0.0)
-    return sample(scores, rules, uniforms, decoding.temperature or 1.0, decoding.top_k, decoding.top_p)
+        return beam_search(scores, rules, decoding.beams, decoding.num, decoding.length_penalty)
+    temperature = 1.0 if decoding.temperature is None else decoding.temperature
+    return sample(scores, rules, uniforms, temperature, decoding.top_k, decoding.top_p)
