@@ -83,7 +83,7 @@ def measure(
         with progress_bar(console) as progress:
             found = measure_texts(system, data, run_path, settings, progress).results
         used = {"weights": weights, "ckpt": str(ckpt), "data": data.name}
-        used |= dict.fromkeys(("features_hash", "comparable", "crop"))
+        used |= dict.fromkeys(("features_hash", "comparable", "crop", "resize"))
         return written(run_path, {name: entry | used for name, entry in found.items()})
     features = config.build(metrics, allow, data=data).to(device)
     with progress_bar(console) as progress:

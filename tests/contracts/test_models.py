@@ -10,15 +10,27 @@ import genlab
 from genlab import config
 from genlab.commands import eval as evaluation
 from genlab.runs import read_checkpoint
+from genlab.systems.writing import Decoding
 
 MODELS = sorted(path.name.removesuffix(".yaml") for path in files("genlab.conf").joinpath("model").iterdir())
 
 
+TEXTS = ("unilm", "unilm_qa")
+FEW_WORDS = ["net=bert_tiny", "net.dim=16", "net.num_layers=2", "net.hidden_dim=32", "data.vocab_size=200"]
+FEW_WORDS += ["callbacks.texts.num=5", "data.num_val=5", "data.num_test=6"]
+
+
 @pytest.fixture(scope="session")
-def small(composed, tiny):
+def small(composed, tiny, tmp_path_factory):
     """small(model): the words that train a tiny version of a recipe for six steps."""
+    pairs = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    pairs.write_text("".join(f'{{"source": "{i} and {i + 1} are even and odd", "target": "{i}"}}\n' for i in range(80)))
 
     def words(model: str) -> list[str]:
+        if model in TEXTS:
+            data = [f"data.path={pairs}"] if model == "unilm" else ["data.num_train=80"]
+            general = [w for w in tiny if not w.startswith(("net.generator", "callbacks.quality", "callbacks.grids"))]
+            return [f"model={model}", *general, *FEW_WORDS, *data]
         generator = composed(f"model={model}").net.generator
         # At fewer channels pixel norm enlarges the rounding between batch sizes.
         width = "width_multiple=1" if "width_multiple" in generator else "dim=16" if model == "pggan" else "dim=4"
@@ -41,6 +53,15 @@ def growing_parts(system) -> set[str]:
     inner = [name for name, module in system.named_modules() if type(module).__name__ == "SelfAttention"]
     names = {name for name, _ in system.named_parameters()}
     return {name for name in names if name.startswith(tuple(f"{prefix}." for prefix in levels + inner))}
+
+
+def model_of(run_dir) -> str:
+    return json.loads((run_dir / "manifest.json").read_text())["model"]
+
+
+def only_images(run_dir) -> None:
+    if model_of(run_dir) in TEXTS:
+        pytest.skip("it writes texts")
 
 
 def checkpoint(run_dir):
@@ -67,13 +88,14 @@ def test_every_parameter_moves(run):
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(run, trained_in, small, tmp_path, same_weights):
-    model = json.loads((run / "manifest.json").read_text())["model"]
+    model = model_of(run)
     trained_in(tmp_path / "run", *small(model), "trainer.max_steps=4")
     trained_in(tmp_path / "run", f"run={tmp_path / 'run'}", "trainer.max_steps=6")
     same_weights(checkpoint(tmp_path / "run"), checkpoint(run))
 
 
 def test_it_samples_the_shape_and_range_it_should(run):
+    only_images(run)
     model = genlab.load(run)
     images = model.sample(5, seed=3)
     assert images.shape == (5, 1, 32, 32) and images.dtype == torch.float32
@@ -83,6 +105,7 @@ def test_it_samples_the_shape_and_range_it_should(run):
 
 
 def test_it_encodes_if_it_says_so(run):
+    only_images(run)
     model = genlab.load(run)
     if not hasattr(model, "encode"):
         pytest.skip("it has no encoder")
@@ -94,6 +117,20 @@ def test_it_encodes_if_it_says_so(run):
     assert model.interpolate(images[:2], images[2:4], 7).shape == (2, 7, 1, 32, 32)
 
 
+def test_it_writes_texts_and_encodes_them_without_its_data(run, composed):
+    if model_of(run) not in TEXTS:
+        pytest.skip("it makes images")
+    model, settings = genlab.load(run), config.resolve(composed(f"run={run}"))
+    assert len(model.codec.tokenizer) == model.net.vocab_size == settings["net"]["vocab_size"]
+    examples = config.build(settings["data"]).examples("test")
+    for method in ("greedy", "beam", "sample"):
+        texts = model.generate(examples, Decoding(method), seed=3)
+        assert len(texts) == len(examples) and texts == model.generate(examples, Decoding(method), seed=3)
+        assert model.generate(examples[:2], Decoding(method), seed=3)[0].texts == texts[0].texts
+    codes = model.encode([e.sources[0] for e in examples])
+    assert codes.shape == (len(examples), 16) and codes.dtype == torch.float32 and codes.std(0).min() > 0
+
+
 def test_it_is_measured(run, composed):
     settings = config.resolve(composed(f"run={run}"))
     data = config.build(settings["data"])
@@ -103,10 +140,19 @@ def test_it_is_measured(run, composed):
     for name, entry in results.items():
         assert entry["value"] == entry["value"], name
         assert {"split", "count", "seed", "weights", "ckpt", "crop", "resize", "features", "features_hash"} <= entry.keys()
+    if model_of(run) in TEXTS:
+        quality = "f1" if model_of(run) == "unilm_qa" else "rouge_l"
+        assert results["perplexity"]["value"] > 1 and 0 <= results[quality]["value"] <= 1
+        assert len((run / "eval" / "texts.jsonl").read_text().splitlines()) == results[quality]["count"]
+        return
     assert results["fid"]["features"] == "random convolutions" and results["fid"]["comparable"] is False
 
 
 def test_it_leaves_pictures_and_a_report(run):
-    assert (run / "samples" / "fixed_000006.png").stat().st_size > 0
     report = (run / "report.html").read_text()
+    if model_of(run) in TEXTS:
+        rows = (run / "samples" / "texts_000006.jsonl").read_text().splitlines()
+        assert len(rows) == 5 and {"id", "question", "text", "accepted"} == json.loads(rows[0]).keys()
+        return
+    assert (run / "samples" / "fixed_000006.png").stat().st_size > 0
     assert "data:image/png" in report and "data:image/svg" in report and "http" not in report.partition("<body>")[0]

@@ -92,11 +92,19 @@ GROUPS = ("model", "net", "net/modulation", "loss", "penalty", "augment", "optim
 GROUPS += ("logger", "experiment", "debug")
 
 
+def company(group: str, option: str) -> list[str]:
+    """What else an option needs to be composed: a model of texts, or sizes of one of images."""
+    text = ("unilm", "bert", "text", "facts", "pairs", "squad_json", "webqa", "adamw")
+    if not option.startswith(text):
+        return ["model.latent_dim=32", "model.num_classes=10"]
+    return [] if group in ("model", "experiment") else ["model=unilm"]
+
+
 @pytest.mark.parametrize(("group", "option"), [(group, option) for group in GROUPS for option in options(group)])
 def test_every_shipped_option_composes_and_fits_its_constructors(group, option):
     config.from_run("train", [])
     with initialize_config_module("genlab.conf", version_base="1.3"):
-        cfg = compose("train", [f"{group}={option}", "name=guard", "model.latent_dim=32", "model.num_classes=10"])
+        cfg = compose("train", [f"{group}={option}", "name=guard", *company(group, option)])
     settings = config.resolve(cfg)
     config.validate(settings, SUPPLIED)
     config.build_system(settings)
