@@ -144,7 +144,7 @@ def encode_texts(system, data, settings: dict[str, Any], run_dir: Path) -> None:
         raise config.ConfigError(f"out={out}: expected a name that ends in .npz")
     codes = system.encode(texts, settings["pooling"]).cpu()
     arrays = {"ids": np.array(ids)}
-    if settings["whiten"]:
+    if settings["whiten"] is not False:
         codes, mean, kernel = whiten(codes, settings["whiten"])
         arrays |= {"mean": mean.numpy(), "kernel": kernel.numpy()}
     out.parent.mkdir(parents=True, exist_ok=True)
