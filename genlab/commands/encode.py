@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from genlab import config, runs
 from genlab.commands.eval import pick_device, require_run, require_verb, trained_on
+from genlab.commands.text import encode_texts, refuse
 from genlab.data import read_images, read_points
 from genlab.systems.inversion import invert
 
@@ -23,6 +24,11 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     if (settings["input"] is None) == (settings["split"] is None):
         raise config.ConfigError("give either input=<folder, zip, image or npz> or split=train|val|test")
     system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
+    refuse("encode", system, overrides)
+    if settings["split"] not in (None, "train", "val", "test"):
+        raise config.ConfigError(f"split={settings['split']}: expected train, val or test")
+    if system.modality == "text":
+        return encode_texts(system, config.build(settings["data"], settings["allow"]), settings, run_dir)
     method = settings["method"]
     if method not in ("encoder", "optimize"):
         raise config.ConfigError(
@@ -51,8 +57,6 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         if skipped:
             print(f"skipped  {len(skipped)} unreadable: {', '.join(map(str, skipped[:5]))}")
     else:
-        if settings["split"] not in ("train", "val", "test"):
-            raise config.ConfigError(f"split={settings['split']}: expected train, val or test")
         data.prepare_data()
         data.setup()
         table = data.arrays(settings["split"])

@@ -1,6 +1,8 @@
 """`genlab eval run=<dir>`: measures a trained run; every number goes beside what produced it."""
 
 import json
+from collections.abc import Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from genlab import config, runs
+from genlab.commands.text import measure_texts, refuse
 from genlab.data import DataError
 from genlab.metrics.classification import evaluate_classifier
 from genlab.metrics.density import evaluate_density
@@ -34,6 +37,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     data.setup()
     names = ("ckpt", "weights", "seed", "num", "split", "batch_size", "standing", "sampler", "device")
     chosen = {name: settings[name] for name in names}
+    chosen |= {"texts": {"decoding": settings["decoding"], "measure": settings["measure"]}, "overrides": overrides}
     ood = other_data(settings["ood"], data, settings["allow"]) if settings.get("ood") else None
     results = measure(run_path, data, settings["metrics"], settings["allow"], ood=ood, **chosen)
     report = write_report(run_path)
@@ -65,18 +69,23 @@ def measure(
     device: str = "auto",
     ood=None,
     console: Console | None = None,
+    texts: dict[str, Any] | None = None,
+    overrides: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
     """The metrics of a run on `data`, for images over the feature network `metrics`; ood: data to tell from these.
 
     Also written to <run>/eval/metrics.json, with pictures beside it: of image models neighbours.png (a sample a row, then
     the training images nearest to it) and prd.png (the precision-recall curve); of densities density.png (points),
-    ood.png (both sets' log-probabilities) and certificate.json (of a network that has one).
+    ood.png (both sets' log-probabilities) and certificate.json (of a network that has one); of models of texts
+    texts.jsonl. texts: {"decoding": ..., "measure": ...} for these. overrides: the command line's, of which those that
+    mean nothing to this model are refused.
     """
     console = console or Console(stderr=True)
     if data.name is None:
         raise config.ConfigError("data: the run's config has no data to evaluate on; choose one, as in data=mnist5k")
     device = pick_device(device)
     system = runs.load(run_path, ckpt, weights, device, allow)
+    refuse("eval", system, overrides)
     if ood is not None and not hasattr(system, "log_prob"):
         raise config.ConfigError(f"ood={ood.name}: {type(system).__name__} has no log-probability to tell data apart by")
     choose_sampler(system, sampler)
@@ -85,25 +94,20 @@ def measure(
     if standing:
         require_verb(system, "stand")
         system.stand(standing)
-    images = data.modality == "image" and hasattr(system, "sample")
+    images = system.modality == "image" and hasattr(system, "sample")
     features = config.build(metrics, allow, data=data).to(device) if images else None
     chosen = {"split": split, "num_samples": num, "batch_size": batch_size, "seed": seed}
     results: dict[str, dict[str, Any]] = {}
-    with Progress(console=console, transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(description: str, done: int, total: int) -> None:
-            task = tasks.setdefault(description, None)
-            if task is None:
-                task = tasks[description] = bar.add_task(description, total=total)
-            bar.update(task, completed=done, total=total)
-
+    with progress_bar(console) as progress:
+        if system.modality == "text":
+            settings = {"split": split, "num": num, "seed": seed, **(texts or {})}
+            results |= measure_texts(system, data, run_path, settings, progress).results
         if hasattr(system, "classify"):
             found = evaluate_classifier(system, data, split=split, batch_size=batch_size, seed=seed, progress=progress)
             results |= found.results
             save_certificate(run_path, found.certificate)
         if hasattr(system, "log_prob"):
-            view = None if images else window(data.arrays("train"))
+            view = None if system.modality == "image" else window(data.arrays("train"))
             found = evaluate_density(system, data, **chosen, ood=ood, view=view, progress=progress)
             results |= found.results
             save_certificate(run_path, found.certificate)
@@ -119,14 +123,31 @@ def measure(
             results |= found.results
             save_rows(found.neighbours, run_path / "eval" / "neighbours.png")
             save_prd(*found.prd, run_path / "eval" / "prd.png")
-    about = data.describe(split)
-    used = {"weights": weights, "standing": standing, "ckpt": str(ckpt), "data": data.name}
-    used |= {"crop": about.get("crop"), "resize": about.get("resize")}
+    used = {"weights": weights, "ckpt": str(ckpt), "data": data.name}
+    if system.modality == "text":
+        used |= dict.fromkeys(("features_hash", "comparable", "crop", "resize"))
+    else:
+        about = data.describe(split)
+        used |= {"standing": standing, "crop": about.get("crop"), "resize": about.get("resize")}
     used |= {"sampler": sampler} if sampler else {}
     results = {name: entry | used for name, entry in results.items()}
     runs.write_text(run_path / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     Console().print(metrics_table(results))
     return results
+
+
+@contextmanager
+def progress_bar(console: Console):
+    """A function (description, done, total) that shows how far each part of a measurement is."""
+    with Progress(console=console, transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(description: str, done: int, total: int) -> None:
+            if description not in tasks:
+                tasks[description] = bar.add_task(description, total=total)
+            bar.update(tasks[description], completed=done, total=total)
+
+        yield progress
 
 
 def save_certificate(run_path: Path, certificate: dict[str, Any] | None) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from genlab import config, runs
 from genlab.commands.eval import choose_sampler, pick_device, require_run, require_verb
+from genlab.commands.text import refuse, sample_texts
 from genlab.data import read_images, read_points
 from genlab.metrics.density import density_on_grid
 from genlab.report.images import save_gif, save_grid, save_pairs, save_rows, with_ends
@@ -25,6 +26,10 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     """Writes <out>/<mode>.png (walk: .gif) and <mode>.npz, out being `run_dir` unless given; prints where."""
     settings = config.resolve(cfg)
     run_path = require_run(settings, "sample")
+    system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
+    refuse("sample", system, overrides)
+    if system.modality == "text":
+        return sample_texts(system, settings, run_dir)
     mode, num, seed, scale = settings["mode"], settings["num"], settings["seed"], settings["scale"]
     if mode not in MODES:
         raise config.ConfigError(f"mode={mode}: expected one of {', '.join(MODES)}.{config.closest(mode, MODES)}")
@@ -36,7 +41,6 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
             raise config.ConfigError(
                 f"{name}={settings[name]}: has no effect with mode={mode}; it is for {', '.join(useful)}"
             )
-    system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
     if settings["sampler"] is not None and mode not in ("grid", "walk"):
         raise config.ConfigError(f"sampler={settings['sampler']}: has no effect with mode={mode}; it is for grid, walk")
     choose_sampler(system, settings["sampler"])

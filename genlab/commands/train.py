@@ -63,6 +63,8 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
     data.prepare_data()
     data.setup()
     same_data(manifest, data, resume)
+    if hasattr(data, "vocab_size") and "vocab_size" in settings.get("net", {}):  # known once the data is read
+        settings = settings | {"net": settings["net"] | {"vocab_size": data.vocab_size}}
     if manifest.writes:
         runs.save_config(run_dir, settings | {"run": None, "ckpt": "last"})
     system = config.build_system(settings, settings["allow"])
@@ -228,7 +230,10 @@ def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool)
         return
     run = shlex.quote(os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir))
     tries = [f"genlab sample run={run} num={10_000 if system.modality == 'point' else 64}"]
-    if not hasattr(system, "sample"):
+    if system.modality == "text":
+        what = 'question="..." passages=["..."]' if system.codec.max_question else 'source="..."'
+        tries = [f"genlab sample run={run} {what}", f"genlab eval run={run}"]
+    elif not hasattr(system, "sample"):
         tries = [f"genlab sample run={run} mode=reconstruct num=16", f"genlab encode run={run} split=test out=codes.npz"]
     elif hasattr(system, "encode"):
         mode = "interpolate" if system.modality == "point" else "walk"

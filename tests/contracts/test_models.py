@@ -10,6 +10,7 @@ import genlab
 from genlab import config
 from genlab.commands import eval as evaluation
 from genlab.runs import read_checkpoint
+from genlab.systems.writing import Decoding
 
 MODELS = sorted(path.name.removesuffix(".yaml") for path in files("genlab.conf").joinpath("model").iterdir())
 
@@ -23,16 +24,25 @@ SMALL = {
     "iresnet_hybrid": ["net.num_blocks=1", "net.width=8"],
     "iresnet_classifier": ["net.num_blocks=1", "net.width=8"],
 }
+TEXTS = ("unilm", "unilm_qa")
+FEW_WORDS = ["net=bert_tiny", "net.dim=16", "net.num_layers=2", "net.hidden_dim=32", "data.vocab_size=200"]
+FEW_WORDS += ["callbacks.texts.num=5", "data.num_val=5", "data.num_test=6"]
 
 
 @pytest.fixture(scope="session")
-def small(composed, tiny):
+def small(composed, tiny, tmp_path_factory):
     """small(model): the words that train a tiny version of a recipe for six steps."""
+    pairs = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    pairs.write_text("".join(f'{{"source": "{i} and {i + 1} are even and odd", "target": "{i}"}}\n' for i in range(80)))
 
     def words(model: str) -> list[str]:
         if model in SMALL:
             there = [word for word in tiny if "net.generator" not in word and "callbacks.quality" not in word]
             return [f"model={model}", *there, *SMALL[model]]
+        if model in TEXTS:
+            data = [f"data.path={pairs}"] if model == "unilm" else ["data.num_train=80"]
+            general = [w for w in tiny if not w.startswith(("net.generator", "callbacks.quality", "callbacks.grids"))]
+            return [f"model={model}", *general, *FEW_WORDS, *data]
         generator = composed(f"model={model}").net.generator
         # At fewer channels pixel norm enlarges the rounding between batch sizes.
         width = "width_multiple=1" if "width_multiple" in generator else "dim=16" if model == "pggan" else "dim=4"
@@ -56,6 +66,15 @@ def growing_parts(system) -> set[str]:
     inner = [name for name, module in system.named_modules() if type(module).__name__ == "SelfAttention"]
     names = {name for name, _ in system.named_parameters()}
     return {name for name in names if name.startswith(tuple(f"{prefix}." for prefix in levels + inner))}
+
+
+def model_of(run_dir) -> str:
+    return json.loads((run_dir / "manifest.json").read_text())["model"]
+
+
+def only_images(run_dir) -> None:
+    if model_of(run_dir) in TEXTS:
+        pytest.skip("it writes texts")
 
 
 def checkpoint(run_dir):
@@ -82,7 +101,7 @@ def test_every_parameter_moves(run):
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(run, trained_in, small, tmp_path, same_weights):
-    model = json.loads((run / "manifest.json").read_text())["model"]
+    model = model_of(run)
     trained_in(tmp_path / "run", *small(model), "trainer.max_steps=4")
     trained_in(tmp_path / "run", f"run={tmp_path / 'run'}", "trainer.max_steps=6")
     same_weights(checkpoint(tmp_path / "run"), checkpoint(run))
@@ -101,6 +120,7 @@ def some_images(run, model):
 
 
 def test_it_samples_the_shape_and_range_it_should(run):
+    only_images(run)
     model = genlab.load(run)
     if not hasattr(model, "sample"):
         pytest.skip("it makes no images")
@@ -112,6 +132,7 @@ def test_it_samples_the_shape_and_range_it_should(run):
 
 
 def test_it_encodes_if_it_says_so(run):
+    only_images(run)
     model = genlab.load(run)
     if not hasattr(model, "encode"):
         pytest.skip("it has no encoder")
@@ -139,6 +160,20 @@ def test_its_likelihood_is_a_function_of_the_seed(run):
     assert not torch.equal(model.log_prob(images, seed=1), model.log_prob(images, seed=2))
 
 
+def test_it_writes_texts_and_encodes_them_without_its_data(run, composed):
+    if model_of(run) not in TEXTS:
+        pytest.skip("it makes images")
+    model, settings = genlab.load(run), config.resolve(composed(f"run={run}"))
+    assert len(model.codec.tokenizer) == model.net.vocab_size == settings["net"]["vocab_size"]
+    examples = config.build(settings["data"]).examples("test")
+    for method in ("greedy", "beam", "sample"):
+        texts = model.generate(examples, Decoding(method), seed=3)
+        assert len(texts) == len(examples) and texts == model.generate(examples, Decoding(method), seed=3)
+        assert model.generate(examples[:2], Decoding(method), seed=3)[0].texts == texts[0].texts
+    codes = model.encode([e.sources[0] for e in examples])
+    assert codes.shape == (len(examples), 16) and codes.dtype == torch.float32 and codes.std(0).min() > 0
+
+
 def test_it_is_measured(run, composed):
     settings = config.resolve(composed(f"run={run}"))
     data = config.build(settings["data"])
@@ -148,6 +183,11 @@ def test_it_is_measured(run, composed):
     for name, entry in results.items():
         assert entry["value"] == entry["value"], name
         assert {"split", "count", "seed", "weights", "ckpt", "crop", "resize", "features", "features_hash"} <= entry.keys()
+    if model_of(run) in TEXTS:
+        quality = "f1" if model_of(run) == "unilm_qa" else "rouge_l"
+        assert results["perplexity"]["value"] > 1 and 0 <= results[quality]["value"] <= 1
+        assert len((run / "eval" / "texts.jsonl").read_text().splitlines()) == results[quality]["count"]
+        return
     if hasattr(genlab.load(run), "classify"):
         assert 0 <= results["accuracy"]["value"] <= 1
     if hasattr(genlab.load(run), "stored_codes"):
@@ -158,7 +198,11 @@ def test_it_is_measured(run, composed):
 
 
 def test_it_leaves_pictures_and_a_report(run):
+    report = (run / "report.html").read_text()
+    if model_of(run) in TEXTS:
+        rows = (run / "samples" / "texts_000006.jsonl").read_text().splitlines()
+        assert len(rows) == 5 and {"id", "question", "text", "accepted"} == json.loads(rows[0]).keys()
+        return
     kind = "fixed" if hasattr(genlab.load(run), "sample") else "reconstruction"
     assert (run / "samples" / f"{kind}_000006.png").stat().st_size > 0
-    report = (run / "report.html").read_text()
     assert "data:image/png" in report and "data:image/svg" in report and "http" not in report.partition("<body>")[0]

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "models": {"nn"},
     "losses": set(),
     "nn": set(),
-    "data": set(),
+    "data": {"weights"},  # the vocabulary of pretrained weights
     "metrics": {"data", "losses"},
     "callbacks": {"metrics", "report"},
     "report": {"runs"},
@@ -96,6 +96,9 @@ GROUPS += ("logger", "experiment", "debug")
 def at_home(group: str, option: str) -> list[str]:
     """The recipe that an option is composed into, where that cannot be the default one."""
     conf = files("genlab.conf")
+    text = ("bert", "text", "facts", "pairs", "squad_json", "webqa", "adamw")
+    if option.startswith(text):
+        return ["model=unilm"]
     if option == "iresnet_points":
         return ["model=iresnet", "data=moons"]
     if (group, option) == ("callbacks", "invertible_classifier"):

@@ -13,6 +13,8 @@ Written targets are decoded exactly, a token a step, because the source does not
     cache.keep(rows)                                            # when rows are finished
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,11 +26,11 @@ from genlab.nn.masks import bidirectional
 __all__ = ["BERT"]
 
 ACTIVATIONS = {  # the names of config.json
-    "gelu": nn.GELU(),
-    "gelu_new": nn.GELU("tanh"),
-    "gelu_pytorch_tanh": nn.GELU("tanh"),
-    "relu": nn.ReLU(),
-    "silu": nn.SiLU(),
+    "gelu": nn.GELU,
+    "gelu_new": partial(nn.GELU, "tanh"),
+    "gelu_pytorch_tanh": partial(nn.GELU, "tanh"),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
 }
 
 
@@ -46,7 +48,7 @@ class Layer(nn.Module):
         self.up = nn.Linear(dim, hidden_dim)
         self.down = nn.Linear(hidden_dim, dim)
         self.norm = nn.LayerNorm(dim, eps)
-        self.act = ACTIVATIONS[act]
+        self.act = ACTIVATIONS[act]()
 
     def forward(self, h: Tensor, mask: Tensor | None, kept: list | None = None) -> Tensor:
         query, key, value = self.heads(h)
@@ -74,7 +76,7 @@ class Head(nn.Module):
         self.dense = nn.Linear(dim, embedding_dim)
         self.norm = nn.LayerNorm(embedding_dim, eps)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
-        self.act = ACTIVATIONS[act]
+        self.act = ACTIVATIONS[act]()
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.norm(self.act(self.dense(hidden)))

@@ -1,0 +1,98 @@
+"""Tokens written a second: BERT's cache against reading the whole row again for each token, and against transformers.
+
+python benchmarks/decode.py [--device cuda] [--dim 768 --layers 12 --heads 12] [--batch 16] [--prefix 256] [--answer 32]
+
+Greedy, every text of full length (its end is banned), random weights; rounds are interleaved and their median is taken.
+The ratio is against `again`, the same network and decoder without a cache. transformers writes with its BertLMHeadModel of
+the same shape and its DynamicCache; its prefix is masked causally, since generate() knows no prefix mask: the same work.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+
+from genlab.models.seq2seq.bert import BERT
+from genlab.models.seq2seq.generation import Cached, Decoding, Recomputed, write
+
+END = 3
+
+
+def by_genlab(options, scorer: type) -> Callable[[], torch.Tensor]:
+    torch.manual_seed(0)
+    sizes = (options.vocab, options.dim, options.layers, options.heads, 4 * options.dim, options.prefix + options.answer)
+    net = BERT(*sizes).to(options.device).eval().requires_grad_(False)
+    ids = torch.randint(5, options.vocab, (options.batch, options.prefix), device=options.device)
+    lengths = torch.full((options.batch,), options.prefix, device=options.device)
+    rows = (ids, torch.zeros_like(ids), lengths)
+    least = options.answer - 1
+    how = Decoding("greedy") if options.beams == 1 else Decoding("beam", beams=options.beams)
+    how = Decoding(how.method, beams=how.beams, min_length=least)
+    return lambda: write(net, rows, how, end=END, max_length=options.answer, scorer=scorer).tokens
+
+
+def by_transformers(options) -> Callable[[], torch.Tensor] | None:
+    try:
+        from transformers import BertConfig, BertLMHeadModel
+    except ImportError:
+        return None
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=options.vocab,
+        hidden_size=options.dim,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        intermediate_size=4 * options.dim,
+        max_position_embeddings=options.prefix + options.answer,
+        is_decoder=True,
+    )
+    net = BertLMHeadModel(config).to(options.device).eval().requires_grad_(False)
+    ids = torch.randint(5, options.vocab, (options.batch, options.prefix), device=options.device)
+    given = {"max_new_tokens": options.answer, "min_new_tokens": options.answer, "do_sample": False, "pad_token_id": 0}
+    given |= {"num_beams": options.beams, "eos_token_id": END, "attention_mask": torch.ones_like(ids)}
+    return lambda: net.generate(ids, **given)
+
+
+def seconds(run: Callable[[], torch.Tensor], device: str) -> float:
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in (("dim", 256), ("layers", 4), ("heads", 4), ("vocab", 8000), ("batch", 16), ("prefix", 256)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--answer", type=int, default=32)
+    parser.add_argument("--beams", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    runs = {"again": by_genlab(options, Recomputed), "cached": by_genlab(options, Cached)}
+    other = by_transformers(options)
+    runs |= {} if other is None else {"transformers": other}
+    same = torch.equal(runs["again"](), runs["cached"]())
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    if other is not None:
+        other()
+    for _ in range(options.rounds):
+        for name, run in runs.items():
+            times[name].append(seconds(run, options.device))
+    threads = f", {torch.get_num_threads()} threads" if options.device == "cpu" else ""
+    print(f"torch {torch.__version__}, {options.device}{threads}; {vars(options)}")
+    print(f"the texts of both are {'the same' if same else 'not the same, by rounding'}")
+    base = statistics.median(times["again"])
+    for name, spent in times.items():
+        median = statistics.median(spent)
+        rate = options.batch * options.answer / median
+        print(f"{name:<14}{1000 * median:9.1f} ms  {rate:9.0f} tokens/s  ratio {base / median:5.2f}")
+
+
+if __name__ == "__main__":
+    main()

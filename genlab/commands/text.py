@@ -1,0 +1,187 @@
+"""What sample, encode and eval do for a model of texts."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from genlab import config, runs
+from genlab.data.records import Example, a_text, text_of
+from genlab.metrics.text_evaluation import Judged, evaluate_texts
+from genlab.systems.writing import Decoding
+
+__all__ = ["encode_texts", "measure_texts", "refuse", "sample_texts"]
+
+FOR_IMAGES = {"sample": ("mode", "num", "scale", "steps", "label", "standing", "temperature", "sampler"),
+              "encode": ("method", "label", "seed", "tolerance", "log_prob"),
+              "eval": ("standing", "batch_size", "metrics", "sampler", "ood")}  # fmt: skip
+FOR_TEXTS = {"sample": ("source", "question", "passages", "decoding"), "encode": ("pooling", "whiten"),
+             "eval": ("decoding", "measure")}  # fmt: skip
+SHOWN = 20  # rows of a table
+
+
+def refuse(command: str, system, overrides: Sequence[str]) -> None:
+    """ConfigError for a setting on the command line that means nothing to this kind of model."""
+    text = getattr(system, "modality", "image") == "text"
+    for word in overrides:
+        key = word.lstrip("+~").partition("=")[0]
+        if key.partition(".")[0] in (FOR_IMAGES if text else FOR_TEXTS)[command]:
+            kinds = ("images", "texts") if text else ("texts", "images")
+            raise config.ConfigError(f"{key}: is for models of {kinds[0]}, and this run's model is of {kinds[1]}")
+
+
+def decoding_of(settings: dict[str, Any]) -> Decoding:
+    """The Decoding of `decoding.*`; ValueError for a name or value that it does not take."""
+    given = {name: value for name, value in (settings.get("decoding") or {}).items() if value is not None}
+    for name in given:
+        if name not in Decoding.names():
+            raise config.ConfigError(
+                f"decoding.{name}: expected one of {', '.join(Decoding.names())}.{config.closest(name, Decoding.names())}"
+            )
+    return Decoding(**given)
+
+
+# --- sample --------------------------------------------------------------------------------------------------------
+
+
+def sample_texts(system, settings: dict[str, Any], run_dir: Path) -> None:
+    """Writes <out> (JSON lines: id, question or source, texts, scores) and prints a table."""
+    examples = asked(settings)
+    decoding = decoding_of(settings)
+    made = system.generate(examples, decoding, seed=settings["seed"])
+    out = Path(settings["out"] or run_dir / "texts.jsonl")
+    if out.suffix != ".jsonl":
+        raise config.ConfigError(f"out={out}: expected a name that ends in .jsonl")
+    rows = []
+    for example, one in zip(examples, made, strict=True):
+        given = {"source": example.sources[0]} if example.question is None else {"question": example.question}
+        rows.append({"id": example.id, **given, "texts": one.texts, "scores": [round(score, 4) for score in one.scores]})
+    write_rows(out, rows)
+    table = Table(box=None, pad_edge=False)
+    for name in ("question" if examples[0].question is not None else "source", "text", "score"):
+        table.add_column(name)
+    for row in rows[:SHOWN]:
+        for text, score in zip(row["texts"], row["scores"], strict=True):
+            given = row.get("question") or row["source"]
+            table.add_row(shortened(given), text or "(no answer)", f"{score:.3g}")
+    Console().print(table)
+    print(f"texts    {out}  {len(rows)}" + (f", the first {SHOWN} above" if len(rows) > SHOWN else ""))
+
+
+def asked(settings: dict[str, Any]) -> list[Example]:
+    """The examples of source=, of question= with passages=, or of input=."""
+    source, question, passages = (settings[name] for name in ("source", "question", "passages"))
+    if sum(given is not None for given in (source, question, settings["input"])) != 1:
+        raise config.ConfigError(
+            'give one of source="a text", question="..." with passages=["...", "..."], and input=file.jsonl'
+        )
+    if (question is None) != (passages is None):
+        raise config.ConfigError("question= and passages=[...] go together")
+    if settings["input"] is not None:
+        return read_input(Path(settings["input"]))
+    given = [passages if question is not None else source]
+    texts = given[0] if isinstance(given[0], list) else given
+    texts = [str(text) for text in texts]
+    if question is not None:
+        return [Example("0", tuple(texts), ((),) * len(texts), str(question))]
+    return [Example(str(i), (text,), ((),)) for i, text in enumerate(texts)]
+
+
+def read_input(path: Path) -> list[Example]:
+    """JSON lines of {"source"} or {"question", "passages"}, each with an "id" if it likes; ConfigError names the line."""
+    examples = []
+    for number, line in enumerate(text_of(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not {"source", "question"} & row.keys():
+                raise ValueError('expected an object with "source", or with "question" and "passages"')
+            question = a_text(row["question"], "question") if "question" in row else None
+            given = [row["source"]] if question is None else row.get("passages")
+            if not isinstance(given, list) or not given:
+                raise ValueError('"passages": expected a list of texts')
+            sources = tuple(a_text(text, "passages" if question else "source") for text in given)
+        except ValueError as error:
+            raise config.ConfigError(f"{path}:{number}: {error}") from None
+        examples.append(Example(str(row.get("id", number)), sources, ((),) * len(sources), question))
+    if not examples:
+        raise config.ConfigError(f"input={path}: there is nothing in it")
+    return examples
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    runs.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def shortened(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[: most - 1] + "\u2026"
+
+
+# --- encode --------------------------------------------------------------------------------------------------------
+
+
+def encode_texts(system, data, settings: dict[str, Any], run_dir: Path) -> None:
+    """Writes an .npz with `codes` (N, D) float32 and `ids`, and, whitened, the `mean` and `kernel` that did it."""
+    if settings["input"]:
+        path = Path(settings["input"])
+        texts = [line for line in text_of(path).split("\n") if line.strip()]
+        ids = [str(i) for i in range(len(texts))]
+        if path.name.removesuffix(".gz").endswith(".jsonl"):
+            examples = read_input(path)
+            texts, ids = [e.question or e.sources[0] for e in examples], [e.id for e in examples]
+    else:
+        data.setup()
+        examples = data.examples(settings["split"])
+        texts, ids = [e.question or e.sources[0] for e in examples], [e.id for e in examples]
+    out = Path(settings["out"] or run_dir / "codes.npz")
+    if out.suffix != ".npz":
+        raise config.ConfigError(f"out={out}: expected a name that ends in .npz")
+    codes = system.encode(texts, settings["pooling"]).cpu()
+    arrays = {"ids": np.array(ids)}
+    if settings["whiten"] is not False:
+        codes, mean, kernel = whiten(codes, settings["whiten"])
+        arrays |= {"mean": mean.numpy(), "kernel": kernel.numpy()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(out, codes=codes.numpy(), **arrays)
+    print(f"codes    {out}  {codes.shape[0]} x {codes.shape[1]}, with codes, {', '.join(arrays)}")
+
+
+def whiten(codes: torch.Tensor, dim: int | bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """((codes - mean) kernel, mean (D,), kernel (D, dim)): no correlation, unit variance, the dim widest directions.
+
+    Su et al. 2021, "Whitening Sentence Representations for Better Semantics and Faster Retrieval", arXiv 2103.15316.
+    """
+    dim = codes.shape[1] if dim is True else dim
+    if not 1 <= dim <= codes.shape[1] or len(codes) <= dim:
+        raise config.ConfigError(
+            f"whiten={dim}: expected at most the {codes.shape[1]} dimensions of a code and fewer than the {len(codes)} texts"
+        )
+    mean = codes.double().mean(0)
+    centred = codes.double() - mean
+    variances, directions = torch.linalg.eigh(centred.T @ centred / len(codes))
+    variances, directions = variances.flip(0)[:dim], directions.flip(1)[:, :dim]
+    kernel = directions / variances.clamp(min=1e-12).sqrt()
+    return (centred @ kernel).float(), mean.float(), kernel.float()
+
+
+# --- eval ----------------------------------------------------------------------------------------------------------
+
+
+def measure_texts(system, data, run_path: Path, settings: dict[str, Any], progress) -> Judged:
+    """The metrics of a text model; also writes <run>/eval/texts.jsonl, what it wrote beside what is right."""
+    measure = settings.get("measure")
+    if measure not in (None, "squad", "cmrc", "sogou"):
+        raise config.ConfigError(f"measure={measure}: expected squad, cmrc or sogou, or null")
+    options = {name: settings[name] for name in ("split", "num", "seed")}
+    judged = evaluate_texts(system, data, **options, decoding=decoding_of(settings), measure=measure, progress=progress)
+    if "bleu" not in judged.results and "rouge_l" in judged.results:
+        print("BLEU is not measured: pip install 'genlab[text]' for sacrebleu", file=sys.stderr)
+    write_rows(run_path / "eval" / "texts.jsonl", judged.rows)
+    return judged

@@ -1,0 +1,141 @@
+"""Questions about short texts on countries and chemical elements, out of a table that comes with genlab."""
+
+import string
+from collections.abc import Iterable
+from importlib.resources import files
+
+import numpy as np
+
+from genlab.data.decode import DataError
+from genlab.data.module import SPLIT_SEED
+from genlab.data.records import Example
+from genlab.data.text import TextDataModule
+
+__all__ = ["Facts"]
+
+# kind -> field -> (ways to state it, ways to ask for it); {n} is the name, {v} the value
+STATED = {
+    "country": {
+        "capital": (
+            ("The capital of {n} is {v}.", "{v} is the capital of {n}.", "The government of {n} sits in {v}."),
+            ("What is the capital of {n}?", "Which city is the capital of {n}?", "From where is {n} governed?"),
+        ),
+        "continent": (
+            ("{n} lies in {v}.", "{n} is a country in {v}.", "On the map one finds {n} in {v}."),
+            ("On which continent is {n}?", "Where does {n} lie?", "Which part of the world does {n} belong to?"),
+        ),
+        "currency": (
+            ("People in {n} pay with the {v}.", "The currency of {n} is the {v}.", "Prices in {n} are given in the {v}."),
+            ("What is the currency of {n}?", "What do people in {n} pay with?", "Which money is used in {n}?"),
+        ),
+        "language": (
+            ("Most people in {n} know {v}.", "{v} is spoken in {n}.", "The schools of {n} teach in {v}."),
+            ("Which language is spoken in {n}?", "What do people in {n} speak?", "What is a language of {n}?"),
+        ),
+    },
+    "element": {
+        "symbol": (
+            ("The symbol of {n} is {v}.", "Chemists write {v} for {n}.", "In formulas, {v} stands for {n}."),
+            ("What is the symbol of {n}?", "How do chemists write {n}?", "Which letters stand for {n}?"),
+        ),
+        "number": (
+            (
+                "The atomic number of {n} is {v}.",
+                "An atom of {n} has {v} protons.",
+                "{n} has number {v} in the periodic table.",
+            ),
+            ("What is the atomic number of {n}?", "How many protons has {n}?", "Which number has {n}?"),
+        ),
+        "year": (
+            ("The year of the discovery of {n} was {v}.", "In {v}, {n} was discovered.", "{n} has been known since {v}."),
+            ("When was {n} discovered?", "In which year was {n} found?", "Since when has {n} been known?"),
+        ),
+        "discoverer": (
+            ("{v} discovered {n}.", "{n} was discovered by {v}.", "We owe the discovery of {n} to {v}."),
+            ("Who discovered {n}?", "By whom was {n} found?", "Who found {n}?"),
+        ),
+    },
+}
+Table = dict[str, dict[str, dict[str, str]]]  # kind -> name -> field -> value
+
+
+class Facts(TextDataModule):
+    """Each question comes with two short texts of three to six sentences about two countries or two elements, of which one
+    text, or none, has the answer.
+
+    num_val and num_test questions are about countries and elements that training never names, and their texts are true; in
+    the num_train training texts the values are exchanged among the others of a kind, so that a model has to read and
+    cannot know by heart. no_answer: the part of the questions, in all splits, that neither text answers.
+    """
+
+    name = "facts"
+
+    def __init__(self, num_train: int = 12_000, num_val: int = 200, num_test: int = 400, **options) -> None:
+        super().__init__(num_val=num_val, num_test=num_test, **options)
+        if min(num_train, num_val, num_test) < 1:
+            raise DataError(f"data.num_train={num_train}, num_val={num_val}, num_test={num_test}: expected 1 or more")
+        self.num_train, self.unanswered, self.no_answer = num_train, self.no_answer, 0.0
+
+    def _read(self) -> dict[str, list[Example]]:
+        random = np.random.RandomState(SPLIT_SEED)
+        parts: dict[str, Table] = {"train": {}, "val": {}, "test": {}}
+        for kind, rows in read_table().items():
+            names = [list(rows)[i] for i in random.permutation(len(rows))]
+            cuts = {"val": names[: len(names) // 8], "test": names[len(names) // 8 : len(names) // 4]}
+            for split, some in (cuts | {"train": names[len(names) // 4 :]}).items():
+                parts[split][kind] = {name: rows[name] for name in some}
+        counts = {"train": self.num_train, "val": self.num_val, "test": self.num_test}
+        return {
+            split: [asked(parts[split], f"{split}-{i}", self.unanswered, split == "train", random) for i in range(count)]
+            for split, count in counts.items()
+        }
+
+    def _corpus(self) -> Iterable[str]:
+        """The training texts, and every letter and digit at the start of a word and in it, for names not seen yet."""
+        signs = string.ascii_letters + string.digits
+        return [*super()._corpus(), *2 * ["-", *(sign + other for sign in signs for other in signs)]]
+
+
+def read_table() -> Table:
+    """The facts of facts.tsv: lines of one kind follow a line with the names of its fields."""
+    table: Table = {}
+    fields: list[str] = []
+    for line in files("genlab.data").joinpath("facts.tsv").read_text().splitlines():
+        kind, name, *values = line.split("\t")
+        if name == "name":
+            table[kind], fields = {}, values
+        else:
+            table[kind][name] = dict(zip(fields, values, strict=True))
+    return table
+
+
+def asked(table: Table, number: str, no_answer: float, exchanged: bool, random: np.random.RandomState) -> Example:
+    """A question, and a text on its subject and another, and a text on two others."""
+    kind = list(table)[random.randint(len(table))]
+    rows, stated = table[kind], STATED[kind]
+    names = [list(rows)[i] for i in random.permutation(len(rows))[:4]]
+    facts = {}
+    for name in names:
+        values = {field: list(rows)[random.randint(len(rows))] if exchanged else name for field in stated}
+        facts[name] = {field: rows[values[field]][field] for field in stated}
+    field = list(stated)[random.randint(len(stated))]
+    answered = random.random_sample() >= no_answer
+    subject, sources = names[0], []
+    for pair in (names[:2], names[2:]):
+        sentences = []
+        for name in pair:
+            fields = [f for f in stated if name != subject or f != field]
+            chosen = [fields[i] for i in random.permutation(len(fields))[: random.randint(1, 4)]]
+            chosen += [field] if name == subject and answered else []
+            sentences += [say(stated[f][0], name, facts[name][f], random) for f in chosen]
+        sources.append(" ".join(sentences[i] for i in random.permutation(len(sentences))))
+    targets = ((facts[subject][field],) if answered else (), ())
+    order = random.permutation(2)
+    question = say(stated[field][1], subject, "", random)
+    return Example(number, tuple(sources[i] for i in order), tuple(targets[i] for i in order), question, number)
+
+
+def say(ways: tuple[str, ...], name: str, value: str, random: np.random.RandomState) -> str:
+    """One of the ways to put it, with a capital at its start."""
+    text = ways[random.randint(len(ways))].format(n=name, v=value)
+    return text[0].upper() + text[1:]

@@ -1,0 +1,172 @@
+"""Targets for a batch of sources, or answers for a batch of questions, by one prefix-masked BERT."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from genlab.models.seq2seq.decoding import Decoded, LogProbs, Rules, beam_search, greedy, sample
+from genlab.models.seq2seq.voting import Extractive, Vote
+from genlab.nn.masks import unilm
+
+__all__ = ["Cached", "Decoding", "Recomputed", "write"]
+
+ONLY = {  # an option -> the methods that it means something to
+    "beams": ("beam",),
+    "length_penalty": ("beam",),
+    "temperature": ("sample",),
+    "top_k": ("sample",),
+    "top_p": ("sample",),
+}
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to write; null leaves an option to its default.
+
+    method: greedy, beam or sample; greedy for answers, as in the source, else beam. num: texts a source, 1. beams: 4.
+    length_penalty: 0, and 1 for answers, since each vote is below a half and an empty answer would win. min_length: tokens,
+    1, and 0 for answers. block_ngrams: no n-gram of this n twice. extractive: an answer is a piece of a passage; true.
+    abstain: the probability of having no answer from which a passage drops out; null: where that is the likeliest start.
+    """
+
+    method: str | None = None
+    num: int = 1
+    beams: int | None = None
+    length_penalty: float | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    block_ngrams: int = 0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    extractive: bool | None = None
+    abstain: float | None = None
+
+    def __post_init__(self):
+        if self.method not in (None, "greedy", "beam", "sample"):
+            raise ValueError(f"decoding.method={self.method}: expected greedy, beam or sample, or null")
+
+    def settled(self, asked: bool) -> "Decoding":
+        """The same with its defaults, for answers or other texts; ValueError for an option that means nothing there."""
+        method = self.method or ("greedy" if asked else "beam")
+        for name, methods in ONLY.items():
+            if getattr(self, name) is not None and method not in methods:
+                raise ValueError(
+                    f"decoding.{name}={getattr(self, name)}: means nothing to method {method}, but to {methods[0]}"
+                )
+        for name in ("extractive", "abstain"):
+            if not asked and getattr(self, name) is not None:
+                raise ValueError(f"decoding.{name}={getattr(self, name)}: means nothing without a question")
+        if self.num < 1 or (self.num > 1 and method == "greedy"):
+            raise ValueError(f"decoding.num={self.num}: expected 1 or more; several need decoding.method=beam or sample")
+        return replace(
+            self,
+            method=method,
+            beams=max(self.beams or 4, self.num) if method == "beam" else None,
+            length_penalty=(float(asked) if self.length_penalty is None else self.length_penalty)
+            if method == "beam"
+            else None,
+            min_length=int(not asked) if self.min_length is None else self.min_length,
+            extractive=(self.extractive is not False) if asked else None,
+        )
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [field.name for field in fields(cls)]
+
+
+class Cached:
+    """A Scorer by BERT's prefill and step: `num` texts to each source ids (B, L), of `lengths` (B,), share its cache."""
+
+    def __init__(self, net, ids: Tensor, segments: Tensor, lengths: Tensor, num: int, max_length: int, target_segment: int):
+        self.net, self.inputs = net, (ids, segments, lengths)
+        self.options = {"num_beams": num, "max_new_tokens": max_length, "target_segment": target_segment}
+
+    def start(self) -> Tensor:
+        hidden, self.cache = self.net.prefill(*self.inputs, **self.options)
+        return self.net.logits(self.net.last(hidden, self.inputs[2]))
+
+    def step(self, tokens: Tensor) -> Tensor:
+        return self.net.step(tokens, self.cache)
+
+    def reorder(self, parents: Tensor) -> None:
+        self.cache.reorder(parents)
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.keep(rows)
+
+
+class Recomputed:
+    """The same Scorer without a cache, the whole row read again for each token: what Cached is measured against."""
+
+    def __init__(self, net, ids: Tensor, segments: Tensor, lengths: Tensor, num: int, max_length: int, target_segment: int):
+        self.net, self.ids, self.segments, self.lengths = net, ids, segments, lengths
+        self.num, self.target_segment, self.written = num, target_segment, ids.new_zeros(len(ids), num, 0)
+
+    def start(self) -> Tensor:
+        return self._last(self.written[:, :1])[:, 0]
+
+    def step(self, tokens: Tensor) -> Tensor:
+        self.written = torch.cat([self.written, tokens[..., None]], 2)
+        return self._last(self.written)
+
+    @torch.no_grad()
+    def _last(self, written: Tensor) -> Tensor:
+        """Logits (B, K, V) after the texts (B, K, t)."""
+        num, t = written.shape[1:]
+        ids, segments = (part.repeat_interleave(num, 0) for part in (self.ids, self.segments))
+        lengths = self.lengths.repeat_interleave(num)
+        ids, segments = (torch.nn.functional.pad(part, (0, t)) for part in (ids, segments))
+        place = lengths[:, None] + torch.arange(t, device=ids.device)
+        ids.scatter_(1, place, written.flatten(0, 1))
+        segments.scatter_(1, place, self.target_segment)
+        padding = torch.arange(ids.shape[1], device=ids.device) < (lengths + t)[:, None]
+        hidden = self.net(ids, segments, unilm(segments, padding, target_segment=self.target_segment))
+        return self.net.logits(self.net.last(hidden, lengths + t)).unflatten(0, (-1, num))
+
+    def reorder(self, parents: Tensor) -> None:
+        self.written = self.written.gather(1, parents[..., None].expand(-1, -1, self.written.shape[2]))
+
+    def keep(self, rows: Tensor) -> None:
+        self.ids, self.segments, self.lengths = self.ids[rows], self.segments[rows], self.lengths[rows]
+        self.written = self.written[rows]
+
+
+@torch.no_grad()
+def write(
+    net,
+    rows: tuple[Tensor, Tensor, Tensor],
+    decoding: Decoding,
+    *,
+    end: int,
+    max_length: int,
+    banned: Sequence[int] = (),
+    groups: Tensor | None = None,
+    passages: Tensor | None = None,
+    uniforms: Tensor | None = None,
+    target_segment: int = 1,
+    scorer: type = Cached,
+) -> Decoded:
+    """What `net` writes to rows = (ids (N, L), segments (N, L), lengths (N,)), of at most max_length tokens.
+
+    groups (N,): the question 0 .. Q-1 of each row, whose rows vote; None: a target for each row. passages (N, M): the tokens
+    that extractive answers may copy, padded with -1. uniforms (Q, num, max_length): for method=sample.
+    """
+    decoding = decoding.settled(groups is not None)
+    num = decoding.beams or decoding.num
+    model = scorer(net, *rows, num, max_length, target_segment)
+    rules = Rules(end, max_length, decoding.min_length, decoding.block_ngrams, banned)
+    if groups is None:
+        scores = LogProbs(model)
+    else:
+        scores = Vote(model, groups, end, decoding.abstain)
+        if decoding.extractive:
+            scores = Extractive(scores, passages, groups, end)
+    if decoding.method == "greedy":
+        return greedy(scores, rules)
+    if decoding.method == "beam":
+        return beam_search(scores, rules, decoding.beams, decoding.num, decoding.length_penalty)
+    temperature = 1.0 if decoding.temperature is None else decoding.temperature
+    return sample(scores, rules, uniforms, temperature, decoding.top_k, decoding.top_p)
