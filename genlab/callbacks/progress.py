@@ -51,6 +51,7 @@ class RunProgress(ProgressBar):
         self.images_seen += len(next(iter(batch.values()))) * trainer.world_size
         now, step = time.monotonic(), trainer.global_step
         rate = (self.images_seen - self.start_images) / (now - self.start_time)
+        speed = f"{rate:.0f} {getattr(system, 'modality', 'image')}s/s"
         if step % trainer.log_every_n_steps == 0:
             system.log("step", float(step), rank_zero_only=True)  # Lightning takes the x axis of its loggers from here
             system.log("images_seen", float(self.images_seen), rank_zero_only=True)
@@ -58,14 +59,14 @@ class RunProgress(ProgressBar):
         if not (self.enabled and trainer.is_global_zero):
             return
         if self.bar is not None:
-            shown = {"rate": f"{rate:.0f} images/s", "metrics": self._metrics(trainer)}
+            shown = {"rate": speed, "metrics": self._metrics(trainer)}
             self.bar.update(self.task, completed=step, description=getattr(system, "stage", "train"), **shown)
         elif now - self.printed >= self.every_seconds:
             self.printed = now
             left = (self.total - step) * (now - self.start_time) / max(step - self.start_step, 1)
             stage = f"{system.stage} " if hasattr(system, "stage") else ""
             print(
-                f"{stage}step {step}/{self.total}  {rate:.0f} images/s  {left:.0f} s left  {self._metrics(trainer)}",
+                f"{stage}step {step}/{self.total}  {speed}  {left:.0f} s left  {self._metrics(trainer)}",
                 file=sys.stderr,
                 flush=True,
             )
