@@ -3,14 +3,13 @@
 import hashlib
 import itertools
 import tempfile
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from genlab.data.cache import data_root
 from genlab.data.decode import DataError
+from genlab.metrics.cache import pretrained
 from genlab.metrics.classifier import trained_classifier
 
 __all__ = ["FeatureNetwork", "auto", "classifier", "inception", "random", "weights_hash"]
@@ -135,14 +134,8 @@ def inception(data=None, weights_path: str | None = None) -> FeatureNetwork:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
         raise DataError("metrics=inception needs torch-fidelity: pip install 'genlab[fid]'") from None
-    path = Path(weights_path).expanduser() if weights_path else _fetch_inception()
-    if not path.is_file():
-        raise DataError(f"metrics.weights_path={path}: no such file; it can be had from {INCEPTION_URL}")
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if not sha256.startswith(INCEPTION_SHA256):
-        expected = f"its sha256 starts with {sha256[:8]}, that of {INCEPTION_URL} with {INCEPTION_SHA256}"
-        raise DataError(f"{path}: not the Inception weights: {expected}")
+    instead = "metrics=classifier or metrics=random"
+    path = pretrained("Inception", INCEPTION_URL, INCEPTION_SHA256, weights_path, "metrics.weights_path", instead)
     # torch-fidelity unpickles the file it is given, so it is given one that holds tensors and nothing else.
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         torch.save(torch.load(path, map_location="cpu", weights_only=True), file)
@@ -152,17 +145,3 @@ def inception(data=None, weights_path: str | None = None) -> FeatureNetwork:
     head.weight = extractor.fc.weight
     name = "Inception 2015-12-05 (torch-fidelity)"
     return FeatureNetwork(_Inception(extractor), name, 2048, comparable=True, head=head)
-
-
-def _fetch_inception() -> Path:
-    path = data_root() / "features" / INCEPTION_URL.rpartition("/")[2]
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(INCEPTION_URL, str(path), hash_prefix=INCEPTION_SHA256)
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"{path} is not there and {INCEPTION_URL} could not be fetched ({error}); fetch it elsewhere and give "
-                "metrics.weights_path=<file>, or use metrics=classifier or metrics=random"
-            ) from None
-    return path

@@ -1,17 +1,14 @@
 """Feature networks as a distance to train with: VGG16 as the literature has it, or any network of the metrics."""
 
-import hashlib
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad
 
-from genlab.data.cache import data_root
-from genlab.data.decode import DataError
 from genlab.losses.reconstruction import FeatureDistance
+from genlab.metrics.cache import pretrained
 
 __all__ = ["VGGMaps", "features", "vgg"]
 
@@ -65,31 +62,11 @@ def vgg(weights_path: str | None = None) -> FeatureDistance:
 def _vgg_maps(weights_path: str | None, data) -> VGGMaps:
     from torchvision.models.vgg import cfgs, make_layers
 
-    path = Path(weights_path).expanduser() if weights_path else _fetch_vgg()
-    if not path.is_file():
-        raise DataError(f"loss.weights_path={path}: no such file; it can be had from {VGG_URL}")
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if not sha256.startswith(VGG_SHA256):
-        raise DataError(f"{path}: not the VGG16 weights of {VGG_URL}: its sha256 starts with {sha256[:8]}, not {VGG_SHA256}")
+    path = pretrained("VGG16", VGG_URL, VGG_SHA256, weights_path, "loss.weights_path", "loss=laplacian")
     state = torch.load(path, map_location="cpu", weights_only=True)
     layers = make_layers(cfgs["D"])
     layers.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")})
     return VGGMaps(layers)
-
-
-def _fetch_vgg() -> Path:
-    path = data_root() / "features" / VGG_URL.rpartition("/")[2]
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(VGG_URL, str(path), hash_prefix=VGG_SHA256)
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"{path} is not there and {VGG_URL} could not be fetched ({error}); fetch it elsewhere and give "
-                "loss.weights_path=<file>, or use loss=laplacian"
-            ) from None
-    return path
 
 
 def features(network: Callable) -> FeatureDistance:

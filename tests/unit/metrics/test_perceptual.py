@@ -1,5 +1,6 @@
 """VGG16's taps and where its weights come from; networks of the metrics as a distance."""
 
+import hashlib
 from functools import partial
 
 import pytest
@@ -56,7 +57,7 @@ def test_weights_are_read_from_a_file_of_the_right_hash(layers, tmp_path, monkey
     torch.save(state | {"classifier.0.weight": torch.zeros(2)}, file)
     with pytest.raises(DataError, match="not the VGG16 weights"):
         perceptual.vgg(str(file)).bind(Data())
-    sha256 = perceptual.hashlib.sha256(file.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     monkeypatch.setattr(perceptual, "VGG_SHA256", sha256[:8])
     distance = perceptual.vgg(str(file))
     distance.bind(Data())
