@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -141,3 +142,24 @@ class StepLoader:
                 f"the checkpoint was trained in an order set by {state}, this run's by {self.state_dict()}; "
                 "set seed, data.batch_size and the number of processes as they were"
             )
+
+
+class StepDataModule(LightningDataModule):
+    """Data whose `_loader(split)` gives the batches of a split; of train, from the step that the trainer has reached."""
+
+    def _step(self) -> int:
+        # Lightning's epoch is one ahead after a resume from max_steps reached in mid-epoch; this is not.
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return 0 if self.trainer.overfit_batches else progress.processed
+
+    def train_dataloader(self) -> StepLoader:
+        """Full batches of train in the order of the seed, from the step that the trainer has reached."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> StepLoader | list:
+        """All of val once, in order; [] if it is empty."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> StepLoader | list:
+        """All of test once, in order; [] if it is empty."""
+        return self._loader("test")

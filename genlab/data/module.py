@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from genlab.data.decode import DataError, Transform
-from genlab.data.loader import Arrays, Batches, MappedImages, StepLoader, normalize
+from genlab.data.loader import Arrays, Batches, MappedImages, StepDataModule, StepLoader, normalize
 from genlab.data.sampler import Draw, StepSampler, in_order
 
 RESIDENT_BYTES = 512 << 20
@@ -49,7 +48,7 @@ def split_rows(count: int, num_val: int, num_test: int, labels: Tensor | None = 
     return {split: np.sort(rows) for split, rows in parts.items()}
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(StepDataModule):
     """Batches {image float32 (B, C, S, S) in [-1, 1], label int64 (B,) if any, index int64 (B,)} of 3 splits.
 
     Subclasses say what the set holds in `_read`; num_train keeps the first images of the training split alone.
@@ -149,23 +148,6 @@ class ImageDataModule(LightningDataModule):
             return StepLoader(Batches(arrays), draws, **options) if len(arrays) else []
         sampler = StepSampler(len(arrays), self.batch_size, self.seed, self.flip, rank, world)
         return StepLoader(Batches(arrays), sampler, self._step if trainer else None, **options)
-
-    def _step(self) -> int:
-        # Lightning's epoch is one ahead after a resume from max_steps reached in mid-epoch; this is not.
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        return 0 if self.trainer.overfit_batches else progress.processed
-
-    def train_dataloader(self) -> StepLoader:
-        """Shuffled uint8 batches, full ones only, from the step the trainer has reached."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> StepLoader | list:
-        """All of val once, in order, as uint8; [] if it is empty."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> StepLoader | list:
-        """All of test once, in order, as uint8; [] if it is empty."""
-        return self._loader("test")
 
     def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
         """Normalise on the device, so that what crosses to it is uint8."""

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from genlab.data.decode import DataError
-from genlab.data.loader import StepLoader
+from genlab.data.loader import StepDataModule, StepLoader
 from genlab.data.module import SPLITS
 from genlab.data.sampler import Draw, StepSampler, in_order
 
@@ -111,7 +110,7 @@ class PointBatches:
         return {"point": self.points[draw.index.to(self.points.device)], "index": draw.index}
 
 
-class PointSet(LightningDataModule):
+class PointSet(StepDataModule):
     """Batches {point float32 (B, 2), index int64 (B,)} of 3 splits of one of SETS, each drawn from a seed of its own.
 
     `seed` sets the order of training; the points do not depend on it.
@@ -166,23 +165,6 @@ class PointSet(LightningDataModule):
             return StepLoader(PointBatches(points), in_order(len(points), self.batch_size, rank, world))
         sampler = StepSampler(len(points), self.batch_size, self.seed, False, rank, world)
         return StepLoader(PointBatches(points), sampler, self._step if trainer else None)
-
-    def _step(self) -> int:
-        # Lightning's epoch is one ahead after a resume from max_steps reached in mid-epoch; this is not.
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        return 0 if self.trainer.overfit_batches else progress.processed
-
-    def train_dataloader(self) -> StepLoader:
-        """Shuffled batches, full ones only, from the step the trainer has reached."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> StepLoader:
-        """All of val once, in order."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> StepLoader:
-        """All of test once, in order."""
-        return self._loader("test")
 
     def loader(self, split: str, batch_size: int | None = None) -> StepLoader:
         """Every point of a split once, in order, on the CPU; needs no trainer."""

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from lightning.pytorch import LightningDataModule
 
 from genlab.data.cache import data_root
 from genlab.data.codec import Codec
 from genlab.data.decode import DataError
-from genlab.data.loader import StepLoader
+from genlab.data.loader import StepDataModule, StepLoader
 from genlab.data.module import SPLIT_SEED, SPLITS
 from genlab.data.records import Example, Records, read_pairs, read_squad, read_webqa
 from genlab.data.rows import Encoded, LengthSampler, TextBatches, TextDraw
@@ -41,7 +40,7 @@ def split_documents(examples: Sequence[Example], num_val: int, num_test: int) ->
     return {split: np.sort(np.array(rows, dtype=np.int64)) for split, rows in splits.items()}
 
 
-class TextDataModule(LightningDataModule):
+class TextDataModule(StepDataModule):
     """Batches of TextBatches of three splits; subclasses read their format in `_records`.
 
     path: a file or several, looked for as given and below root or $GENLAB_DATA; val_path and test_path: files that are
@@ -183,24 +182,8 @@ class TextDataModule(LightningDataModule):
         sampler = LengthSampler([encoded.length(i) for i in encoded.rows], self.batch_size, self.seed, rank, world)
         return StepLoader(TextBatches(encoded, self.seed, self.no_answer), sampler, self._step if trainer else None)
 
-    def _step(self) -> int:
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        return 0 if self.trainer.overfit_batches else progress.processed
-
-    def train_dataloader(self) -> StepLoader:
-        """Batches of like lengths, from the step the trainer has reached."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> StepLoader | list:
-        """All of val once, in order, each with its first window that has the answer; [] if it is empty."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> StepLoader | list:
-        """All of test likewise."""
-        return self._loader("test")
-
     def loader(self, split: str) -> StepLoader | list:
-        """Every usable example of a split once, as it is validated on."""
+        """Every usable example of a split once, as it is validated on: with its first window that has the answer."""
         encoded = self.encoded(split)
         return StepLoader(
             TextBatches(encoded, 0, 0.0), [TextDraw(d.index) for d in in_order(len(encoded.rows), self.batch_size)]
