@@ -5,6 +5,8 @@ Chen et al. 2019, arXiv 1906.02735.
 """
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -16,7 +18,7 @@ from genlab.nn.fixed_point import Inversion, solve
 from genlab.nn.lipschitz import LipschitzMap, apply_adjoint, apply_map
 from genlab.nn.log_det import Exact, draw_probes, exact_log_det, hutchinson
 
-__all__ = ["Branch", "ResidualBlock", "conv_branch", "dense_branch", "estimator_moments"]
+__all__ = ["Branch", "ResidualBlock", "conv_branch", "dense_branch", "estimator_moments", "without_log_det"]
 
 
 class Branch(nn.Module):
@@ -194,6 +196,20 @@ class _Estimate(torch.autograd.Function):
         for i, grad in zip(wanted, found, strict=True):
             grads[i] = grad
         return None, None, None, *grads
+
+
+@contextmanager
+def without_log_det(network: nn.Module) -> Iterator[None]:
+    """Residual blocks of `network` leave their log-determinants out (NaN) for as long as the context lasts."""
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
+    kept = [(block.series, block.eval_series) for block in blocks]
+    for block in blocks:
+        block.series = block.eval_series = None
+    try:
+        yield
+    finally:
+        for block, series in zip(blocks, kept, strict=True):
+            block.series, block.eval_series = series
 
 
 def _own_format(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from genlab.nn.pixels import Pixels, bits_per_dim
+from genlab.nn.residual import without_log_det
 
 __all__ = ["Flow"]
 
@@ -141,7 +142,8 @@ class Flow(LightningModule):
     @torch.no_grad()
     def encode(self, inputs: Tensor) -> Tensor:
         """The codes (N, D) of images in [-1, 1], taken at the middle of each pixel value's bin, or of points."""
-        return torch.cat([self(x)[0] for x in self._batches(inputs)])
+        with without_log_det(self.net):
+            return torch.cat([self(x)[0] for x in self._batches(inputs)])
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:

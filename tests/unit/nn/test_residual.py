@@ -2,12 +2,13 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.autograd.functional import jacobian
 
 from genlab.nn.fixed_point import NotInverted, iterations_needed, solve
 from genlab.nn.lipschitz import refresh
 from genlab.nn.log_det import Exact, Roulette, Truncated, Within, remainder, series_log_det
-from genlab.nn.residual import ResidualBlock, conv_branch, dense_branch, estimator_moments
+from genlab.nn.residual import ResidualBlock, conv_branch, dense_branch, estimator_moments, without_log_det
 
 KINDS = ("points", "images")
 NAMES = ("elu", "softplus", "lipswish")
@@ -193,3 +194,14 @@ def test_what_is_refused():
         ResidualBlock(branch(), Exact(), backward="forget")
     with pytest.raises(ValueError, match=r"net\.probe="):
         ResidualBlock(branch(), Exact(), probe="uniform")
+
+
+def test_codes_need_no_log_determinant():
+    torch.manual_seed(0)
+    block = ResidualBlock(dense_branch(3, [8], "elu", leading=False, coeff=0.9), Truncated(4)).double()
+    x = torch.randn(5, 3).double()
+    full, log_det = block(x)
+    with without_log_det(nn.Sequential(block)):
+        alone, nothing = block(x)
+    assert torch.equal(alone, full) and nothing.isnan().all() and log_det.isfinite().all()
+    assert block(x)[1].isfinite().all()
