@@ -87,6 +87,7 @@ class ImageDataModule(StepDataModule):
         if resident is True and num_workers:
             raise DataError(f"data.num_workers={num_workers} is useless for resident data; set data.resident=false")
         self._content: Content | None = None
+        self._fingerprint: str | None = None
         self._splits: dict[str, Arrays] = {}
         self._on_device: dict[tuple[str, torch.device], Arrays] = {}
 
@@ -173,7 +174,11 @@ class ImageDataModule(StepDataModule):
     def fingerprint(self) -> str:
         """16 hex digits of a sha256 over pixels, labels, names and splits."""
         self.setup()
-        content = self._content
+        if self._fingerprint is None:  # all pixels of a resident set are read for it, and an evaluation asks often
+            self._fingerprint = self._digest(self._content)
+        return self._fingerprint
+
+    def _digest(self, content: Content) -> str:
         arrays, digest = content.arrays, hashlib.sha256((content.sha256 or "").encode())
         if not isinstance(arrays.images, MappedImages):
             digest.update(arrays.images.contiguous().numpy().data)
