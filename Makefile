@@ -27,7 +27,8 @@ lint: install
 	$(BIN)/ruff format --check .
 
 bench: install
-	$(BIN)/python benchmarks/gan_step.py
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(BIN)/python benchmarks/all.py docs/benchmarks
 
 clean:
 	rm -rf build dist *.egg-info

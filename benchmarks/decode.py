@@ -8,11 +8,10 @@ the same shape and its DynamicCache; its prefix is masked causally, since genera
 """
 
 import argparse
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 
+import timing
 import torch
 
 from genlab.models.seq2seq.bert import BERT
@@ -56,42 +55,25 @@ def by_transformers(options) -> Callable[[], torch.Tensor] | None:
     return lambda: net.generate(ids, **given)
 
 
-def seconds(run: Callable[[], torch.Tensor], device: str) -> float:
-    start = time.perf_counter()
-    run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("dim", 256), ("layers", 4), ("heads", 4), ("vocab", 8000), ("batch", 16), ("prefix", 256)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--answer", type=int, default=32)
     parser.add_argument("--beams", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
+    options = timing.arguments(parser, rounds=3)
     warnings.filterwarnings("ignore")
     runs = {"again": by_genlab(options, Recomputed), "cached": by_genlab(options, Cached)}
     other = by_transformers(options)
     runs |= {} if other is None else {"transformers": other}
     same = torch.equal(runs["again"](), runs["cached"]())
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    if other is not None:
-        other()
-    for _ in range(options.rounds):
-        for name, run in runs.items():
-            times[name].append(seconds(run, options.device))
-    threads = f", {torch.get_num_threads()} threads" if options.device == "cpu" else ""
-    print(f"torch {torch.__version__}, {options.device}{threads}; {vars(options)}")
+    times = timing.medians(runs, options.rounds, options.device, warmup=1)
+    print(f"{timing.machine(options.device)}; {vars(options)}")
     print(f"the texts of both are {'the same' if same else 'not the same, by rounding'}")
-    base = statistics.median(times["again"])
-    for name, spent in times.items():
-        median = statistics.median(spent)
-        rate = options.batch * options.answer / median
-        print(f"{name:<14}{1000 * median:9.1f} ms  {rate:9.0f} tokens/s  ratio {base / median:5.2f}")
+    for name, ms in times.items():
+        rate = 1000 * options.batch * options.answer / ms
+        print(f"{name:<14}{ms:9.1f} ms  {rate:9.0f} tokens/s  ratio {times['again'] / ms:5.2f}")
+    timing.save(options.json, {f"beams {options.beams}": {"baseline": "again", "ms": times}})
 
 
 if __name__ == "__main__":

@@ -7,19 +7,17 @@ of the log-determinant: normflows' n_power_series = terms, genlab's num_terms = 
 Each step has its optimiser and its power iterations: normflows' five, genlab's to its tolerance. normflows has both of the
 paper's tricks (reduce_memory) or none; genlab has the Neumann gradient with all of the pass kept (store) or computed again
 (recompute), and for comparison the series differentiated term by term (naive), as figure 3 of "Residual Flows", Chen et al.
-2019. Cases share a process and take turns; the median counts. --cpu-time counts this process's seconds on the CPU, for a
-machine that others use. Memory is what a step adds at its peak to what lies in memory between steps, in a process of its own
-(Linux with glibc), or the allocator's peak (CUDA).
+2019. Cases share a process and take turns; the median counts. Memory is what a step adds at its peak to what lies in memory
+between steps, in a process of its own (Linux with glibc), or the allocator's peak (CUDA).
 """
 
 import argparse
 import os
-import platform
 import statistics
 import time
 from multiprocessing import get_context
-from pathlib import Path
 
+import timing
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -31,7 +29,6 @@ from genlab.nn.log_det import Truncated, draw_probes, series_log_det
 from genlab.nn.residual import ResidualBlock, conv_branch
 
 CASES = ("normflows", "normflows, naive", "naive", "store", "recompute")
-CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 class Naive(ResidualBlock):
@@ -76,7 +73,6 @@ def build(case: str, a) -> nn.Module:
 
 def step_of(case: str, a):
     """A function that does one training step of a case, and one that inverts (z -> x), and the network's z of x."""
-    clock = time.process_time if a.cpu_time else time.perf_counter
     net, x = build(case, a).to(a.device).train(), torch.randn(a.batch, a.channels, a.size, a.size, device=a.device)
     theirs = case.startswith("normflows")
 
@@ -110,75 +106,46 @@ def step_of(case: str, a):
         y = x
         for part in net:
             y = y + (part.iresblock.nnet(y) if theirs else part.branch.linear(y, part.branch.tensors())[0])
-        start = clock()
+        start = time.perf_counter()
         for part in reversed(list(net)):
             y = part.iresblock._inverse_fixed_point(y) if theirs else part.inverse(y)
-        seconds = clock() - start
+        seconds = time.perf_counter() - start
         net.train()
         return 1e3 * seconds, (y - x).abs().max().item()
 
     return step, there_and_back
 
 
-def status_mib(name: str) -> float:
-    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if name in line) / 1024
-
-
 def peak_memory(case: str, a, threads: int) -> float:
-    """MiB that a step adds at its peak."""
+    """MiB that a step of `case` adds, in a process of its own."""
     torch.set_num_threads(threads)
-    step, _ = step_of(case, a)
-    step(), step()
-    if a.device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    if not CLEAR_REFS.exists():  # not Linux
-        return float("nan")
-    before = status_mib("VmRSS")
-    CLEAR_REFS.write_text("5")  # the peak counts from here
-    step()
-    return status_mib("VmHWM") - before
+    return timing.added_memory(step_of(case, a)[0], a.device)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in {"channels": 4, "size": 14, "width": 64, "blocks": 4, "batch": 64, "terms": 5, "rounds": 7}.items():
+    for name, value in {"channels": 4, "size": 14, "width": 64, "blocks": 4, "batch": 64, "terms": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--tolerance", type=float, default=1e-6, help="of genlab's inverse; normflows' is fixed")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--cpu-time", action="store_true")
-    a = parser.parse_args()
-    clock = time.process_time if a.cpu_time else time.perf_counter
+    a = timing.arguments(parser, rounds=7)
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # of the processes below: freed tensors leave the resident set
     cases = {case: step_of(case, a) for case in CASES}
-    times, inverses = {case: [] for case in CASES}, {case: [] for case in ("normflows", "recompute")}
-    for case in CASES:
-        cases[case][0]()
-    for _ in range(a.rounds):
-        for case, (step, _) in cases.items():
-            start = clock()
-            step()
-            if a.device == "cuda":
-                torch.cuda.synchronize()
-            times[case].append(1e3 * (clock() - start))
-        for case in inverses:
-            inverses[case].append(cases[case][1]())
+    times = timing.medians({case: step for case, (step, _) in cases.items()}, a.rounds, a.device)
+    inverses = {case: [cases[case][1]() for _ in range(a.rounds)] for case in ("normflows", "recompute")}
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         memory = {case: pool.apply(peak_memory, (case, a, torch.get_num_threads())) for case in CASES}
-    base, table = statistics.median(times["normflows"]), Table(box=None)
+    table = Table(box=None)
     for column in ("case", "ms a step", "times as fast as normflows", "MiB a step"):
         table.add_column(column, justify="left" if column == "case" else "right")
-    for case in CASES:
-        median = statistics.median(times[case])
-        table.add_row(case, f"{median:.1f}", f"{base / median:.2f}", f"{memory[case]:.1f}")
+    for case, ms in times.items():
+        table.add_row(case, f"{ms:.1f}", f"{times['normflows'] / ms:.2f}", f"{memory[case]:.1f}")
     console = Console()
-    console.print(f"torch {torch.__version__}, {a.device}, {platform.processor() or platform.machine()}, {vars(a)}")
+    print(f"{timing.machine(a.device)}, {vars(a)}")
     console.print(table)
     for case, values in inverses.items():
         ms, error = statistics.median(v[0] for v in values), max(v[1] for v in values)
         console.print(f"inverse, {case}: {ms:.1f} ms, largest error {error:.1e}")
+    timing.save(a.json, {"residual flow": {"baseline": "normflows", "ms": times, "mib": memory}})
 
 
 if __name__ == "__main__":

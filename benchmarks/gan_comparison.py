@@ -32,9 +32,12 @@ def read(folders: list[Path]) -> dict[tuple[str, str], list[Path]]:
 def row(data: str, model: str, runs: list[Path], speed: dict, case: str) -> str:
     values = [json.loads((run / "eval" / "metrics.json").read_text()) for run in runs]
     cells = [", ".join(f"{v[name]['value']:.3g}" for v in values) for name in METRICS]
-    entries = [entry for key, rows in speed.items() if f"model={model} " in key for entry in rows]
-    measured = next((entry for entry in entries if entry["case"] == case), None)
-    cells += [f"{measured['images_per_second']:.0f}", f"{measured['peak_mib']:.0f}"] if measured else ["", ""]
+    measured = next((found for key, found in speed.items() if f"model={model} " in key and case in found["ms"]), None)
+    cells += (
+        [f"{1e3 * measured['batch_size'] / measured['ms'][case]:.0f}", f"{measured['mib'][case]:.0f}"]
+        if measured
+        else ["", ""]
+    )
     return " | ".join((f"| {data}", f"`{model}`", *cells)) + " |"
 
 

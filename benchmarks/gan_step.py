@@ -2,7 +2,7 @@
 
     python benchmarks/gan_step.py                                    O-GAN at 32x32, widths C 128 and 256, batch 64
     python benchmarks/gan_step.py net=selfmod data.image_size=64     any overrides of `genlab train`
-    python benchmarks/gan_step.py --recipes                          every GAN recipe at 32x32, batch 64, without a penalty
+    python benchmarks/gan_step.py --recipes [sngan sagan ...]        GAN recipes at 32x32, batch 64, without a penalty
 
 The baseline is the plain alternating eager loop: contiguous tensors, one default Adam a player, the discriminator left
 trainable in the generator's step, the fakes of the discriminator's step made with a graph. The others run as in genlab
@@ -12,15 +12,10 @@ adds to the resident set at its peak, in a process of its own (CPU), or the allo
 """
 
 import argparse
-import json
-import os
-import platform
-import statistics
-import time
 from functools import partial
 from multiprocessing import get_context
-from pathlib import Path
 
+import timing
 import torch
 from hydra import compose, initialize_config_module
 from rich.console import Console
@@ -31,7 +26,6 @@ from genlab.losses.code import pearson
 from genlab.systems import updates
 
 BASELINE = "plain loop"
-CLEAR_REFS = Path("/proc/self/clear_refs")
 CASES = (BASELINE, "alternating", "single", "scaled", "shared", "shared, bf16")
 RECIPES = ("ogan", "dcgan", "selfmod", "stylegan", "sndcgan", "sngan", "sagan", "biggan", "pggan")
 
@@ -102,54 +96,13 @@ def plain_step(system, optimizer_d, optimizer_g, x) -> None:
     optimizer_g.step()
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-
-
-def measure(steps: dict, rounds: int, device: torch.device) -> dict[str, float]:
-    """Median milliseconds a step of each case, the cases taking turns for `rounds` rounds."""
-    for step in steps.values():
-        for _ in range(3):
-            step()
-    times = {case: [] for case in steps}
-    for _ in range(rounds):
-        for case, step in steps.items():
-            synchronize(device)
-            start = time.perf_counter()
-            step()
-            synchronize(device)
-            times[case].append(1e3 * (time.perf_counter() - start))
-    return {case: statistics.median(values) for case, values in times.items()}
-
-
 def peak_memory(case: str, overrides: list[str], device_name: str, num_threads: int) -> float:
-    """MiB that a step of `case` adds to what lies in memory between steps, at its peak."""
-    device = torch.device(device_name)
+    """MiB that a step of `case` adds, in a process of its own."""
     torch.set_num_threads(num_threads)
-    step = make_step(case, overrides, device)
-    if device.type == "cuda":
-        step()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    step()  # the optimiser's state and the libraries' own buffers are there from now on
-    if not CLEAR_REFS.exists():  # not Linux
-        return float("nan")
-    before = status_mib("VmRSS")
-    CLEAR_REFS.write_text("5")  # resets the high-water mark
-    for _ in range(5):
-        step()
-    return status_mib("VmHWM") - before
+    return timing.added_memory(make_step(case, overrides, torch.device(device_name)), device_name)
 
 
-def status_mib(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 2**10
-
-
-def run(overrides: list[str], rounds: int, device: torch.device, console: Console) -> list[dict]:
+def run(overrides: list[str], rounds: int, device: torch.device, console: Console) -> dict:
     steps, refused = {}, {}
     for case in CASES:
         try:
@@ -157,43 +110,32 @@ def run(overrides: list[str], rounds: int, device: torch.device, console: Consol
         except ValueError as error:
             refused[case] = str(error)
     batch_size = build(overrides, "shared", True)[1]["data"]["batch_size"]
-    times = measure(steps, rounds, device)
-    rows = []
+    times = timing.medians(steps, rounds, device)
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # a fresh process for each case
-        for case, milliseconds in times.items():
-            memory = pool.apply(peak_memory, (case, overrides, str(device), torch.get_num_threads()))
-            rows.append({"case": case, "ms": milliseconds, "images_per_second": 1e3 * batch_size / milliseconds})
-            rows[-1] |= {"ratio": times[BASELINE] / milliseconds, "peak_mib": memory}
+        memory = {case: pool.apply(peak_memory, (case, overrides, str(device), torch.get_num_threads())) for case in times}
     table = Table(title=" ".join(overrides), title_justify="left", box=None)
     for name in ("update", "ms a step", "images/s", "x plain loop", "peak MiB"):
         table.add_column(name, justify="left" if name == "update" else "right")
-    for row in rows:
-        numbers = (f"{row['ms']:.1f}", f"{row['images_per_second']:.0f}", f"{row['ratio']:.2f}", f"{row['peak_mib']:.0f}")
-        table.add_row(row["case"], *numbers)
+    for case, ms in times.items():
+        table.add_row(
+            case, f"{ms:.1f}", f"{1e3 * batch_size / ms:.0f}", f"{times[BASELINE] / ms:.2f}", f"{memory[case]:.0f}"
+        )
     console.print(table)
     for case, why in refused.items():
         console.print(f"  {case}: refused ({why.partition(':')[2].strip().partition(',')[0]})", highlight=False)
-    return rows
+    return {"baseline": BASELINE, "batch_size": batch_size, "ms": times, "mib": memory}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="overrides of `genlab train`; C 128 and 256 of O-GAN if none")
-    parser.add_argument("--recipes", action="store_true", help="every GAN recipe at 32x32")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", metavar="FILE", help="write the numbers there")
-    arguments = parser.parse_args()
+    parser.add_argument("--recipes", nargs="*", metavar="MODEL", help="GAN recipes at 32x32; all if none is named")
+    arguments = timing.arguments(parser, rounds=15)
     device = torch.device(arguments.device)
     console = Console(width=max(100, Console().width))
-    chip = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    console.print(
-        f"torch {torch.__version__}, {chip}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"median of {arguments.rounds} interleaved rounds\n",
-        highlight=False,
-    )
-    if arguments.recipes:
-        chosen = [[f"model={name}", "~penalty", "data.batch_size=64"] for name in RECIPES]
+    print(f"{timing.machine(device)}, median of {arguments.rounds} interleaved rounds\n")
+    if arguments.recipes is not None:
+        chosen = [[f"model={name}", "~penalty", "data.batch_size=64"] for name in arguments.recipes or RECIPES]
     elif arguments.overrides:
         chosen = [arguments.overrides]
     else:
@@ -202,10 +144,7 @@ def main() -> None:
     for overrides in chosen:
         results[" ".join(overrides)] = run(overrides, arguments.rounds, device, console)
         console.print()
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(results, file, indent=2)
-        console.print(f"numbers  {arguments.json}")
+    timing.save(arguments.json, results)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,8 @@ The floor is the matrix product X Y^T in the same blocks, without looking at it.
 """
 
 import argparse
-import os
-import platform
-import statistics
-import time
 
+import timing
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -43,51 +40,28 @@ def cases(points: torch.Tensor, others: torch.Tensor, budget: int | None) -> dic
     return found
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sizes", nargs="*", type=int, default=[10_000, 20_000, 64], help="codes, candidates, dimensions")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--budget", type=int, help="bytes of a block; genlab's own if not given")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    arguments = parser.parse_args()
+    arguments = timing.arguments(parser, rounds=7)
     count, num_candidates, dim = arguments.sizes
-    torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     device = torch.device(arguments.device)
     points, others = (normalize(torch.randn(n, dim)).to(device) for n in (count, num_candidates))
     steps = cases(points, others, arguments.budget)
-    times = {name: [] for name in steps}
-    answers = {name: step() for name, step in steps.items()}  # the first call warms up
-    for _ in range(arguments.rounds):
-        for name, step in steps.items():
-            synchronize(device)
-            start = time.perf_counter()
-            step()
-            synchronize(device)
-            times[name].append(time.perf_counter() - start)
-    chip = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    answers = {name: step() for name, step in steps.items()}
+    times = timing.medians(steps, arguments.rounds, device, warmup=0)
     table = Table(title=f"{count} x {num_candidates} x {dim}, float32", title_justify="left", box=None)
     for name in ("search", "ms", "x the product alone", "same rows"):
         table.add_column(name, justify="left" if name == "search" else "right")
-    base = statistics.median(times["matrix product alone"])
-    for name, values in times.items():
+    for name, ms in times.items():
         answer = answers[name]
         same = "" if answer is None else f"{(answer.to(device) == answers['genlab nearest']).double().mean():.4%}"
-        middle = statistics.median(values)
-        table.add_row(name, f"{1e3 * middle:.0f}", f"{middle / base:.2f}", same)
-    console = Console(width=max(100, Console().width))
-    console.print(
-        f"torch {torch.__version__}, {chip}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, median of "
-        f"{arguments.rounds} interleaved rounds\n",
-        highlight=False,
-    )
-    console.print(table)
+        table.add_row(name, f"{ms:.0f}", f"{ms / times['matrix product alone']:.2f}", same)
+    print(f"{timing.machine(device)}, median of {arguments.rounds} interleaved rounds\n")
+    Console(width=max(100, Console().width)).print(table)
+    timing.save(arguments.json, {"nearest": {"baseline": "matrix product alone", "ms": times}})
 
 
 if __name__ == "__main__":

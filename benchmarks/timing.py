@@ -1,0 +1,99 @@
+"""What every benchmark does alike: cases that take turns, their medians, the memory that a step adds, and where it ran."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def synchronize(device: torch.device | str) -> None:
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize()
+
+
+def medians(
+    steps: dict[str, Callable], rounds: int, device: torch.device | str = "cpu", warmup: int = 2
+) -> dict[str, float]:
+    """Median milliseconds of each step; in each of the `rounds` all take their turn, so that whatever else the machine does
+    hits all of them."""
+    for step in steps.values():
+        for _ in range(warmup):
+            step()
+    times = {case: [] for case in steps}
+    for _ in range(rounds):
+        for case, step in steps.items():
+            synchronize(device)
+            start = time.perf_counter()
+            step()
+            synchronize(device)
+            times[case].append(1e3 * (time.perf_counter() - start))
+    return {case: statistics.median(values) for case, values in times.items()}
+
+
+def added_memory(step: Callable, device: torch.device | str = "cpu", repeats: int = 3) -> float:
+    """MiB that a step adds at its peak to what lies in memory between steps: of the resident set, to be called in a process
+    of its own (Linux; NaN elsewhere), or the allocator's peak (CUDA)."""
+    for _ in range(2):
+        step()  # the optimiser's state and the libraries' own buffers are there from now on
+    if torch.device(device).type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    if not CLEAR_REFS.exists():
+        return float("nan")
+    before = _status_mib("VmRSS")
+    CLEAR_REFS.write_text("5")  # the peak counts from here
+    for _ in range(repeats):
+        step()
+    return _status_mib("VmHWM") - before
+
+
+def _status_mib(key: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 2**10
+
+
+def chip(device: torch.device | str = "cpu") -> str:
+    """The name of what computes."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name()
+    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def machine(device: torch.device | str = "cpu") -> str:
+    """One line: versions, chip, cores and threads."""
+    return f"torch {version('torch')}, {chip(device)}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def arguments(parser: argparse.ArgumentParser, rounds: int) -> argparse.Namespace:
+    """The command line, with the options that every benchmark has."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each case; their median counts")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
+    found = parser.parse_args()
+    torch.set_num_threads(found.threads)
+    return found
+
+
+def save(path: Path | None, results: dict[str, dict]) -> None:
+    """Writes {work: {"baseline": case, "ms": {case: median}, "mib": {case: memory}}}, if a path was given."""
+    if path is not None:
+        path.write_text(json.dumps(results, indent=2) + "\n")
+        print(f"numbers  {path}")
