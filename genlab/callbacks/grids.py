@@ -48,7 +48,7 @@ class Grids(Callback):
             held_out, labels = batch["image"], {}
             if getattr(system, "num_classes", 0):
                 labels = {"labels": batch["label"]}
-            if hasattr(system, "reconstruct") and len(held_out):
+            if hasattr(system, "reconstruct") and getattr(system, "invertible", True) and len(held_out):
                 save_pairs(held_out, system.reconstruct(held_out, **labels), folder / f"reconstruction_{step:06d}.png")
             if hasattr(system, "interpolate") and len(held_out) > 1:
                 start, end = held_out[: len(held_out) // 2 * 2][: 2 * NUM_ROWS].unflatten(0, (-1, 2)).unbind(1)

@@ -234,7 +234,9 @@ def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool)
         what = 'question="..." passages=["..."]' if system.codec.max_question else 'source="..."'
         tries = [f"genlab sample run={run} {what}", f"genlab eval run={run}"]
     elif not hasattr(system, "sample"):
-        tries = [f"genlab sample run={run} mode=reconstruct num=16", f"genlab encode run={run} split=test out=codes.npz"]
+        tries = [f"genlab encode run={run} split=test out=codes.npz"]
+        if getattr(system, "invertible", True):
+            tries.insert(0, f"genlab sample run={run} mode=reconstruct num=16")
     elif hasattr(system, "encode"):
         mode = "interpolate" if system.modality == "point" else "walk"
         tries += [f"genlab sample run={run} mode={mode} num=16", f"genlab encode run={run} split=test out=codes.npz"]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from genlab.nn.pixels import Pixels
+from genlab.nn.residual import without_log_det
 from genlab.systems.flow import Flow
 
 __all__ = ["HybridFlow", "InvertibleClassifier"]
@@ -42,6 +43,11 @@ class InvertibleClassifier(LightningModule):
         self.latent_dim, self.pixels = net.dims, Pixels(alpha=0)
 
     configure_optimizers, rate, refresh = Flow.configure_optimizers, Flow.rate, Flow.refresh
+
+    @property
+    def invertible(self) -> bool:
+        """Whether the norms of the network are bounded (net.coeff), without which nothing promises an inverse."""
+        return self.net.bounded
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self.outputs(shifted(batch["image"], self.shift))
@@ -136,7 +142,8 @@ class HybridFlow(Flow):
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:
         """Logits (N, K) of images (N, C, H, W) in [-1, 1]."""
-        return torch.cat([self.net.logits(self(x)[0]) for x in self._batches(images)])
+        with without_log_det(self.net):
+            return torch.cat([self.net.logits(self(x)[0]) for x in self._batches(images)])
 
 
 def log_accuracy(system, logits: Tensor, batch: dict[str, Tensor]) -> None:

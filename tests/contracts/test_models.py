@@ -206,3 +206,11 @@ def test_it_leaves_pictures_and_a_report(run):
     kind = "fixed" if hasattr(genlab.load(run), "sample") else "reconstruction"
     assert (run / "samples" / f"{kind}_000006.png").stat().st_size > 0
     assert "data:image/png" in report and "data:image/svg" in report and "http" not in report.partition("<body>")[0]
+
+
+def test_a_classifier_without_a_bound_trains_and_is_measured_as_a_classifier_alone(trained_in, small, tmp_path):
+    trained_in(tmp_path, *small("iresnet_classifier"), "net.coeff=null", "evaluate=true")
+    assert list(json.loads((tmp_path / "eval" / "metrics.json").read_text())) == ["accuracy", "cross_entropy"]
+    assert not list((tmp_path / "samples").glob("reconstruction*"))
+    with pytest.raises(ValueError, match="need not have an inverse"):
+        genlab.load(tmp_path).reconstruct(torch.zeros(1, 1, 28, 28))
