@@ -56,16 +56,18 @@ STATED = {
         ),
     },
 }
+WHOLE = ("What does the text say about {n}?", "What is said of {n}?")
 Table = dict[str, dict[str, dict[str, str]]]  # kind -> name -> field -> value
 
 
 class Facts(TextDataModule):
-    """Each question comes with two short texts of three to six sentences about two countries or two elements, of which one
-    text, or none, has the answer.
+    """Questions, each with short texts of one to five sentences about one or two countries or elements: what one fact is, or
+    all that is said of a name.
 
-    num_val and num_test questions are about countries and elements that training never names, and their texts are true; in
-    the num_train training texts the values are exchanged among the others of a kind, so that a model has to read and
-    cannot know by heart. no_answer: the part of the questions, in all splits, that neither text answers.
+    A question of num_val and num_test has two texts, of which one has the answer, or none, and both are true. One of the
+    num_train training questions has one text, and in it the values are exchanged among the others of a kind, so that a model
+    has to read and cannot know by heart: what is true, training never tells. no_answer: the part of the questions, in all
+    splits, that no text answers; in training a further fifth comes with the wrong text.
     """
 
     name = "facts"
@@ -78,15 +80,10 @@ class Facts(TextDataModule):
 
     def _read(self) -> dict[str, list[Example]]:
         random = np.random.RandomState(SPLIT_SEED)
-        parts: dict[str, Table] = {"train": {}, "val": {}, "test": {}}
-        for kind, rows in read_table().items():
-            names = [list(rows)[i] for i in random.permutation(len(rows))]
-            cuts = {"val": names[: len(names) // 8], "test": names[len(names) // 8 : len(names) // 4]}
-            for split, some in (cuts | {"train": names[len(names) // 4 :]}).items():
-                parts[split][kind] = {name: rows[name] for name in some}
+        table = read_table()
         counts = {"train": self.num_train, "val": self.num_val, "test": self.num_test}
         return {
-            split: [asked(parts[split], f"{split}-{i}", self.unanswered, split == "train", random) for i in range(count)]
+            split: [asked(table, f"{split}-{i}", self.unanswered, split == "train", random) for i in range(count)]
             for split, count in counts.items()
         }
 
@@ -110,7 +107,7 @@ def read_table() -> Table:
 
 
 def asked(table: Table, number: str, no_answer: float, exchanged: bool, random: np.random.RandomState) -> Example:
-    """A question, and a text on its subject and another, and a text on two others."""
+    """A question, a text on its subject and perhaps another name, and a text on one or two others."""
     kind = list(table)[random.randint(len(table))]
     rows, stated = table[kind], STATED[kind]
     names = [list(rows)[i] for i in random.permutation(len(rows))[:4]]
@@ -118,20 +115,25 @@ def asked(table: Table, number: str, no_answer: float, exchanged: bool, random: 
     for name in names:
         values = {field: list(rows)[random.randint(len(rows))] if exchanged else name for field in stated}
         facts[name] = {field: rows[values[field]][field] for field in stated}
-    field = list(stated)[random.randint(len(stated))]
+    field = list(stated)[random.randint(len(stated))] if random.random_sample() < 0.5 else None  # None: all that is said
     answered = random.random_sample() >= no_answer
-    subject, sources = names[0], []
-    for pair in (names[:2], names[2:]):
+    subject, sources, said = names[0], [], []
+    first = names[1:2] if field is None and not answered else names[: random.randint(1, 3)]
+    for pair in (first, names[2 : random.randint(3, 5)]):
         sentences = []
-        for name in pair:
-            fields = [f for f in stated if name != subject or f != field]
-            chosen = [fields[i] for i in random.permutation(len(fields))[: random.randint(1, 4)]]
-            chosen += [field] if name == subject and answered else []
-            sentences += [say(stated[f][0], name, facts[name][f], random) for f in chosen]
-        sources.append(" ".join(sentences[i] for i in random.permutation(len(sentences))))
-    targets = ((facts[subject][field],) if answered else (), ())
-    order = random.permutation(2)
-    question = say(stated[field][1], subject, "", random)
+        for name in (pair[i] for i in random.permutation(len(pair))):
+            needed = [field] if name == subject and answered and field else []
+            others = [f for f in stated if name != subject or f != field]
+            num = random.randint(0 if needed else 1, 3)
+            fields = needed + [others[i] for i in random.permutation(len(others))[:num]]
+            own = [say(stated[fields[i]][0], name, facts[name][fields[i]], random) for i in random.permutation(len(fields))]
+            sentences += own
+            said += own if name == subject else []
+        sources.append(" ".join(sentences))
+    targets = ((" ".join(said) if field is None else facts[subject][field],) if answered else (), ())
+    # One text in training: a row without an answer teaches little.
+    order = [int(random.random_sample() < 0.2)] if exchanged else random.permutation(2)
+    question = say(WHOLE if field is None else stated[field][1], subject, "", random)
     return Example(number, tuple(sources[i] for i in order), tuple(targets[i] for i in order), question, number)
 
 
