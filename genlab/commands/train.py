@@ -65,6 +65,9 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
     same_data(manifest, data, resume)
     if hasattr(data, "vocab_size") and "vocab_size" in settings.get("net", {}):  # known once the data is read
         settings = settings | {"net": settings["net"] | {"vocab_size": data.vocab_size}}
+    if hasattr(data, "label_values") and "values" in settings["model"].get("condition", {}):
+        condition = {"condition": settings["model"]["condition"] | {"values": data.label_values}}
+        settings = settings | {"model": settings["model"] | condition}
     if manifest.writes:
         runs.save_config(run_dir, settings | {"run": None, "ckpt": "last"})
     system = config.build_system(settings, settings["allow"])
@@ -232,6 +235,8 @@ def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool)
     tries = [f"genlab sample run={run} num={10_000 if system.modality == 'point' else 64}"]
     if system.modality == "text":
         what = 'question="..." passages=["..."]' if system.codec.max_question else 'source="..."'
+        if hasattr(system, "condition") and system.writes_freely:
+            what = "num=8"
         tries = [f"genlab sample run={run} {what}", f"genlab eval run={run}"]
     elif not hasattr(system, "sample"):
         tries = [f"genlab sample run={run} mode=reconstruct num=16", f"genlab encode run={run} split=test out=codes.npz"]
