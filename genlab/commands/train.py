@@ -1,5 +1,6 @@
 """`genlab train`: compose, train, measure, report; or continue the run in run=<dir>."""
 
+import json
 import logging
 import os
 import shlex
@@ -68,6 +69,7 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
     if hasattr(data, "label_values") and "values" in settings["model"].get("condition", {}):
         condition = {"condition": settings["model"]["condition"] | {"values": data.label_values}}
         settings = settings | {"model": settings["model"] | condition}
+    settings = with_frozen_run(settings)
     if manifest.writes:
         runs.save_config(run_dir, settings | {"run": None, "ckpt": "last"})
     system = config.build_system(settings, settings["allow"])
@@ -90,6 +92,15 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
         manifest.update(metrics=metrics)
     announce(console, run_dir, write_report(run_dir), system, sweep)
     return chosen_metric(settings["optimized_metric"], metrics)
+
+
+def with_frozen_run(settings: dict) -> dict:
+    """The config of a run that is the encoder of this one's images, as JSON, so that the finished run needs that no more."""
+    condition = settings["model"].get("condition", {})
+    if not condition.get("run") or condition.get("frozen"):
+        return settings
+    frozen = {"frozen": json.dumps(config.read_frozen(condition["run"]))}
+    return settings | {"model": settings["model"] | {"condition": condition | frozen}}
 
 
 def fit(trainer, system, data, resume: Path | None, manifest: runs.Manifest, run_dir: Path) -> None:
@@ -205,7 +216,7 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*number of training batches.*smaller than the logging.*",
-                    ".*isinstance.treespec, LeafSpec.*"):  # fmt: skip
+                    ".*isinstance.treespec, LeafSpec.*", "Found .* module.s. in eval mode.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message)
 
 

@@ -21,8 +21,8 @@ class Codec(nn.Module):
     and whose source is a beginning; max_question counts the [SEP] after the question, 0 where nothing is asked; max_target
     the last [SEP]. A source that is longer is read in windows, of which each begins `stride` tokens after the one before,
     or, with stride null, cut on the side `truncate`: right drops its end. commas: the Chinese comma-like marks and the space
-    of a passage become "," first, as in the source of webqa. The vocabulary comes with `use`, or out of a checkpoint: its one
-    buffer is the JSON of Tokenizer.state() as uint8, so that a checkpoint can be used without its data.
+    of a passage become "," first, as in the source of webqa. The vocabulary comes with `use`, or out of a checkpoint: its
+    one buffer is the JSON of Tokenizer.state() as uint8, so that a checkpoint can be used without its data.
     """
 
     def __init__(

@@ -52,8 +52,13 @@ class Conditional(Seq2Seq):
         super().setup(stage)
         if stage != "fit":
             return
-        known = getattr(self.trainer.datamodule, "label_values", None)
-        if getattr(self.condition, "values", known) != known:
+        data, key = self.trainer.datamodule, "labels" if hasattr(self.condition, "values") else "image"
+        if not hasattr(data, "given") or key not in data.given("val"):
+            kinds = {"labels": "fact_sentences, poems, labelled_text", "image": "labelled_images, coco_captions"}[key]
+            raise ValueError(
+                f"data={data.name}: comes without the {key} that this model writes under; choose one of {kinds}"
+            )
+        if key == "labels" and self.condition.values != data.label_values:
             raise ValueError("model.condition.values: not those of the data; leave it null, and genlab train fills it in")
         if hasattr(self.condition, "begin") and self.trainer.ckpt_path is None:
             self.condition.begin()
