@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback
 
 from genlab.metrics.text_evaluation import is_chinese, judge
 
-__all__ = ["Texts"]
+__all__ = ["ConditionalTexts", "Texts"]
 
 
 class Texts(Callback):
@@ -32,9 +33,32 @@ class Texts(Callback):
             system.log("val/em", scores["em"], sync_dist=True)
         system.log("step", float(trainer.global_step), rank_zero_only=True)
         if trainer.is_global_zero and not trainer.sanity_checking:
-            folder = Path(trainer.default_root_dir) / "samples"
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / f"texts_{trainer.global_step:06d}.jsonl").open("w", encoding="utf-8") as file:
-                for example, text in zip(examples, texts, strict=True):
-                    row = {"id": example.id, "question": example.question, "text": text, "accepted": example.accepted}
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            rows = zip(examples, texts, strict=True)
+            write(trainer, [{"id": e.id, "question": e.question, "text": t, "accepted": e.accepted} for e, t in rows])
+
+
+class ConditionalTexts(Callback):
+    """At each validation, writes under the conditions of the first `num` validation examples: samples/texts_<step>.jsonl."""
+
+    def __init__(self, num: int = 20):
+        self.num = num
+
+    def on_validation_epoch_end(self, trainer, system) -> None:
+        data = trainer.datamodule
+        examples = data.examples("val")[: self.num]
+        if not examples or trainer.sanity_checking:
+            return
+        given = {name: values[torch.arange(len(examples))] for name, values in data.given("val").items()}
+        texts = [one.texts[0] for one in system.generate(examples, given=given)]
+        system.log("step", float(trainer.global_step), rank_zero_only=True)
+        if trainer.is_global_zero:
+            rows = zip(examples, texts, strict=True)
+            write(trainer, [{"id": e.id, "labels": e.labels, "text": t, "accepted": e.accepted} for e, t in rows])
+
+
+def write(trainer, rows: list[dict]) -> None:
+    """samples/texts_<step>.jsonl."""
+    folder = Path(trainer.default_root_dir) / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / f"texts_{trainer.global_step:06d}.jsonl").write_text(text, encoding="utf-8")

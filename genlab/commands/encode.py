@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from genlab import config, runs
+from genlab.commands.conditional import encode_conditional
 from genlab.commands.eval import pick_device, require_run, require_verb, trained_on
 from genlab.commands.text import encode_texts, refuse
 from genlab.data import read_images, read_points
@@ -28,7 +29,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     if settings["split"] not in (None, "train", "val", "test"):
         raise config.ConfigError(f"split={settings['split']}: expected train, val or test")
     if system.modality == "text":
-        return encode_texts(system, config.build(settings["data"], settings["allow"]), settings, run_dir)
+        write = encode_conditional if hasattr(system, "condition") else encode_texts
+        return write(system, config.build(settings["data"], settings["allow"]), settings, run_dir)
     method = settings["method"]
     if method not in ("encoder", "optimize"):
         raise config.ConfigError(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from genlab import config, runs
+from genlab.commands.conditional import sample_conditional
 from genlab.commands.eval import choose_sampler, pick_device, require_run, require_verb
 from genlab.commands.text import refuse, sample_texts
 from genlab.data import read_images, read_points
@@ -29,6 +30,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
     refuse("sample", system, overrides)
     if system.modality == "text":
+        if hasattr(system, "condition"):
+            return sample_conditional(system, settings, run_dir, overrides)
         return sample_texts(system, settings, run_dir)
     mode, num, seed, scale = settings["mode"], settings["num"], settings["seed"], settings["scale"]
     if mode not in MODES:

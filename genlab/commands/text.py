@@ -13,6 +13,7 @@ from rich.table import Table
 
 from genlab import config, runs
 from genlab.data.records import Example, a_text, text_of
+from genlab.metrics.conditional_evaluation import evaluate_conditional
 from genlab.metrics.text_evaluation import Judged, evaluate_texts
 from genlab.systems.writing import Decoding
 
@@ -21,16 +22,27 @@ __all__ = ["encode_texts", "measure_texts", "refuse", "sample_texts"]
 FOR_IMAGES = {"sample": ("mode", "num", "scale", "steps", "label", "standing", "temperature", "sampler"),
               "encode": ("method", "label", "seed", "tolerance", "log_prob"),
               "eval": ("standing", "batch_size", "metrics", "sampler", "ood")}  # fmt: skip
-FOR_TEXTS = {"sample": ("source", "question", "passages", "decoding"), "encode": ("pooling", "whiten"),
+FOR_TEXTS = {"sample": ("source", "question", "passages", "decoding", "prompt"), "encode": ("pooling", "whiten", "field"),
              "eval": ("decoding", "measure")}  # fmt: skip
+CONDITIONAL = {
+    "sample": ("mode", "num", "steps", "label", "prompt"),
+    "encode": ("field",),
+    "eval": (),
+}  # of texts, theirs alone
+PLAIN = {"sample": ("question", "passages"), "encode": ("pooling", "whiten"), "eval": ("measure",)}  # of texts, not theirs
 SHOWN = 20  # rows of a table
 
 
 def refuse(command: str, system, overrides: Sequence[str]) -> None:
     """ConfigError for a setting on the command line that means nothing to this kind of model."""
-    text = getattr(system, "modality", "image") == "text"
+    text, conditional = getattr(system, "modality", "image") == "text", hasattr(system, "condition")
     for word in overrides:
         key = word.lstrip("+~").partition("=")[0]
+        if conditional and key in CONDITIONAL[command]:
+            continue
+        if text and key in (PLAIN if conditional else CONDITIONAL)[command] and key not in FOR_IMAGES[command]:
+            which = "with" if conditional else "without"
+            raise config.ConfigError(f"{key}: has no meaning for a model of texts {which} a condition, as this run's is")
         if key.partition(".")[0] in (FOR_IMAGES if text else FOR_TEXTS)[command]:
             kinds = ("images", "texts") if text else ("texts", "images")
             raise config.ConfigError(f"{key}: is for models of {kinds[0]}, and this run's model is of {kinds[1]}")
@@ -180,7 +192,11 @@ def measure_texts(system, data, run_path: Path, settings: dict[str, Any], progre
     if measure not in (None, "squad", "cmrc", "sogou"):
         raise config.ConfigError(f"measure={measure}: expected squad, cmrc or sogou, or null")
     options = {name: settings[name] for name in ("split", "num", "seed")}
-    judged = evaluate_texts(system, data, **options, decoding=decoding_of(settings), measure=measure, progress=progress)
+    options |= {"decoding": decoding_of(settings), "progress": progress}
+    if hasattr(system, "condition"):
+        judged = evaluate_conditional(system, data, **options)
+    else:
+        judged = evaluate_texts(system, data, **options, measure=measure)
     if "bleu" not in judged.results and "rouge_l" in judged.results:
         print("BLEU is not measured: pip install 'genlab[text]' for sacrebleu", file=sys.stderr)
     write_rows(run_path / "eval" / "texts.jsonl", judged.rows)

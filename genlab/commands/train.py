@@ -1,5 +1,6 @@
 """`genlab train`: compose, train, measure, report; or continue the run in run=<dir>."""
 
+import json
 import logging
 import os
 import shlex
@@ -65,6 +66,10 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
     same_data(manifest, data, resume)
     if hasattr(data, "vocab_size") and "vocab_size" in settings.get("net", {}):  # known once the data is read
         settings = settings | {"net": settings["net"] | {"vocab_size": data.vocab_size}}
+    if hasattr(data, "label_values") and "values" in settings["model"].get("condition", {}):
+        condition = {"condition": settings["model"]["condition"] | {"values": data.label_values}}
+        settings = settings | {"model": settings["model"] | condition}
+    settings = with_frozen_run(settings)
     if manifest.writes:
         runs.save_config(run_dir, settings | {"run": None, "ckpt": "last"})
     system = config.build_system(settings, settings["allow"])
@@ -87,6 +92,15 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
         manifest.update(metrics=metrics)
     announce(console, run_dir, write_report(run_dir), system, sweep)
     return chosen_metric(settings["optimized_metric"], metrics)
+
+
+def with_frozen_run(settings: dict) -> dict:
+    """The config of a run that is the encoder of this one's images, as JSON, so that the finished run needs that no more."""
+    condition = settings["model"].get("condition", {})
+    if not condition.get("run") or condition.get("frozen"):
+        return settings
+    frozen = {"frozen": json.dumps(config.read_frozen(condition["run"]))}
+    return settings | {"model": settings["model"] | {"condition": condition | frozen}}
 
 
 def fit(trainer, system, data, resume: Path | None, manifest: runs.Manifest, run_dir: Path) -> None:
@@ -202,7 +216,7 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*number of training batches.*smaller than the logging.*",
-                    ".*isinstance.treespec, LeafSpec.*"):  # fmt: skip
+                    ".*isinstance.treespec, LeafSpec.*", "Found .* module.s. in eval mode.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message)
 
 
@@ -232,6 +246,8 @@ def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool)
     tries = [f"genlab sample run={run} num={10_000 if system.modality == 'point' else 64}"]
     if system.modality == "text":
         what = 'question="..." passages=["..."]' if system.codec.max_question else 'source="..."'
+        if hasattr(system, "condition") and system.writes_freely:
+            what = "num=8"
         tries = [f"genlab sample run={run} {what}", f"genlab eval run={run}"]
     elif not hasattr(system, "sample"):
         tries = [f"genlab encode run={run} split=test out=codes.npz"]

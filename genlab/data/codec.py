@@ -17,12 +17,12 @@ __all__ = ["Codec", "pad"]
 class Codec(nn.Module):
     """[CLS] source [SEP] target [SEP], or [CLS] passage [SEP] question [SEP] answer [SEP], as ids.
 
-    max_source counts [CLS] and the [SEP] after the source; max_question the [SEP] after the question, 0
-    where nothing is asked; max_target the last
-    [SEP]. A source that is longer is read in windows, of which each begins `stride` tokens after the one before, or, with
-    stride null, cut on the side `truncate`: right drops its end. commas: the Chinese comma-like marks and the space of a
-    passage become "," first, as in the source of webqa. The vocabulary comes with `use`, or out of a checkpoint: its one
-    buffer is the JSON of Tokenizer.state() as uint8, so that a checkpoint can be used without its data.
+    max_source counts [CLS] and the [SEP] after the source, and is 0 for a language model, whose rows are [CLS] text [SEP]
+    and whose source is a beginning; max_question counts the [SEP] after the question, 0 where nothing is asked; max_target
+    the last [SEP]. A source that is longer is read in windows, of which each begins `stride` tokens after the one before,
+    or, with stride null, cut on the side `truncate`: right drops its end. commas: the Chinese comma-like marks and the space
+    of a passage become "," first, as in the source of webqa. The vocabulary comes with `use`, or out of a checkpoint: its
+    one buffer is the JSON of Tokenizer.state() as uint8, so that a checkpoint can be used without its data.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class Codec(nn.Module):
         commas: bool = False,
     ):
         super().__init__()
-        if min(max_source, max_target) < 3 or max_question < 0:
+        if min(max_source or 3, max_target) < 3 or max_question < 0:
             lengths = f"data.max_source={max_source}, max_target={max_target}, max_question={max_question}"
-            raise DataError(f"{lengths}: expected 3, 3 and 0 tokens or more")
+            raise DataError(f"{lengths}: expected 3 (or 0: no source), 3 and 0 tokens or more")
         if stride is not None and not 1 <= stride <= max_source - 2:
             raise DataError(f"data.stride={stride}: expected 1 to data.max_source - 2 = {max_source - 2}, or null")
         if truncate not in ("right", "left"):
@@ -84,7 +84,7 @@ class Codec(nn.Module):
     def starts(self, length: int) -> list[int]:
         """Where the windows over a source of `length` plain ids start; the last one ends with it."""
         room = self.max_source - 2
-        if length <= room:
+        if not self.max_source or length <= room:
             return [0]
         if self.stride is None:
             return [0 if self.truncate == "right" else length - room]
@@ -92,13 +92,16 @@ class Codec(nn.Module):
 
     def windows(self, source: Sequence[int], question: Sequence[int] | None = None) -> list[list[int]]:
         """The rows [CLS] part of the source [SEP] (question [SEP]) to read, one a window, without a target."""
-        return [self.row(source[start : start + self.max_source - 2], question) for start in self.starts(len(source))]
+        width = self.max_source - 2 if self.max_source else len(source)
+        return [self.row(source[start : start + width], question) for start in self.starts(len(source))]
 
     def row(self, part: Sequence[int], question: Sequence[int] | None = None) -> list[int]:
         """One row to read, of a part of a source that fits."""
         t = self.tokenizer
         if question is not None and not self.max_question:
             raise DataError("a question was asked, but data.max_question=0: this model was trained without")
+        if not self.max_source:
+            return [t.cls_id, *part]
         asked = [] if question is None else [*question[: self.max_question - 1], t.sep_id]
         return [t.cls_id, *part, t.sep_id, *asked]
 
@@ -109,7 +112,7 @@ class Codec(nn.Module):
     @property
     def max_length(self) -> int:
         """Of a row with its question and target."""
-        return self.max_source + self.max_question + self.max_target
+        return max(self.max_source, 1) + self.max_question + self.max_target
 
     # --- and back ----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from genlab.data.decode import DataError
 
-__all__ = ["Example", "Records", "read_pairs", "read_squad", "read_webqa"]
+__all__ = ["Example", "Records", "read_labelled", "read_pairs", "read_squad", "read_webqa"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class Example:
     """One source to write a target for, or one question with its passages.
 
     targets[i]: what may be answered out of sources[i], the first being what is trained; () where it has no answer.
-    document: examples of one document never come into different splits.
+    document: examples of one document never come into different splits. labels: what is to steer the text, a value of each
+    field of data.fields, "" where it is not told.
     """
 
     id: str
@@ -25,6 +26,7 @@ class Example:
     targets: tuple[tuple[str, ...], ...]
     question: str | None = None
     document: str = ""
+    labels: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -106,27 +108,59 @@ def read_pairs(paths: list[Path], on_error: str, source: str | int = "source", t
     """A pair a line: JSON objects with fields `source` and `target` (a text or a list of them), or, in a file named .tsv,
     tab-separated columns with these numbers from 0 or, where they are names, a first line of names."""
 
+    def pair(place: str, row: list) -> Example:
+        given, targets = a_text(row[0], str(source)), texts(row[1], str(target))
+        return Example(place, (given,), (targets,), document=given)
+
+    return read_rows(paths, on_error, (source, target), pair, "data.source_field and data.target_field")
+
+
+def read_labelled(
+    paths: list[Path], on_error: str, text: str | int, fields: list[str | int], source: str | int | None = None
+) -> Records:
+    """A text with its labels a line, and a source that it is written to if there is one; files as in read_pairs.
+
+    A label is a text, number or true or false; null, and in a table nothing, is one that is not told.
+    """
+
+    def labelled(place: str, row: list) -> Example:
+        wrong = [str(field) for field, value in zip(fields, row[2:], strict=True) if isinstance(value, list | dict)]
+        if wrong:
+            raise ValueError(f"{wrong[0]}: expected a label, got a list or an object")
+        labels = tuple("" if value is None else str(value).strip() for value in row[2:])
+        targets = texts(row[0], str(text))
+        given = "" if source is None else a_text(row[1], str(source))
+        return Example(place, (given,), (targets,), document=given or targets[0], labels=labels)
+
+    keys = (text, text if source is None else source, *fields)
+    return read_rows(paths, on_error, keys, labelled, "data.text_field, data.source_field and data.fields")
+
+
+def read_rows(
+    paths: list[Path], on_error: str, keys: tuple[str | int, ...], make: Callable[[str, list], Example], settings: str
+) -> Records:
+    """make(place, [the values of `keys`]) for each line; settings: where the user says what the keys are."""
+
     def parse(path: Path) -> Iterator[tuple[str, Callable[[], Example]]]:
         lines = text_of(path).split("\n")
-        tsv = path.name.removesuffix(".gz").endswith(".tsv")
-        keys, start = (source, target), 0
-        if tsv and isinstance(source, str):
+        tsv, wanted, start = path.name.removesuffix(".gz").endswith(".tsv"), keys, 0
+        if tsv and isinstance(keys[0], str):
             names, start = lines[0].rstrip("\r").split("\t"), 1
-            missing = [key for key in keys if key not in names]
+            missing = [str(key) for key in keys if key not in names]
             if missing:
-                raise DataError(f"{path}:1: no column {', '.join(map(str, missing))} among {', '.join(names)}; set "
-                                "data.source_field and data.target_field to names or, without a first line of names, "
-                                "to numbers from 0")  # fmt: skip
-            keys = tuple(map(names.index, keys))
+                raise DataError(f"{path}:1: no column {', '.join(missing)} among {', '.join(names)}; set {settings} to "
+                                "names or, without a first line of names, to numbers from 0")  # fmt: skip
+            wanted = tuple(map(names.index, keys))
         for number, line in enumerate(lines[start:], start + 1):
             if line.strip():
-                yield str(number), lambda line=line, number=number: pair(path, number, line, keys, tsv)
+                place = f"{path.name}:{number}"
+                yield str(number), lambda line=line, place=place: make(place, values(line, wanted, tsv))
 
     return read(paths, parse, on_error)
 
 
-def pair(path: Path, number: int, line: str, keys: tuple, tsv: bool) -> Example:
-    """The example on one line of a file."""
+def values(line: str, keys: tuple, tsv: bool) -> list:
+    """The values of `keys` on one line of a file."""
     if tsv:
         row: Any = line.rstrip("\r").split("\t")
         if len(row) <= max(keys):
@@ -134,9 +168,8 @@ def pair(path: Path, number: int, line: str, keys: tuple, tsv: bool) -> Example:
     else:
         row = json.loads(line)
         if not isinstance(row, dict):
-            raise ValueError(f"expected an object with {keys[0]} and {keys[1]}")
-    source, targets = a_text(row[keys[0]], str(keys[0])), texts(row[keys[1]], str(keys[1]))
-    return Example(f"{path.name}:{number}", (source,), (targets,), document=source)
+            raise ValueError(f"expected an object with {' and '.join(map(str, dict.fromkeys(keys)))}")
+    return [row[key] for key in keys]
 
 
 def read_squad(paths: list[Path], on_error: str) -> Records:

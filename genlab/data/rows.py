@@ -13,7 +13,7 @@ from genlab.data.decode import DataError
 from genlab.data.records import Example
 from genlab.data.sampler import StepSampler
 
-__all__ = ["Encoded", "LengthSampler", "TextBatches", "TextDraw"]
+__all__ = ["Drawn", "Encoded", "LengthSampler", "TextBatches", "TextDraw"]
 
 
 class TextDraw(NamedTuple):
@@ -60,6 +60,8 @@ class Encoded:
     those whose answers occur in no window of their whole passage as tokens ("art" in "artist"), and so would be taught as no
     answer.
     """
+
+    given: dict[str, Tensor] = {}  # noqa: RUF012 (never written to)
 
     def __init__(self, examples: Sequence[Example], codec: Codec):
         self.examples, self.codec = examples, codec
@@ -149,8 +151,34 @@ def occurs(window: bytes, part: bytes) -> bool:
     return at >= 0
 
 
+class Drawn:
+    """As Encoded, for examples of one source, which may be none, and of equally good targets, of which one is drawn.
+
+    given: what each example is written under, as in {"labels": (N, F)}, rows of which go into the batches.
+    """
+
+    def __init__(self, examples: Sequence[Example], codec: Codec, given: dict[str, Tensor]):
+        self.examples, self.codec, self.given, self.rows = examples, codec, given, range(len(examples))
+        sources = dict.fromkeys(e.sources[0] for e in examples)
+        sources = dict(zip(sources, codec.sources(list(sources)), strict=True))
+        targets = dict.fromkeys(text for e in examples for text in e.targets[0])
+        targets = dict(zip(targets, codec.targets(list(targets)), strict=True))
+        self.sources = [codec.windows(sources[e.sources[0]])[0] for e in examples]
+        self.targets = [[codec.ending(targets[text]) for text in e.targets[0]] for e in examples]
+
+    def length(self, i: int) -> int:
+        """Of a row of example i, at most."""
+        return len(self.sources[i]) + max(map(len, self.targets[i]))
+
+    def row(self, i: int, random: np.random.RandomState | None, no_answer: float) -> tuple[list[int], list[int]]:
+        """What is read and what is written for example i; without `random` its first target."""
+        place = 0 if random is None else random.randint(len(self.targets[i]))
+        return self.sources[i], self.targets[i][place]
+
+
 class TextBatches:
-    """`batches[draw]` -> {ids (B, L), segments (B, L): 1 from the first target token to the last [SEP], lengths (B,)}.
+    """`batches[draw]` -> {ids (B, L), segments (B, L): 1 from the first target token to the last [SEP], lengths (B,)}, and
+    what the rows are written under (Drawn).
 
     int64, padded on the right with id 0 and segment 0. A row is a function of (seed, epoch, example).
     """
@@ -159,11 +187,11 @@ class TextBatches:
         self.encoded, self.seed, self.no_answer = encoded, seed, no_answer
 
     def __getitem__(self, draw: TextDraw) -> dict[str, Tensor]:
-        made = []
-        for place in draw.index.tolist():
-            i = self.encoded.rows[place]
+        made, numbers = [], [self.encoded.rows[place] for place in draw.index.tolist()]
+        for i in numbers:
             random = None if draw.epoch is None else random_state(self.seed, draw.epoch, i)
             made.append(self.encoded.row(i, random, self.no_answer))
         segments = [[0] * len(source) + [1] * len(target) for source, target in made]
         ids = pad([source + target for source, target in made], self.encoded.codec.tokenizer.pad_id)
-        return {"ids": ids, "segments": pad(segments), "lengths": torch.tensor([len(row) for row in segments])}
+        given = {name: values[torch.tensor(numbers)] for name, values in self.encoded.given.items()}
+        return {"ids": ids, "segments": pad(segments), "lengths": torch.tensor([len(row) for row in segments])} | given

@@ -200,7 +200,8 @@ class TextDataModule(StepDataModule):
         digest = hashlib.sha256()
         for split in SPLITS:
             for e in self.examples(split):
-                digest.update(json.dumps([split, e.id, e.sources, e.targets, e.question]).encode())
+                labels = [e.labels] if e.labels else []
+                digest.update(json.dumps([split, e.id, e.sources, e.targets, e.question, *labels]).encode())
         digest.update(self.codec.content.numpy().tobytes())
         return digest.hexdigest()[:16]
 

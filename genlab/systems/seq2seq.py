@@ -67,14 +67,18 @@ class Seq2Seq(LightningModule):
 
     # --- the objective -----------------------------------------------------------------------------------------
 
-    def predict(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(logits (M, V), tokens (M,)) of all M target tokens of a batch, the head applied to them alone."""
+    def predict(self, batch: dict[str, Tensor], condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(logits (M, V), tokens (M,)) of all M target tokens of a batch, the head applied to them alone.
+
+        condition: (B, C), a vector that each row is written under.
+        """
         ids, target = batch["ids"], batch["segments"]
         padding = torch.arange(ids.shape[1], device=ids.device) < batch["lengths"][:, None]
         segments = torch.where(target == 1, self.target_segment, self.source_segment)
-        hidden = self.net(ids, segments, unilm(target, padding))
+        hidden = self.net(ids, segments, unilm(target, padding), condition=condition)
         predicted = target[:, 1:] == 1
-        return self.net.logits(hidden[:, :-1][predicted]).float(), ids[:, 1:][predicted]
+        condition = None if condition is None else condition[predicted.nonzero()[:, 0]]
+        return self.net.logits(hidden[:, :-1][predicted], condition).float(), ids[:, 1:][predicted]
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The loss of a batch."""
@@ -94,8 +98,8 @@ class Seq2Seq(LightningModule):
         return loss
 
     def configure_optimizers(self):
-        weights = [p for p in self.net.parameters() if p.ndim > 1]
-        others = [p for p in self.net.parameters() if p.ndim <= 1]
+        trained = [p for p in self.parameters() if p.requires_grad]
+        weights, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
         groups = [{"params": weights, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
         optimizer = self.optimizer(groups, lr=self.lr)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)

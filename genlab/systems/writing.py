@@ -28,8 +28,11 @@ def generate(
     decoding: Decoding,
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
+    conditions: Tensor | None = None,
 ) -> list[Generated]:
     """What is written to each example; all windows of all sources of a question vote on its answer.
+
+    conditions (N, C): what each is written under. A language model goes on from each source, with which its text begins.
 
     seed: for method=sample; a text is a function of it and of its example's place. progress: called with the examples done.
     """
@@ -49,6 +52,12 @@ def generate(
             raise ValueError(
                 f"{len(rows[-1])} windows or sources: only answers are voted on; data.stride=null cuts a source"
             )
+    if not codec.max_source:
+        longest = max(len(windows[0]) for windows in rows) - 1
+        if longest > codec.max_target - 2:
+            most = f"data.max_target - 2 = {codec.max_target - 2}"
+            raise ValueError(f"prompt: a beginning of {longest} tokens; expected at most {most}")
+        max_length = min(max_length, codec.max_target - longest)
     uniforms = None
     if decoding.method == "sample":
         random = torch.Generator().manual_seed(seed)
@@ -56,7 +65,8 @@ def generate(
     out: dict[int, Generated] = {}
     for chunk in chunks(rows):
         drawn = None if uniforms is None else uniforms[chunk].to(system.device)
-        texts = answered(system, [rows[i] for i in chunk], decoding, max_length, drawn, True in asked)
+        under = None if conditions is None else conditions[chunk].to(system.device)
+        texts = answered(system, [rows[i] for i in chunk], decoding, max_length, drawn, True in asked, under)
         out |= zip(chunk, texts, strict=True)
         progress(len(out))
     return [out[i] for i in range(len(rows))]
@@ -74,14 +84,20 @@ def chunks(rows: list[list[list[int]]]) -> Iterator[list[int]]:
 
 
 def answered(
-    system, rows: list[list[list[int]]], decoding: Decoding, max_length: int, uniforms: Tensor | None, asked: bool
+    system,
+    rows: list[list[list[int]]],
+    decoding: Decoding,
+    max_length: int,
+    uniforms: Tensor | None,
+    asked: bool,
+    condition: Tensor | None = None,
 ) -> Iterator[Generated]:
     """What is written to the windows `rows` of each of some examples, read at once."""
     codec, tokenizer = system.codec, system.codec.tokenizer
     flat = [torch.tensor(window) for windows in rows for window in windows]
     ids = pad_sequence(flat, True, tokenizer.pad_id).to(system.device)
     lengths = torch.tensor([len(window) for window in flat], device=system.device)
-    options = {}
+    options = {"condition": condition, "free": None if condition is None else system.condition.free(len(condition))}
     if asked:
         options["groups"] = torch.tensor([i for i, windows in enumerate(rows) for _ in windows], device=system.device)
         copied = [torch.tensor(window[1 : window.index(tokenizer.sep_id)]) for windows in rows for window in windows]
@@ -97,5 +113,6 @@ def answered(
         target_segment=system.target_segment,
         **options,
     )
-    for tokens, sizes, scores in zip(*(part.tolist() for part in decoded[:3]), strict=True):
-        yield Generated([codec.text(text[:size]) for text, size in zip(tokens, sizes, strict=True)], scores)
+    for (window, *_), tokens, sizes, scores in zip(rows, *(part.tolist() for part in decoded[:3]), strict=True):
+        start = [] if codec.max_source else window[1:]
+        yield Generated([codec.text([*start, *text[:size]]) for text, size in zip(tokens, sizes, strict=True)], scores)

@@ -62,6 +62,7 @@ HEAD = {
     "norm.": "cls.predictions.transform.LayerNorm.",
     "bias": "cls.predictions.bias",
 }
+CONDITIONS = re.compile(r"\.(gain|shift|hidden)\.weight$|^project\.")  # ours alone; they start without an effect
 HARMLESS = {"embeddings.position_ids", "embeddings.token_type_ids"}  # constants that some files carry
 # An independent random matrix has no singular value beyond std (sqrt(m) + sqrt(n)) (Marchenko and Pastur); trained ones
 # have: the dense layers of MiniLM 1.11 to 4.1 times that, its unused pooler 0.986.
@@ -153,6 +154,9 @@ def load(model: BERT, tensors: dict[str, Tensor], keep_tokens: Sequence[int] | N
     report = Report(name, 0, tied=_untie(given, name))
     used: set[str] = set()
     for ours, parameter in model.state_dict().items():
+        if CONDITIONS.search(ours):
+            report.missing.append(ours)
+            continue
         sources = _theirs(ours)
         if any(key not in given for key in sources):
             report.missing.append(ours)
@@ -173,7 +177,7 @@ def load(model: BERT, tensors: dict[str, Tensor], keep_tokens: Sequence[int] | N
             )
         parameter.copy_(tensor)
         report.loaded += len(sources)
-    lacking = [ours for ours in report.missing if not ours.startswith("head.")]
+    lacking = [ours for ours in report.missing if not ours.startswith("head.") and not CONDITIONS.search(ours)]
     if lacking:
         raise WeightsError(f"{name}: not a BERT of this size, it has nothing for {', '.join(lacking[:4])}")
     extra = [key for key in given if key not in used and key.startswith(("embeddings.", "encoder.")) and key not in HARMLESS]
@@ -230,7 +234,7 @@ def _theirs(ours: str) -> list[str]:
 
 
 def _state_of_head(model: BERT, missing: list[str]) -> str:
-    if any(ours.startswith("head.") and ours != "head.bias" for ours in missing):
+    if any(ours.startswith(("head.dense.", "head.norm.weight", "head.norm.bias")) for ours in missing):
         return "absent"
     head = model.head
     fresh = not head.dense.bias.any() and not head.norm.bias.any() and bool((head.norm.weight == 1).all())

@@ -24,7 +24,8 @@ SMALL = {
     "iresnet_hybrid": ["net.num_blocks=1", "net.width=8"],
     "iresnet_classifier": ["net.num_blocks=1", "net.width=8"],
 }
-TEXTS = ("unilm", "unilm_qa")
+CONDITIONAL = ("cln_lm", "cln_unilm", "cln_caption")
+TEXTS = ("unilm", "unilm_qa", *CONDITIONAL)
 FEW_WORDS = ["net=bert_tiny", "net.dim=16", "net.num_layers=2", "net.hidden_dim=32", "data.vocab_size=200"]
 FEW_WORDS += ["callbacks.texts.num=5", "data.num_val=5", "data.num_test=6"]
 
@@ -33,16 +34,19 @@ FEW_WORDS += ["callbacks.texts.num=5", "data.num_val=5", "data.num_test=6"]
 def small(composed, tiny, tmp_path_factory):
     """small(model): the words that train a tiny version of a recipe for six steps."""
     pairs = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
-    pairs.write_text("".join(f'{{"source": "{i} and {i + 1} are even and odd", "target": "{i}"}}\n' for i in range(80)))
+    row = '{{"source": "{0} and {1} are even and odd", "target": "{0}", "label": "{2}"}}\n'
+    pairs.write_text("".join(row.format(i, i + 1, "even" if i % 4 < 2 else "odd") for i in range(80)))
 
     def words(model: str) -> list[str]:
         if model in SMALL:
             there = [word for word in tiny if "net.generator" not in word and "callbacks.quality" not in word]
             return [f"model={model}", *there, *SMALL[model]]
         if model in TEXTS:
-            data = [f"data.path={pairs}"] if model == "unilm" else ["data.num_train=80"]
+            data = {"unilm": [f"data.path={pairs}"], "cln_unilm": [f"data.path={pairs}"], "unilm_qa": ["data.num_train=80"]}
+            data = data.get(model, [])
             general = [w for w in tiny if not w.startswith(("net.generator", "callbacks.quality", "callbacks.grids"))]
-            return [f"model={model}", *general, *FEW_WORDS, *data]
+            few = [w for w in FEW_WORDS if model != "cln_caption" or "data.num" not in w]
+            return [f"model={model}", *general, *few, *data]
         generator = composed(f"model={model}").net.generator
         # At fewer channels pixel norm enlarges the rounding between batch sizes.
         width = "width_multiple=1" if "width_multiple" in generator else "dim=16" if model == "pggan" else "dim=4"
@@ -160,9 +164,32 @@ def test_its_likelihood_is_a_function_of_the_seed(run):
     assert not torch.equal(model.log_prob(images, seed=1), model.log_prob(images, seed=2))
 
 
+def test_it_writes_under_conditions(run, composed):
+    if model_of(run) not in CONDITIONAL:
+        pytest.skip("it has no condition")
+    model, settings = genlab.load(run), config.resolve(composed(f"run={run}"))
+    data = config.build(settings["data"])
+    data.setup()
+    assert len(model.codec.tokenizer) == model.net.vocab_size
+    if hasattr(model.condition, "values"):  # their names are in the run's config
+        assert model.condition.values == settings["model"]["condition"]["values"] == data.label_values
+    examples = data.examples("test")[:6]
+    given = {name: values[torch.arange(6)] for name, values in data.given("test").items()}
+    codes = model.encode(given)
+    assert codes.shape == (6, 128) and codes.dtype == torch.float32 and codes.std(0).max() > 0
+    for decoding in (Decoding("beam"), Decoding("sample"), Decoding("greedy", guidance=2.0)):
+        texts = model.generate(examples, decoding, given, seed=3)
+        assert len(texts) == 6 and texts == model.generate(examples, decoding, given, seed=3)
+        two = {name: values[:2] for name, values in given.items()}
+        assert model.generate(examples[:2], decoding, two, seed=3)[0].texts == texts[0].texts
+    (batch, *_) = data.loader("test")
+    own, each = model.score([batch])[:, 0], model.score([batch], model.condition(batch))
+    assert torch.allclose(each.diagonal(), own, atol=1e-4) and own.max() < 0
+
+
 def test_it_writes_texts_and_encodes_them_without_its_data(run, composed):
-    if model_of(run) not in TEXTS:
-        pytest.skip("it makes images")
+    if model_of(run) not in TEXTS or model_of(run) in CONDITIONAL:
+        pytest.skip("it makes images, or needs a condition")
     model, settings = genlab.load(run), config.resolve(composed(f"run={run}"))
     assert len(model.codec.tokenizer) == model.net.vocab_size == settings["net"]["vocab_size"]
     examples = config.build(settings["data"]).examples("test")
@@ -184,7 +211,7 @@ def test_it_is_measured(run, composed):
         assert entry["value"] == entry["value"], name
         assert {"split", "count", "seed", "weights", "ckpt", "crop", "resize", "features", "features_hash"} <= entry.keys()
     if model_of(run) in TEXTS:
-        quality = "f1" if model_of(run) == "unilm_qa" else "rouge_l"
+        quality = {"unilm_qa": "f1", "cln_lm": "control_accuracy form"}.get(model_of(run), "rouge_l")
         assert results["perplexity"]["value"] > 1 and 0 <= results[quality]["value"] <= 1
         assert len((run / "eval" / "texts.jsonl").read_text().splitlines()) == results[quality]["count"]
         return
@@ -201,7 +228,8 @@ def test_it_leaves_pictures_and_a_report(run):
     report = (run / "report.html").read_text()
     if model_of(run) in TEXTS:
         rows = (run / "samples" / "texts_000006.jsonl").read_text().splitlines()
-        assert len(rows) == 5 and {"id", "question", "text", "accepted"} == json.loads(rows[0]).keys()
+        about = "labels" if model_of(run) in CONDITIONAL else "question"
+        assert len(rows) == 5 and {"id", about, "text", "accepted"} == json.loads(rows[0]).keys()
         return
     kind = "fixed" if hasattr(genlab.load(run), "sample") else "reconstruction"
     assert (run / "samples" / f"{kind}_000006.png").stat().st_size > 0

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "config": set(),
     "runs": {"config"},
     "commands": {"callbacks", "config", "data", "metrics", "report", "runs", "systems"},
-    "systems": {"losses", "metrics", "models", "nn", "weights"},
+    "systems": {"losses", "metrics", "models", "nn", "config", "runs", "weights"},  # a run as an encoder
     "weights": {"models"},
     "models": {"nn"},
     "losses": set(),
@@ -97,6 +97,10 @@ def at_home(group: str, option: str) -> list[str]:
     """The recipe that an option is composed into, where that cannot be the default one."""
     conf = files("genlab.conf")
     text = ("bert", "text", "facts", "pairs", "squad_json", "webqa", "adamw")
+    if option in ("labelled_images", "coco_captions", "backbone"):
+        return ["model=cln_caption"]
+    if option in ("fact_sentences", "labelled_text", "poems", "conditional_text"):
+        return ["model=cln_lm"]
     if option.startswith(text):
         return ["model=unilm"]
     if option == "iresnet_points":

@@ -11,9 +11,13 @@ Written targets are decoded exactly, a token a step, because the source does not
     logits = bert.step(tokens, cache)                           # tokens (B, K) -> (B, K, V), again and again
     cache.reorder(parents)                                      # (B, K), when beams go on from other beams
     cache.keep(rows)                                            # when rows are finished
+
+A vector to a row, `condition` (B, C), may steer what is written, through every layer norm (genlab.nn.conditional_norm).
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +25,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from genlab.models.seq2seq.cached import Cache
+from genlab.nn.conditional_norm import ConditionalLayerNorm, LayerNorm, Projection
 from genlab.nn.masks import bidirectional
 
 __all__ = ["BERT"]
@@ -35,51 +40,51 @@ ACTIVATIONS = {  # the names of config.json
 
 
 class Layer(nn.Module):
-    """h (B, L, D) -> (B, L, D): attention, then a two-layer network, each added to its input and normalised."""
+    """h (B, L, D) -> (B, L, D): attention, then a two-layer network, each added to its input and normalised by norm(dim)."""
 
     def __init__(
-        self, dim: int, num_heads: int, hidden_dim: int, dropout: float, attention_dropout: float, eps: float, act: str
+        self, dim: int, num_heads: int, hidden_dim: int, dropout: float, attention_dropout: float, norm: Callable, act: str
     ):
         super().__init__()
         self.num_heads, self.dropout, self.attention_dropout = num_heads, dropout, attention_dropout
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
-        self.attention_norm = nn.LayerNorm(dim, eps)
+        self.attention_norm = norm(dim)
         self.up = nn.Linear(dim, hidden_dim)
         self.down = nn.Linear(hidden_dim, dim)
-        self.norm = nn.LayerNorm(dim, eps)
+        self.norm = norm(dim)
         self.act = ACTIVATIONS[act]()
 
-    def forward(self, h: Tensor, mask: Tensor | None, kept: list | None = None) -> Tensor:
+    def forward(self, h: Tensor, mask: Tensor | None, c: Tensor | None = None, kept: list | None = None) -> Tensor:
         query, key, value = self.heads(h)
         if kept is not None:
             kept.append((key.contiguous(), value.contiguous()))  # of their own, without the query they lie beside
         dropout = self.attention_dropout if self.training else 0.0
-        return self.finish(h, F.scaled_dot_product_attention(query, key, value, mask, dropout))
+        return self.finish(h, F.scaled_dot_product_attention(query, key, value, mask, dropout), c)
 
     def heads(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """h (B, L, D) -> query, key and value, (B, H, L, Dh) each."""
         return self.qkv(h).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def finish(self, h: Tensor, attended: Tensor) -> Tensor:
+    def finish(self, h: Tensor, attended: Tensor, c: Tensor | None = None) -> Tensor:
         """Everything after attention; attended (B, H, L, Dh)."""
         attended = self.out(attended.transpose(1, 2).flatten(2))
-        h = self.attention_norm(h + F.dropout(attended, self.dropout, self.training))
-        return self.norm(h + F.dropout(self.down(self.act(self.up(h))), self.dropout, self.training))
+        h = self.attention_norm(h + F.dropout(attended, self.dropout, self.training), c)
+        return self.norm(h + F.dropout(self.down(self.act(self.up(h))), self.dropout, self.training), c)
 
 
 class Head(nn.Module):
     """hidden (..., D) -> (..., E), to be compared with the word embeddings; `bias` (V,) is added to the comparison."""
 
-    def __init__(self, dim: int, embedding_dim: int, vocab_size: int, eps: float, act: str):
+    def __init__(self, dim: int, embedding_dim: int, vocab_size: int, norm: Callable, act: str):
         super().__init__()
         self.dense = nn.Linear(dim, embedding_dim)
-        self.norm = nn.LayerNorm(embedding_dim, eps)
+        self.norm = norm(embedding_dim)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.act = ACTIVATIONS[act]()
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.norm(self.act(self.dense(hidden)))
+    def forward(self, hidden: Tensor, c: Tensor | None = None) -> Tensor:
+        return self.norm(self.act(self.dense(hidden)), c)
 
 
 class BERT(nn.Module):
@@ -87,7 +92,11 @@ class BERT(nn.Module):
 
     num_segments: 2, or 6 for UniLM's checkpoints. embedding_dim: the width of the embeddings and of the tied head where it
     differs from dim (the small Chinese models: 128, mapped up by a linear layer). pad_id: the id that a call without a mask
-    takes for padding; None: there is none. checkpointing: recompute each layer in the backward pass instead of storing it.
+    takes for padding; None: none. checkpointing: recompute each layer in the backward pass instead of storing it.
+
+    condition_dim: C of the condition, 0 for none. condition_by: layer_norm, all of them, through condition_hidden units (0:
+    straight); or what that is measured against, a Projection of it added to the embedding of the first token (prefix) or of
+    every token (embedding), of condition_hidden units, 0: as many as give it layer_norm's number of weights.
     """
 
     def __init__(
@@ -107,27 +116,42 @@ class BERT(nn.Module):
         init_std: float = 0.02,
         pad_id: int | None = 0,
         checkpointing: bool = False,
+        condition_dim: int = 0,
+        condition_by: Literal["layer_norm", "prefix", "embedding"] = "layer_norm",
+        condition_hidden: int = 0,
+        condition_activation: str | None = None,
     ):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim={dim}: expected a multiple of num_heads={num_heads} (net.dim=, net.num_heads=)")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation={activation}: expected one of {', '.join(ACTIVATIONS)} (net.activation=)")
-        width = embedding_dim or dim
+        if condition_activation is not None and (condition_activation not in ACTIVATIONS or not condition_hidden):
+            known = f"one of {', '.join(ACTIVATIONS)}, of net.condition_hidden= units"
+            raise ValueError(f"net.condition_activation={condition_activation}: expected {known}")
+        width, norm = embedding_dim or dim, partial(LayerNorm, eps=eps)
+        if condition_dim and condition_by == "layer_norm":
+            act = ACTIVATIONS[condition_activation]() if condition_activation else nn.Identity()
+            norm = partial(ConditionalLayerNorm, eps=eps, condition_dim=condition_dim, hidden_dim=condition_hidden, act=act)
         self.max_length, self.pad_id, self.dropout, self.checkpointing = max_length, pad_id, dropout, checkpointing
         self.word = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(max_length, width)
         self.segment = nn.Embedding(num_segments, width)
-        self.norm = nn.LayerNorm(width, eps)
+        self.norm = norm(width)
         self.widen = nn.Linear(width, dim) if width != dim else nn.Identity()
         self.layers = nn.ModuleList(
-            Layer(dim, num_heads, hidden_dim, dropout, attention_dropout, eps, activation) for _ in range(num_layers)
+            Layer(dim, num_heads, hidden_dim, dropout, attention_dropout, norm, activation) for _ in range(num_layers)
         )
-        self.head = Head(dim, width, vocab_size, eps, activation)
+        self.head = Head(dim, width, vocab_size, norm, activation)
+        self.condition_dim, self.condition_by, self.project = condition_dim, condition_by, None
+        if condition_dim and condition_by != "layer_norm":
+            weights = 4 * condition_dim * (width + num_layers * dim)  # of layer_norm's gains and shifts
+            self.project = Projection(condition_dim, condition_hidden or round(weights / (condition_dim + width)), width)
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+            linear = isinstance(module, nn.Linear) and module.bias is not None  # those of a condition have none
+            if linear or isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
-            if isinstance(module, nn.Linear):
+            if linear:
                 nn.init.zeros_(module.bias)
 
     @property
@@ -138,9 +162,14 @@ class BERT(nn.Module):
     def dim(self) -> int:
         return self.head.dense.in_features
 
-    def embed(self, ids: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
-        h = self.norm(self.word(ids) + self.position(positions) + self.segment(segments))
-        return self.widen(F.dropout(h, self.dropout, self.training))
+    def embed(self, ids: Tensor, segments: Tensor, positions: Tensor, c: Tensor | None = None, start: bool = True) -> Tensor:
+        h = self.word(ids) + self.position(positions) + self.segment(segments)
+        if c is not None and self.project is not None:
+            if self.condition_by == "embedding":
+                h = h + self.project(c)[:, None]
+            elif start:
+                h = torch.cat([h[:, :1] + self.project(c)[:, None], h[:, 1:]], 1)
+        return self.widen(F.dropout(self.norm(h, c), self.dropout, self.training))
 
     def forward(
         self,
@@ -149,8 +178,9 @@ class BERT(nn.Module):
         mask: Tensor | None = None,
         positions: Tensor | None = None,
         kept: list | None = None,
+        condition: Tensor | None = None,
     ) -> Tensor:
-        """ids (B, L) -> the last layer (B, L, D).
+        """ids (B, L) -> the last layer (B, L, D), under a condition (B, condition_dim) if there is one.
 
         segments (B, L), by default all 0. mask: bool, broadcast to (B, H, L, L), True where a query sees a key
         (genlab.nn.masks); by default every token sees those that are not pad_id. positions (B, L), by default 0 to L-1.
@@ -162,17 +192,20 @@ class BERT(nn.Module):
             positions = torch.arange(ids.shape[1], device=ids.device)
         if mask is None and self.pad_id is not None:
             mask = bidirectional(ids != self.pad_id)
-        h = self.embed(ids, torch.zeros_like(ids) if segments is None else segments, positions)
+        h = self.embed(ids, torch.zeros_like(ids) if segments is None else segments, positions, condition)
         for layer in self.layers:
             if self.checkpointing and self.training and torch.is_grad_enabled():
-                h = checkpoint(layer, h, mask, use_reentrant=False)
+                h = checkpoint(layer, h, mask, condition, use_reentrant=False)
             else:
-                h = layer(h, mask, kept)
+                h = layer(h, mask, condition, kept)
         return h
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (..., D) -> (..., V). Gather the positions that count first: V is most of the cost of a short row."""
-        return F.linear(self.head(hidden), self.word.weight, self.head.bias)
+    def logits(self, hidden: Tensor, condition: Tensor | None = None) -> Tensor:
+        """hidden (..., D) -> (..., V). Gather the positions that count first: V is most of the cost of a short row.
+
+        condition: (B, C) for hidden (B, L, D), else a vector for each of hidden.
+        """
+        return F.linear(self.head(hidden, condition), self.word.weight, self.head.bias)
 
     @staticmethod
     def last(hidden: Tensor, lengths: Tensor) -> Tensor:
@@ -189,6 +222,7 @@ class BERT(nn.Module):
         max_new_tokens: int = 64,
         target_segment: int = 1,
         mask: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> tuple[Tensor, Cache]:
         """Reads sources of `lengths` (B,) tokens, padded on the right -> (hidden (B, L, D), the cache to `step` with).
 
@@ -209,16 +243,17 @@ class BERT(nn.Module):
         if mask is None:
             mask = bidirectional(torch.arange(length, device=ids.device) < lengths[:, None])
         kept: list[tuple[Tensor, Tensor]] = []
-        hidden = self(ids, segments, mask, kept=kept)
-        return hidden, Cache(kept, lengths, num_beams, max_new_tokens, target_segment)
+        hidden = self(ids, segments, mask, kept=kept, condition=condition)
+        return hidden, Cache(kept, lengths, num_beams, max_new_tokens, target_segment, condition)
 
     @torch.no_grad()
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Writes tokens (B, K), one to each beam -> logits (B, K, V) of the next."""
         if cache.steps >= cache.max_new_tokens:
             raise ValueError(f"the cache is full: prefill asked for max_new_tokens={cache.max_new_tokens}")
-        h = self.embed(tokens, torch.full_like(tokens, cache.target_segment), cache.positions())
+        c = cache.condition
+        h = self.embed(tokens, torch.full_like(tokens, cache.target_segment), cache.positions(), c, start=False)
         for i, layer in enumerate(self.layers):
-            h = layer.finish(h, cache.attend(i, *layer.heads(h)))  # the K beams stand where a sequence would
+            h = layer.finish(h, cache.attend(i, *layer.heads(h)), c)  # the K beams stand where a sequence would
         cache.advance()
-        return self.logits(h)
+        return self.logits(h, c)

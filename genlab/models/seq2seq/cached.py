@@ -24,10 +24,11 @@ class Cache:
         num_beams: int = 1,
         max_new_tokens: int = 64,
         target_segment: int = 1,
+        condition: Tensor | None = None,
     ):
         key = source[0][0]
         batch, heads, length, head_dim = key.shape
-        self.source, self.lengths, self.target_segment = source, lengths, target_segment
+        self.source, self.lengths, self.target_segment, self.condition = source, lengths, target_segment, condition
         self.static = key.is_cuda
         self.visible = (torch.arange(length, device=key.device) < lengths[:, None])[:, None, None]  # (B, 1, 1, L)
         shape = (len(source), batch, num_beams, heads, max_new_tokens, head_dim)
@@ -79,3 +80,4 @@ class Cache:
         self.source = [(key.index_select(0, rows), value.index_select(0, rows)) for key, value in self.source]
         self.keys, self.values = self.keys.index_select(1, rows), self.values.index_select(1, rows)
         self.lengths, self.visible = self.lengths[rows], self.visible[rows]
+        self.condition = None if self.condition is None else self.condition[rows]

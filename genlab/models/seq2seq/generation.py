@@ -8,9 +8,9 @@ from torch import Tensor
 
 from genlab.models.seq2seq.decoding import Decoded, LogProbs, Rules, beam_search, greedy, sample
 from genlab.models.seq2seq.voting import Extractive, Vote
-from genlab.nn.masks import unilm
+from genlab.nn.masks import causal, unilm
 
-__all__ = ["Cached", "Decoding", "Recomputed", "write"]
+__all__ = ["Cached", "Decoding", "Guided", "Recomputed", "write"]
 
 ONLY = {  # an option -> the methods that it means something to
     "beams": ("beam",),
@@ -29,6 +29,7 @@ class Decoding:
     length_penalty: 0, and 1 for answers, since each vote is below a half and an empty answer would win. min_length: tokens,
     1, and 0 for answers. block_ngrams: no n-gram of this n twice. extractive: an answer is a piece of a passage; true.
     abstain: the probability of having no answer from which a passage drops out; null: where that is the likeliest start.
+    guidance: of a conditional model, how far its logits are taken from those without a condition through those with it; 1.
     """
 
     method: str | None = None
@@ -43,10 +44,13 @@ class Decoding:
     top_p: float | None = None
     extractive: bool | None = None
     abstain: float | None = None
+    guidance: float | None = None
 
     def __post_init__(self):
         if self.method not in (None, "greedy", "beam", "sample"):
             raise ValueError(f"decoding.method={self.method}: expected greedy, beam or sample, or null")
+        if self.guidance is not None and self.guidance < 0:
+            raise ValueError(f"decoding.guidance={self.guidance}: expected 0 (no condition), 1 (the condition) or more")
 
     def settled(self, asked: bool) -> "Decoding":
         """The same with its defaults, for answers or other texts; ValueError for an option that means nothing there."""
@@ -78,15 +82,32 @@ class Decoding:
 
 
 class Cached:
-    """A Scorer by BERT's prefill and step: `num` texts to each source ids (B, L), of `lengths` (B,), share its cache."""
+    """A Scorer by BERT's prefill and step: `num` texts to each source ids (B, L), of `lengths` (B,), share its cache.
 
-    def __init__(self, net, ids: Tensor, segments: Tensor, lengths: Tensor, num: int, max_length: int, target_segment: int):
+    condition (B, C): what the rows are written under. A source of the target's own segment is read from left to right, as a
+    language model reads a beginning.
+    """
+
+    def __init__(
+        self,
+        net,
+        ids: Tensor,
+        segments: Tensor,
+        lengths: Tensor,
+        num: int,
+        max_length: int,
+        target_segment: int,
+        condition: Tensor | None = None,
+    ):
         self.net, self.inputs = net, (ids, segments, lengths)
         self.options = {"num_beams": num, "max_new_tokens": max_length, "target_segment": target_segment}
+        self.options["condition"] = condition
+        if bool((segments == target_segment).any()):
+            self.options["mask"] = causal(torch.arange(ids.shape[1], device=ids.device) < lengths[:, None])
 
     def start(self) -> Tensor:
         hidden, self.cache = self.net.prefill(*self.inputs, **self.options)
-        return self.net.logits(self.net.last(hidden, self.inputs[2]))
+        return self.net.logits(self.net.last(hidden, self.inputs[2]), self.options["condition"])
 
     def step(self, tokens: Tensor) -> Tensor:
         return self.net.step(tokens, self.cache)
@@ -101,8 +122,18 @@ class Cached:
 class Recomputed:
     """The same Scorer without a cache, the whole row read again for each token: what Cached is measured against."""
 
-    def __init__(self, net, ids: Tensor, segments: Tensor, lengths: Tensor, num: int, max_length: int, target_segment: int):
-        self.net, self.ids, self.segments, self.lengths = net, ids, segments, lengths
+    def __init__(
+        self,
+        net,
+        ids: Tensor,
+        segments: Tensor,
+        lengths: Tensor,
+        num: int,
+        max_length: int,
+        target_segment: int,
+        condition: Tensor | None = None,
+    ):
+        self.net, self.ids, self.segments, self.lengths, self.condition = net, ids, segments, lengths, condition
         self.num, self.target_segment, self.written = num, target_segment, ids.new_zeros(len(ids), num, 0)
 
     def start(self) -> Tensor:
@@ -118,13 +149,15 @@ class Recomputed:
         num, t = written.shape[1:]
         ids, segments = (part.repeat_interleave(num, 0) for part in (self.ids, self.segments))
         lengths = self.lengths.repeat_interleave(num)
+        condition = None if self.condition is None else self.condition.repeat_interleave(num, 0)
         ids, segments = (torch.nn.functional.pad(part, (0, t)) for part in (ids, segments))
         place = lengths[:, None] + torch.arange(t, device=ids.device)
         ids.scatter_(1, place, written.flatten(0, 1))
         segments.scatter_(1, place, self.target_segment)
         padding = torch.arange(ids.shape[1], device=ids.device) < (lengths + t)[:, None]
-        hidden = self.net(ids, segments, unilm(segments, padding, target_segment=self.target_segment))
-        return self.net.logits(self.net.last(hidden, lengths + t)).unflatten(0, (-1, num))
+        mask = unilm(segments, padding, target_segment=self.target_segment)
+        hidden = self.net(ids, segments, mask, condition=condition)
+        return self.net.logits(self.net.last(hidden, lengths + t), condition).unflatten(0, (-1, num))
 
     def reorder(self, parents: Tensor) -> None:
         self.written = self.written.gather(1, parents[..., None].expand(-1, -1, self.written.shape[2]))
@@ -132,6 +165,37 @@ class Recomputed:
     def keep(self, rows: Tensor) -> None:
         self.ids, self.segments, self.lengths = self.ids[rows], self.segments[rows], self.lengths[rows]
         self.written = self.written[rows]
+        self.condition = None if self.condition is None else self.condition[rows]
+
+
+class Guided:
+    """A Scorer of the logits without + scale (with - without): rows of a scorer of 2B, B with a condition, B without.
+
+    "Classifier-Free Diffusion Guidance", Ho and Salimans 2022, arXiv 2207.12598; for texts Sanchez et al. 2023,
+    arXiv 2306.17806.
+    """
+
+    def __init__(self, scorer, scale: float):
+        self.scorer, self.scale = scorer, scale
+
+    def _mixed(self, logits: Tensor) -> Tensor:
+        under, free = logits.chunk(2)
+        return free + self.scale * (under - free)
+
+    def start(self) -> Tensor:
+        logits = self.scorer.start()
+        self.rows = len(logits) // 2
+        return self._mixed(logits)
+
+    def step(self, tokens: Tensor) -> Tensor:
+        return self._mixed(self.scorer.step(torch.cat([tokens, tokens])))
+
+    def reorder(self, parents: Tensor) -> None:
+        self.scorer.reorder(torch.cat([parents, parents]))
+
+    def keep(self, rows: Tensor) -> None:
+        self.scorer.keep(torch.cat([rows, rows + self.rows]))
+        self.rows = len(rows)
 
 
 @torch.no_grad()
@@ -147,16 +211,25 @@ def write(
     passages: Tensor | None = None,
     uniforms: Tensor | None = None,
     target_segment: int = 1,
+    condition: Tensor | None = None,
+    free: Tensor | None = None,
     scorer: type = Cached,
 ) -> Decoded:
     """What `net` writes to rows = (ids (N, L), segments (N, L), lengths (N,)), of at most max_length tokens.
 
     groups (N,): the question 0 .. Q-1 of each row, whose rows vote; None: a target for each row. passages (N, M): the tokens
     that extractive answers may copy, padded with -1. uniforms (Q, num, max_length): for method=sample.
+    condition (N, C): what each row is written under; free (N, C): no condition, to be guided away from.
     """
     decoding = decoding.settled(groups is not None)
     num = decoding.beams or decoding.num
-    model = scorer(net, *rows, num, max_length, target_segment)
+    guided = decoding.guidance is not None and decoding.guidance != 1
+    if guided:
+        if free is None or groups is not None:
+            raise ValueError(f"decoding.guidance={decoding.guidance}: is for texts under a condition")
+        rows, condition = tuple(torch.cat([part, part]) for part in rows), torch.cat([condition, free])
+    model = scorer(net, *rows, num, max_length, target_segment, condition)
+    model = Guided(model, decoding.guidance) if guided else model
     rules = Rules(end, max_length, decoding.min_length, decoding.block_ngrams, banned)
     if groups is None:
         scores = LogProbs(model)

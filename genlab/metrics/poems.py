@@ -1,0 +1,67 @@
+"""Whether a regular poem has the form it should, and whether its lines rhyme."""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+
+__all__ = ["EXTRA", "has_form", "is_form", "lines_of", "rhyme_agreement", "rhymes"]
+
+EXTRA = "pip install 'genlab[poems]' for pypinyin"
+
+
+def is_form(value: str) -> bool:
+    """Whether a label is a form, characters x lines, as in 5x8."""
+    return re.fullmatch(r"\d+x\d+", value) is not None
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a poem in one piece, between its marks."""
+    return [line for line in re.split(r"[，。？！；、\s]+", text) if line]
+
+
+def has_form(text: str, form: str) -> bool:
+    """Whether it has the lines of the form, each of its characters, and a mark after each."""
+    length, count = map(int, form.split("x"))
+    return re.fullmatch(rf"(?:[^，。？！；、\s]{{{length}}}[，。？！；、]){{{count}}}", text) is not None
+
+
+def rhymes() -> Callable[[str], frozenset[str]]:
+    """A function from a character to its rhymes in modern Mandarin, those of all its readings, tones apart.
+
+    Rhymes have drifted apart since the Tang, so that real poems do not reach 1 either: compare with theirs.
+    ModuleNotFoundError without pypinyin.
+    """
+    if find_spec("pypinyin") is None:
+        raise ModuleNotFoundError(f"rhymes need the package pypinyin: {EXTRA}")
+    from pypinyin import Style, pinyin
+    from pypinyin.contrib.tone_convert import to_finals
+
+    @cache
+    def of(character: str) -> frozenset[str]:
+        readings = pinyin(character, style=Style.NORMAL, heteronym=True, errors="ignore")
+        return frozenset(rhyme(reading, to_finals(reading, v_to_u=False)) for reading in (readings[0] if readings else []))
+
+    return of
+
+
+def rhyme(syllable: str, final: str) -> str:
+    """The rhyme of a syllable with its final, glides apart and near ones together: guang -> ang, chun -> en, dong -> eng."""
+    if re.fullmatch(r"(zh|ch|sh|r|z|c|s)i", syllable):
+        return "-i"
+    if final in ("ie", "ve", "ue"):
+        return "ie"
+    final = re.sub(r"^[iuv](?=[aeo])", "", final)
+    return {"in": "en", "vn": "en", "un": "en", "ing": "eng", "ong": "eng"}.get(final, final)
+
+
+def rhyme_agreement(texts: Sequence[str], rhymes_of: Callable[[str], frozenset[str]]) -> float:
+    """The part of the pairs of even lines of a poem whose last characters have a rhyme in common, over all poems."""
+    pairs = right = 0
+    for text in texts:
+        ends = [rhymes_of(line[-1]) for line in lines_of(text)[1::2]]
+        for i, one in enumerate(ends):
+            for other in ends[i + 1 :]:
+                pairs += 1
+                right += bool(one & other)
+    return right / pairs if pairs else float("nan")
