@@ -2,8 +2,10 @@
 
 import difflib
 import functools
+import hashlib
 import importlib
 import inspect
+import json
 import re
 import types
 import typing
@@ -27,6 +29,7 @@ __all__ = [
     "build",
     "build_system",
     "closest",
+    "digest",
     "explain",
     "flatten",
     "from_run",
@@ -39,6 +42,8 @@ __all__ = [
 OWN = tuple(f"genlab.{name}." for name in ["systems", "models", "losses", "nn", "data", "callbacks", "metrics"])
 LIBRARIES = ("torch.nn.", "torch.optim.", "torchvision.models.", "lightning.pytorch.", "torchmetrics.")
 PARTS = ("net", "loss", "penalty", "augment")  # groups that are arguments of the system
+EXTRAS = {"hydra/launcher/joblib": "joblib", "hydra/launcher/ray": "ray", "hydra/launcher/submitit_slurm": "slurm",
+          "hydra/launcher/submitit_local": "slurm", "hydra/sweeper/optuna": "optuna"}  # fmt: skip
 DIRECTIVES = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 
 
@@ -276,6 +281,12 @@ def check_call(key: str, node: Mapping, supplied: Iterable[str], allow: Iterable
                 yield f"{key}.{name}: {node['_target_']} needs a value here ({key}.{name}=...)"
 
 
+def digest(settings: Mapping) -> str:
+    """A hash of what decides a run: all settings but which run is continued, and from where."""
+    decisive = {key: value for key, value in settings.items() if key not in ("run", "ckpt", "allow")}
+    return hashlib.blake2b(json.dumps(decisive, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
+
+
 def validate(cfg: Mapping, supplied: Mapping[str, Iterable[str]] = types.MappingProxyType({})) -> None:
     """Binds every `_target_` of `cfg` to its signature; one ConfigError lists all that is wrong, with key paths.
 
@@ -314,5 +325,7 @@ def explain(error: Exception, command: str) -> str:
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
         options = re.findall(r"^\t(\S+)$", text.partition("Available options")[2].partition("Config search")[0], re.M)
-        return f"{group}={option} is not there.{closest(option, options)} Options: {', '.join(options)}."
+        extra = EXTRAS.get(match[1])
+        hint = f" It comes with an extra: pip install 'genlab[{extra}]'." if extra else closest(option, options)
+        return f"{group}={option} is not there.{hint} Options: {', '.join(options)}."
     return text.partition("Config search path")[0].strip().replace("\n\n", "\n")

@@ -1,12 +1,14 @@
 """The run directory: its manifest, its checkpoints, and a trained model out of it in one call."""
 
 import errno
+import fcntl
 import json
 import logging
 import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +20,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from genlab import config
 
-__all__ = ["AtomicCheckpointIO", "Manifest", "RunError", "checkpoint_path", "load", "read_checkpoint", "write_text"]
+__all__ = ["AtomicCheckpointIO", "Manifest", "RunError", "checkpoint_path", "held", "load", "read_checkpoint", "write_text"]
 
 log = logging.getLogger(__name__)
 PACKAGES = ("genlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy")
@@ -87,6 +89,23 @@ class Manifest:
         self.content |= content
         if self.writes:
             write_text(self.path, json.dumps(self.content, indent=2, default=str) + "\n")
+
+
+@contextmanager
+def held(run_dir: Path, writes: bool = True):
+    """Keeps other processes from training in `run_dir` meanwhile; RunError if one does. A killed one lets go of it."""
+    if not writes:
+        yield
+        return
+    Path(run_dir).mkdir(parents=True, exist_ok=True)
+    with open(Path(run_dir) / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{run_dir}: another process is training in it at this moment; wait for it, or stop it") from None
+        except OSError:
+            log.warning("%s: its file system has no locks, so two processes could train in it at once", run_dir)
+        yield
 
 
 def environment() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback
 
+from genlab.callbacks.loggers import show_texts
 from genlab.metrics.text_evaluation import is_chinese, judge
 
 __all__ = ["Texts"]
@@ -34,7 +35,11 @@ class Texts(Callback):
         if trainer.is_global_zero and not trainer.sanity_checking:
             folder = Path(trainer.default_root_dir) / "samples"
             folder.mkdir(parents=True, exist_ok=True)
+            rows = [
+                {"id": example.id, "source": example.sources[0], "question": example.question, "text": text,
+                 "accepted": example.accepted}
+                for example, text in zip(examples, texts, strict=True)
+            ]  # fmt: skip
             with (folder / f"texts_{trainer.global_step:06d}.jsonl").open("w", encoding="utf-8") as file:
-                for example, text in zip(examples, texts, strict=True):
-                    row = {"id": example.id, "question": example.question, "text": text, "accepted": example.accepted}
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            show_texts(trainer.loggers, "samples/texts", rows, trainer.global_step)

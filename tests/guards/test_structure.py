@@ -17,7 +17,8 @@ MODULES = sorted(path for path in ROOT.rglob("*.py"))
 # package -> the packages of genlab that it may import besides itself
 MAY_IMPORT = {
     "": {"runs"},  # genlab/__init__.py
-    "cli": {"config", ""},
+    "cli": {"config", "sweeps", ""},
+    "sweeps": {"report"},
     "config": set(),
     "runs": {"config"},
     "commands": {"callbacks", "config", "data", "metrics", "report", "runs", "systems"},
@@ -63,7 +64,7 @@ def test_imports_point_one_way(path):
         elif here in NEED_TORCH_ALONE:
             assert parts[0] == "torch" or parts[0] in sys.stdlib_module_names, f"{path} imports {name}"
         if parts[0] == "hydra":
-            assert here in ("cli", "config"), f"{path} imports {name}"
+            assert here in ("cli", "config", "sweeps"), f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -90,7 +91,7 @@ def options(group: str) -> list[str]:
 
 
 GROUPS = ("model", "net", "net/modulation", "loss", "penalty", "augment", "optimizer", "data", "trainer", "callbacks")
-GROUPS += ("logger", "experiment", "debug")
+GROUPS += ("logger", "experiment", "debug", "sweep")
 
 
 def at_home(group: str, option: str) -> list[str]:
