@@ -84,9 +84,11 @@ def run_hydra(command: str, rest: list[str]) -> None:
         if isinstance(error, ValueError):
             fail(str(error))
         raise
-    except KeyboardInterrupt:
-        sweeps.finish(original)
-        raise SystemExit(130) from None
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = stop.code if isinstance(stop, SystemExit) else 130
+        if isinstance(code, int) and code > 128:  # a signal
+            sweeps.finish(original)
+        raise SystemExit(code) from None
     finally:
         sys.argv = original
         if not traceback:

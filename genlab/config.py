@@ -2,10 +2,8 @@
 
 import difflib
 import functools
-import hashlib
 import importlib
 import inspect
-import json
 import re
 import types
 import typing
@@ -29,7 +27,6 @@ __all__ = [
     "build",
     "build_system",
     "closest",
-    "digest",
     "explain",
     "flatten",
     "from_run",
@@ -279,12 +276,6 @@ def check_call(key: str, node: Mapping, supplied: Iterable[str], allow: Iterable
         for name, parameter in known.items():
             if parameter.default is parameter.empty and name not in given and name not in supplied:
                 yield f"{key}.{name}: {node['_target_']} needs a value here ({key}.{name}=...)"
-
-
-def digest(settings: Mapping) -> str:
-    """A hash of what decides a run: all settings but which run is continued, and from where."""
-    decisive = {key: value for key, value in settings.items() if key not in ("run", "ckpt", "allow")}
-    return hashlib.blake2b(json.dumps(decisive, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
 def validate(cfg: Mapping, supplied: Mapping[str, Iterable[str]] = types.MappingProxyType({})) -> None:

@@ -170,6 +170,6 @@ def close(loggers: Sequence[Logger]) -> None:
         if isinstance(logger, TensorBoardLogger) and logger._experiment is not None:
             logger.experiment.close()
         elif isinstance(logger, WandbLogger) and logger._experiment is not None:
-            logger.experiment.finish(quiet=True)
+            logger.experiment.finish()
         elif isinstance(logger, TrackioLogger) and logger.run is not None:
             logger.run.finish()

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from genlab import config, runs
+from genlab import compare, config, runs
 from genlab.callbacks import loggers
 from genlab.callbacks.checkpoint import Interrupted
 from genlab.callbacks.reseed import Reseed
@@ -166,11 +166,11 @@ def open_manifest(run_dir: Path, settings: dict, overrides: list[str], resume: P
     if resume is not None:
         manifest = runs.Manifest.read(run_dir, writes=rank_zero_only.rank == 0)
         if not sweep and [word for word in overrides if not word.startswith(("run=", "ckpt="))]:
-            manifest.update(config=config.digest(settings))
+            manifest.update(config=compare.digest(settings))
         return manifest
     content = {"command": shlex.join(["genlab", *sys.argv[1:]]), "overrides": overrides, "model": settings["name"]}
     content |= {"seed": settings["seed"], **runs.environment(), "steps": 0, "images_seen": 0, "seconds": 0.0}
-    content["config"] = config.digest(settings)
+    content |= {"config": compare.digest(settings), "differences": compare.differences(settings)}
     return runs.Manifest.create(run_dir, content, writes=rank_zero_only.rank == 0)
 
 
@@ -181,7 +181,7 @@ def continue_job(run_dir: Path, settings: dict) -> tuple[dict, dict[str, float] 
     """
     manifest = runs.Manifest.read(run_dir)
     status, metrics = manifest.content["status"], manifest.content.get("metrics", {})
-    if manifest.content.get("config") != config.digest(settings):
+    if manifest.content.get("config") != compare.digest(settings):
         raise runs.RunError(
             f"{run_dir}: the run in it has another config than this job, so the sweep cannot go on in it; name another "
             "hydra.sweep.dir, or remove that directory"
