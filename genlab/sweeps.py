@@ -195,6 +195,11 @@ def summarise(sweep_dir: Path, console: Console | None = None) -> list[dict[str,
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    from genlab.report.sweep import write_sweep_report  # here: it takes torch, which --help must not
+
+    fixed = [word for word in jobs[0]["overrides"] if word.partition("=")[0] not in keys]
+    named = [job | {"parameters": parameters(job)} for job in jobs]
+    write_sweep_report(sweep_dir, named, keys, metric, fixed)
     return jobs
 
 
@@ -207,7 +212,7 @@ def finish(argv: Sequence[str], error: BaseException | None = None) -> bool:
     jobs = summarise(folder) if folder is not None else []
     if not jobs:
         return True
-    print(f"summary  {folder / 'summary.csv'}", file=sys.stderr)
+    print(f"summary  {folder / 'summary.csv'}\nreport   {folder / 'report.html'}", file=sys.stderr)
     left = [job for job in jobs if job["status"] != "finished"]
     if error is not None and not any(job["status"] == "failed" for job in jobs):
         print(f"genlab: error: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)

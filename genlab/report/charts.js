@@ -10,6 +10,7 @@ function short(value) {
   if (typeof value !== "number") return String(value);
   const size = Math.abs(value);
   if (Number.isInteger(value) && size >= 1e4) return size >= 1e6 ? +(value / 1e6).toPrecision(3) + "M" : +(value / 1e3).toPrecision(4) + "k";
+  if (size && size < 1e-3) return value.toExponential(2).replace(/\.?0+e/, "e");
   return String(+value.toPrecision(4));
 }
 function ticks(low, high, count = 4) {
@@ -110,6 +111,7 @@ function strip(holder, key, xs, ys, colour, pick) {
 function parallel(holder, keys, rows, colour, pick) {
   const W = Math.max(460, 150 * keys.length), H = 280, T = 30, B = 16, X = (k) => 60 + (k / Math.max(1, keys.length - 1)) * (W - 120);
   const svg = node("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": "parallel coordinates of " + keys.join(", ") });
+  Object.assign(svg.style, { minWidth: `${W}px`, maxWidth: `${1.2 * W}px` });
   const scales = keys.map((_, k) => scale(rows.map((row) => row[k]), H - B, T));
   rows.forEach((row, i) => {
     const points = row.map((v, k) => (v === null || v === undefined || v === "" ? null : `${X(k)},${scales[k].at(v).toFixed(1)}`));

@@ -63,8 +63,8 @@ def write_report(run_dir: Path) -> Path:
         "certificate": _certificate(json.loads(certificate_file.read_text())) if certificate_file.is_file() else [],
         "curves": _curves(run_dir / "metrics.csv"),
     }
-    titles = [(kind, kind) for kind, _, steps in shown["pictures"] if steps]
-    titles += [(kind, title) for kind, title, _ in shown["texts"]] + [(name, name) for name, *_ in shown["measured"]]
+    titles = [(kind, {"fixed": "samples"}.get(kind, f"{kind}s")) for kind, _, steps in shown["pictures"] if steps]
+    titles += [(kind, kind) for kind, *_ in shown["texts"]] + [(name, name) for name, *_ in shown["measured"]]
     sections = [(name, name) for name in ("metrics",) if results] + titles
     sections += [(name, name) for name in ("certificate", "curves") if shown[name]]
     sections += [("config", "config"), ("reproduce", "to do it again")]
