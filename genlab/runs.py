@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch.plugins.io import CheckpointIO
+from safetensors.torch import load_file
 
 from genlab import config
 
@@ -202,15 +203,31 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         ) from None
 
 
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file; RunError if it is damaged."""
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise RunError(f"{path}: not a readable safetensors file ({error})") from None
+
+
 def load(run: str | Path, ckpt: str = "last", weights: str = "ema", device: str = "cpu", allow: Iterable[str] = ()):
-    """The trained model of a run directory, ready to `sample`, `encode`, ... in eval mode on `device`.
+    """The trained model of a run directory, or of a directory that it was exported to, ready to `sample`, `encode`, ... in eval mode on `device`.
 
     ckpt: best, last or a path. weights: ema (the moving average, where the run kept one) or raw. allow: packages
     besides genlab's own that the run's config may build from. Raises RunError or ConfigError, naming the file or key.
     """
     frozen = config.read_frozen(run)
     system = config.build_system(frozen, allow)
-    checkpoint = read_checkpoint(checkpoint_path(run, ckpt))
+    exported = Path(run) / "model.safetensors"
+    if exported.is_file() and not (Path(run) / "checkpoints").exists():  # of genlab export: one set of weights
+        if weights != "ema" or ckpt != "last":
+            raise RunError(
+                f"weights={weights}, ckpt={ckpt}: {run} is an export and holds one set of weights; leave them out"
+            )
+        checkpoint = {"state_dict": read_safetensors(exported)}
+    else:
+        checkpoint = read_checkpoint(checkpoint_path(run, ckpt))
     state = checkpoint["state_dict"]
     if weights not in ("ema", "raw"):
         raise RunError(f"weights={weights}: expected ema or raw")

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "config": set(),
     "compare": {"config"},
     "runs": {"config"},
-    "commands": {"callbacks", "compare", "config", "data", "metrics", "report", "runs", "systems"},
+    "commands": {"callbacks", "compare", "config", "data", "export", "metrics", "report", "runs", "systems"},
     "systems": {"losses", "metrics", "models", "nn", "weights"},
     "weights": {"models"},
     "models": {"nn"},
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "metrics": {"data", "losses"},
     "callbacks": {"metrics", "report"},
     "report": {"runs"},
+    "export": {"losses", "nn", "report", "runs", "systems"},
 }
 NEED_TORCH_ALONE = {"models", "losses", "nn"}
 LIMITS = {"models": 260, "systems": 220}
