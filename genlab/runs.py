@@ -212,10 +212,11 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load(run: str | Path, ckpt: str = "last", weights: str = "ema", device: str = "cpu", allow: Iterable[str] = ()):
-    """The trained model of a run directory, or of a directory that it was exported to, ready to `sample`, `encode`, ... in eval mode on `device`.
+    """The trained model of a run directory, ready to `sample`, `encode`, ... in eval mode on `device`.
 
-    ckpt: best, last or a path. weights: ema (the moving average, where the run kept one) or raw. allow: packages
-    besides genlab's own that the run's config may build from. Raises RunError or ConfigError, naming the file or key.
+    run: or the directory of an export, which has no ckpt and weights to choose. ckpt: best, last or a path. weights: ema
+    (the moving average, where the run kept one) or raw. allow: packages besides genlab's own that the run's config may
+    build from. Raises RunError or ConfigError, naming the file or key.
     """
     frozen = config.read_frozen(run)
     system = config.build_system(frozen, allow)

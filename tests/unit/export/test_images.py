@@ -1,6 +1,7 @@
 """What is exported gives what the model gives."""
 
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def system_of(composed, model):
     if hasattr(system, "refresh"):
         system.refresh()
     generator = torch.Generator().manual_seed(1)
-    for name, value in system.named_parameters():  # an untrained flow is the identity
+    for value in system.parameters():  # an untrained flow is the identity
         if value.dim() > 1:
             value.add_(0.02 * torch.randn(value.shape, generator=generator))
     if hasattr(system, "refresh"):
@@ -106,7 +107,7 @@ def test_a_model_card_is_in_hugging_faces_form(trained_in, tmp_path, tiny):
     trained_in(tmp_path / "run", "model=ogan", *words, "trainer.max_steps=2", "callbacks.grids=null", "evaluate=false")
     entry = {"value": 3.25, "split": "test", "count": 500, "reference": None, "features": "classifier", "comparable": False,
              "weights": "ema", "ckpt": "last", "seed": 0}  # fmt: skip
-    runs.write_text(tmp_path / "run" / "eval" / "metrics.json", __import__("json").dumps({"fid": entry}))
+    runs.write_text(tmp_path / "run" / "eval" / "metrics.json", json.dumps({"fid": entry}))
     card = model_card(tmp_path / "run", {"model.safetensors": "weights"}, licence="MIT", use=["import genlab"])
     front = yaml.safe_load(card.split("---")[1])
     assert front["license"] == "mit" and front["library_name"] == "genlab"
