@@ -42,8 +42,8 @@ def model_card(run_dir: Path, files: Mapping[str, str], licence: str | None = No
     splits = ", ".join(f"{split} {about['count']}" for split, about in data["splits"].items())
     lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", ""]
     lines += [f"# {manifest['model']} on {data['name']}", ""]
-    lines += [f"Trained for {manifest['steps']:,} steps ({manifest['images_seen']:,} examples seen, {manifest['seconds']:.0f} s on "
-              f"{manifest['hardware']}), seed {manifest['seed']}.", ""]  # fmt: skip
+    took = f"{manifest['images_seen']:,} examples seen, {manifest['seconds']:.0f} s on {manifest['hardware']}"
+    lines += [f"Trained for {manifest['steps']:,} steps ({took}), seed {manifest['seed']}.", ""]
     if use:
         lines += ["```python", *use, "```", ""]
     lines += ["| file | |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in files.items()), ""]

@@ -13,14 +13,14 @@ from genlab.report.html import write_report
 from genlab.report.images import save_grid, save_rows
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-SPLIT = {"count": 10, "source": "made up", "crop": "none"}
+SPLITS = dict.fromkeys(("train", "val", "test"), {"count": 10, "source": "made up", "crop": "none"})
 
 
 def a_run(run):
     manifest = {"status": "finished", "model": "ogan", "seed": 1, "steps": 4, "images_seen": 64, "seconds": 2.0,
                 "command": "genlab train", "overrides": ["model=ogan", "seed=1"], "hardware": "CPU", "started": "today",
                 "git": None, "versions": {"python": "3.12"}, "differences": {"model.lr": [0.1, "<b>"]},
-                "data": {"name": "made-up", "fingerprint": "f", "splits": dict.fromkeys(("train", "val", "test"), SPLIT)}}  # fmt: skip
+                "data": {"name": "made-up", "fingerprint": "f", "splits": SPLITS}}  # fmt: skip
     runs.write_text(run / "manifest.json", json.dumps(manifest))
     runs.write_text(run / "config.yaml", "data: {image_size: 8, channels: 1}\nmodel: {}\n")
     lines = [f"{i},{1 / i},{i}.5,{'nan' if i == 2 else i}" for i in range(1, 40)]
@@ -49,7 +49,7 @@ def a_sweep(folder):
 
 def test_a_runs_page_holds_all_and_fetches_nothing(tmp_path):
     page = a_run(tmp_path).read_text()
-    for part in ("genlab train model=ogan seed=1", "answer", "0.8000", "model.lr", "32 images a second", "&lt;b&gt;"):
+    for part in ("genlab train model=ogan seed=1", "answer", "0.8000", "model.lr", "32 texts a second", "&lt;b&gt;"):
         assert part in page, part
     assert "<script>alert" not in page and "nan" not in page.partition('id="data">')[2].partition("</script>")[0].lower()
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "") and "src=" in page
