@@ -13,7 +13,7 @@ from genlab.report.html import write_report
 from genlab.report.images import save_grid, save_rows
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-SPLITS = dict.fromkeys(("train", "val", "test"), {"count": 10, "source": "made up", "crop": "none"})
+SPLITS = {split: {"count": 10, "source": "made up", "crop": "none"} for split in ("train", "val", "test")}
 
 
 def a_run(run):
