@@ -61,24 +61,34 @@ def run_hydra(command: str, rest: list[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from genlab import config
+    from genlab import config, sweeps
 
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors here instead of printing them
     original = sys.argv
     try:
         config_name, extra = config.from_run(command, rest)
-        sys.argv = ["genlab", *rest, *extra]
+        sys.argv = ["genlab", *rest, *extra, *sweeps.folder_override(rest)]
         task = partial(run_task, command, original, traceback)
         hydra.main(version_base="1.3", config_path="pkg://genlab.conf", config_name=config_name)(task)()
-    except (HydraException, OmegaConfBaseException) as error:
+        if not sweeps.finish(original):
+            raise SystemExit(1)
+    except Exception as error:
+        over = sweeps.finish(original, error)
         if traceback:
             raise
-        fail(config.explain(error, command))
-    except ValueError as error:
-        if traceback:
-            raise
-        fail(str(error))
+        if not over:
+            raise SystemExit(1) from None
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            fail(config.explain(error, command))
+        if isinstance(error, ValueError):
+            fail(str(error))
+        raise
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = stop.code if isinstance(stop, SystemExit) else 130
+        if isinstance(code, int) and code > 128:  # a signal
+            sweeps.finish(original)
+        raise SystemExit(code) from None
     finally:
         sys.argv = original
         if not traceback:
@@ -100,8 +110,13 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
     if not traceback:
         os.environ.pop("HYDRA_FULL_ERROR", None)
     try:
-        module = importlib.import_module(f"genlab.commands.{command}")
-        return module.run(cfg, Path(hydra_cfg.runtime.output_dir), list(hydra_cfg.overrides.task), sweep)
+        run_dir, overrides = Path(hydra_cfg.runtime.output_dir), list(hydra_cfg.overrides.task)
+        task = partial(importlib.import_module(f"genlab.commands.{command}").run, cfg, run_dir, overrides, sweep)
+        if not sweep:
+            return task()
+        from genlab import sweeps
+
+        return sweeps.run_job(task, run_dir, overrides, cfg.get("optimized_metric"), hydra_cfg.job.num)
     except Exception as error:
         if sweep:
             print(f"genlab: job {hydra_cfg.job.num} failed: {error}", file=sys.stderr)

@@ -39,6 +39,8 @@ __all__ = [
 OWN = tuple(f"genlab.{name}." for name in ["systems", "models", "losses", "nn", "data", "callbacks", "metrics"])
 LIBRARIES = ("torch.nn.", "torch.optim.", "torchvision.models.", "lightning.pytorch.", "torchmetrics.")
 PARTS = ("net", "loss", "penalty", "augment")  # groups that are arguments of the system
+EXTRAS = {"hydra/launcher/joblib": "joblib", "hydra/launcher/ray": "ray", "hydra/launcher/submitit_slurm": "slurm",
+          "hydra/launcher/submitit_local": "slurm", "hydra/sweeper/optuna": "optuna"}  # fmt: skip
 DIRECTIVES = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 
 
@@ -314,5 +316,7 @@ def explain(error: Exception, command: str) -> str:
     if match := re.search(r"Could not find '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
         options = re.findall(r"^\t(\S+)$", text.partition("Available options")[2].partition("Config search")[0], re.M)
-        return f"{group}={option} is not there.{closest(option, options)} Options: {', '.join(options)}."
+        extra = EXTRAS.get(match[1])
+        hint = f" It comes with an extra: pip install 'genlab[{extra}]'." if extra else closest(option, options)
+        return f"{group}={option} is not there.{hint} Options: {', '.join(options)}."
     return text.partition("Config search path")[0].strip().replace("\n\n", "\n")

@@ -1,12 +1,14 @@
 """The run directory: its manifest, its checkpoints, and a trained model out of it in one call."""
 
 import errno
+import fcntl
 import json
 import logging
 import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,10 +17,11 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch.plugins.io import CheckpointIO
+from safetensors.torch import load_file
 
 from genlab import config
 
-__all__ = ["AtomicCheckpointIO", "Manifest", "RunError", "checkpoint_path", "load", "read_checkpoint", "write_text"]
+__all__ = ["AtomicCheckpointIO", "Manifest", "RunError", "checkpoint_path", "held", "load", "read_checkpoint", "write_text"]
 
 log = logging.getLogger(__name__)
 PACKAGES = ("genlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy")
@@ -87,6 +90,23 @@ class Manifest:
         self.content |= content
         if self.writes:
             write_text(self.path, json.dumps(self.content, indent=2, default=str) + "\n")
+
+
+@contextmanager
+def held(run_dir: Path, writes: bool = True):
+    """Keeps other processes from training in `run_dir` meanwhile; RunError if one does. A killed one lets go of it."""
+    if not writes:
+        yield
+        return
+    Path(run_dir).mkdir(parents=True, exist_ok=True)
+    with open(Path(run_dir) / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{run_dir}: another process is training in it at this moment; wait for it, or stop it") from None
+        except OSError:
+            log.warning("%s: its file system has no locks, so two processes could train in it at once", run_dir)
+        yield
 
 
 def environment() -> dict[str, Any]:
@@ -183,15 +203,32 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         ) from None
 
 
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file; RunError if it is damaged."""
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise RunError(f"{path}: not a readable safetensors file ({error})") from None
+
+
 def load(run: str | Path, ckpt: str = "last", weights: str = "ema", device: str = "cpu", allow: Iterable[str] = ()):
     """The trained model of a run directory, ready to `sample`, `encode`, ... in eval mode on `device`.
 
-    ckpt: best, last or a path. weights: ema (the moving average, where the run kept one) or raw. allow: packages
-    besides genlab's own that the run's config may build from. Raises RunError or ConfigError, naming the file or key.
+    run: or the directory of an export, which has no ckpt and weights to choose. ckpt: best, last or a path. weights: ema
+    (the moving average, where the run kept one) or raw. allow: packages besides genlab's own that the run's config may
+    build from. Raises RunError or ConfigError, naming the file or key.
     """
     frozen = config.read_frozen(run)
     system = config.build_system(frozen, allow)
-    checkpoint = read_checkpoint(checkpoint_path(run, ckpt))
+    exported = Path(run) / "model.safetensors"
+    if exported.is_file() and not (Path(run) / "checkpoints").exists():  # of genlab export: one set of weights
+        if weights != "ema" or ckpt != "last":
+            raise RunError(
+                f"weights={weights}, ckpt={ckpt}: {run} is an export and holds one set of weights; leave them out"
+            )
+        checkpoint = {"state_dict": read_safetensors(exported)}
+    else:
+        checkpoint = read_checkpoint(checkpoint_path(run, ckpt))
     state = checkpoint["state_dict"]
     if weights not in ("ema", "raw"):
         raise RunError(f"weights={weights}: expected ema or raw")

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback
 
 from genlab.callbacks.ema import averaged_weights
+from genlab.callbacks.loggers import show
 from genlab.metrics.density import density_on_grid
 from genlab.report.images import save_grid, save_pairs, save_rows, with_ends
 from genlab.report.points import save_points, window
@@ -40,7 +41,13 @@ class Grids(Callback):
             return
         self.drawn_step, folder = step, Path(trainer.default_root_dir) / "samples"
         if system.modality == "point":
-            return self._draw_points(trainer, system, folder / f"fixed_{step:06d}.png")
+            self._draw_points(trainer, system, folder / f"fixed_{step:06d}.png")
+        else:
+            self._draw_images(trainer, system, folder, step)
+        for path in sorted(folder.glob(f"*_{step:06d}.png")):
+            show(trainer.loggers, f"samples/{path.stem.rpartition('_')[0]}", path, step)
+
+    def _draw_images(self, trainer, system, folder: Path, step: int) -> None:
         with averaged_weights(trainer, system), torch.no_grad():
             if hasattr(system, "sample"):
                 save_grid(system.sample(self.num, seed=0), folder / f"fixed_{step:06d}.png")

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback
 
+from genlab.callbacks.loggers import show_texts
 from genlab.metrics.text_evaluation import is_chinese, judge
 
 __all__ = ["ConditionalTexts", "Texts"]
@@ -33,8 +34,11 @@ class Texts(Callback):
             system.log("val/em", scores["em"], sync_dist=True)
         system.log("step", float(trainer.global_step), rank_zero_only=True)
         if trainer.is_global_zero and not trainer.sanity_checking:
-            rows = zip(examples, texts, strict=True)
-            write(trainer, [{"id": e.id, "question": e.question, "text": t, "accepted": e.accepted} for e, t in rows])
+            rows = [
+                {"id": e.id, "source": e.sources[0], "question": e.question, "text": text, "accepted": e.accepted}
+                for e, text in zip(examples, texts, strict=True)
+            ]
+            write(trainer, rows)
 
 
 class ConditionalTexts(Callback):
@@ -57,8 +61,9 @@ class ConditionalTexts(Callback):
 
 
 def write(trainer, rows: list[dict]) -> None:
-    """samples/texts_<step>.jsonl."""
+    """Writes samples/texts_<step>.jsonl, and shows the rows to the loggers."""
     folder = Path(trainer.default_root_dir) / "samples"
     folder.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (folder / f"texts_{trainer.global_step:06d}.jsonl").write_text(text, encoding="utf-8")
+    show_texts(trainer.loggers, "samples/texts", rows, trainer.global_step)

@@ -16,7 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from genlab import config, runs
+from genlab import compare, config, runs
+from genlab.callbacks import loggers
 from genlab.callbacks.checkpoint import Interrupted
 from genlab.callbacks.reseed import Reseed
 from genlab.commands import eval as evaluation
@@ -37,8 +38,18 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> float 
     """
     settings = check(cfg, sweep)
     quiet()
+    with runs.held(run_dir, writes=rank_zero_only.rank == 0):
+        if sweep and (run_dir / "manifest.json").exists():
+            settings, metrics = continue_job(run_dir, settings)
+            if metrics is not None:
+                return chosen_metric(settings["optimized_metric"], metrics)
+        return run_held(settings, run_dir, overrides, sweep)
+
+
+def run_held(settings: dict, run_dir: Path, overrides: list[str], sweep: bool) -> float | None:
+    """`run` in a directory that no other process trains in."""
     resume = runs.checkpoint_path(settings["run"], settings["ckpt"]) if settings["run"] else None
-    manifest = open_manifest(run_dir, settings, overrides, resume)
+    manifest = open_manifest(run_dir, settings, overrides, resume, sweep)
     try:
         return train(settings, run_dir, resume, manifest, sweep)
     except (Interrupted, KeyboardInterrupt) as stop:
@@ -58,7 +69,6 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> float 
 
 def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Manifest, sweep: bool) -> float | None:
     """One run from data to report."""
-    console = Console(stderr=True)
     seed_everything(settings["seed"], workers=True, verbose=False)
     data = config.build(settings["data"], settings["allow"])
     data.prepare_data()
@@ -74,12 +84,25 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
         runs.save_config(run_dir, settings | {"run": None, "ckpt": "last"})
     system = config.build_system(settings, settings["allow"])
     trainer = build_trainer(settings, run_dir)
+    try:
+        return train_with(trainer, system, data, settings, run_dir, resume, manifest, sweep)
+    finally:
+        loggers.close(trainer.loggers)
+
+
+def train_with(
+    trainer, system, data, settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Manifest, sweep: bool
+) -> float | None:
+    """`train` from the first step on."""
+    console = Console(stderr=True)
     step, trained = continue_from(resume, trainer, manifest, run_dir) if resume is not None else (0, False)
     if manifest.writes:
         where = f"from step {step} " if step else ""
         console.print(
             f"training [bold]{settings['name']}[/] on {data.name} {where}in {run_dir}", highlight=False, soft_wrap=True
         )
+    for logger in trainer.loggers:
+        logger.log_hyperparams(config.flatten(settings))
     if not trained:
         fit(trainer, system, data, resume, manifest, run_dir)
     if not trainer.is_global_zero:
@@ -88,8 +111,10 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
     metrics = dict(manifest.content.get("metrics", {}))
     if settings["evaluate"]:
         results = evaluation.measure(run_dir, data, console=console, allow=settings["allow"])
-        metrics |= {f"test/{name}": entry["value"] for name, entry in results.items()}
+        measured = {f"test/{name}": entry["value"] for name, entry in results.items()}
+        metrics |= measured
         manifest.update(metrics=metrics)
+        loggers.finish(trainer.loggers, measured, sorted((run_dir / "eval").glob("*.png")), trainer.global_step or step)
     announce(console, run_dir, write_report(run_dir), system, sweep)
     return chosen_metric(settings["optimized_metric"], metrics)
 
@@ -151,12 +176,40 @@ def starts_processes(strategy: Any) -> bool:
     return strategy in ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 
-def open_manifest(run_dir: Path, settings: dict, overrides: list[str], resume: Path | None) -> runs.Manifest:
+def open_manifest(run_dir: Path, settings: dict, overrides: list[str], resume: Path | None, sweep: bool) -> runs.Manifest:
     if resume is not None:
-        return runs.Manifest.read(run_dir, writes=rank_zero_only.rank == 0)
+        manifest = runs.Manifest.read(run_dir, writes=rank_zero_only.rank == 0)
+        if not sweep and [word for word in overrides if not word.startswith(("run=", "ckpt="))]:
+            manifest.update(config=compare.digest(settings))
+        return manifest
     content = {"command": shlex.join(["genlab", *sys.argv[1:]]), "overrides": overrides, "model": settings["name"]}
     content |= {"seed": settings["seed"], **runs.environment(), "steps": 0, "images_seen": 0, "seconds": 0.0}
+    content |= {"config": compare.digest(settings), "differences": compare.differences(settings)}
     return runs.Manifest.create(run_dir, content, writes=rank_zero_only.rank == 0)
+
+
+def continue_job(run_dir: Path, settings: dict) -> tuple[dict, dict[str, float] | None]:
+    """(settings, None) to run a job of a continued sweep from where it stopped, or (settings, its metrics): it is done.
+
+    RunError where the job's directory holds a run of another config.
+    """
+    manifest = runs.Manifest.read(run_dir)
+    status, metrics = manifest.content["status"], manifest.content.get("metrics", {})
+    if manifest.content.get("config") != compare.digest(settings):
+        raise runs.RunError(
+            f"{run_dir}: the run in it has another config than this job, so the sweep cannot go on in it; name another "
+            "hydra.sweep.dir, or remove that directory"
+        )
+    measured = not settings["evaluate"] or any(name.startswith("test/") for name in metrics)
+    if status == "finished" and measured:
+        print(f"{run_dir}: finished before, with the same config", file=sys.stderr)
+        return settings, metrics
+    if (run_dir / "checkpoints" / "last.ckpt").is_file():
+        manifest.update(status="interrupted")
+        return settings | {"run": str(run_dir), "ckpt": "last"}, None
+    for name in ("manifest.json", "metrics.csv"):  # it had saved nothing yet
+        (run_dir / name).unlink(missing_ok=True)
+    return settings, None
 
 
 def same_data(manifest: runs.Manifest, data, resume: Path | None) -> None:
@@ -200,12 +253,12 @@ def build_trainer(settings: dict, run_dir: Path):
     allow = settings["allow"]
     nodes = (settings["callbacks"] or {}).values()
     callbacks = [config.build(node, allow) for node in nodes if node]
-    loggers = [config.build(node, allow, save_dir=str(run_dir)) for node in (settings["logger"] or {}).values() if node]
+    chosen = [config.build(node, allow, save_dir=str(run_dir)) for node in (settings["logger"] or {}).values() if node]
     return config.build(
         settings["trainer"],
         allow,
         callbacks=[Reseed(settings["seed"]), *callbacks],
-        logger=loggers or False,
+        logger=chosen or False,
         plugins=[runs.AtomicCheckpointIO()],
         default_root_dir=str(run_dir),
     )

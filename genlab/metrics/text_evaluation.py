@@ -94,7 +94,7 @@ def evaluate_texts(
         for name, value in values.items()
     }
     rows = [
-        {"id": e.id, "question": e.question, "text": text, "accepted": list(e.accepted)}
+        {"id": e.id, "source": e.sources[0], "question": e.question, "text": text, "accepted": list(e.accepted)}
         for e, text in zip(answered, texts, strict=True)
     ]
     if answered and question:

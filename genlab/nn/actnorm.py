@@ -49,7 +49,7 @@ class ActNorm(nn.Module):
             self.known = True
         shift, log_scale = self._like(self.shift, x), self._like(self.log_scale, x)
         log_det = x[0, 0].numel() * self.log_scale.sum()
-        return (x + shift) * log_scale.exp(), log_det.expand(len(x))
+        return (x + shift) * log_scale.exp(), log_det.expand(x.shape[0])
 
     def inverse(self, y: Tensor) -> Tensor:
         return y * (-self._like(self.log_scale, y)).exp() - self._like(self.shift, y)

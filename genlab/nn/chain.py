@@ -20,7 +20,7 @@ class Chain(nn.ModuleList):
         self.recompute = recompute
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        log_det = x.new_zeros(len(x))
+        log_det = x.new_zeros(x.shape[0])
         for bijection in self:
             if self.recompute and torch.is_grad_enabled():
                 x, term = checkpoint(bijection, x, use_reentrant=False)
@@ -55,7 +55,7 @@ class MultiScale(nn.Module):
         self.sizes = [c * h * w for c, h, w in [*self.halves, self.shapes[-1]]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        parts, log_det = [], x.new_zeros(len(x))
+        parts, log_det = [], x.new_zeros(x.shape[0])
         for i, stage in enumerate(self.stages):
             x, term = stage(x)
             log_det = log_det + term

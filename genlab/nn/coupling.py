@@ -114,7 +114,7 @@ class Coupling(nn.Module):
         passing, moved = self._split(x)
         shift, log_scale = self.move(self.net(passing))
         if log_scale is None:
-            return self._join(passing, moved + shift), x.new_zeros(len(x))
+            return self._join(passing, moved + shift), x.new_zeros(x.shape[0])
         return self._join(passing, (moved + shift) * log_scale.exp()), log_scale.flatten(1).sum(1)
 
     def inverse(self, y: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class MaskedCoupling(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         shift, log_scale = self._moves(x)
         if log_scale is None:
-            return x + shift, x.new_zeros(len(x))
+            return x + shift, x.new_zeros(x.shape[0])
         return (x + shift) * log_scale.exp(), log_scale.flatten(1).sum(1)
 
     def inverse(self, y: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class InvertibleLinear(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         weight, log_det = self.matrix()
-        return self._apply_matrix(weight, x), (x[0, 0].numel() * log_det).expand(len(x))
+        return self._apply_matrix(weight, x), (x[0, 0].numel() * log_det).expand(x.shape[0])
 
     def inverse(self, y: Tensor) -> Tensor:
         weight, _ = self.matrix()

@@ -43,7 +43,7 @@ class Pixels(nn.Module):
         x = (self.values(images) + noise) / self.levels
         log_det = -self.levels.to(x.dtype).log() * x[0].numel()
         if not self.alpha:
-            return x - 0.5, log_det.expand(len(x))
+            return x - 0.5, log_det.expand(x.shape[0])
         s = self.alpha + (1 - 2 * self.alpha) * x
         terms = math.log(1 - 2 * self.alpha) - s.log() - (1 - s).log()
         return s.logit(), log_det + terms.flatten(1).sum(1)

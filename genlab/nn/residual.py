@@ -126,7 +126,7 @@ class ResidualBlock(nn.Module):
             x = _own_format(x)
             series = self.series if self.training else self.eval_series
             if series is None:
-                return x + self.branch.linear(x, self.branch.tensors())[0], x.new_full((len(x),), torch.nan)
+                return x + self.branch.linear(x, self.branch.tensors())[0], x.new_full((x.shape[0],), torch.nan)
             g, log_det = (
                 self._exact(x)
                 if isinstance(series, Exact)

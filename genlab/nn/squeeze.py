@@ -17,7 +17,7 @@ class Squeeze(nn.Module):
         self.factor = factor
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return pixel_unshuffle(x, self.factor), x.new_zeros(len(x))
+        return pixel_unshuffle(x, self.factor), x.new_zeros(x.shape[0])
 
     def inverse(self, y: Tensor) -> Tensor:
         return pixel_shuffle(y, self.factor)

@@ -3,16 +3,21 @@
 import base64
 import csv
 import json
+import math
+import shlex
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jinja2
+import yaml
 
 from genlab import runs
-from genlab.report.plots import curves
+from genlab.report.images import SEEN_SIDE
 from genlab.report.tables import measured_on
 
-__all__ = ["write_report"]
+__all__ = ["PICTURES", "page", "write_report"]
 
 PICTURES = {
     "fixed": "Samples: the same latent vectors as training goes on",
@@ -20,18 +25,21 @@ PICTURES = {
     "interpolation": "Between pairs of held-out images, which stand at both ends",
 }
 MEASURED = {
-    "density.png": "Held-out points, samples, and the density",
-    "ood.png": "Log-probabilities of the two data sets",
-    "neighbours.png": "Memorised? A sample a row, then the training images nearest to it over the features",
-    "prd.png": "Precision against recall",
+    "density": "Held-out points, samples, and the density",
+    "ood": "Log-probabilities of the two data sets",
+    "neighbours": "Memorised? A sample a row, then the training images nearest to it over the features",
+    "prd": "Precision against recall",
 }
 MAX_PICTURES = 12  # of one kind; a longer run shows as many, evenly spaced
+MAX_POINTS = 1000  # of one curve
+MAX_TEXTS, MAX_LETTERS = 30, 600  # of a table
 CURVES = {  # what shares an axis; a metric that no group names gets one of its own
     "losses": ("train/loss_d", "train/loss_g"),
     "scores": ("train/score_real", "train/score_fake"),
     "bits per dimension": ("train/bits_per_dim", "val/bits_per_dim"),
     "negative log-likelihood": ("train/nll", "val/nll"),
     "code correlation": ("train/code_correlation", "val/code_correlation"),
+    "throughput": ("images_per_second",),
 }
 NOT_CURVES = {"step", "epoch", "images_seen"}
 
@@ -39,50 +47,124 @@ NOT_CURVES = {"step", "epoch", "images_seen"}
 def write_report(run_dir: Path) -> Path:
     """Writes <run_dir>/report.html from what lies there (manifest, metrics.csv, samples, eval) and returns its path."""
     manifest = json.loads((run_dir / "manifest.json").read_text())
-    results_file = run_dir / "eval" / "metrics.json"
+    results_file, certificate_file = run_dir / "eval" / "metrics.json", run_dir / "eval" / "certificate.json"
     results = json.loads(results_file.read_text()) if results_file.is_file() else {}
-    measured = [(run_dir / "eval" / name, title) for name, title in MEASURED.items()]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(files("genlab.report").joinpath("report.html.j2").read_text())
-    page = template.render(
+    settings = (run_dir / "config.yaml").read_text()
+    data = yaml.safe_load(settings).get("data") or {}
+    shown = {
+        "results": [(name, entry, measured_on(entry)) for name, entry in results.items()],
+        "pictures": [(kind, title, _pictures(run_dir, kind)) for kind, title in PICTURES.items()],
+        "texts": [part for part in (_texts_of_training(run_dir), _texts_of_eval(run_dir)) if part],
+        "measured": [
+            (name, title, _uri((run_dir / "eval" / f"{name}.png").read_bytes()))
+            for name, title in MEASURED.items()
+            if (run_dir / "eval" / f"{name}.png").is_file()
+        ],
+        "certificate": _certificate(json.loads(certificate_file.read_text())) if certificate_file.is_file() else [],
+        "curves": _curves(run_dir / "metrics.csv"),
+    }
+    titles = [(kind, {"fixed": "samples"}.get(kind, f"{kind}s")) for kind, _, steps in shown["pictures"] if steps]
+    titles += [(kind, kind) for kind, *_ in shown["texts"]] + [(name, name) for name, *_ in shown["measured"]]
+    sections = [(name, name) for name in ("metrics",) if results] + titles
+    sections += [(name, name) for name in ("certificate", "curves") if shown[name]]
+    sections += [("config", "config"), ("reproduce", "to do it again")]
+    size = data.get("image_size")
+    differences = manifest.get("differences")
+    text = page(
+        "report.html.j2",
         manifest=manifest,
-        results=[(name, entry, measured_on(entry)) for name, entry in results.items()],
+        kind="text" if shown["texts"] else "image" if size else "point",
+        cell=size * max(1, SEEN_SIDE // size) if size else None,
         used=next(iter(results.values()), None),
-        pictures=[(kind, title, _pictures(run_dir, kind)) for kind, title in PICTURES.items()],
-        curves=_curves(run_dir / "metrics.csv"),
-        measured=[(title, _uri(path.read_bytes(), "image/png")) for path, title in measured if path.is_file()],
-        settings=(run_dir / "config.yaml").read_text(),
+        sections=sections,
+        differences=None if differences is None else list(differences.items()),
+        again=shlex.join(["genlab", "train", *manifest.get("overrides", [])]),
+        settings=settings,
+        **shown,
     )
-    return runs.write_text(run_dir / "report.html", page)
+    return runs.write_text(run_dir / "report.html", text)
+
+
+def page(template: str, **content: Any) -> str:
+    """A template of this package, filled in, with the style and the charts' code inside."""
+    here = files("genlab.report")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    inline = {name: jinja2.utils.markupsafe.Markup(here.joinpath(file).read_text()) for name, file in
+              (("style", "page.css"), ("charts", "charts.js"))}  # fmt: skip
+    return environment.from_string(here.joinpath(template).read_text()).render(**inline, **content)
+
+
+def _spaced(items: list, most: int) -> list:
+    """At most `most` of the items, evenly spaced, the first and last among them."""
+    return items if len(items) <= most else [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def _by_step(run_dir: Path, pattern: str) -> list[tuple[int, Path]]:
+    found = [(int(path.stem.rpartition("_")[2]), path) for path in (run_dir / "samples").glob(pattern)]
+    return _spaced(sorted(found), MAX_PICTURES)
 
 
 def _pictures(run_dir: Path, kind: str) -> list[tuple[int, str]]:
     """(step, data URI) of the pictures samples/<kind>_<step>.png in order of step."""
-    paths = {int(path.stem.rpartition("_")[2]): path for path in (run_dir / "samples").glob(f"{kind}_*.png")}
-    steps = sorted(paths)
-    if len(steps) > MAX_PICTURES:
-        steps = [steps[round(i * (len(steps) - 1) / (MAX_PICTURES - 1))] for i in range(MAX_PICTURES)]
-    return [(step, _uri(paths[step].read_bytes(), "image/png")) for step in steps]
+    return [(step, _uri(path.read_bytes())) for step, path in _by_step(run_dir, f"{kind}_*.png")]
 
 
-def _uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def _uri(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
-def _curves(path: Path) -> list[tuple[str, str]]:
-    """(title, data URI of an SVG) for each group of metrics that metrics.csv holds."""
+def _texts_of_training(run_dir: Path) -> tuple[str, str, list] | None:
+    steps = [(step, *_table(path)) for step, path in _by_step(run_dir, "texts_*.jsonl")]
+    return ("texts", "Held-out inputs, and what the model writes to them as training goes on", steps) if steps else None
+
+
+def _texts_of_eval(run_dir: Path) -> tuple[str, str, list] | None:
+    path = run_dir / "eval" / "texts.jsonl"
+    return ("written", "What was measured: texts beside what is right", [(None, *_table(path))]) if path.is_file() else None
+
+
+def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The columns and the first rows of JSON lines; a column that is empty throughout is left out."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line) for line in lines[:MAX_TEXTS] if line.strip()]
+    columns = [name for name in (rows[0] if rows else ()) if any(row.get(name) not in (None, "", []) for row in rows)]
+    return columns, [[_letters(row.get(name)) for name in columns] for row in rows]
+
+
+def _letters(value: Any) -> str:
+    if isinstance(value, list):
+        return " / ".join(_letters(part) for part in value)
+    if isinstance(value, Mapping):
+        return json.dumps(value, ensure_ascii=False)
+    text = "" if value is None else str(value)
+    return text if len(text) <= MAX_LETTERS else text[: MAX_LETTERS - 1] + "\u2026"
+
+
+def _certificate(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row a residual block, with the norms of its layers."""
+    rows = []
+    for block in certificate["blocks"]:
+        own = [layer for layer in certificate["layers"] if layer["name"].startswith(f"{block['name']}.")]
+        fft = " ".join(f"{layer['fft']:.4f}" for layer in own)
+        exact = " ".join("-" if layer["exact"] is None else f"{layer['exact']:.4f}" for layer in own)
+        rows.append(block | {"fft": fft, "exact": exact})
+    return rows
+
+
+def _curves(path: Path) -> list[dict[str, Any]]:
+    """{title, series: [{name, points}]} for each group of metrics that metrics.csv holds."""
     series: dict[str, list[tuple[int, float]]] = {}
     if path.is_file():
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 for name, value in row.items():
-                    if value and name not in NOT_CURVES:
-                        series.setdefault(name, []).append((int(row["step"]), float(value)))
+                    if value and name not in NOT_CURVES and math.isfinite(float(value)):
+                        series.setdefault(name, []).append((int(row["step"]), float(f"{float(value):.6g}")))
     groups = {title: [name for name in names if name in series] for title, names in CURVES.items()}
     grouped = {name for names in groups.values() for name in names}
     groups |= {name: [name] for name in series if name not in grouped}
     return [
-        (title, _uri(curves({name: series[name] for name in names}), "image/svg+xml"))
+        {"title": title, "series": [{"name": name, "points": _spaced(series[name], MAX_POINTS)} for name in names]}
         for title, names in groups.items()
         if names
     ]

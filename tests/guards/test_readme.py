@@ -29,7 +29,7 @@ def test_a_shown_command_composes_and_builds(command, composed):
 
 
 @pytest.mark.parametrize(
-    "group", ["model", "net", "net/modulation", "loss", "penalty", "augment", "data", "trainer", "logger"]
+    "group", ["model", "net", "net/modulation", "loss", "penalty", "augment", "data", "trainer", "logger", "sweep"]
 )
 def test_the_table_of_groups_is_whole(group):
     there = {

@@ -1,0 +1,74 @@
+"""A model card in Hugging Face's form: what a model is, what it was trained on, how good it is and how to use it."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from genlab.report.tables import measured_on
+
+__all__ = ["model_card"]
+
+TASKS = {"image": "unconditional-image-generation", "text": "text2text-generation"}
+
+
+def model_card(run_dir: Path, files: Mapping[str, str], licence: str | None = None, use: Sequence[str] = ()) -> str:
+    """README.md of an export of the run `run_dir`, from its manifest and eval/metrics.json.
+
+    files: {name: what it is} of what was exported. licence: an SPDX name for the front matter, which the exporter knows;
+    without one the card says that none is given. use: lines of Python that use it.
+    """
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    results_file = run_dir / "eval" / "metrics.json"
+    results = json.loads(results_file.read_text()) if results_file.is_file() else {}
+    data, modality = manifest["data"], "text" if (run_dir / "eval" / "texts.jsonl").is_file() else "image"
+    measured = [
+        {"type": name, "value": round(entry["value"], 6), "name": f"{name}, {measured_on(entry)}"}
+        for name, entry in results.items()
+    ]
+    front: dict[str, Any] = {"library_name": "genlab", "tags": ["genlab", manifest["model"]]}
+    front |= {"license": licence.lower()} if licence else {}
+    front |= {"pipeline_tag": TASKS[modality]}
+    if measured:
+        result = {
+            "task": {"type": TASKS[modality]},
+            "dataset": {"name": data["name"], "type": data["name"]},
+            "metrics": measured,
+        }
+        front["model-index"] = [{"name": manifest["model"], "results": [result]}]
+    splits = ", ".join(f"{split} {about['count']}" for split, about in data["splits"].items())
+    lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", ""]
+    lines += [f"# {manifest['model']} on {data['name']}", ""]
+    took = f"{manifest['images_seen']:,} examples seen, {manifest['seconds']:.0f} s on {manifest['hardware']}"
+    lines += [f"Trained for {manifest['steps']:,} steps ({took}), seed {manifest['seed']}.", ""]
+    if use:
+        lines += ["```python", *use, "```", ""]
+    lines += ["| file | |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in files.items()), ""]
+    lines += ["## Data", "", f"{data['name']}: {splits}; fingerprint `{data['fingerprint']}`.", ""]
+    lines += ["## Metrics", ""]
+    if results:
+        lines += ["| metric | value | measured on | features |", "|---|---|---|---|"]
+        for name, entry in results.items():
+            apart = "" if entry.get("comparable") in (None, True) else " (not comparable with papers)"
+            features = f"{entry['features']}{apart}" if entry.get("features") else ""
+            lines.append(f"| {name} | {entry['value']:.4g} | {measured_on(entry)} | {features} |")
+        used = next(iter(results.values()))
+        lines += ["", f"Weights {used['weights']} of checkpoint {used['ckpt']}, seed {used['seed']}."]
+    else:
+        lines += ["Not measured (`genlab eval run=<dir>`)."]
+    lines += ["", "## Licence", ""]
+    lines += [licence or "None is given: ask whoever trained it, and mind the data's own licence."]
+    lines += [
+        "",
+        "## To train it again",
+        "",
+        "```",
+        shlex.join(["genlab", "train", *manifest.get("overrides", [])]),
+        "```",
+        "",
+    ]
+    wanted = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items() if version)
+    return "\n".join([*lines, f"With {wanted}.", ""])

@@ -1,0 +1,225 @@
+"""Sweeps: a folder for each job, what a job leaves behind, and the summary of them all."""
+
+import csv
+import hashlib
+import json
+import re
+import shlex
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["Jobs", "finish", "folder_override", "job_folder", "jobs_of", "run_job", "started", "summarise"]
+
+MAX_NAME = 80  # characters of a job's folder before the hash
+LIKELY = ("test/fid", "test/bits_per_dim", "test/nll", "test/accuracy", "test/f1", "test/rouge_l", "fid", "val/fid_random",
+          "val/bits_per_dim", "val/nll", "val/accuracy", "val/quality")  # fmt: skip
+_started: list[Path] = []
+
+
+# --- where a job goes ----------------------------------------------------------------------------------------------
+
+
+def job_folder(overrides: Sequence[str], fixed: Sequence[str] = ()) -> str:
+    """The folder of the job with these overrides: what is swept, readable, and a hash of all of them.
+
+    The same words give the same folder in any order and any sweep, so a sweep can be continued and extended.
+    fixed: keys that are the same in all jobs, which the name leaves out.
+    """
+    words = sorted(str(word) for word in overrides)
+    swept = [word.partition("=") for word in words if word.partition("=")[0].lstrip("+~") not in fixed]
+    name = "-".join(f"{key.lstrip('+~').rpartition('.')[2]}_{_short(value)}" for key, _, value in swept)
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:MAX_NAME].strip("_.-") or "job"
+    return f"{name}-{hashlib.blake2b(json.dumps(words).encode(), digest_size=4).hexdigest()}"
+
+
+def _short(value: str) -> str:
+    try:
+        return f"{float(value):.4g}" if "." in value or "e" in value else value
+    except ValueError:
+        return value
+
+
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+def folder_override(words: Sequence[str]) -> list[str]:
+    """What to add to the `words` of a sweep's command line, so that folders are named after what is swept alone."""
+    if not {"-m", "--multirun"} & set(words) or any(word.startswith("hydra.sweep.subdir=") for word in words):
+        return []
+    fixed = []
+    for word in words:
+        if "=" in word and not word.startswith("-"):
+            override = OverridesParser.create().parse_override(word)
+            fixed += [] if override.is_sweep_override() else [override.key_or_group]
+    keys = ",".join(sorted({key for key in fixed if re.fullmatch(r"[\w./]+", key) and not key.startswith("hydra")}))
+    return [f"hydra.sweep.subdir='${{job_folder:${{hydra.overrides.task}},[{keys}]}}'"] if keys else []
+
+
+class Jobs(Callback):
+    """Takes note of a sweep's directory when it starts, and makes it, for a study's database to go in."""
+
+    def on_multirun_start(self, config, **kwargs: Any) -> None:
+        folder = Path(str(config.hydra.sweep.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        _started.append(folder)
+
+
+def started() -> Path | None:
+    """The directory of the sweep that this process has started."""
+    return _started[-1] if _started else None
+
+
+# --- what a job leaves ---------------------------------------------------------------------------------------------
+
+
+def run_job(task: Callable[[], Any], run_dir: Path, overrides: Sequence[str], metric: str | None, number: int) -> Any:
+    """Runs `task`; <run_dir>/status.json says throughout how far it came, error.txt has the traceback of a failure."""
+    begun = time.monotonic()
+    status = {"status": "running", "number": number, "overrides": list(overrides), "metric": metric}
+    status |= {"host": socket.gethostname(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+    _write(run_dir / "status.json", status)
+    (run_dir / "error.txt").unlink(missing_ok=True)
+    try:
+        result = task()
+    except BaseException as error:
+        interrupted = isinstance(error, SystemExit | KeyboardInterrupt)
+        status |= {"status": "interrupted" if interrupted else "failed", "error": f"{type(error).__name__}: {error}"}
+        if not interrupted:
+            (run_dir / "error.txt").write_text(traceback.format_exc())
+        raise
+    else:
+        status["status"] = "finished"
+        status |= {"value": result} if isinstance(result, float) else {}
+        status |= {"metrics": result} if isinstance(result, dict) else {}
+        return result
+    finally:
+        _write(run_dir / "status.json", status | {"seconds": round(time.monotonic() - begun, 1)})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    temporary.replace(path)
+
+
+# --- the summary ---------------------------------------------------------------------------------------------------
+
+
+def jobs_of(sweep_dir: Path) -> list[dict[str, Any]]:
+    """What each job of a sweep that is over left, in order of their numbers: {folder, status, error, overrides, metric,
+    metrics, seconds}. A job that still calls itself running was killed."""
+    jobs = []
+    for path in sorted(sweep_dir.glob("*/status.json")):
+        status, manifest = _read(path), _read(path.with_name("manifest.json"))
+        failed = status.get("status") != "finished"
+        job = {"folder": path.parent.name, "status": status.get("status"), "number": status.get("number", 0)}
+        job |= {"error": (str(status.get("error") or "").splitlines() or [""])[0] if failed else ""}
+        if job["status"] == "running":
+            job |= {"status": "killed", "error": "ended without a word: killed, or its machine was lost"}
+        job |= {"overrides": status.get("overrides", []), "metric": status.get("metric"), "seconds": status.get("seconds")}
+        job["seconds"] = manifest.get("seconds", job["seconds"])
+        job["metrics"] = dict(status.get("metrics") or manifest.get("metrics") or {})
+        if job["metric"] and "value" in status:
+            job["metrics"][job["metric"]] = status["value"]
+        jobs.append(job)
+    return sorted(jobs, key=lambda job: job["number"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def chosen_metric(jobs: Sequence[dict[str, Any]]) -> str | None:
+    """The metric to compare jobs by: optimized_metric, or a likely one that all finished jobs have."""
+    named = next((job["metric"] for job in jobs if job["metric"]), None)
+    known = [set(job["metrics"]) for job in jobs if job["status"] == "finished"]
+    shared = set.intersection(*known) if known else set()
+    measured = sorted(name for name in shared if name.startswith(("test/", "val/")))
+    return named or next((name for name in (*LIKELY, *measured) if name in shared), None)
+
+
+def swept_keys(jobs: Sequence[dict[str, Any]]) -> list[str]:
+    """The keys whose values differ between jobs."""
+    values: dict[str, set[str | None]] = {}
+    for key in {word.partition("=")[0] for job in jobs for word in job["overrides"]}:
+        values[key] = {parameters(job).get(key) for job in jobs}
+    return sorted(key for key, found in values.items() if len(found) > 1)
+
+
+def parameters(job: dict[str, Any]) -> dict[str, str]:
+    return {word.partition("=")[0]: word.partition("=")[2] for word in job["overrides"]}
+
+
+def summarise(sweep_dir: Path, console: Console | None = None) -> list[dict[str, Any]]:
+    """Prints a table of a sweep's jobs and writes summary.csv and report.html in it; returns the jobs."""
+    jobs = jobs_of(sweep_dir)
+    if not jobs:
+        return jobs
+    metric, keys = chosen_metric(jobs), swept_keys(jobs)
+    rows = []
+    for job in jobs:
+        value = job["metrics"].get(metric)
+        given, told = [parameters(job).get(key, "") for key in keys], {} if metric is None else {metric: value}
+        named = dict(zip(keys, given, strict=True)) | {"status": job["status"], **told}
+        rows.append(
+            {"job": job["number"], **named, "seconds": job["seconds"], "error": job["error"], "folder": job["folder"]}
+        )
+    console = console or Console(stderr=True)
+    names = [name for name in rows[0] if name not in ("error", "folder")]
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="right" if name in (metric, "seconds") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in map(row.get, names)))
+    console.print(table)
+    for job in jobs:
+        if job["error"]:
+            console.print(f"job {job['number']}: {job['error']}", highlight=False, markup=False, soft_wrap=True)
+    with open(sweep_dir / "summary.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    from genlab.report.sweep import write_sweep_report  # here: it takes torch, which --help must not
+
+    fixed = [word for word in jobs[0]["overrides"] if word.partition("=")[0] not in keys]
+    named = [job | {"parameters": parameters(job)} for job in jobs]
+    write_sweep_report(sweep_dir, named, keys, metric, fixed)
+    return jobs
+
+
+def finish(argv: Sequence[str], error: BaseException | None = None) -> bool:
+    """The summary of the sweep that this process started; False if it has jobs and one of them is not finished.
+
+    argv: the command line, `error` what ended the sweep: printed where no job has told it.
+    """
+    folder = started()
+    jobs = summarise(folder) if folder is not None else []
+    if not jobs:
+        return True
+    print(f"summary  {folder / 'summary.csv'}\nreport   {folder / 'report.html'}", file=sys.stderr)
+    left = [job for job in jobs if job["status"] != "finished"]
+    if error is not None and not any(job["status"] == "failed" for job in jobs):
+        print(f"genlab: error: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)
+    if not left and error is None:
+        return True
+    words = [word for word in argv[1:] if not word.startswith("hydra.sweep.dir=")]
+    again = shlex.join(["genlab", *words, f"hydra.sweep.dir={folder}"])
+    print(f"genlab: {len(left)} of {len(jobs)} jobs are not finished. To go on, without doing the others again:\n  {again}",
+          file=sys.stderr)  # fmt: skip
+    return False

@@ -1,0 +1,119 @@
+"""What is exported gives what the model gives."""
+
+import importlib.util
+import json
+
+import pytest
+import torch
+import yaml
+
+import genlab
+from genlab import config, runs
+from genlab.export import images as export
+from genlab.export.card import model_card
+
+SMALL = {
+    "ogan": ["net.generator.width_multiple=1"],
+    "dcgan": ["net.generator.width_multiple=1", "net/modulation=conditional", "model.num_classes=10"],
+    "glow": [],
+    "realnvp": ["data=digits8"],
+    "iresnet": ["data=digits8"],
+    "glann": [],
+}
+
+
+def system_of(composed, model):
+    settings = config.resolve(composed(f"model={model}", *SMALL[model]))
+    system = config.build_system(settings).eval().requires_grad_(False)
+    if hasattr(system, "refresh"):
+        system.refresh()
+    generator = torch.Generator().manual_seed(1)
+    for value in system.parameters():  # an untrained flow is the identity
+        if value.dim() > 1:
+            value.add_(0.02 * torch.randn(value.shape, generator=generator))
+    if hasattr(system, "refresh"):
+        system.refresh()
+    return settings, system, (settings["data"]["channels"], settings["data"]["image_size"], settings["data"]["image_size"])
+
+
+@pytest.fixture(scope="module", params=list(SMALL))
+def model(request, composed):
+    return request.param, *system_of(composed, request.param)
+
+
+def wanted(system, verb, inputs):
+    return getattr(system, verb)(*inputs)
+
+
+def test_a_graph_is_for_every_verb_that_is_one_pass(model):
+    name, _, system, shape = model
+    verbs = export.graphs(system, shape)
+    assert set(verbs) == {"ogan": {"decode", "encode"}, "dcgan": {"decode"}, "glow": {"decode", "encode"},
+                          "realnvp": {"decode", "encode"}, "iresnet": {"encode"}, "glann": {"decode"}}[name]  # fmt: skip
+    for verb, module in verbs.items():
+        inputs = module.example(5)
+        assert torch.allclose(module(*inputs), wanted(system, verb, inputs), atol=1e-5), verb
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torch_export_program_is_the_model_for_any_batch(model, tmp_path):
+    _, _, system, shape = model
+    for verb, module in export.graphs(system, shape).items():
+        path = export.to_torch_export(module, tmp_path / f"{verb}.pt2")
+        program = torch.export.load(path).module()
+        for num in (1, 5):
+            inputs = module.example(num)
+            assert torch.allclose(program(*inputs), wanted(system, verb, inputs), atol=1e-5), verb
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="onnxruntime is not installed")
+def test_an_onnx_graph_is_the_model_for_any_batch(model, tmp_path):
+    import onnxruntime
+
+    _, _, system, shape = model
+    for verb, module in export.graphs(system, shape).items():
+        session = onnxruntime.InferenceSession(export.to_onnx(module, tmp_path / f"{verb}.onnx"))
+        assert [one.name for one in session.get_inputs()] == list(module.inputs)
+        inputs = module.example(7)
+        made = session.run(None, {name: x.numpy() for name, x in zip(module.inputs, inputs, strict=True)})[0]
+        want = wanted(system, verb, inputs)
+        assert (torch.from_numpy(made) - want).abs().max() <= 1e-4 * max(1.0, want.abs().max().item()), verb
+
+
+def test_an_export_is_loaded_like_a_run(model, tmp_path):
+    name, settings, system, _ = model
+    export.to_safetensors(system, tmp_path / "out", settings)
+    again = genlab.load(tmp_path / "out")
+    state = again.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in system.state_dict().items())
+    if name == "ogan":
+        assert torch.equal(again.sample(4, seed=1), system.sample(4, seed=1))
+        with pytest.raises(runs.RunError, match="one set of weights"):
+            genlab.load(tmp_path / "out", weights="raw")
+        (tmp_path / "out" / "model.safetensors").write_bytes(b"no")
+        with pytest.raises(runs.RunError, match="not a readable safetensors file"):
+            genlab.load(tmp_path / "out")
+
+
+def test_points_have_no_graph(composed):
+    system = config.build_system(config.resolve(composed("model=glow", "data=moons")))
+    with pytest.raises(ValueError, match="a model of points"):
+        export.graphs(system, (1, 8, 8))
+
+
+def test_a_model_card_is_in_hugging_faces_form(trained_in, tmp_path, tiny):
+    words = [word for word in tiny if not word.startswith("evaluate")]
+    trained_in(tmp_path / "run", "model=ogan", *words, "trainer.max_steps=2", "callbacks.grids=null", "evaluate=false")
+    entry = {"value": 3.25, "split": "test", "count": 500, "reference": None, "features": "classifier", "comparable": False,
+             "weights": "ema", "ckpt": "last", "seed": 0}  # fmt: skip
+    runs.write_text(tmp_path / "run" / "eval" / "metrics.json", json.dumps({"fid": entry}))
+    card = model_card(tmp_path / "run", {"model.safetensors": "weights"}, licence="MIT", use=["import genlab"])
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["license"] == "mit" and front["library_name"] == "genlab"
+    (result,) = front["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "mnist5k" and result["metrics"][0]["value"] == 3.25
+    assert (
+        "train 4250" in card and "not comparable" in card and "genlab train model=ogan" in card and "import genlab" in card
+    )
+    assert "None is given" in model_card(tmp_path / "run", {})
