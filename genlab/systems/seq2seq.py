@@ -123,7 +123,7 @@ class Seq2Seq(LightningModule):
                 )
             self.codec.use(tokenizer)
             if self.init is not None and self.trainer.ckpt_path is None:
-                report = fill(self.net, self.init, tokenizer.keep_tokens)
+                report = fill(self.net, self.init, tokenizer.keep_tokens, tokenizer.vocab)
                 if self.trainer.is_global_zero:
                     print(report, file=sys.stderr)
 

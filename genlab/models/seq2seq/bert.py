@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from genlab.models.seq2seq.cached import Cache
 from genlab.nn.masks import bidirectional
 
-__all__ = ["BERT"]
+__all__ = ["BERT", "sharded_layers"]
 
 ACTIVATIONS = {  # the names of config.json
     "gelu": nn.GELU,
@@ -108,7 +108,9 @@ class BERT(nn.Module):
         pad_id: int | None = 0,
         checkpointing: bool = False,
     ):
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.arguments = arguments  # as an export states them
         if dim % num_heads:
             raise ValueError(f"dim={dim}: expected a multiple of num_heads={num_heads} (net.dim=, net.num_heads=)")
         if activation not in ACTIVATIONS:
@@ -222,3 +224,8 @@ class BERT(nn.Module):
             h = layer.finish(h, cache.attend(i, *layer.heads(h)))  # the K beams stand where a sequence would
         cache.advance()
         return self.logits(h)
+
+
+def sharded_layers() -> set[type[nn.Module]]:
+    """The modules that fully sharded training gathers one at a time."""
+    return {Layer}
