@@ -232,6 +232,7 @@ def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool)
     tries = [f"genlab sample run={run} num={10_000 if system.modality == 'point' else 64}"]
     if system.modality == "text":
         what = 'question="..." passages=["..."]' if system.codec.max_question else 'source="..."'
+        what = 'source="... [MASK] ..."' if getattr(system, "objective", "") == "mlm" else what
         tries = [f"genlab sample run={run} {what}", f"genlab eval run={run}"]
     elif not hasattr(system, "sample"):
         tries = [f"genlab sample run={run} mode=reconstruct num=16", f"genlab encode run={run} split=test out=codes.npz"]

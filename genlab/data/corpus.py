@@ -310,6 +310,7 @@ class Corpus(StepDataModule):
 
     def describe(self, split: str) -> dict[str, str | int]:
         """What a number measured on a split must be read with."""
+        self.setup()
         shards = self._shards[split]
         content = {"name": self.name, "split": split, "count": len(self.rows(split)), "skipped": len(self.skipped)}
         content |= {"tokens": shards.total("tokens", split), "documents": shards.total("documents", split)}
