@@ -326,7 +326,8 @@ def test_the_fingerprint_is_of_text_vocabulary_and_settings(tmp_path, vocab):
 
 
 def test_a_vocabulary_is_built_once_of_the_text(tmp_path, monkeypatch):
-    data = corpus(tmp_path, None, ["low lower lowest newer newest wider " * 3] * 20, vocab_size=60)
+    documents = ["low lower lowest newer newest wider " * n for n in range(1, 21)]
+    data = corpus(tmp_path, None, documents, vocab_size=60)
     assert data.vocab_size <= 60 and data.tokenizer.mask_id is not None
     assert "[UNK]" not in data.tokenizer.tokenize("low lower lowest newest")
     monkeypatch.setattr("genlab.data.corpus.build_vocab", None)
