@@ -33,6 +33,7 @@ class Pretraining(LightningModule):
     """
 
     modality = "text"
+    formats = ("huggingface",)
     source_segment = 0
 
     def __init__(
@@ -161,6 +162,7 @@ class Pretraining(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict({"val/loss": self.nll.compute(), "val/accuracy": self.right.compute()})
+        self.log("step", float(self.global_step), rank_zero_only=True)
         self.nll.reset()
         self.right.reset()
 
@@ -186,6 +188,6 @@ class Pretraining(LightningModule):
             codes.append(mean if pooling == "mean" else hidden[:, 0])
         return torch.cat(codes) if codes else torch.zeros(0, self.net.dim)
 
-    def export(self, out: str) -> list[str]:
-        """Writes weights and vocabulary in Hugging Face's format into the directory `out`; the names of its files."""
+    def export(self, out: str, format: str = "huggingface") -> list[str]:
+        """Writes weights and vocabulary in one of `formats` into the directory `out`; the names of its files."""
         return save(self.net, self.codec.tokenizer, out, decoder=self.objective == "gpt")
