@@ -1,4 +1,4 @@
-"""genlab trains generative models and uses them: `genlab train | sample | encode | eval`, or `genlab.load(run)`."""
+"""genlab trains generative models and uses them: `genlab train | sample | encode | eval | export`, or `genlab.load(run)`."""
 
 from importlib.metadata import PackageNotFoundError, version
 

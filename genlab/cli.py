@@ -11,6 +11,7 @@ COMMANDS = {
     "sample": "images or texts from a trained run",
     "encode": "the codes of images",
     "eval": "measure a trained run",
+    "export": "a trained run for another library",
 }
 USAGE = """genlab trains generative models and uses them.
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from genlab import config, runs
 from genlab.data.records import Example, a_text, text_of
 from genlab.metrics.conditional_evaluation import evaluate_conditional
+from genlab.metrics.language import evaluate_language
 from genlab.metrics.text_evaluation import Judged, evaluate_texts
 from genlab.systems.writing import Decoding
 
@@ -189,6 +190,12 @@ def whiten(codes: torch.Tensor, dim: int | bool) -> tuple[torch.Tensor, torch.Te
 def measure_texts(system, data, run_path: Path, settings: dict[str, Any], progress) -> Judged:
     """The metrics of a text model; also writes <run>/eval/texts.jsonl, what it wrote beside what is right."""
     measure = settings.get("measure")
+    if hasattr(system, "objective"):  # of pretraining, where nothing written is right or wrong
+        for name in ("measure", "decoding"):
+            if any(value is not None for value in config.flatten(settings.get(name)).values()):
+                raise config.ConfigError(f"{name}: means nothing to the evaluation of a model trained on raw text")
+        options = {name: settings[name] for name in ("split", "num", "seed")}
+        return Judged(evaluate_language(system, data, **options, progress=progress), [])
     if measure not in (None, "squad", "cmrc", "sogou"):
         raise config.ConfigError(f"measure={measure}: expected squad, cmrc or sogou, or null")
     options = {name: settings[name] for name in ("split", "num", "seed")}

@@ -301,6 +301,7 @@ def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool)
         what = 'question="..." passages=["..."]' if system.codec.max_question else 'source="..."'
         if hasattr(system, "condition") and system.writes_freely:
             what = "num=8"
+        what = 'source="... [MASK] ..."' if getattr(system, "objective", "") == "mlm" else what
         tries = [f"genlab sample run={run} {what}", f"genlab eval run={run}"]
     elif not hasattr(system, "sample"):
         tries = [f"genlab encode run={run} split=test out=codes.npz"]

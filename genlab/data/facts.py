@@ -1,17 +1,19 @@
 """Questions about short texts on countries and chemical elements, out of a table that comes with genlab."""
 
+import json
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
 
 import numpy as np
 
+from genlab.data.corpus import Corpus
 from genlab.data.decode import DataError
 from genlab.data.module import SPLIT_SEED
 from genlab.data.records import Example
 from genlab.data.text import TextDataModule
 
-__all__ = ["Facts"]
+__all__ = ["FactTexts", "Facts"]
 
 # kind -> field -> (ways to state it, ways to ask for it); {n} is the name, {v} the value
 STATED = {
@@ -91,6 +93,30 @@ class Facts(TextDataModule):
         """The training texts, and every letter and digit at the start of a word and in it, for names not seen yet."""
         signs = string.ascii_letters + string.digits
         return [*super()._corpus(), *2 * ["-", *(sign + other for sign in signs for other in signs)]]
+
+
+class FactTexts(Corpus):
+    """True texts, num_documents of them, as a corpus to pretrain on; every second one ends with a question answered."""
+
+    name = "fact_texts"
+
+    def __init__(self, num_documents: int = 20_000, **options) -> None:
+        super().__init__(**options)
+        if num_documents < 20:
+            raise DataError(f"data.num_documents={num_documents}: expected 20 or more")
+        self.num_documents = num_documents
+
+    def documents(self, split: str) -> Iterator[str]:
+        """The texts, always the same."""
+        table, random = read_table(), np.random.RandomState(SPLIT_SEED)
+        for i in range(self.num_documents):
+            example = asked(table, str(i), 0.0, False, random)
+            answers = [f"{example.question} {example.accepted[0]}."] * (i % 2)
+            yield "\n".join([*example.sources, *answers])
+
+    def stamp(self, split: str) -> list:
+        """What the texts depend on, in the place of a file's."""
+        return [[json.dumps([STATED, read_table()]), 300 * self.num_documents, self.num_documents]]
 
 
 def read_table() -> Table:

@@ -137,7 +137,12 @@ class TextDataModule(StepDataModule):
         if self.vocab is not None:
             path = Path(self.vocab).expanduser()
             if not path.exists() or (path.is_dir() and not (path / "vocab.txt").is_file()):
-                path = find(self.vocab).vocab  # of pretrained weights
+                source = find(self.vocab)
+                if source.tokenizer is not None:  # of a run, which has its embeddings in this order
+                    if self.simplified:
+                        raise DataError(f"data.simplified=true: the vocabulary of the run {self.vocab} is taken as it is")
+                    return Tokenizer.from_state(source.tokenizer | {"keep_tokens": None})
+                path = source.vocab  # of pretrained weights
                 if path is None:
                     raise DataError(f"data.vocab={self.vocab}: there is no vocab.txt with these weights")
             return Tokenizer.from_vocab(path, self.lowercase, self.simplified)

@@ -14,6 +14,7 @@ from genlab.models.seq2seq.generation import Decoding
 from genlab.nn.masks import bidirectional, unilm
 from genlab.systems.writing import ROWS, Generated, generate
 from genlab.weights.bert import fill
+from genlab.weights.huggingface import save
 
 __all__ = ["Seq2Seq"]
 
@@ -31,6 +32,7 @@ class Seq2Seq(LightningModule):
     """
 
     modality = "text"
+    formats = ("huggingface",)
 
     def __init__(
         self,
@@ -127,7 +129,7 @@ class Seq2Seq(LightningModule):
                 )
             self.codec.use(tokenizer)
             if self.init is not None and self.trainer.ckpt_path is None:
-                report = fill(self.net, self.init, tokenizer.keep_tokens)
+                report = fill(self.net, self.init, tokenizer.keep_tokens, tokenizer.vocab)
                 if self.trainer.is_global_zero:
                     print(report, file=sys.stderr)
 
@@ -165,3 +167,7 @@ class Seq2Seq(LightningModule):
             mean = (hidden * real[..., None]).sum(1) / real.sum(1, keepdim=True)
             codes.append(mean if pooling == "mean" else hidden[:, 0])
         return torch.cat(codes) if codes else torch.zeros(0, self.net.dim)
+
+    def export(self, out: str, format: str = "huggingface") -> list[str]:
+        """Writes weights and vocabulary in one of `formats` into the directory `out`; the names of its files."""
+        return save(self.net, self.codec.tokenizer, out)

@@ -5,7 +5,7 @@ TensorFlow checkpoints, whose kernels are transposed; UniLM's files, which are B
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,27 +13,10 @@ import torch
 from torch import Tensor
 
 from genlab.models.seq2seq.bert import ACTIVATIONS, BERT
-from genlab.weights.source import Source, WeightsError, find, read_tensors
+from genlab.weights.source import ARGUMENTS, Source, WeightsError, find, read_tensors
 
-__all__ = ["Report", "arguments", "build", "fill", "load"]
+__all__ = ["Report", "arguments", "build", "fill", "load", "named"]
 
-# config.json -> BERT's arguments
-ARGUMENTS = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "dim",
-    "num_hidden_layers": "num_layers",
-    "num_attention_heads": "num_heads",
-    "intermediate_size": "hidden_dim",
-    "max_position_embeddings": "max_length",
-    "type_vocab_size": "num_segments",
-    "embedding_size": "embedding_dim",
-    "hidden_dropout_prob": "dropout",
-    "attention_probs_dropout_prob": "attention_dropout",
-    "layer_norm_eps": "eps",
-    "hidden_act": "activation",
-    "initializer_range": "init_std",
-    "pad_token_id": "pad_id",
-}
 # Keys that would make it another network, with the values that do not
 OTHER_NETWORKS = {
     "model_type": ("bert", "unilm"),
@@ -130,10 +113,19 @@ def build(name: str, keep_tokens: Sequence[int] | None = None, **changes: Any) -
     return model, fill(model, source, keep_tokens)
 
 
-def fill(model: BERT, source: Source | str, keep_tokens: Sequence[int] | None = None) -> Report:
-    """Reads the tensors of `source` into `model`."""
+def fill(
+    model: BERT, source: Source | str, keep_tokens: Sequence[int] | None = None, vocab: Sequence[str] | None = None
+) -> Report:
+    """Reads the tensors of `source` into `model`; vocab: the model's, which must be that of a source that is a run."""
     source = find(source) if isinstance(source, str) else source
-    return load(model, read_tensors(source), keep_tokens, source.name)
+    tensors = read_tensors(source)
+    if source.tokenizer is not None:
+        if vocab is not None and list(vocab) != source.tokenizer["vocab"]:
+            raise WeightsError(
+                f"{source.name}: was trained with another vocabulary than the data's; set data.vocab to the run"
+            )
+        tensors, keep_tokens = named(tensors), None
+    return load(model, tensors, keep_tokens, source.name)
 
 
 @torch.no_grad()
@@ -231,6 +223,16 @@ def _theirs(ours: str) -> list[str]:
         table, name = HEAD, ours.removeprefix("head.")
     start = next(start for start in table if name.startswith(start))
     return [prefix + table[start] + name.removeprefix(start)]
+
+
+def named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of BERT under Hugging Face's names, the tied output layer left out."""
+    made = {}
+    for ours, tensor in state.items():
+        theirs = _theirs(ours)
+        prefix = "" if ours.startswith("head.") else "bert."
+        made |= {prefix + key: part for key, part in zip(theirs, tensor.chunk(len(theirs)), strict=True)}
+    return made
 
 
 def _state_of_head(model: BERT, missing: list[str]) -> str:

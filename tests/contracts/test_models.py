@@ -9,6 +9,7 @@ import torch
 import genlab
 from genlab import config
 from genlab.commands import eval as evaluation
+from genlab.data.records import Example
 from genlab.runs import read_checkpoint
 from genlab.systems.writing import Decoding
 
@@ -25,9 +26,11 @@ SMALL = {
     "iresnet_classifier": ["net.num_blocks=1", "net.width=8"],
 }
 CONDITIONAL = ("cln_lm", "cln_unilm", "cln_caption")
-TEXTS = ("unilm", "unilm_qa", *CONDITIONAL)
+PRETRAINED = ("pretrain_mlm", "pretrain_gpt", "pretrain_unilm")
+TEXTS = ("unilm", "unilm_qa", *CONDITIONAL, *PRETRAINED)
 FEW_WORDS = ["net=bert_tiny", "net.dim=16", "net.num_layers=2", "net.hidden_dim=32", "data.vocab_size=200"]
-FEW_WORDS += ["callbacks.texts.num=5", "data.num_val=5", "data.num_test=6"]
+HELD_OUT = ["callbacks.texts.num=5", "data.num_val=5", "data.num_test=6"]
+PACKED = ["data.max_length=24", "data.val_part=0.1", "data.test_part=0.2", "model.warmup=2", "model.decay=10"]
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +45,13 @@ def small(composed, tiny, tmp_path_factory):
             there = [word for word in tiny if "net.generator" not in word and "callbacks.quality" not in word]
             return [f"model={model}", *there, *SMALL[model]]
         if model in TEXTS:
-            data = {"unilm": [f"data.path={pairs}"], "cln_unilm": [f"data.path={pairs}"], "unilm_qa": ["data.num_train=80"]}
-            data = data.get(model, [])
+            paired = [f"data.path={pairs}"] if model in ("unilm", "cln_unilm", *PRETRAINED) else []
+            data = ["data.num_train=80"] if model == "unilm_qa" else paired
+            data += (
+                [*PACKED, "data.field=source"] if model in PRETRAINED else HELD_OUT[: 1 if model == "cln_caption" else None]
+            )
             general = [w for w in tiny if not w.startswith(("net.generator", "callbacks.quality", "callbacks.grids"))]
-            few = [w for w in FEW_WORDS if model != "cln_caption" or "data.num" not in w]
-            return [f"model={model}", *general, *few, *data]
+            return [f"model={model}", *general, *FEW_WORDS, *data]
         generator = composed(f"model={model}").net.generator
         # At fewer channels pixel norm enlarges the rounding between batch sizes.
         width = "width_multiple=1" if "width_multiple" in generator else "dim=16" if model == "pggan" else "dim=4"
@@ -192,12 +197,15 @@ def test_it_writes_texts_and_encodes_them_without_its_data(run, composed):
         pytest.skip("it makes images, or needs a condition")
     model, settings = genlab.load(run), config.resolve(composed(f"run={run}"))
     assert len(model.codec.tokenizer) == model.net.vocab_size == settings["net"]["vocab_size"]
-    examples = config.build(settings["data"]).examples("test")
-    for method in ("greedy", "beam", "sample"):
+    pretrained = model_of(run) in PRETRAINED
+    text = "7 and [MASK] are even" if model_of(run) == "pretrain_mlm" else "7 and"
+    some = [Example(str(i), (text,), ((),)) for i in range(4)]
+    examples = some if pretrained else config.build(settings["data"]).examples("test")
+    for method in (None,) if model_of(run) == "pretrain_mlm" else ("greedy", "beam", "sample"):
         texts = model.generate(examples, Decoding(method), seed=3)
         assert len(texts) == len(examples) and texts == model.generate(examples, Decoding(method), seed=3)
         assert model.generate(examples[:2], Decoding(method), seed=3)[0].texts == texts[0].texts
-    codes = model.encode([e.sources[0] for e in examples])
+    codes = model.encode([f"{e.sources[0]} {i}" for i, e in enumerate(examples)])
     assert codes.shape == (len(examples), 16) and codes.dtype == torch.float32 and codes.std(0).min() > 0
 
 
@@ -210,6 +218,12 @@ def test_it_is_measured(run, composed):
     for name, entry in results.items():
         assert entry["value"] == entry["value"], name
         assert {"split", "count", "seed", "weights", "ckpt", "crop", "resize", "features", "features_hash"} <= entry.keys()
+    if model_of(run) in PRETRAINED:
+        wanted = (
+            {"loss", "masked_accuracy", "pseudo_perplexity"} if model_of(run) == "pretrain_mlm" else {"loss", "perplexity"}
+        )
+        assert wanted < results.keys() and results["loss"]["value"] > 0
+        return
     if model_of(run) in TEXTS:
         quality = {"unilm_qa": "f1", "cln_lm": "control_accuracy form"}.get(model_of(run), "rouge_l")
         assert results["perplexity"]["value"] > 1 and 0 <= results[quality]["value"] <= 1
@@ -226,10 +240,13 @@ def test_it_is_measured(run, composed):
 
 def test_it_leaves_pictures_and_a_report(run):
     report = (run / "report.html").read_text()
+    if model_of(run) in PRETRAINED:
+        assert "val/loss" in report
+        return
     if model_of(run) in TEXTS:
         rows = (run / "samples" / "texts_000006.jsonl").read_text().splitlines()
         about = "labels" if model_of(run) in CONDITIONAL else "question"
-        assert len(rows) == 5 and {"id", about, "text", "accepted"} == json.loads(rows[0]).keys()
+        assert len(rows) == 5 and {"id", about, "text", "accepted"} <= json.loads(rows[0]).keys()
         return
     kind = "fixed" if hasattr(genlab.load(run), "sample") else "reconstruction"
     assert (run / "samples" / f"{kind}_000006.png").stat().st_size > 0

@@ -106,6 +106,8 @@ def at_home(group: str, option: str) -> list[str]:
         return ["model=cln_lm"]
     if option.startswith(text):
         return ["model=unilm"]
+    if option in ("corpus", "fact_texts", "pretraining", "lamb", "fsdp"):
+        return ["model=pretrain_mlm"]
     if option == "iresnet_points":
         return ["model=iresnet", "data=moons"]
     if (group, option) == ("callbacks", "invertible_classifier"):

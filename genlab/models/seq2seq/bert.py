@@ -121,7 +121,9 @@ class BERT(nn.Module):
         condition_hidden: int = 0,
         condition_activation: str | None = None,
     ):
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.arguments = arguments  # as an export states them
         if dim % num_heads:
             raise ValueError(f"dim={dim}: expected a multiple of num_heads={num_heads} (net.dim=, net.num_heads=)")
         if activation not in ACTIVATIONS:

@@ -1,0 +1,57 @@
+"""The command line from raw text to a start for another model; two processes take the steps of one."""
+
+import json
+
+import pytest
+import torch
+
+NET = ["net=bert_tiny", "net.dim=16", "net.hidden_dim=32", "net.num_layers=2", "net.dropout=0", "net.attention_dropout=0"]
+WORDS = [*NET, "data=fact_texts", "data.num_documents=300", "data.max_length=32", "data.vocab_size=200", "evaluate=false"]
+WORDS += ["trainer.max_steps=4", "trainer.val_check_interval=2", "model.warmup=1", "model.decay=8", "model.lr=0.01"]
+
+
+def state(run) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["mlm", "unilm"])
+def test_two_processes_take_the_steps_of_one(genlab, tmp_path, objective):
+    words = [f"model=pretrain_{objective}", *WORDS, "optimizer=lamb"]
+    env = {"GENLAB_DATA": str(tmp_path / "data")}
+    genlab("train", *words, "trainer=cpu", "data.batch_size=8", "hydra.run.dir=one", cwd=tmp_path, env=env)
+    genlab("train", *words, "trainer=ddp_cpu", "data.batch_size=4", "hydra.run.dir=two", cwd=tmp_path, env=env)
+    one, two = state(tmp_path / "one"), state(tmp_path / "two")
+    for name, value in one.items():
+        assert torch.allclose(value.float(), two[name].float(), rtol=1e-4, atol=1e-5), name
+    manifests = [json.loads((tmp_path / run / "manifest.json").read_text()) for run in ("one", "two")]
+    assert manifests[0]["images_seen"] == manifests[1]["images_seen"] == 32
+    losses = [float(manifest["metrics"]["val/loss"]) for manifest in manifests]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_from_raw_text_to_a_start_for_another_model(genlab, tmp_path):
+    env = {"GENLAB_DATA": str(tmp_path / "data")}
+    genlab("train", "model=pretrain_mlm", *WORDS, "trainer=cpu", "hydra.run.dir=run", cwd=tmp_path, env=env)
+    done = genlab("export", "run=run", "out=bert", cwd=tmp_path, env=env)
+    assert "bert/model.safetensors" in done.stdout and (tmp_path / "bert" / "config.json").exists()
+    done = genlab("export", "run=run", "out=bert", cwd=tmp_path, env=env, check=False)
+    assert done.returncode == 2 and "name another directory" in done.stderr
+    words = [
+        "model=unilm_qa",
+        *NET,
+        "data.num_train=40",
+        "data.num_val=4",
+        "data.num_test=4",
+        "evaluate=false",
+        "trainer=cpu",
+    ]
+    words += ["trainer.max_steps=1", "callbacks.texts=null", "model.lr=0"]
+    for init in ("run", "bert"):
+        done = genlab("train", *words, f"model.init={init}", f"hydra.run.dir=qa_{init}", cwd=tmp_path, env=env)
+        assert "tensors loaded" in done.stderr and "missing" not in done.stderr and "not used" not in done.stderr
+        start, end = state(tmp_path / "run"), state(tmp_path / f"qa_{init}")
+        assert all(torch.equal(value, end[name]) for name, value in start.items() if name.startswith("net."))
+    done = genlab("sample", "run=run", "source=The capital of [MASK] is Lima.", cwd=tmp_path, env=env)
+    assert "[MASK]" not in done.stdout.splitlines()[1].split("  ")[-2]
