@@ -250,7 +250,7 @@ def test_it_leaves_pictures_and_a_report(run):
         return
     kind = "fixed" if hasattr(genlab.load(run), "sample") else "reconstruction"
     assert (run / "samples" / f"{kind}_000006.png").stat().st_size > 0
-    assert "data:image/png" in report and "data:image/svg" in report and "http" not in report.partition("<body>")[0]
+    assert "data:image/png" in report and 'id="curves"' in report and "http" not in report.partition("<body>")[0]
 
 
 def test_a_classifier_without_a_bound_trains_and_is_measured_as_a_classifier_alone(trained_in, small, tmp_path):

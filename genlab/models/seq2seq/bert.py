@@ -121,15 +121,14 @@ class BERT(nn.Module):
         condition_hidden: int = 0,
         condition_activation: str | None = None,
     ):
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.arguments = arguments  # as an export states them
+        self.arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if dim % num_heads:
             raise ValueError(f"dim={dim}: expected a multiple of num_heads={num_heads} (net.dim=, net.num_heads=)")
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation={activation}: expected one of {', '.join(ACTIVATIONS)} (net.activation=)")
+        known = f"null, or with net.condition_hidden= one of {', '.join(ACTIVATIONS)}"
         if condition_activation is not None and (condition_activation not in ACTIVATIONS or not condition_hidden):
-            known = f"one of {', '.join(ACTIVATIONS)}, of net.condition_hidden= units"
             raise ValueError(f"net.condition_activation={condition_activation}: expected {known}")
         width, norm = embedding_dim or dim, partial(LayerNorm, eps=eps)
         if condition_dim and condition_by == "layer_norm":
@@ -154,7 +153,7 @@ class BERT(nn.Module):
             if linear or isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
             if linear:
-                nn.init.zeros_(module.bias)
+                module.bias.data.zero_()
 
     @property
     def vocab_size(self) -> int:
