@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from genlab import runs
 from genlab.losses.code import standardise
+from genlab.nn.invertible_linear import InvertibleLinear, apply_matrix
 from genlab.nn.residual import without_log_det
 from genlab.systems.codes import Codes
 
@@ -66,12 +67,34 @@ class Encoder(nn.Module):
         return standardise(self.discriminator(images, None))
 
 
+class Inverted(nn.Module):
+    """The inverse of a trained InvertibleLinear, its matrix inverted once: ONNX has no inverse of a matrix."""
+
+    def __init__(self, linear: InvertibleLinear):
+        super().__init__()
+        weight, _ = linear.matrix()
+        self.register_buffer("weight", torch.linalg.inv(weight.detach().double()).to(weight.dtype))
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return apply_matrix(self.weight, y)
+
+
+def inverted_once(net: nn.Module) -> nn.Module:
+    """A copy of `net`, for its inverse alone."""
+    net = copy.deepcopy(net)
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, InvertibleLinear):
+                setattr(module, name, Inverted(child))
+    return net
+
+
 class Bijection(nn.Module):
     """A flow of images either way, without its log-determinant."""
 
     def __init__(self, pixels: nn.Module, net: nn.Module, verb: str):
         super().__init__()
-        self.pixels, self.net, self.verb = pixels, net, verb
+        self.pixels, self.net, self.verb = pixels, inverted_once(net) if verb == "decode" else net, verb
 
     def forward(self, x: Tensor) -> Tensor:
         if self.verb == "decode":

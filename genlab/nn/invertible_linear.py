@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-__all__ = ["InvertibleLinear"]
+__all__ = ["InvertibleLinear", "apply_matrix"]
 
 
 class InvertibleLinear(nn.Module):
@@ -39,12 +39,13 @@ class InvertibleLinear(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         weight, log_det = self.matrix()
-        return self._apply_matrix(weight, x), (x[0, 0].numel() * log_det).expand(x.shape[0])
+        return apply_matrix(weight, x), (x[0, 0].numel() * log_det).expand(x.shape[0])
 
     def inverse(self, y: Tensor) -> Tensor:
         weight, _ = self.matrix()
-        return self._apply_matrix(torch.linalg.inv(weight.double()).to(y.dtype), y)
+        return apply_matrix(torch.linalg.inv(weight.double()).to(y.dtype), y)
 
-    @staticmethod
-    def _apply_matrix(weight: Tensor, x: Tensor) -> Tensor:
-        return x @ weight.T if x.dim() == 2 else nn.functional.conv2d(x, weight[:, :, None, None])
+
+def apply_matrix(weight: Tensor, x: Tensor) -> Tensor:
+    """W x for the features of x (B, D), or of each pixel of x (B, C, H, W)."""
+    return x @ weight.T if x.dim() == 2 else nn.functional.conv2d(x, weight[:, :, None, None])

@@ -33,4 +33,4 @@ def test_a_model_of_ones_own_from_outside_the_package(genlab, tmp_path):
     genlab("sample", "run=run", "allow=[mine]", "num=4", "out=made", **options)
     assert np.load(tmp_path / "made" / "grid.npz")["images"].shape == (4, 1, 16, 16)
     wrong = genlab("train", *words, *short, "allow=[mine]", "loss.margni=1", check=False, **options)
-    assert wrong.returncode == 2 and "Did you mean 'loss.margin'?" in wrong.stderr
+    assert wrong.returncode == 2 and "there is no key 'loss.margni'" in wrong.stderr

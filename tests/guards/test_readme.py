@@ -1,4 +1,4 @@
-"""Every `genlab train` that the README shows composes and fits; its tables name what is there."""
+"""Every `genlab train` that the README shows composes and fits, those of docs/ compose; its tables name what is there."""
 
 import re
 import shlex
@@ -11,21 +11,42 @@ from genlab import config
 from genlab.commands.train import SUPPLIED
 
 README = Path(__file__).parents[2] / "README.md"
-COMMANDS = re.findall(r"^ *(genlab train [^#\n<]*?) *(?:#.*)?$", README.read_text(), re.M)
+SHOWN = re.compile(r"^ *(?:srun )?(genlab train  ?(?!run=)(?:[^#\n<`\\]|\\\n)*?) *(?:#.*)?$", re.M)
+COMMANDS = SHOWN.findall(README.read_text())
+IN_DOCS = {
+    f"{path.stem}: {command}": command.replace("\\\n", " ")
+    for path in sorted((README.parent / "docs").glob("*.md"))
+    for command in SHOWN.findall(path.read_text())
+}
 
 
-def test_the_readme_shows_commands():
-    assert len(COMMANDS) >= 6
+def composed_settings(command: str, composed):
+    """The config of each job of a command, as many as its longest sweep has values."""
+    words = [w for w in shlex.split(command)[2:] if w not in ("-m", "--help") and not w.startswith("hydra")]
+    words = [re.sub(r"=(tag|interval)\(.*", "=0.5", word) for word in words]
+    sweeps = [
+        [word] if "[" in word else [f"{word.partition('=')[0]}={value}" for value in word.partition("=")[2].split(",")]
+        for word in words
+    ]
+    for i in range(max((len(choices) for choices in sweeps), default=1)):
+        yield config.resolve(composed(*(choices[min(i, len(choices) - 1)] for choices in sweeps)))
+
+
+def test_the_readme_and_the_docs_show_commands():
+    assert len(COMMANDS) >= 6 and len(IN_DOCS) >= 20
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_shown_command_composes_and_builds(command, composed):
-    words = [word for word in shlex.split(command)[2:] if word not in ("-m", "--help")]
-    sweeps = [[f"{w.partition('=')[0]}={value}" for value in w.partition("=")[2].split(",")] for w in words]
-    for i in range(max((len(choices) for choices in sweeps), default=1)):
-        settings = config.resolve(composed(*(choices[min(i, len(choices) - 1)] for choices in sweeps)))
+    for settings in composed_settings(command, composed):
         config.validate(settings, SUPPLIED)
         config.build_system(settings)
+
+
+@pytest.mark.parametrize("command", IN_DOCS)
+def test_a_command_of_the_docs_composes(command, composed):
+    for settings in composed_settings(IN_DOCS[command], composed):
+        config.validate(settings, SUPPLIED)
 
 
 @pytest.mark.parametrize(
