@@ -147,7 +147,7 @@ def test_tab_completion_knows_the_word_and_what_follows(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
 
-    assert complete("genlab ") == ["train", "sample", "encode", "eval"]
+    assert complete("genlab ") == ["train", "sample", "encode", "eval", "export"]
     assert complete("genlab tr") == ["train"]
     assert {"model=dcgan", "model=ogan"} <= set(complete("genlab train model="))
     assert "trainer.max_steps=" in complete("genlab train model=ogan trainer.max_s")

@@ -17,7 +17,9 @@ SHORT = ["trainer.max_steps=2", "trainer.val_check_interval=2", "callbacks.grids
 
 
 def statuses(sweep: Path) -> dict[str, str]:
-    return {p.parent.name[:6]: json.loads(p.read_text())["status"] for p in sorted(sweep.glob("*/status.json"))}
+    return {
+        p.parent.name.rpartition("-")[0]: json.loads(p.read_text())["status"] for p in sorted(sweep.glob("*/status.json"))
+    }
 
 
 def steps(sweep: Path) -> list[int]:
