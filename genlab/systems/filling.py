@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from genlab.models.seq2seq.generation import Cached, Decoding, write
-from genlab.nn.masks import causal
+from genlab.models.seq2seq.generation import Decoding, write
 from genlab.systems.writing import ROWS, Generated
 
-__all__ = ["Continued", "fill_masks", "go_on"]
+__all__ = ["fill_masks", "go_on"]
 
 MASK = "[MASK]"
 
@@ -79,15 +78,6 @@ def filled(system, texts: Sequence[str], num: int) -> tuple[list[list[int]], lis
     return rows[order][:, places].tolist(), scores[order].tolist()
 
 
-class Continued(Cached):
-    """A Scorer of a language model: the beginning is read from left to right, too."""
-
-    def start(self) -> torch.Tensor:
-        ids, _, lengths = self.inputs
-        self.options["mask"] = causal(torch.arange(ids.shape[1], device=ids.device) < lengths[:, None])
-        return super().start()
-
-
 @torch.no_grad()
 def go_on(
     system, examples: Sequence, decoding: Decoding, seed: int = 0, progress: Callable[[int], None] = lambda done: None
@@ -110,9 +100,7 @@ def go_on(
         lengths = torch.tensor([len(row) for row in some], device=system.device)
         drawn = None if uniforms is None else uniforms[chunk].to(system.device)
         options = {"end": t.sep_id, "max_length": max_length, "banned": codec.banned, "uniforms": drawn}
-        made = write(
-            system.net, (ids, torch.zeros_like(ids), lengths), decoding, target_segment=0, scorer=Continued, **options
-        )
+        made = write(system.net, (ids, torch.zeros_like(ids), lengths), decoding, target_segment=0, **options)
         for tokens, sizes, scores in zip(*(part.tolist() for part in made[:3]), strict=True):
             texts = [codec.text(text[:size]) for text, size in zip(tokens, sizes, strict=True)]
             out.append(Generated(texts, scores))

@@ -16,7 +16,7 @@ from genlab.models.seq2seq.generation import Decoding
 from genlab.nn.masks import bidirectional, causal, positions_of, unilm
 from genlab.systems.filling import fill_masks, go_on
 from genlab.systems.lamb import LAMB
-from genlab.systems.writing import ROWS, Generated, generate
+from genlab.systems.writing import Generated, generate, vectors
 from genlab.weights.bert import fill
 from genlab.weights.huggingface import save
 
@@ -174,20 +174,11 @@ class Pretraining(LightningModule):
         write = {"mlm": fill_masks, "gpt": go_on, "unilm": generate}[self.objective]
         return write(self, examples, decoding or Decoding(), **options)
 
-    @torch.no_grad()
     def encode(self, texts: Sequence[str], pooling: str = "mean") -> Tensor:
         """Vectors (N, D) float32 of texts, cut to the codec's max_source: the mean over the tokens, or [CLS]'s."""
         if pooling not in ("mean", "cls") or (self.objective == "gpt" and pooling == "cls"):
             raise ValueError(f"pooling={pooling}: expected mean, or, of a model that reads in both directions, cls")
-        t, see, codes = self.codec.tokenizer, causal if self.objective == "gpt" else bidirectional, []
-        for i in range(0, len(texts), ROWS):
-            rows = [self.codec.row(ids[: self.codec.max_source - 2]) for ids in t.plain(list(texts[i : i + ROWS]))]
-            ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, t.pad_id).to(self.device)
-            real = torch.arange(ids.shape[1], device=ids.device) < torch.tensor([len(row) for row in rows]).to(ids)[:, None]
-            hidden = self.net(ids, None, see(real)).float()
-            mean = (hidden * real[..., None]).sum(1) / real.sum(1, keepdim=True)
-            codes.append(mean if pooling == "mean" else hidden[:, 0])
-        return torch.cat(codes) if codes else torch.zeros(0, self.net.dim)
+        return vectors(self, texts, pooling, causal if self.objective == "gpt" else bidirectional)
 
     def export(self, out: str, format: str = "huggingface") -> list[str]:
         """Writes weights and vocabulary in one of `formats` into the directory `out`; the names of its files."""

@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric
 
 from genlab.models.seq2seq.generation import Decoding
 from genlab.nn.masks import bidirectional, unilm
-from genlab.systems.writing import ROWS, Generated, generate
+from genlab.systems.writing import Generated, generate, vectors
 from genlab.weights.bert import fill
 from genlab.weights.huggingface import save
 
@@ -153,20 +153,11 @@ class Seq2Seq(LightningModule):
         """
         return generate(self, examples, decoding or Decoding(), **options)
 
-    @torch.no_grad()
     def encode(self, texts: Sequence[str], pooling: str = "mean") -> Tensor:
         """Vectors (N, D) float32 of texts, cut to data.max_source tokens: the mean over its tokens, or [CLS]'s."""
         if pooling not in ("mean", "cls"):
             raise ValueError(f"pooling={pooling}: expected mean or cls")
-        t, codes = self.codec.tokenizer, []
-        for i in range(0, len(texts), ROWS):
-            rows = [self.codec.row(ids[: self.codec.max_source - 2]) for ids in t.plain(list(texts[i : i + ROWS]))]
-            ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, t.pad_id).to(self.device)
-            real = torch.arange(ids.shape[1], device=ids.device) < torch.tensor([len(row) for row in rows]).to(ids)[:, None]
-            hidden = self.net(ids, torch.full_like(ids, self.source_segment), bidirectional(real)).float()
-            mean = (hidden * real[..., None]).sum(1) / real.sum(1, keepdim=True)
-            codes.append(mean if pooling == "mean" else hidden[:, 0])
-        return torch.cat(codes) if codes else torch.zeros(0, self.net.dim)
+        return vectors(self, texts, pooling, bidirectional)
 
     def export(self, out: str, format: str = "huggingface") -> list[str]:
         """Writes weights and vocabulary in one of `formats` into the directory `out`; the names of its files."""

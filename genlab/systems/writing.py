@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from genlab.models.seq2seq.generation import Decoding, write
 
-__all__ = ["Decoding", "Generated", "generate"]
+__all__ = ["Decoding", "Generated", "generate", "vectors"]
 
 ROWS = 64  # read at once
 
@@ -116,3 +116,20 @@ def answered(
     for (window, *_), tokens, sizes, scores in zip(rows, *(part.tolist() for part in decoded[:3]), strict=True):
         start = [] if codec.max_source else window[1:]
         yield Generated([codec.text([*start, *text[:size]]) for text, size in zip(tokens, sizes, strict=True)], scores)
+
+
+@torch.no_grad()
+def vectors(system, texts: Sequence[str], pooling: str, see: Callable[[Tensor], Tensor]) -> Tensor:
+    """(N, D) float32 of texts, cut to the codec's max_source tokens: the mean over the tokens, or, not `mean`, [CLS]'s.
+
+    see: from which tokens are real, bool (B, L), to the attention mask.
+    """
+    codec, t, codes = system.codec, system.codec.tokenizer, []
+    for i in range(0, len(texts), ROWS):
+        rows = [torch.tensor(codec.row(ids[: codec.max_source - 2])) for ids in t.plain(list(texts[i : i + ROWS]))]
+        ids = pad_sequence(rows, True, t.pad_id).to(system.device)
+        real = torch.arange(ids.shape[1], device=ids.device) < torch.tensor([len(row) for row in rows]).to(ids)[:, None]
+        hidden = system.net(ids, torch.full_like(ids, system.source_segment), see(real)).float()
+        mean = (hidden * real[..., None]).sum(1) / real.sum(1, keepdim=True)
+        codes.append(mean if pooling == "mean" else hidden[:, 0])
+    return torch.cat(codes) if codes else torch.zeros(0, system.net.dim)
