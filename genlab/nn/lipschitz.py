@@ -112,9 +112,12 @@ def refresh(module: nn.Module, tolerance: float = TOLERANCE, max_iterations: int
 
     Iterates a small subspace until |W^T W v - sigma^2 v| <= tolerance sigma^2, when sigma is within tolerance / 2 of a
     singular value. A single vector would rest at the second largest after the two have changed places, and take hundreds of
-    iterations to leave; a subspace of four holds both. Call it whenever weights have changed: after an optimiser step, after
-    an exchange of weights. From where it was, that is an iteration or two. Maps of one shape are iterated together. Returns
-    the number of iterations; ValueError if `max_iterations` were not enough, or a weight is not finite.
+    iterations to leave; a subspace of four holds both. The singular values of a convolution lie close together, where the
+    power method is slow, so each iteration chooses the best of all combinations of the subspace, its residuals and its last
+    step ("Toward the Optimal Preconditioned Eigensolver", Knyazev 2001, algorithm 4.1, without a preconditioner), at a cost
+    of W and its transpose once. Call it whenever weights have changed: after an optimiser step, after an exchange of
+    weights. Maps of one shape are iterated together. Returns the number of iterations; ValueError if `max_iterations` were
+    not enough, or a weight is not finite.
     """
     groups = defaultdict(list)
     for layer in module.modules():
@@ -124,21 +127,19 @@ def refresh(module: nn.Module, tolerance: float = TOLERANCE, max_iterations: int
 
 
 def _iterate(layers: list[LipschitzMap], tolerance: float, max_iterations: int) -> int:
-    weights, done = torch.stack([layer.operator() for layer in layers]), 0
+    weights, done = torch.stack([layer.operator() for layer in layers]), 1
     if not torch.isfinite(weights).all():
         raise ValueError("power iteration met a weight that is not finite; lower model.lr=, or trainer.gradient_clip_val=1")
     basis = torch.stack([layer.basis for layer in layers])  # (G, p, features, ...), of x or of y, the smaller
     there, back = (_apply_each, _adjoint_each) if layers[0].basis_of_x else (_adjoint_each, _apply_each)
+    num, span = basis.shape[1], basis
+    gram_span = back(there(span, weights), weights)  # W^T W of each vector of the span
     while True:
-        done += 1
-        images = there(basis, weights)
-        # Rayleigh-Ritz: turn the basis so that its first vector is stretched most.
-        values, turn = torch.linalg.eigh(_gram(images))
-        basis, images = (_turned(turn.flip(-1).mT, x) for x in (basis, images))
-        again = back(images, weights)
-        largest = values[:, -1].clamp(min=0)
-        residual = (again[:, 0].flatten(1) - largest[:, None] * basis[:, 0].flatten(1)).norm(dim=1)
-        worst = (residual - tolerance * largest).max().item()
+        values, turn = _ritz(span, gram_span, num)
+        basis, again = _combined(turn, span), _combined(turn, gram_span)
+        residual = again - values.view(*values.shape, *[1] * (basis.dim() - 2)) * basis
+        largest = values[:, 0].clamp(min=0)
+        worst = (residual[:, 0].flatten(1).norm(dim=1) - tolerance * largest).max().item()
         if worst <= 0:
             break
         if done == max_iterations:
@@ -146,7 +147,11 @@ def _iterate(layers: list[LipschitzMap], tolerance: float, max_iterations: int) 
                 f"power iteration did not reach the tolerance {tolerance:.1e} in {max_iterations} iterations; give a larger "
                 "one (net.refresh_tolerance=)"
             )
-        basis = _orthonormal(again, basis)
+        done += 1
+        step, gram_step = (_combined(turn[:, :, num:], x[:, num:]) for x in (span, gram_span))  # zeros at first
+        span = torch.cat([basis, residual, step], 1)
+        gram_span = torch.cat([again, back(there(residual, weights), weights), gram_step], 1)
+    images = there(basis[:, :1], weights)
     ends = {True: (images, basis), False: (basis, images)}[layers[0].basis_of_x]
     for i, layer in enumerate(layers):
         layer.basis.copy_(basis[i])
@@ -157,26 +162,23 @@ def _iterate(layers: list[LipschitzMap], tolerance: float, max_iterations: int) 
     return done
 
 
-def _gram(x: Tensor) -> Tensor:
-    """(G, p, p) inner products of (G, p, ...)."""
-    return x.flatten(2) @ x.flatten(2).mT
+def _ritz(span: Tensor, gram_span: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """Rayleigh-Ritz: of the combinations of the vectors (G, q, ...), whose images under W^T W are `gram_span`, the `num`
+    that are stretched most, largest first: their values (G, num) and coefficients (G, num, q)."""
+    span, gram_span = span.flatten(2), gram_span.flatten(2)
+    tiny, eps = torch.finfo(span.dtype).tiny, torch.finfo(span.dtype).eps
+    scale = span.norm(dim=2, keepdim=True).clamp(min=tiny**0.5).reciprocal()
+    overlaps, whiten = torch.linalg.eigh(scale * (span @ span.mT) * scale.mT)
+    # Directions that rounding alone tells from others are dropped: they become zeros, the least of all values.
+    kept = overlaps > 10 * span.shape[1] * eps
+    whiten = scale * whiten * (kept * overlaps.clamp(min=eps).rsqrt()).unsqueeze(1)
+    values, vectors = torch.linalg.eigh(whiten.mT @ (span @ gram_span.mT) @ whiten)
+    return values[:, -num:].flip(-1), (whiten @ vectors[:, :, -num:].flip(-1)).mT
 
 
-def _turned(turn: Tensor, x: Tensor) -> Tensor:
-    return (turn @ x.flatten(2)).view_as(x)
-
-
-def _orthonormal(x: Tensor, old: Tensor) -> Tensor:
-    """An orthonormal basis of what the vectors (G, p, ...) span, as far as rounding tells; the old one if they are zero."""
-    gram = _gram(x)
-    trace = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
-    ridge = 4 * torch.finfo(x.dtype).eps * trace + torch.finfo(x.dtype).tiny
-    factor = torch.linalg.cholesky(gram + ridge * torch.eye(gram.shape[1], dtype=x.dtype, device=x.device))
-    found = torch.linalg.solve_triangular(factor, x.flatten(2), upper=False).view_as(x)
-    found = found / found.flatten(2).norm(dim=2).clamp(min=torch.finfo(x.dtype).tiny).view(
-        *x.shape[:2], *[1] * (x.dim() - 2)
-    )
-    return torch.where((trace > 0).view(-1, *[1] * (x.dim() - 1)), found, old)
+def _combined(turn: Tensor, x: Tensor) -> Tensor:
+    """Combinations (G, p, q) of vectors (G, q, ...)."""
+    return (turn @ x.flatten(2)).view(*turn.shape[:2], *x.shape[2:])
 
 
 def _apply_each(x: Tensor, weights: Tensor) -> Tensor:
