@@ -5,6 +5,8 @@ The log-determinant's gradient takes second derivatives, so ReLU will not do ("I
 through the network then costs one product an activation.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
@@ -12,10 +14,20 @@ from torch.nn.functional import softplus
 __all__ = ["ELU", "LipSwish", "Softplus", "activation"]
 
 MAX_SWISH_SLOPE = 1.1  # the exact maximum is 1.09984
+BLOCK = 1 << 17  # numbers: a dozen passes over as many stay within the cache, over a whole tensor each goes to memory
+
+
+def blocks(like: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Views of a block of numbers of each of these tensors of one shape at a time, in the order in which those of `like` lie
+    in memory; all at once where that is not dense, or where there is no cache to keep to."""
+    if like.device.type != "cpu" or not (like.is_contiguous() or like.is_contiguous(memory_format=torch.channels_last)):
+        return iter([(like, *others)])
+    aligned = [t if t.stride() == like.stride() else torch.empty_like(like).copy_(t) for t in others]
+    return zip(*(t.as_strided((t.numel(),), (1,)).split(BLOCK) for t in (like, *aligned)), strict=True)
 
 
 class _ELU(torch.autograd.Function):
-    """(phi, phi') in four passes over memory, and three backward."""
+    """(phi, phi'), and its derivatives by hand."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,6 +39,15 @@ class _ELU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_value: Tensor, grad_slope: Tensor) -> Tensor:
         (slope,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _ELU.formula(slope, grad_value, grad_slope)
+        grad_x = torch.empty_like(slope)
+        for s, gv, gs, out in blocks(slope, grad_value, grad_slope, grad_x):
+            out.copy_(_ELU.formula(s, gv, gs))
+        return grad_x
+
+    @staticmethod
+    def formula(slope: Tensor, grad_value: Tensor, grad_slope: Tensor) -> Tensor:
         # phi'' is phi' where that is below 1, else 0.
         return slope * (grad_value + torch.ops.aten.hardtanh_backward(grad_slope, slope, -1.0, 1.0))
 
@@ -46,26 +67,38 @@ class Softplus(nn.Module):
 
 
 class _LipSwish(torch.autograd.Function):
-    """(phi, phi') of x sigmoid(beta x) / 1.1, with its derivatives by hand: a third of the passes over memory."""
+    """(phi, phi') of x sigmoid(beta x) / 1.1, and its derivatives by hand."""
 
     @staticmethod
     def forward(ctx, x: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, beta)
         scaled = x * beta
         gate = torch.sigmoid(scaled)
-        ctx.save_for_backward(x, beta)
         slope = torch.addcmul(gate, scaled, gate).addcmul_(scaled.mul_(gate), gate, value=-1)
         return (x * gate).div_(MAX_SWISH_SLOPE), slope.div_(MAX_SWISH_SLOPE)
 
     @staticmethod
     def backward(ctx, grad_value: Tensor, grad_slope: Tensor) -> tuple[Tensor, Tensor]:
         x, beta = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _LipSwish.formula(x, beta, grad_value, grad_slope)
+        grad_x, grad_beta = torch.empty_like(x), torch.zeros_like(beta)
+        for part, gv, gs, out in blocks(x, grad_value, grad_slope, grad_x):
+            found, term = _LipSwish.formula(part, beta, gv, gs)
+            out.copy_(found)
+            grad_beta += term
+        return grad_x, grad_beta
+
+    @staticmethod
+    def formula(x: Tensor, beta: Tensor, grad_value: Tensor, grad_slope: Tensor) -> tuple[Tensor, Tensor]:
         scaled = x * beta
         gate = torch.sigmoid(scaled)
-        bump = gate * (1 - gate)
-        slope = gate + scaled * bump
-        bend = bump * (2 + scaled * (1 - 2 * gate))  # the second derivative of t sigmoid(t)
-        grad_x = grad_value * slope + grad_slope * (bend * beta)
-        grad_beta = (x * (grad_value * (x * bump) + grad_slope * bend)).sum()
+        swish, rest = scaled * gate, 1 - gate
+        bump = gate * rest
+        bend = bump * torch.add(2 + scaled, swish, alpha=-2)  # the second derivative of t sigmoid(t)
+        bent = grad_slope * bend
+        grad_x = torch.addcmul(grad_value * torch.addcmul(gate, swish, rest), bent, beta)
+        grad_beta = (x * torch.addcmul(bent, grad_value * x, bump)).sum()
         return grad_x / MAX_SWISH_SLOPE, grad_beta / MAX_SWISH_SLOPE
 
 

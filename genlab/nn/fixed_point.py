@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["Inversion", "NotInverted", "iterations_needed", "solve"]
 
-ROUNDING = 4  # a step of that many machine epsilons is none
+ROUNDING = 8  # a step of that many machine epsilons, of x and y together, is none
 
 
 class NotInverted(ValueError):
@@ -58,7 +58,7 @@ def solve(
     while True:
         new = y - g(x)
         step = (new - x).flatten(1).norm(dim=1) / length
-        worst, scale = step.max().item(), new.flatten(1).norm(dim=1) / length
+        worst, scale = step.max().item(), (new.flatten(1).norm(dim=1) + y.flatten(1).norm(dim=1)) / length
         done += 1
         target = torch.clamp(ROUNDING * eps * scale, min=tolerance * (1 - lipschitz) / max(lipschitz, eps))
         if bool((step <= target).all()):

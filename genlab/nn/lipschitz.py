@@ -165,15 +165,16 @@ def _iterate(layers: list[LipschitzMap], tolerance: float, max_iterations: int) 
 def _ritz(span: Tensor, gram_span: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """Rayleigh-Ritz: of the combinations of the vectors (G, q, ...), whose images under W^T W are `gram_span`, the `num`
     that are stretched most, largest first: their values (G, num) and coefficients (G, num, q)."""
-    span, gram_span = span.flatten(2), gram_span.flatten(2)
-    tiny, eps = torch.finfo(span.dtype).tiny, torch.finfo(span.dtype).eps
-    scale = span.norm(dim=2, keepdim=True).clamp(min=tiny**0.5).reciprocal()
-    overlaps, whiten = torch.linalg.eigh(scale * (span @ span.mT) * scale.mT)
-    # Directions that rounding alone tells from others are dropped: they become zeros, the least of all values.
+    span, gram_span, eps = span.flatten(2), gram_span.flatten(2), torch.finfo(span.dtype).eps
+    length = span.norm(dim=2).double()
+    # A vector of rounding alone, beside the others, is dropped, and so are directions that lie in the others: they become
+    # zeros, the least of all values.
+    scale = ((length > eps**2 * length.amax(1, keepdim=True)) / length.clamp(min=eps**4)).unsqueeze(2)
+    overlaps, whiten = torch.linalg.eigh(scale * (span @ span.mT).double() * scale.mT)
     kept = overlaps > 10 * span.shape[1] * eps
     whiten = scale * whiten * (kept * overlaps.clamp(min=eps).rsqrt()).unsqueeze(1)
-    values, vectors = torch.linalg.eigh(whiten.mT @ (span @ gram_span.mT) @ whiten)
-    return values[:, -num:].flip(-1), (whiten @ vectors[:, :, -num:].flip(-1)).mT
+    values, vectors = torch.linalg.eigh(whiten.mT @ (span @ gram_span.mT).double() @ whiten)
+    return values[:, -num:].flip(-1).to(span), (whiten @ vectors[:, :, -num:].flip(-1)).mT.to(span)
 
 
 def _combined(turn: Tensor, x: Tensor) -> Tensor:
