@@ -39,7 +39,9 @@ def batch(a, sizes: list[tuple[int, int]], width: int) -> tuple[torch.Tensor, to
 
 def by_genlab(a, batches: list[list[tuple[int, int]]]) -> Callable[[], None]:
     torch.manual_seed(0)
-    net = BERT(a.vocab, a.dim, a.layers, a.heads, 4 * a.dim, 512, dropout=0.0, attention_dropout=0.0).to(a.device)
+    net = BERT(a.vocab, a.dim, a.layers, a.heads, 4 * a.dim, max(512, a.length), dropout=0.0, attention_dropout=0.0).to(
+        a.device
+    )
     optimizer = torch.optim.AdamW(net.parameters(), 1e-5, fused=True)
     held = [[t.to(a.device) for t in batch(a, sizes, max(s + t for s, t in sizes))] for sizes in batches]
 
