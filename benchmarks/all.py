@@ -31,6 +31,7 @@ ROWS = (
     ("SELF-MOD 32x32", "shared", 1.5, "gan_step.py --recipes sngan sagan selfmod --rounds 5", None, "model=selfmod "),
     ("Residual Flow step", "recompute", 2.0, "flow_step.py --rounds 5", "normflows", "residual"),
     ("Residual Flow step, all kept", "store", 2.0, "flow_step.py --rounds 5", "normflows", "residual"),
+    ("Glow step", "genlab", 1.3, "glow_step.py --rounds 5", "normflows", "glow"),
     ("UNILM decoding, greedy", "cached", 8.0, f"decode.py {MINILM} --rounds 1", None, "beams 1"),
     ("UNILM decoding, beam 4", "cached", 8.0, f"decode.py {MINILM} --beams 4 --batch 4 --rounds 1", None, "beams 4"),
     ("UNILM fine-tuning step", "genlab", 1.3, "bert_step.py", "transformers", "bert step"),

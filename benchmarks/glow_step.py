@@ -1,0 +1,91 @@
+"""Time of a training step of Glow, against normflows' Glow of the same shape.
+
+    pip install normflows; python benchmarks/glow_step.py [--size 32 --depth 8 --hidden 64 --levels 3 --batch 64]
+
+As many levels, steps and channels in both, affine couplings (sigmoid), ActNorms in their networks, mixing matrices as
+P L U, half of the channels out after each level, Adamax. Each is written as its own library writes it: normflows has a
+plain Gaussian for what leaves early where genlab has one that depends on what stays, which is a convolution a level more.
+genlab's `recompute` is net.recompute=true, for memory.
+"""
+
+import argparse
+from multiprocessing import get_context
+
+import timing
+import torch
+
+from genlab.models.flow.glow import Glow
+
+CASES = ("normflows", "genlab", "genlab, recompute")
+
+
+def theirs(a):
+    import normflows as nf
+
+    bases, merges, flows = [], [], []
+    for level in range(a.levels):  # normflows counts from the latent side
+        channels = a.channels * 2 ** (a.levels + 1 - level)
+        size = a.size // 2 ** (a.levels - level)
+        steps = [nf.flows.GlowBlock(channels, a.hidden, split_mode="channel", net_actnorm=True) for _ in range(a.depth)]
+        flows.append(torch.nn.ModuleList([*steps, nf.flows.Squeeze()]))
+        if level:
+            merges.append(nf.flows.Merge())
+        shape = (channels if not level else channels // 2, size, size)
+        bases.append(nf.distributions.DiagGaussian(shape))
+    net = nf.MultiscaleFlow(bases, flows, merges)
+    return net, lambda x: net.forward_kld(x)
+
+
+def ours(a, recompute: bool):
+    net = Glow([a.channels, a.size, a.size], depth=a.depth, hidden=a.hidden, levels=a.levels, recompute=recompute)
+
+    def loss(x):
+        z, log_det = net(x)
+        return (0.5 * z.square().sum(1) - log_det).mean()
+
+    return net, loss
+
+
+def step_of(case: str, a):
+    torch.manual_seed(0)
+    net, loss = theirs(a) if case == "normflows" else ours(a, "recompute" in case)
+    net.to(a.device).train()
+    x = torch.randn(a.batch, a.channels, a.size, a.size, device=a.device)
+    with torch.no_grad():
+        loss(x)  # the ActNorms start from the first batch
+    optimizer = torch.optim.Adamax(net.parameters(), 1e-4)
+
+    def step():
+        value = loss(x)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+
+    step.num_parameters = sum(p.numel() for p in net.parameters())
+    return step
+
+
+def peak_memory(case: str, a, threads: int) -> float:
+    """MiB that a step of `case` adds, in a process of its own."""
+    torch.set_num_threads(threads)
+    return timing.added_memory(step_of(case, a), a.device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in {"channels": 1, "size": 32, "depth": 8, "hidden": 64, "levels": 3, "batch": 64}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    a = timing.arguments(parser, rounds=5)
+    cases = {case: step_of(case, a) for case in CASES}
+    times = timing.medians(cases, a.rounds, a.device)
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        memory = {case: pool.apply(peak_memory, (case, a, torch.get_num_threads())) for case in CASES}
+    print(f"{timing.machine(a.device)}, {vars(a)}")
+    for case, ms in times.items():
+        size = f"{cases[case].num_parameters:,} parameters"
+        print(f"{case:<20}{ms:9.1f} ms  ratio {times['normflows'] / ms:5.2f}  {memory[case]:8.1f} MiB  {size}")
+    timing.save(a.json, {"glow": {"baseline": "normflows", "ms": times, "mib": memory}})
+
+
+if __name__ == "__main__":
+    main()
