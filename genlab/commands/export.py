@@ -10,6 +10,7 @@ from genlab import config, runs
 from genlab.commands.eval import require_run
 from genlab.export import images
 from genlab.export.card import model_card
+from genlab.export.explorer import LINK, MAX_BYTES, write_explorer
 
 __all__ = ["run"]
 
@@ -25,7 +26,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     system = runs.load(run_path, settings["ckpt"], settings["weights"], "cpu", settings["allow"])
     wanted = settings["format"]
     known = [*system.formats, "safetensors"] if system.modality == "text" else ["safetensors"]
-    known += list(GRAPHS) if system.modality == "image" else []
+    known += [*GRAPHS, "explorer"] if system.modality == "image" else []
     if wanted is not None and wanted not in known:
         raise config.ConfigError(f"format={wanted}: expected {' or '.join(known)}.{config.closest(str(wanted), known)}")
     out = Path(settings["out"] or run_dir)
@@ -43,7 +44,10 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
             files["model.safetensors"] = f"weights ({settings['weights']}), float32"
             files["config.yaml"] = "what genlab builds the model from"
         elif name in GRAPHS:
-            files |= write_graphs(name, system, frozen["data"], out, must=wanted is not None)
+            files |= write_graphs(name, system, shape_of(frozen["data"]), out, must=wanted is not None)
+        elif name == "explorer":
+            trained = (settings["ckpt"], settings["weights"]) == ("last", "ema")  # as the page in the run is
+            files |= explorer_page(system, run_path, shape_of(frozen["data"]), out, trained, must=wanted is not None)
         else:
             files |= {file: ABOUT[file] for file in system.export(str(out), name)}
     card = model_card(run_path, system, files, settings["licence"], how_to_use(system, out, files))
@@ -62,11 +66,35 @@ ABOUT = {
 }
 
 
-def write_graphs(name: str, system, data: dict[str, Any], out: Path, must: bool) -> dict[str, str]:
+def shape_of(data: dict[str, Any]) -> tuple[int, int, int]:
+    """(C, H, W) of a config's images."""
+    return data["channels"], data["image_size"], data["image_size"]
+
+
+def explorer_page(system, run_path: Path, shape: tuple[int, int, int], out: Path, same: bool, must: bool) -> dict[str, str]:
+    """explorer.html: the run's own if it is of the `same` weights, which knows the data; else made without them."""
+    files = {"explorer.html": "a page that decodes in the browser: open it"}
+    try:
+        if same and (run_path / "explorer.html").is_file():
+            text = (run_path / "explorer.html").read_text()
+            runs.write_text(out / "explorer.html", text.replace(LINK, ""))
+        else:
+            write_explorer(system, run_path, out, shape, max_bytes=None if must else MAX_BYTES)
+    except OSError:
+        raise
+    except Exception as error:
+        line = f"format=explorer: {str(error).strip().splitlines()[0]}"
+        if must:
+            raise ValueError(line) from error
+        print(f"left out: {line}")
+        return {}
+    return files
+
+
+def write_graphs(name: str, system, shape: tuple[int, int, int], out: Path, must: bool) -> dict[str, str]:
     """{file: what it is} of each verb's graph in the format `name`; one that cannot be is said in a line, or, if it must
     be, is a ValueError."""
     suffix, write = GRAPHS[name]
-    shape = (data["channels"], data["image_size"], data["image_size"])
     for chatty in ("onnx_ir", "onnxscript"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     files: dict[str, str] = {}

@@ -14,7 +14,7 @@ ONNX = bool(importlib.util.find_spec("onnxruntime") and importlib.util.find_spec
 def test_a_run_is_exported_whole_and_loaded_elsewhere(genlab, trained, tmp_path):
     done = genlab("export", f"run={trained}", "out=made", "licence=MIT", cwd=tmp_path)
     folder = tmp_path / "made"
-    names = {"model.safetensors", "config.yaml", "README.md", "decode.pt2", "encode.pt2"}
+    names = {"model.safetensors", "config.yaml", "README.md", "decode.pt2", "encode.pt2", "explorer.html"}
     names |= {"decode.onnx", "encode.onnx"} if ONNX else set()
     assert {path.name for path in folder.iterdir()} == names
     assert all(f"MB  made/{name}" in done.stdout for name in names) and "in all" in done.stdout
