@@ -75,7 +75,7 @@ def write_explorer(
         labels = held_out["label"][:NUM_SHOWN].tolist() if "label" in held_out else None
         content["held_out"] = {"pixels": base64.b64encode(pixels.numpy().tobytes()).decode(), "labels": labels}
         content["held_out"]["codes"] = halves(scale * system.encode(x))
-    content |= {verb: program(module) for verb, module in verbs.items()}
+    content |= {"encode": None} | {verb: program(module) for verb, module in verbs.items()}
     manifest = runs.Manifest.read(run_dir).content
     text = page(
         "explorer.html.j2", manifest=manifest, content=content, link=markupsafe.Markup(LINK if folder == run_dir else "")
@@ -115,12 +115,15 @@ def directions(system, decode: Verb, images: Tensor | None, scale: float) -> dic
 
 def measured(decode: Verb, codes: Tensor) -> dict[str, Any]:
     """The directions along which the pictures of `codes` change most, by finite differences."""
+
+    def given(num: int, label: int) -> list[Tensor]:
+        return [torch.full((num,), label % decode.num_classes)] if decode.num_classes else []
+
     dim, gram = codes.shape[1], 0.0
     with torch.no_grad():
         for i, base in enumerate(codes[:NUM_BASES]):
             moved = torch.cat([base[None], base + STEP * torch.eye(dim)])
-            labels = [torch.full((len(moved),), i % decode.num_classes)] if decode.num_classes else []
-            pictures = decode(moved, *labels).flatten(1).double()
+            pictures = torch.cat([decode(part, *given(len(part), i)) for part in moved.split(32)]).flatten(1).double()
             change = (pictures[1:] - pictures[:1]) / STEP
             gram = gram + change @ change.T
     values, vectors = torch.linalg.eigh(gram)

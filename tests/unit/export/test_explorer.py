@@ -213,3 +213,17 @@ def test_the_page_in_a_browser(run, tmp_path):
         page.locator("#to-a").press("Enter")
         page.wait_for_timeout(100)
         assert torch.equal(picture(page, "picture"), picture(page, "a"))
+
+
+def test_a_generator_alone_has_a_page_with_its_classes(trained_in, tiny, tmp_path):
+    words = [word for word in tiny if not word.startswith("explorer")]
+    labels = ["net/modulation=conditional", "model.num_classes=10", "data=digits"]
+    trained_in(tmp_path / "run", "model=dcgan", *labels, *words)
+    content = content_of(tmp_path / "run" / "explorer.html")
+    assert content["encode"] is None and content["held_out"] is None and "change most" in content["about"]
+    with opened(tmp_path / "run" / "explorer.html") as page:
+        assert page.locator("#label option").count() == 10 and page.locator("#file").count() == 0
+        page.locator("#random").press("Enter")
+        page.select_option("#label", "7")
+        page.locator("#play").press("Enter")
+        page.wait_for_function("document.body.dataset.ready > 3")
