@@ -91,6 +91,8 @@ def main() -> None:
         if chosen.run is None:
             for seed, folder in zip(ENTRIES[name].seeds, folders, strict=True):
                 if command := training(ENTRIES[name], seed, folder, chosen.more):
+                    if command[1] == "train" and not command[2].startswith("run=") and not chosen.list:
+                        (folder / "manifest.json").unlink(missing_ok=True)  # of one that ended before it saved anything
                     call(command, chosen.list)
         for picture, how in ENTRIES[name].pictures.items():
             draw(folders[0], how, chosen.images / f"{name}_{picture}.png", chosen.list)
@@ -103,7 +105,7 @@ def main() -> None:
 def training(entry: Entry, seed: int, folder: Path, more: list[str]) -> list[str] | None:
     """The command that trains, or goes on with, one seed in `folder`; None where it is finished."""
     manifest = folder / "manifest.json"
-    if not manifest.is_file():
+    if not manifest.is_file() or not (folder / "checkpoints" / "last.ckpt").is_file():
         return ["genlab", "train", *entry.train.split(), f"seed={seed}", *more, f"hydra.run.dir={folder}"]
     if json.loads(manifest.read_text())["status"] != "finished":
         return ["genlab", "train", f"run={folder}"]

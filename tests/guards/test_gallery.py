@@ -49,7 +49,10 @@ def test_every_picture_shown_is_made():
 def test_a_finished_run_is_taken_and_a_stopped_one_goes_on(tmp_path):
     entry, folder = gallery.ENTRIES["ogan"], tmp_path / "1"
     assert "seed=1" in gallery.training(entry, 1, folder, [])
-    folder.mkdir()
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "manifest.json").write_text('{"status": "failed"}')
+    assert "seed=1" in gallery.training(entry, 1, folder, [])  # it had saved nothing
+    (folder / "checkpoints" / "last.ckpt").write_text("")
     (folder / "manifest.json").write_text('{"status": "interrupted"}')
     assert gallery.training(entry, 1, folder, []) == ["genlab", "train", f"run={folder}"]
     (folder / "manifest.json").write_text('{"status": "finished"}')
