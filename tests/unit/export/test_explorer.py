@@ -1,5 +1,6 @@
 """The page that decodes in the browser gives the pictures that torch gives."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -154,6 +155,8 @@ def test_directions_of_a_generator_alone_are_those_in_which_pictures_change():
             return z * torch.tensor([1.0, 3.0, 0.5, 2.0])
 
     found = explorer.measured(images.Verb(Stretch(), "decode", torch.zeros(5, 4)), torch.randn(8, 4))
+    rows = torch.frombuffer(bytearray(base64.b64decode(found["directions"])), dtype=torch.float16).view(4, 4).float()
+    assert torch.allclose(rows, torch.eye(4)[[1, 3, 0, 2]], atol=1e-3)
     assert found["shares"] == pytest.approx([9 / 14.25, 4 / 14.25, 1 / 14.25, 0.25 / 14.25], rel=1e-3)
 
 
