@@ -20,6 +20,7 @@ TINY = [
     "callbacks.quality.num=20",
     "callbacks.grids.num=4",
     "evaluate=false",
+    "explorer=false",
 ]
 
 

@@ -21,11 +21,12 @@ from genlab.callbacks import loggers
 from genlab.callbacks.checkpoint import Interrupted
 from genlab.callbacks.reseed import Reseed
 from genlab.commands import eval as evaluation
+from genlab.export.explorer import explore
 from genlab.report.html import PICTURES, write_report
 
 __all__ = ["run"]
 
-KEYS = {"name", "run", "ckpt", "seed", "allow", "model", "data", "trainer", "callbacks", "logger", "evaluate"}
+KEYS = {"name", "run", "ckpt", "seed", "allow", "model", "data", "trainer", "callbacks", "logger", "evaluate", "explorer"}
 KEYS |= {"optimized_metric", "tags", *config.PARTS}
 SUPPLIED = {"model": config.PARTS, "trainer": ["callbacks", "logger", "plugins", "default_root_dir"],
             "logger.*": ["save_dir"]}  # fmt: skip
@@ -115,6 +116,8 @@ def train_with(
         metrics |= measured
         manifest.update(metrics=metrics)
         loggers.finish(trainer.loggers, measured, sorted((run_dir / "eval").glob("*.png")), trainer.global_step or step)
+    if settings.get("explorer", True) and system.modality == "image":
+        manifest.update(no_explorer=explore(run_dir, data, settings["allow"]))
     announce(console, run_dir, write_report(run_dir), system, sweep)
     return chosen_metric(settings["optimized_metric"], metrics)
 

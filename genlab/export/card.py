@@ -12,11 +12,20 @@ from genlab.report.tables import measured_on
 
 __all__ = ["model_card"]
 
-TASKS = {"image": "unconditional-image-generation", "text": "text2text-generation"}
+WRITERS = {"mlm": "fill-mask", "gpt": "text-generation"}  # by the objective of a pretrained one
 
 
-def model_card(run_dir: Path, files: Mapping[str, str], licence: str | None = None, use: Sequence[str] = ()) -> str:
-    """README.md of an export of the run `run_dir`, from its manifest and eval/metrics.json.
+def task_of(system) -> str | None:
+    """Hugging Face's name for what `system` does; None where there is none."""
+    if system.modality == "text":
+        return WRITERS.get(getattr(system, "objective", ""), "text2text-generation")
+    if hasattr(system, "classify"):
+        return "image-classification"
+    return "unconditional-image-generation" if system.modality == "image" else None
+
+
+def model_card(run_dir: Path, system, files: Mapping[str, str], licence: str | None = None, use: Sequence[str] = ()) -> str:
+    """README.md of an export of the run `run_dir` with its model `system`, from its manifest and eval/metrics.json.
 
     files: {name: what it is} of what was exported. licence: an SPDX name for the front matter, which the exporter knows;
     without one the card says that none is given. use: lines of Python that use it.
@@ -24,17 +33,18 @@ def model_card(run_dir: Path, files: Mapping[str, str], licence: str | None = No
     manifest = json.loads((run_dir / "manifest.json").read_text())
     results_file = run_dir / "eval" / "metrics.json"
     results = json.loads(results_file.read_text()) if results_file.is_file() else {}
-    data, modality = manifest["data"], "text" if (run_dir / "eval" / "texts.jsonl").is_file() else "image"
+    data, task = manifest["data"], task_of(system)
     measured = [
         {"type": name, "value": round(entry["value"], 6), "name": f"{name}, {measured_on(entry)}"}
         for name, entry in results.items()
     ]
-    front: dict[str, Any] = {"library_name": "genlab", "tags": ["genlab", manifest["model"]]}
+    library = "transformers" if "config.json" in files else "genlab"
+    front: dict[str, Any] = {"library_name": library, "tags": ["genlab", manifest["model"]]}
     front |= {"license": licence.lower()} if licence else {}
-    front |= {"pipeline_tag": TASKS[modality]}
+    front |= {"pipeline_tag": task} if task else {}
     if measured:
         result = {
-            "task": {"type": TASKS[modality]},
+            "task": {"type": task or "other"},
             "dataset": {"name": data["name"], "type": data["name"]},
             "metrics": measured,
         }

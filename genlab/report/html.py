@@ -77,6 +77,7 @@ def write_report(run_dir: Path) -> Path:
         cell=size * max(1, SEEN_SIDE // size) if size else None,
         used=next(iter(results.values()), None),
         sections=sections,
+        explored=(run_dir / "explorer.html").is_file(),
         differences=None if differences is None else list(differences.items()),
         again=shlex.join(["genlab", "train", *manifest.get("overrides", [])]),
         settings=settings,
@@ -86,11 +87,11 @@ def write_report(run_dir: Path) -> Path:
 
 
 def page(template: str, **content: Any) -> str:
-    """A template of this package, filled in, with the style and the charts' code inside."""
+    """A template of this package, filled in, with the style and the code that it names inside."""
     here = files("genlab.report")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    inline = {name: jinja2.utils.markupsafe.Markup(here.joinpath(file).read_text()) for name, file in
-              (("style", "page.css"), ("charts", "charts.js"))}  # fmt: skip
+    code = {"style": "page.css", "charts": "charts.js", "runtime": "runtime.js", "explorer": "explorer.js"}
+    inline = {name: jinja2.utils.markupsafe.Markup(here.joinpath(file).read_text()) for name, file in code.items()}
     return environment.from_string(here.joinpath(template).read_text()).render(**inline, **content)
 
 

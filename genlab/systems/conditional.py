@@ -24,6 +24,8 @@ class Conditional(Seq2Seq):
     leads away.
     """
 
+    formats = ()  # transformers' BERT knows no condition
+
     def __init__(
         self,
         net: nn.Module,

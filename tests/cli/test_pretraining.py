@@ -36,6 +36,8 @@ def test_from_raw_text_to_a_start_for_another_model(genlab, tmp_path):
     genlab("train", "model=pretrain_mlm", *WORDS, "trainer=cpu", "hydra.run.dir=run", cwd=tmp_path, env=env)
     done = genlab("export", "run=run", "out=bert", cwd=tmp_path, env=env)
     assert "bert/model.safetensors" in done.stdout and (tmp_path / "bert" / "config.json").exists()
+    card = (tmp_path / "bert" / "README.md").read_text()
+    assert "library_name: transformers" in card and "import AutoTokenizer, BertForMaskedLM" in card
     done = genlab("export", "run=run", "out=bert", cwd=tmp_path, env=env, check=False)
     assert done.returncode == 2 and "name another directory" in done.stderr
     words = [

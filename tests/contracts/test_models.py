@@ -9,6 +9,7 @@ import torch
 import genlab
 from genlab import config
 from genlab.commands import eval as evaluation
+from genlab.commands import export
 from genlab.data.records import Example
 from genlab.runs import read_checkpoint
 from genlab.systems.writing import Decoding
@@ -251,6 +252,19 @@ def test_it_leaves_pictures_and_a_report(run):
     kind = "fixed" if hasattr(genlab.load(run), "sample") else "reconstruction"
     assert (run / "samples" / f"{kind}_000006.png").stat().st_size > 0
     assert "data:image/png" in report and 'id="curves"' in report and "http" not in report.partition("<body>")[0]
+
+
+def test_its_export_is_read_back_and_samples_the_same(run, tmp_path):
+    settings = {"run": str(run), "ckpt": "last", "weights": "ema", "format": "safetensors", "licence": None, "allow": []}
+    export.run(settings | {"out": str(tmp_path / "out")}, tmp_path, [])
+    model, again = genlab.load(run), genlab.load(tmp_path / "out")
+    state = again.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert model_of(run) in (tmp_path / "out" / "README.md").read_text()
+    if hasattr(model, "sample"):
+        assert torch.equal(model.sample(4, seed=1), again.sample(4, seed=1))
+    elif model.modality == "text" and model_of(run) not in CONDITIONAL:
+        assert torch.equal(model.encode(["7 and 8 are even"]), again.encode(["7 and 8 are even"]))
 
 
 def test_a_classifier_without_a_bound_trains_and_is_measured_as_a_classifier_alone(trained_in, small, tmp_path):

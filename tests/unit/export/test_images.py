@@ -108,7 +108,8 @@ def test_a_model_card_is_in_hugging_faces_form(trained_in, tmp_path, tiny):
     entry = {"value": 3.25, "split": "test", "count": 500, "reference": None, "features": "classifier", "comparable": False,
              "weights": "ema", "ckpt": "last", "seed": 0}  # fmt: skip
     runs.write_text(tmp_path / "run" / "eval" / "metrics.json", json.dumps({"fid": entry}))
-    card = model_card(tmp_path / "run", {"model.safetensors": "weights"}, licence="MIT", use=["import genlab"])
+    system = genlab.load(tmp_path / "run")
+    card = model_card(tmp_path / "run", system, {"model.safetensors": "weights"}, licence="MIT", use=["import genlab"])
     front = yaml.safe_load(card.split("---")[1])
     assert front["license"] == "mit" and front["library_name"] == "genlab"
     (result,) = front["model-index"][0]["results"]
@@ -116,4 +117,4 @@ def test_a_model_card_is_in_hugging_faces_form(trained_in, tmp_path, tiny):
     assert (
         "train 4250" in card and "not comparable" in card and "genlab train model=ogan" in card and "import genlab" in card
     )
-    assert "None is given" in model_card(tmp_path / "run", {})
+    assert "None is given" in model_card(tmp_path / "run", system, {})
