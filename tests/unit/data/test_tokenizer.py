@@ -15,7 +15,7 @@ from genlab.data.decode import DataError
 from genlab.data.tokenizer import Tokenizer
 from genlab.data.vocabulary import SPECIALS, build_vocab, read_vocab, simplify
 
-CHINESE = Path("/work/shared/data/chinese-bert/vocab.txt")
+CHINESE = Path(__file__).parents[4] / "shared/data/chinese-bert/vocab.txt"
 WORDS = ["the", "cat", "sat", "on", "mat", "un", "a", "b", "c", ".", ",", "!", "猫", "在", "。"]
 WORDS += ["##s", "##ting", "##known", "##猫", "##。"]
 
