@@ -31,6 +31,11 @@ class RunError(ValueError):
     """A run directory or checkpoint that cannot be used as asked."""
 
 
+def disk_is_full(error: BaseException) -> bool:
+    """Whether `error` says that a disk, or somebody's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def write_text(path: Path, text: str) -> Path:
     """Writes `text` to a temporary name beside `path`, then renames, so that `path` is never half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +172,7 @@ class AtomicCheckpointIO(CheckpointIO):
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            full = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = isinstance(error, RuntimeError) or disk_is_full(error)
             why = "the disk is full or the file cannot be written" if full else error.strerror
             kept = f"the previous {path.name} is whole" if path.exists() else "there is no earlier one"
             raise RunError(

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import re
 import shlex
 import socket
@@ -20,7 +21,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Jobs", "finish", "folder_override", "job_folder", "jobs_of", "run_job", "started", "summarise"]
+__all__ = ["Jobs", "finish", "folder_override", "job_folder", "jobs_of", "run_job", "stamp", "started", "summarise"]
 
 MAX_NAME = 80  # characters of a job's folder before the hash
 LIKELY = ("test/fid", "test/bits_per_dim", "test/nll", "test/accuracy", "test/f1", "test/rouge_l", "fid", "val/fid_random",
@@ -51,7 +52,13 @@ def _short(value: str) -> str:
         return value
 
 
+def stamp() -> str:
+    """When this command began, in microseconds, and its process: of two that begin at once, each has a directory of its own."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{os.getpid()}"
+
+
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+OmegaConf.register_new_resolver("stamp", stamp, replace=True, use_cache=True)  # the same throughout a command
 
 
 def folder_override(words: Sequence[str]) -> list[str]:

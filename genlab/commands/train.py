@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,12 @@ def run_held(settings: dict, run_dir: Path, overrides: list[str], sweep: bool) -
     except BaseException as error:
         if isinstance(error, MisconfigurationException):  # Lightning's word for a user's error
             error = config.ConfigError(f"trainer: {error}")
+        if runs.disk_is_full(error):
+            error = runs.RunError(f"{error.filename or run_dir}: the disk is full. Free some space, then "
+                                  f"`genlab train run={run_dir}` goes on from the last checkpoint")  # fmt: skip
         if manifest.content["status"] == "running":  # not if all that failed is to measure a finished run, or to resume it
-            manifest.update(status="failed", error=f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # of a full disk
+                manifest.update(status="failed", error=f"{type(error).__name__}: {error}")
         raise error
 
 
@@ -101,8 +106,9 @@ def train_with(
         console.print(
             f"training [bold]{settings['name']}[/] on {data.name} {where}in {run_dir}", highlight=False, soft_wrap=True
         )
-    for logger in trainer.loggers:
+    for logger in trainer.loggers:  # what fails here is an error: a service that is not there, say
         logger.log_hyperparams(config.flatten(settings))
+        loggers.forgiving(logger)
     if not trained:
         fit(trainer, system, data, resume, manifest, run_dir)
     if not trainer.is_global_zero:
@@ -152,10 +158,7 @@ def fit(trainer, system, data, resume: Path | None, manifest: runs.Manifest, run
 def check(cfg, sweep: bool) -> dict[str, Any]:
     """`cfg` resolved and validated as a whole, before anything is touched."""
     settings = config.resolve(cfg)
-    unknown = [f"{key}: no such key.{config.closest(key, KEYS)}" for key in settings if key not in KEYS]
-    if unknown:
-        raise config.ConfigError("\n  ".join(["errors in the config:", *unknown]))
-    config.validate(settings, SUPPLIED)
+    config.validate(settings, SUPPLIED, KEYS)
     known = config.parameters(config.locate(settings["model"]["_target_"], settings["allow"]))
     for part in config.PARTS:
         if settings.get(part) is not None and part not in known:

@@ -87,11 +87,11 @@ def test_a_directory_with_another_run_in_it_is_not_gone_on_with(genlab, tiny, tm
 
 @pytest.mark.parametrize(("word", "extra"), [("hydra/launcher=joblib", "joblib"), ("sweep=optuna", "optuna")])
 def test_a_plugin_that_is_not_there_is_named_with_its_extra(word, extra):
-    from genlab import config
+    from genlab.explain import explain
 
     group = {"sweep=optuna": "hydra/sweeper/optuna"}.get(word, word.replace("=", "/"))
     error = f"Could not find '{group}'\n\nAvailable options in 'x':\n\tbasic\nConfig search path:"
-    assert f"pip install 'genlab[{extra}]'" in config.explain(ValueError(error), "train")
+    assert f"pip install 'genlab[{extra}]'" in explain(ValueError(error), "train")
 
 
 @needs("hydra_joblib_launcher")
