@@ -132,7 +132,8 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
     `train run=` composes the run's frozen config itself; the other commands take its `data` as their default.
     """
     runs = [word.partition("=")[2] for word in words if word.startswith("run=")]
-    runs = [OverridesParser.create().parse_override(literal(f"run={run}")).value() for run in runs]
+    parsed = [OverridesParser.create().parse_override(literal(f"run={run}")) for run in runs]
+    runs = [run if one.is_sweep_override() else str(one.value()) for run, one in zip(runs, parsed, strict=True)]
     if command == "train":
         if not runs:
             return "train", []

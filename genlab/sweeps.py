@@ -53,7 +53,7 @@ def _short(value: str) -> str:
 
 
 def stamp() -> str:
-    """When this command began, in microseconds, and its process: of two that begin at once, each has a directory of its own."""
+    """When this command began, in microseconds, and its process: two that begin at once have directories of their own."""
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{os.getpid()}"
 
 
