@@ -95,7 +95,8 @@ def run_job(task: Callable[[], Any], run_dir: Path, overrides: Sequence[str], me
     """Runs `task`; <run_dir>/status.json says throughout how far it came, error.txt has the traceback of a failure."""
     begun = time.monotonic()
     status = {"status": "running", "number": number, "overrides": list(overrides), "metric": metric}
-    status |= {"host": socket.gethostname(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+    status |= {"host": socket.gethostname(), "pid": os.getpid()}
+    status |= {"started": datetime.now(UTC).isoformat(timespec="seconds")}
     _write(run_dir / "status.json", status)
     (run_dir / "error.txt").unlink(missing_ok=True)
     try:

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 
-__all__ = ["TrackioLogger", "close", "finish", "forgiving", "mlflow", "show", "show_texts", "tensorboard", "wandb"]
+__all__ = ["TrackioLogger", "attempt", "begin", "close", "finish", "mlflow", "show", "show_texts", "tensorboard", "wandb"]
 
 
 def require(package: str, logger: str) -> Any:
@@ -118,17 +118,23 @@ class TrackioLogger(Logger):
         self.experiment.log(dict(metrics), step=step)
 
 
-# --- a logger that fails ---------------------------------------------------------------------------------------------
+# --- from the first step to the last, whatever fails -----------------------------------------------------------------
 
 
-def forgiving(logger: Logger) -> Logger:
-    """`logger`, of which no failure stops the training from now on: its disk is full, its service is gone.
+def begin(loggers: Sequence[Logger], settings: Mapping[str, Any], resumed: bool) -> None:
+    """Hands the run's `settings` to all loggers; from then on no failure of theirs stops the training.
 
-    The first failure is told in one line; it is tried again at each call.
+    What fails here, before a step is taken, is a ValueError that names the logger. A later failure (its disk is full, its
+    service is gone) is told once, in one line, and the logger is tried again at its next call.
     """
-    for name in ("log_metrics", "save", "finalize", "after_save_checkpoint"):
-        setattr(logger, name, functools.partial(attempt, logger, getattr(logger, name)))
-    return logger
+    for logger in loggers:
+        try:
+            if not (resumed and isinstance(logger, MLFlowLogger)):  # which keeps the values that a run began with
+                logger.log_hyperparams(settings)
+        except Exception as error:
+            raise ValueError(f"logger={_word(logger)}: {_first_line(error)}") from error
+        for name in ("log_metrics", "save", "finalize", "after_save_checkpoint"):
+            setattr(logger, name, functools.partial(attempt, logger, getattr(logger, name)))
 
 
 def attempt(logger: Logger, call: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -138,14 +144,17 @@ def attempt(logger: Logger, call: Callable, *args: Any, **kwargs: Any) -> Any:
     except Exception as error:
         if not getattr(logger, "has_failed", False):
             logger.has_failed = True
-            kind = {TensorBoardLogger: "tensorboard", WandbLogger: "wandb", MLFlowLogger: "mlflow", TrackioLogger: "trackio"}
-            name = kind.get(type(logger), logger.name)
-            why = (str(error).strip().splitlines() or [""])[0]
-            print(
-                f"genlab: warning: logger={name} failed and misses what follows, while the run goes on: "
-                f"{type(error).__name__}: {why}",
-                file=sys.stderr,
-            )
+            what = f"logger={_word(logger)} failed, and misses what follows while the run goes on"
+            print(f"genlab: warning: {what}: {_first_line(error)}", file=sys.stderr)
+
+
+def _word(logger: Logger) -> str:
+    words = {TensorBoardLogger: "tensorboard", WandbLogger: "wandb", MLFlowLogger: "mlflow", TrackioLogger: "trackio"}
+    return words.get(type(logger), logger.name)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 # --- what is no number ---------------------------------------------------------------------------------------------

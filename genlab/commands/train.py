@@ -39,7 +39,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> float 
     """
     settings = check(cfg, sweep)
     quiet()
-    with runs.held(run_dir, writes=rank_zero_only.rank == 0):
+    with runs.on_disk(run_dir), runs.held(run_dir, writes=rank_zero_only.rank == 0):
         if sweep and (run_dir / "manifest.json").exists():
             settings, metrics = continue_job(run_dir, settings)
             if metrics is not None:
@@ -63,9 +63,6 @@ def run_held(settings: dict, run_dir: Path, overrides: list[str], sweep: bool) -
     except BaseException as error:
         if isinstance(error, MisconfigurationException):  # Lightning's word for a user's error
             error = config.ConfigError(f"trainer: {error}")
-        if runs.disk_is_full(error):
-            error = runs.RunError(f"{error.filename or run_dir}: the disk is full. Free some space, then "
-                                  f"`genlab train run={run_dir}` goes on from the last checkpoint")  # fmt: skip
         if manifest.content["status"] == "running":  # not if all that failed is to measure a finished run, or to resume it
             with suppress(OSError):  # of a full disk
                 manifest.update(status="failed", error=f"{type(error).__name__}: {error}")
@@ -106,9 +103,7 @@ def train_with(
         console.print(
             f"training [bold]{settings['name']}[/] on {data.name} {where}in {run_dir}", highlight=False, soft_wrap=True
         )
-    for logger in trainer.loggers:  # what fails here is an error: a service that is not there, say
-        logger.log_hyperparams(config.flatten(settings))
-        loggers.forgiving(logger)
+    loggers.begin(trainer.loggers, config.flatten(settings), resume is not None)
     if not trained:
         fit(trainer, system, data, resume, manifest, run_dir)
     if not trainer.is_global_zero:
