@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -26,6 +27,8 @@ __all__ = ["Jobs", "finish", "folder_override", "job_folder", "jobs_of", "run_jo
 MAX_NAME = 80  # characters of a job's folder before the hash
 LIKELY = ("test/fid", "test/bits_per_dim", "test/nll", "test/accuracy", "test/f1", "test/rouge_l", "fid", "val/fid_random",
           "val/bits_per_dim", "val/nll", "val/accuracy", "val/quality")  # fmt: skip
+HIGHER_IS_BETTER = re.compile("accuracy|precision|recall|coverage|density|correlation|agreement|ssim|diversity|f1|em$|bleu|"
+                              "rouge|quality|auroc|score")  # fmt: skip
 _started: list[Path] = []
 
 
@@ -162,6 +165,14 @@ def chosen_metric(jobs: Sequence[dict[str, Any]]) -> str | None:
     return named or next((name for name in (*LIKELY, *measured) if name in shared), None)
 
 
+def best_of(jobs: Sequence[dict[str, Any]], metric: str | None) -> dict[str, Any] | None:
+    """The finished job with the best `metric`: the highest where its name says so, else the lowest; None of fewer than 2."""
+    told = [job for job in jobs if job["status"] == "finished" and math.isfinite(job["metrics"].get(metric, math.nan))]
+    if len(told) < 2:
+        return None
+    return (max if HIGHER_IS_BETTER.search(metric) else min)(told, key=lambda job: job["metrics"][metric])
+
+
 def swept_keys(jobs: Sequence[dict[str, Any]]) -> list[str]:
     """The keys whose values differ between jobs."""
     values: dict[str, set[str | None]] = {}
@@ -221,6 +232,12 @@ def finish(argv: Sequence[str], error: BaseException | None = None) -> bool:
     if not jobs:
         return True
     print(f"summary  {folder / 'summary.csv'}\nreport   {folder / 'report.html'}", file=sys.stderr)
+    metric = chosen_metric(jobs)
+    if best := best_of(jobs, metric):
+        run = shlex.quote(os.path.relpath(folder / best["folder"]))
+        print(
+            f"best     {run}  {metric} {best['metrics'][metric]:.4g}\ntry next\n  genlab sample run={run}", file=sys.stderr
+        )
     left = [job for job in jobs if job["status"] != "finished"]
     if error is not None and not any(job["status"] == "failed" for job in jobs):
         print(f"genlab: error: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)
