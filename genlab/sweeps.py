@@ -235,9 +235,8 @@ def finish(argv: Sequence[str], error: BaseException | None = None) -> bool:
     metric = chosen_metric(jobs)
     if best := best_of(jobs, metric):
         run = shlex.quote(os.path.relpath(folder / best["folder"]))
-        print(
-            f"best     {run}  {metric} {best['metrics'][metric]:.4g}\ntry next\n  genlab sample run={run}", file=sys.stderr
-        )
+        print(f"best     {run}  {metric} {best['metrics'][metric]:.4g}\ntry next", file=sys.stderr)
+        print(f"  genlab sample run={run}\n  genlab export run={run} out=best", file=sys.stderr)
     left = [job for job in jobs if job["status"] != "finished"]
     if error is not None and not any(job["status"] == "failed" for job in jobs):
         print(f"genlab: error: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)
