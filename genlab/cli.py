@@ -48,7 +48,9 @@ def main() -> None:
         fail(f"'{command}' is not a command.{hint} Commands: {', '.join(COMMANDS)}.")
     if any(word.startswith(("--experimental-rerun", "-er")) for word in argv):
         fail("--experimental-rerun unpickles a file, which could run anything; use genlab train run=<dir>")
-    run_hydra(command, argv[1:])
+    words = argv[1:]
+    overrides = [word for word in words if not word.startswith("-") and (word.startswith("~") or "=" in word)]
+    run_hydra(command, [word for word in words if word not in overrides] + overrides)  # argparse wants them in one piece
 
 
 def fail(message: str) -> None:
@@ -61,13 +63,15 @@ def run_hydra(command: str, rest: list[str]) -> None:
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    from genlab import config, sweeps
+    from genlab import config, explain, sweeps
 
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors here instead of printing them
     original = sys.argv
     try:
+        rest = [config.literal(word) for word in rest]
         config_name, extra = config.from_run(command, rest)
         sys.argv = ["genlab", *rest, *extra, *sweeps.folder_override(rest)]
         task = partial(run_task, command, original, traceback)
@@ -80,8 +84,8 @@ def run_hydra(command: str, rest: list[str]) -> None:
             raise
         if not over:
             raise SystemExit(1) from None
-        if isinstance(error, HydraException | OmegaConfBaseException):
-            fail(config.explain(error, command))
+        if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
+            fail(explain.explain(error, command, rest))
         if isinstance(error, ValueError):
             fail(str(error))
         raise

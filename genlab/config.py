@@ -1,7 +1,6 @@
 """What a config means: validated as a whole, built from an allow-list, its errors answered with the closest key."""
 
 import difflib
-import functools
 import importlib
 import inspect
 import re
@@ -13,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import InstantiationException
-from hydra.initialize import initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
@@ -27,9 +25,9 @@ __all__ = [
     "build",
     "build_system",
     "closest",
-    "explain",
     "flatten",
     "from_run",
+    "literal",
     "read_frozen",
     "resolve",
     "validate",
@@ -39,13 +37,15 @@ __all__ = [
 OWN = tuple(f"genlab.{name}." for name in ["systems", "models", "losses", "nn", "data", "callbacks", "metrics"])
 LIBRARIES = ("torch.nn.", "torch.optim.", "torchvision.models.", "lightning.pytorch.", "torchmetrics.")
 PARTS = ("net", "loss", "penalty", "augment")  # groups that are arguments of the system
-EXTRAS = {"hydra/launcher/joblib": "joblib", "hydra/launcher/ray": "ray", "hydra/launcher/submitit_slurm": "slurm",
-          "hydra/launcher/submitit_local": "slurm", "hydra/sweeper/optuna": "optuna"}  # fmt: skip
+TEXTS = {"source", "question", "prompt"}  # what a user types is meant as it is
+PATHS = {"run", "ckpt", "input", "out", "data.path", "data.root", "hydra.run.dir", "hydra.sweep.dir"}
 DIRECTIVES = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 
 
 def _shape(data: Mapping) -> list[int]:
     """${shape:${data}}: (C, H, W) of the images of a `data` node, (2,) of points of the plane."""
+    if "vocab_size" in data:
+        raise ConfigError("the chosen data are texts, and this recipe is for images or points; choose another data=")
     return [data["channels"], data["image_size"], data["image_size"]] if "image_size" in data else [2]
 
 
@@ -62,10 +62,10 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message names its key."""
 
 
-def closest(word: str, words: Iterable[str]) -> str:
-    """ " Did you mean 'x'?" for the closest of `words`, or nothing."""
+def closest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
+    """ " Did you mean 'x'?" for the closest of `words`, or nothing; cutoff: how like it has to be, of 1."""
     words = list(words)
-    match = difflib.get_close_matches(word, words, 1)
+    match = difflib.get_close_matches(word, words, 1, cutoff)
     if not match and "." not in word:  # a bare leaf name: compare with the leaves of dotted keys
         leaves = {w.rsplit(".", 1)[-1]: w for w in reversed(words)}
         match = [leaves[leaf] for leaf in difflib.get_close_matches(word, leaves, 1)]
@@ -81,6 +81,22 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
         items |= {prefix: {}} if not value and isinstance(value, Mapping) else {}
         items |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return items
+
+
+def literal(word: str) -> str:
+    """A word of the command line, its value quoted where it is a text or path that Hydra's grammar would take apart.
+
+    source="Well, [MASK] (or so)" reaches a program without its quotes. Lists stay lists.
+    """
+    key, equals, value = word.partition("=")
+    if not equals or key not in TEXTS | PATHS:
+        return word
+    try:
+        parsed = OverridesParser.create().parse_override(word)
+        taken = key in TEXTS and (parsed.is_sweep_override() or not isinstance(parsed.value(), str | list | None))
+    except HydraException:
+        taken = True
+    return f"{key}={QuotedString(value.replace('${', chr(92) + '${'), Quote.single).with_quotes()}" if taken else word
 
 
 # --- a run's own config --------------------------------------------------------------------------------------------
@@ -115,7 +131,9 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
 
     `train run=` composes the run's frozen config itself; the other commands take its `data` as their default.
     """
-    runs = [word.partition("=")[2].strip("'\"") for word in words if word.startswith("run=")]
+    runs = [word.partition("=")[2] for word in words if word.startswith("run=")]
+    parsed = [OverridesParser.create().parse_override(literal(f"run={run}")) for run in runs]
+    runs = [run if one.is_sweep_override() else str(one.value()) for run, one in zip(runs, parsed, strict=True)]
     if command == "train":
         if not runs:
             return "train", []
@@ -124,8 +142,8 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
         frozen = read_frozen(runs[-1])
         defaults = ["_self_", {"hydra": "default"}]
         ConfigStore.instance().store(name="resume", node={"defaults": defaults, **frozen})
-        directory = str(Path(runs[-1]).absolute()).replace("\\", "\\\\").replace("'", "\\'")
-        return "resume", [f"hydra.run.dir='{directory}'", "hydra.output_subdir=null", "hydra.job.name=train"]
+        directory = QuotedString(str(Path(runs[-1]).absolute()), Quote.single).with_quotes()
+        return "resume", [f"hydra.run.dir={directory}", "hydra.output_subdir=null", "hydra.job.name=train"]
     frozen = read_frozen(runs[-1]) if runs else {}
     ConfigStore.instance().store(group="data", name="of_run", node=frozen.get("data", {}))
     if command == "eval":
@@ -202,7 +220,12 @@ def resolve(cfg: Any) -> Any:
     try:
         return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except InterpolationResolutionError as error:
-        raise ConfigError(f"{error.full_key}: {str(error).splitlines()[0]}") from None
+        why = str(error).splitlines()[0].removeprefix("ConfigError raised while resolving interpolation: ")
+        if missing := re.search(r"Interpolation key '([^']+)' not found", why):
+            near = closest(missing[1], flatten(OmegaConf.to_container(cfg)), 0.85)
+            group = missing[1].partition(".")[0]
+            why += f".{near}" if near else f": the chosen {group}= is of another kind than this recipe is for"
+        raise ConfigError(f"{error.full_key}: {why}") from None
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: a value is required here ({error.full_key}=...)") from None
 
@@ -278,45 +301,18 @@ def check_call(key: str, node: Mapping, supplied: Iterable[str], allow: Iterable
                 yield f"{key}.{name}: {node['_target_']} needs a value here ({key}.{name}=...)"
 
 
-def validate(cfg: Mapping, supplied: Mapping[str, Iterable[str]] = types.MappingProxyType({})) -> None:
+def validate(
+    cfg: Mapping, supplied: Mapping[str, Iterable[str]] = types.MappingProxyType({}), keys: Iterable[str] | None = None
+) -> None:
     """Binds every `_target_` of `cfg` to its signature; one ConfigError lists all that is wrong, with key paths.
 
-    supplied: by key, the arguments that the command adds when it builds the node ("*" for the children of a key).
+    supplied: by key, the arguments that the command adds when it builds the node ("*" for the children of a key). keys:
+    those that may be there at the top, None: any.
     """
-    errors = []
+    errors = [f"{key}: no such key.{closest(key, keys)}" for key in cfg if keys is not None and key not in keys]
     for key, node in targets(resolve(cfg)):
         parent = key.rpartition(".")[0]
         extra = [*supplied.get(key, ()), *(supplied.get(f"{parent}.*", ()))]
         errors += check_call(key, node, extra, cfg.get("allow") or ())
     if errors:
         raise ConfigError("\n  ".join([f"{len(errors)} error{'s' * (len(errors) > 1)} in the config:", *errors]))
-
-
-# --- composition errors --------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def known_keys(command: str) -> list[str]:
-    """Every key of a command's default config, dotted, groups included."""
-    GlobalHydra.instance().clear()
-    with initialize_config_module("genlab.conf", version_base="1.3"):
-        return list(flatten(OmegaConf.to_container(compose(command))))
-
-
-def explain(error: Exception, command: str) -> str:
-    """Hydra's or OmegaConf's complaint about a command line, in one or two lines with the closest key or option."""
-    text = str(error) + "\n" + str(error.__cause__ or "")
-    if match := re.search(r"Could not override '([^']+)'", text):
-        key = match[1].lstrip("+~")
-        keys = known_keys(command)
-        keys += sorted({k.rsplit(".", i)[0] for k in keys for i in range(1, k.count(".") + 1)})
-        if key in keys:  # of the default recipe
-            return f"{match[1]}: the chosen recipe has no '{key}', so it cannot take effect; leave it out."
-        return f"there is no key '{key}'.{closest(key, keys)} 'genlab {command} --help' lists all."
-    if match := re.search(r"Could not find '([^']+)'", text):
-        group, _, option = match[1].rpartition("/")
-        options = re.findall(r"^\t(\S+)$", text.partition("Available options")[2].partition("Config search")[0], re.M)
-        extra = EXTRAS.get(match[1])
-        hint = f" It comes with an extra: pip install 'genlab[{extra}]'." if extra else closest(option, options)
-        return f"{group}={option} is not there.{hint} Options: {', '.join(options)}."
-    return text.partition("Config search path")[0].strip().replace("\n\n", "\n")

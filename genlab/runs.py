@@ -21,7 +21,17 @@ from safetensors.torch import load_file
 
 from genlab import config
 
-__all__ = ["AtomicCheckpointIO", "Manifest", "RunError", "checkpoint_path", "held", "load", "read_checkpoint", "write_text"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "Manifest",
+    "RunError",
+    "checkpoint_path",
+    "held",
+    "load",
+    "on_disk",
+    "read_checkpoint",
+    "write_text",
+]
 
 log = logging.getLogger(__name__)
 PACKAGES = ("genlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy")
@@ -29,6 +39,25 @@ PACKAGES = ("genlab", "torch", "torchvision", "lightning", "hydra-core", "omegac
 
 class RunError(ValueError):
     """A run directory or checkpoint that cannot be used as asked."""
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether `error` says that a disk, or somebody's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def on_disk(run_dir: Path):
+    """Turns an error of a full disk into a RunError that says how the run in `run_dir` goes on."""
+    try:
+        yield
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        raise RunError(
+            f"{error.filename or run_dir}: the disk is full. Free some space; then `genlab train run={run_dir}` goes on "
+            "from the last checkpoint, if there is one"
+        ) from error
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -167,7 +196,7 @@ class AtomicCheckpointIO(CheckpointIO):
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            full = isinstance(error, RuntimeError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = isinstance(error, RuntimeError) or disk_is_full(error)
             why = "the disk is full or the file cannot be written" if full else error.strerror
             kept = f"the previous {path.name} is whole" if path.exists() else "there is no earlier one"
             raise RunError(

@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import json
+import math
+import os
 import re
 import shlex
 import socket
@@ -20,11 +22,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["Jobs", "finish", "folder_override", "job_folder", "jobs_of", "run_job", "started", "summarise"]
+__all__ = ["Jobs", "finish", "folder_override", "job_folder", "jobs_of", "run_job", "stamp", "started", "summarise"]
 
 MAX_NAME = 80  # characters of a job's folder before the hash
 LIKELY = ("test/fid", "test/bits_per_dim", "test/nll", "test/accuracy", "test/f1", "test/rouge_l", "fid", "val/fid_random",
           "val/bits_per_dim", "val/nll", "val/accuracy", "val/quality")  # fmt: skip
+HIGHER_IS_BETTER = re.compile("accuracy|precision|recall|coverage|density|correlation|agreement|ssim|diversity|f1|em$|bleu|"
+                              "rouge|quality|auroc|score")  # fmt: skip
 _started: list[Path] = []
 
 
@@ -51,7 +55,13 @@ def _short(value: str) -> str:
         return value
 
 
+def stamp() -> str:
+    """When this command began, in microseconds, and its process: two that begin at once have directories of their own."""
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{os.getpid()}"
+
+
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+OmegaConf.register_new_resolver("stamp", stamp, replace=True, use_cache=True)  # the same throughout a command
 
 
 def folder_override(words: Sequence[str]) -> list[str]:
@@ -88,7 +98,8 @@ def run_job(task: Callable[[], Any], run_dir: Path, overrides: Sequence[str], me
     """Runs `task`; <run_dir>/status.json says throughout how far it came, error.txt has the traceback of a failure."""
     begun = time.monotonic()
     status = {"status": "running", "number": number, "overrides": list(overrides), "metric": metric}
-    status |= {"host": socket.gethostname(), "started": datetime.now(UTC).isoformat(timespec="seconds")}
+    status |= {"host": socket.gethostname(), "pid": os.getpid()}
+    status |= {"started": datetime.now(UTC).isoformat(timespec="seconds")}
     _write(run_dir / "status.json", status)
     (run_dir / "error.txt").unlink(missing_ok=True)
     try:
@@ -154,6 +165,14 @@ def chosen_metric(jobs: Sequence[dict[str, Any]]) -> str | None:
     return named or next((name for name in (*LIKELY, *measured) if name in shared), None)
 
 
+def best_of(jobs: Sequence[dict[str, Any]], metric: str | None) -> dict[str, Any] | None:
+    """The finished job with the best `metric`: the highest where its name says so, else the lowest; None of fewer than 2."""
+    told = [job for job in jobs if job["status"] == "finished" and math.isfinite(job["metrics"].get(metric, math.nan))]
+    if len(told) < 2:
+        return None
+    return (max if HIGHER_IS_BETTER.search(metric) else min)(told, key=lambda job: job["metrics"][metric])
+
+
 def swept_keys(jobs: Sequence[dict[str, Any]]) -> list[str]:
     """The keys whose values differ between jobs."""
     values: dict[str, set[str | None]] = {}
@@ -213,6 +232,11 @@ def finish(argv: Sequence[str], error: BaseException | None = None) -> bool:
     if not jobs:
         return True
     print(f"summary  {folder / 'summary.csv'}\nreport   {folder / 'report.html'}", file=sys.stderr)
+    metric = chosen_metric(jobs)
+    if best := best_of(jobs, metric):
+        run = shlex.quote(os.path.relpath(folder / best["folder"]))
+        print(f"best     {run}  {metric} {best['metrics'][metric]:.4g}\ntry next", file=sys.stderr)
+        print(f"  genlab sample run={run}\n  genlab export run={run} out=best", file=sys.stderr)
     left = [job for job in jobs if job["status"] != "finished"]
     if error is not None and not any(job["status"] == "failed" for job in jobs):
         print(f"genlab: error: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)

@@ -24,6 +24,12 @@ TINY = [
 ]
 
 
+def pytest_collection_modifyitems(items):
+    """Files that take minutes come first, so that no worker is left with one of them while the other has nothing to do."""
+    slow_first = ("contracts/test_models", "cli/", "contracts/")
+    items.sort(key=lambda item: next((i for i, part in enumerate(slow_first) if f"tests/{part}" in item.path.as_posix()), 9))
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test draws the same numbers each time."""

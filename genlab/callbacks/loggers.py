@@ -1,10 +1,12 @@
 """Loggers of other projects, each behind an extra, and one way for pictures and texts to reach them all."""
 
 import fcntl
+import functools
 import importlib
 import json
+import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 
-__all__ = ["TrackioLogger", "close", "finish", "mlflow", "show", "show_texts", "tensorboard", "wandb"]
+__all__ = ["TrackioLogger", "attempt", "begin", "close", "finish", "mlflow", "show", "show_texts", "tensorboard", "wandb"]
 
 
 def require(package: str, logger: str) -> Any:
@@ -116,20 +118,63 @@ class TrackioLogger(Logger):
         self.experiment.log(dict(metrics), step=step)
 
 
+# --- from the first step to the last, whatever fails -----------------------------------------------------------------
+
+
+def begin(loggers: Sequence[Logger], settings: Mapping[str, Any], resumed: bool) -> None:
+    """Hands the run's `settings` to all loggers; from then on no failure of theirs stops the training.
+
+    What fails here, before a step is taken, is a ValueError that names the logger. A later failure (its disk is full, its
+    service is gone) is told once, in one line, and the logger is tried again at its next call.
+    """
+    for logger in loggers:
+        try:
+            if not (resumed and isinstance(logger, MLFlowLogger)):  # which keeps the values that a run began with
+                logger.log_hyperparams(settings)
+        except Exception as error:
+            raise ValueError(f"logger={_word(logger)}: {_first_line(error)}") from error
+        for name in ("log_metrics", "save", "finalize", "after_save_checkpoint"):
+            setattr(logger, name, functools.partial(attempt, logger, getattr(logger, name)))
+
+
+def attempt(logger: Logger, call: Callable, *args: Any, **kwargs: Any) -> Any:
+    """call(*args, **kwargs), or one warning that names `logger`."""
+    try:
+        return call(*args, **kwargs)
+    except Exception as error:
+        if not getattr(logger, "has_failed", False):
+            logger.has_failed = True
+            what = f"logger={_word(logger)} failed, and misses what follows while the run goes on"
+            print(f"genlab: warning: {what}: {_first_line(error)}", file=sys.stderr)
+
+
+def _word(logger: Logger) -> str:
+    words = {TensorBoardLogger: "tensorboard", WandbLogger: "wandb", MLFlowLogger: "mlflow", TrackioLogger: "trackio"}
+    return words.get(type(logger), logger.name)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
 # --- what is no number ---------------------------------------------------------------------------------------------
 
 
 def show(loggers: Sequence[Logger], key: str, path: Path, step: int) -> None:
     """Sends the PNG `path` as `key` to each logger that takes pictures."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(key, [str(path)])
-        elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(key, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
-        elif isinstance(logger, MLFlowLogger):
-            logger.experiment.log_image(logger.run_id, Image.open(path), key=key.replace("/", "_"), step=step)
-        elif isinstance(logger, TrackioLogger):
-            logger.experiment.log({key: logger.trackio.Image(str(path))}, step=step)
+        attempt(logger, _show, logger, key, path, step)
+
+
+def _show(logger: Logger, key: str, path: Path, step: int) -> None:
+    if isinstance(logger, WandbLogger):
+        logger.log_image(key, [str(path)])
+    elif isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(key, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_image(logger.run_id, Image.open(path), key=key.replace("/", "_"), step=step)
+    elif isinstance(logger, TrackioLogger):
+        logger.experiment.log({key: logger.trackio.Image(str(path))}, step=step)
 
 
 def show_texts(loggers: Sequence[Logger], key: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
@@ -139,20 +184,24 @@ def show_texts(loggers: Sequence[Logger], key: str, rows: Sequence[Mapping[str, 
     columns = list(rows[0])
     table = [["" if row[c] is None else str(row[c]) for c in columns] for row in rows]
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_text(key, columns, table)
-        elif isinstance(logger, TensorBoardLogger):
-            lines = [columns, ["-"] * len(columns), *table]
-            cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-            logger.experiment.add_text(key, "\n".join("|" + "|".join(line) + "|" for line in cells), step)
-        elif isinstance(logger, MLFlowLogger):
-            whole = {name: [row[i] for row in table] for i, name in enumerate(columns)}
-            logger.experiment.log_table(logger.run_id, whole, f"{key}_{step:06d}.json")
-        elif isinstance(logger, TrackioLogger):
-            import pandas
+        attempt(logger, _show_table, logger, key, columns, table, step)
 
-            frame = pandas.DataFrame(table, columns=columns)
-            logger.experiment.log({key: logger.trackio.Table(dataframe=frame)}, step=step)
+
+def _show_table(logger: Logger, key: str, columns: list[str], table: list[list[str]], step: int) -> None:
+    if isinstance(logger, WandbLogger):
+        logger.log_text(key, columns, table)
+    elif isinstance(logger, TensorBoardLogger):
+        lines = [columns, ["-"] * len(columns), *table]
+        cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+        logger.experiment.add_text(key, "\n".join("|" + "|".join(line) + "|" for line in cells), step)
+    elif isinstance(logger, MLFlowLogger):
+        whole = {name: [row[i] for row in table] for i, name in enumerate(columns)}
+        logger.experiment.log_table(logger.run_id, whole, f"{key}_{step:06d}.json")
+    elif isinstance(logger, TrackioLogger):
+        import pandas
+
+        frame = pandas.DataFrame(table, columns=columns)
+        logger.experiment.log({key: logger.trackio.Table(dataframe=frame)}, step=step)
 
 
 def finish(loggers: Sequence[Logger], metrics: Mapping[str, float], pictures: Sequence[Path], step: int) -> None:
@@ -167,9 +216,13 @@ def finish(loggers: Sequence[Logger], metrics: Mapping[str, float], pictures: Se
 def close(loggers: Sequence[Logger]) -> None:
     """Ends the runs of those loggers that have one a process, for the next job of a sweep to begin its own."""
     for logger in loggers:
-        if isinstance(logger, TensorBoardLogger) and logger._experiment is not None:
-            logger.experiment.close()
-        elif isinstance(logger, WandbLogger) and logger._experiment is not None:
-            logger.experiment.finish()
-        elif isinstance(logger, TrackioLogger) and logger.run is not None:
-            logger.run.finish()
+        attempt(logger, _close, logger)
+
+
+def _close(logger: Logger) -> None:
+    if isinstance(logger, TensorBoardLogger) and logger._experiment is not None:
+        logger.experiment.close()
+    elif isinstance(logger, WandbLogger) and logger._experiment is not None:
+        logger.experiment.finish()
+    elif isinstance(logger, TrackioLogger) and logger.run is not None:
+        logger.run.finish()

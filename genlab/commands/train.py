@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> float 
     """
     settings = check(cfg, sweep)
     quiet()
-    with runs.held(run_dir, writes=rank_zero_only.rank == 0):
+    with runs.on_disk(run_dir), runs.held(run_dir, writes=rank_zero_only.rank == 0):
         if sweep and (run_dir / "manifest.json").exists():
             settings, metrics = continue_job(run_dir, settings)
             if metrics is not None:
@@ -64,7 +65,8 @@ def run_held(settings: dict, run_dir: Path, overrides: list[str], sweep: bool) -
         if isinstance(error, MisconfigurationException):  # Lightning's word for a user's error
             error = config.ConfigError(f"trainer: {error}")
         if manifest.content["status"] == "running":  # not if all that failed is to measure a finished run, or to resume it
-            manifest.update(status="failed", error=f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # of a full disk
+                manifest.update(status="failed", error=f"{type(error).__name__}: {error}")
         raise error
 
 
@@ -102,8 +104,7 @@ def train_with(
         console.print(
             f"training [bold]{settings['name']}[/] on {data.name} {where}in {run_dir}", highlight=False, soft_wrap=True
         )
-    for logger in trainer.loggers:
-        logger.log_hyperparams(config.flatten(settings))
+    loggers.begin(trainer.loggers, config.flatten(settings), resume is not None)
     if not trained:
         fit(trainer, system, data, resume, manifest, run_dir)
     if not trainer.is_global_zero:
@@ -155,10 +156,7 @@ def fit(trainer, system, data, resume: Path | None, manifest: runs.Manifest, run
 def check(cfg, sweep: bool) -> dict[str, Any]:
     """`cfg` resolved and validated as a whole, before anything is touched."""
     settings = config.resolve(cfg)
-    unknown = [f"{key}: no such key.{config.closest(key, KEYS)}" for key in settings if key not in KEYS]
-    if unknown:
-        raise config.ConfigError("\n  ".join(["errors in the config:", *unknown]))
-    config.validate(settings, SUPPLIED)
+    config.validate(settings, SUPPLIED, KEYS)
     known = config.parameters(config.locate(settings["model"]["_target_"], settings["allow"]))
     for part in config.PARTS:
         if settings.get(part) is not None and part not in known:

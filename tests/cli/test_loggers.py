@@ -1,4 +1,4 @@
-"""Several loggers at once, in a real run and its continuation."""
+"""Several loggers at once, in real runs of images and of texts and in a continuation."""
 
 import importlib.util
 import json
@@ -7,30 +7,73 @@ import sqlite3
 import pytest
 
 OTHERS = [name for name in ("tensorboard", "wandb", "mlflow", "trackio") if importlib.util.find_spec(name)]
+LOGGERS = [f"logger=[csv,{','.join(OTHERS)}]", *(["logger.wandb.offline=true"] if "wandb" in OTHERS else [])]
+SHORT = [
+    "trainer=cpu",
+    "trainer.val_check_interval=2",
+    "trainer.log_every_n_steps=1",
+    "data.batch_size=16",
+    "hydra.run.dir=run",
+]
+FLOW = ["model=realnvp", "data=moons", "net.depth=2", "net.hidden=8"]  # what is measured quickly
+TEXT = ["model=unilm_qa", "net=bert_tiny", "net.dim=16", "net.num_layers=1", "net.hidden_dim=32", "data.vocab_size=200"]
+TEXT += ["data.num_train=40", "data.num_val=4", "data.num_test=4", "callbacks.texts.num=4", "evaluate=false"]
+
+
+@pytest.fixture
+def logged(genlab, tmp_path):
+    def run(*words):
+        return genlab("train", *words, cwd=tmp_path, env={"TRACKIO_DIR": str(tmp_path / "trackio")})
+
+    return run
+
+
+def stored(folder, loss):
+    """What each logger's files hold of the run in <folder>/run: {logger: (steps of `loss`, names of all that it got)}."""
+    noted = folder / "run" / "loggers.json"  # the run's name at each service that gives it one
+    ids = json.loads(noted.read_text()) if noted.exists() else {}
+    found = {}
+    if "tensorboard" in OTHERS:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(folder / "run" / "tensorboard")).Reload()
+        names = {name for kind in ("scalars", "images", "tensors") for name in events.Tags()[kind]}
+        found["tensorboard"] = {event.step for event in events.Scalars(loss)}, names
+    if "wandb" in OTHERS:
+        folders = list((folder / "run" / "wandb").glob(f"offline-run-*-{ids['wandb']}"))
+        kept = b"".join(path.read_bytes() for one in folders for path in one.glob("*.wandb"))
+        media = {path.parent.name + "/" + path.name.partition("_")[0] for one in folders
+                 for path in (one / "files" / "media").rglob("*.*")}  # fmt: skip
+        found["wandb"] = None, media | ({loss} if loss.encode() in kept else set())
+    if "mlflow" in OTHERS:
+        with sqlite3.connect(folder / "outputs" / "mlflow.db") as store:
+            steps = {step for (step,) in store.execute("select step from metrics where key = ?", [loss])}
+            names = {name for (name,) in store.execute("select distinct key from metrics")}
+        files = (folder / "outputs" / "mlartifacts" / ids["mlflow"]).rglob("*.*")
+        found["mlflow"] = steps, names | {path.name for path in files}
+    if "trackio" in OTHERS:
+        with sqlite3.connect(folder / "trackio" / "genlab.db") as store:
+            rows = store.execute("select step, metrics from metrics where run_name = ?", [ids["trackio"]])
+            rows = [(step, json.loads(metrics)) for step, metrics in rows]
+        names = {name for _, metrics in rows for name in metrics}
+        found["trackio"] = {step for step, metrics in rows if loss in metrics}, names
+    return found
 
 
 @pytest.mark.skipif(not OTHERS, reason="no logger besides csv is installed")
-def test_several_loggers_at_once_and_a_resume(genlab, tiny, tmp_path):
-    words = [word for word in tiny if not word.startswith("evaluate")]
-    words += [f"logger=[csv,{','.join(OTHERS)}]", "evaluate=true", "hydra.run.dir=run"]
-    words += ["logger.wandb.offline=true"] if "wandb" in OTHERS else []
-    environment = {"TRACKIO_DIR": str(tmp_path / "trackio")}
-    genlab("train", "model=dcgan", *words, cwd=tmp_path, env=environment)
-    genlab("train", "run=run", "trainer.max_steps=8", cwd=tmp_path, env=environment)
-    assert (tmp_path / "run" / "metrics.csv").read_text().count("\n") == 9
-    noted = tmp_path / "run" / "loggers.json"  # the run's name at each service that gives it one
-    ids = json.loads(noted.read_text()) if noted.exists() else {}
-    if "tensorboard" in OTHERS:
-        assert len(list((tmp_path / "run" / "tensorboard").glob("events.*"))) >= 2
-    if "wandb" in OTHERS:
-        assert len(list((tmp_path / "run" / "wandb").glob(f"offline-run-*-{ids['wandb']}"))) == 2
-    if "mlflow" in OTHERS:
-        with sqlite3.connect(tmp_path / "outputs" / "mlflow.db") as store:
-            steps = store.execute("select step from metrics where key = 'train/loss_d' order by step").fetchall()
-        assert [step for (step,) in steps] == list(range(1, 9))
-        assert list((tmp_path / "outputs" / "mlartifacts" / ids["mlflow"]).rglob("*.png"))
-    if "trackio" in OTHERS:
-        with sqlite3.connect(tmp_path / "trackio" / "genlab.db") as store:
-            steps = store.execute("select step, metrics from metrics where run_name = ?", [ids["trackio"]]).fetchall()
-        assert {step for step, metrics in steps if "train/loss_d" in metrics} == set(range(1, 9))
-        assert any("trackio.image" in metrics for _, metrics in steps)
+def test_curves_and_pictures_reach_all_loggers_and_a_resumed_run_goes_on_in_them(logged, tmp_path):
+    logged(*FLOW, *SHORT, *LOGGERS, "trainer.max_steps=2")
+    logged("run=run", "trainer.max_steps=4", "evaluate=false")
+    assert (tmp_path / "run" / "metrics.csv").read_text().count("\n") == 5
+    for name, (steps, names) in stored(tmp_path, "train/nll").items():
+        assert steps in (None, {1, 2, 3, 4}), name
+        for kind in ("samples/fixed", "train/nll", "test/nll" if name != "wandb" else "train/nll"):
+            assert any(one.replace("_", "/").startswith(kind) for one in names), (name, kind, names)
+
+
+@pytest.mark.skipif(not OTHERS, reason="no logger besides csv is installed")
+def test_texts_reach_all_loggers(logged, tmp_path):
+    logged(*TEXT, *SHORT, *LOGGERS, "trainer.max_steps=2")
+    for name, (steps, names) in stored(tmp_path, "train/loss").items():
+        assert steps in (None, {1, 2}) and "train/loss" in names, name
+        assert any("texts" in one for one in names), (name, names)

@@ -31,29 +31,23 @@ def test_two_processes_take_the_steps_of_one(genlab, tmp_path, objective):
 
 
 @pytest.mark.slow
-def test_from_raw_text_to_a_start_for_another_model(genlab, tmp_path):
-    env = {"GENLAB_DATA": str(tmp_path / "data")}
-    genlab("train", "model=pretrain_mlm", *WORDS, "trainer=cpu", "hydra.run.dir=run", cwd=tmp_path, env=env)
-    done = genlab("export", "run=run", "out=bert", cwd=tmp_path, env=env)
+def test_from_raw_text_to_a_start_for_another_model(genlab, trained_in, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("GENLAB_DATA", str(tmp_path / "data"))
+    trained_in(tmp_path / "run", "model=pretrain_mlm", *WORDS, "trainer=cpu")
+    done = genlab("export", "run=run", "out=bert", cwd=tmp_path)
     assert "bert/model.safetensors" in done.stdout and (tmp_path / "bert" / "config.json").exists()
     card = (tmp_path / "bert" / "README.md").read_text()
     assert "library_name: transformers" in card and "import AutoTokenizer, BertForMaskedLM" in card
-    done = genlab("export", "run=run", "out=bert", cwd=tmp_path, env=env, check=False)
+    done = genlab("export", "run=run", "out=bert", cwd=tmp_path, check=False)
     assert done.returncode == 2 and "name another directory" in done.stderr
-    words = [
-        "model=unilm_qa",
-        *NET,
-        "data.num_train=40",
-        "data.num_val=4",
-        "data.num_test=4",
-        "evaluate=false",
-        "trainer=cpu",
-    ]
-    words += ["trainer.max_steps=1", "callbacks.texts=null", "model.lr=0"]
+    words = ["model=unilm_qa", *NET, "data.num_train=40", "data.num_val=4", "data.num_test=4", "evaluate=false"]
+    words += ["trainer=cpu", "trainer.max_steps=1", "callbacks.texts=null", "model.lr=0"]
     for init in ("run", "bert"):
-        done = genlab("train", *words, f"model.init={init}", f"hydra.run.dir=qa_{init}", cwd=tmp_path, env=env)
-        assert "tensors loaded" in done.stderr and "missing" not in done.stderr and "not used" not in done.stderr
+        capfd.readouterr()
+        trained_in(tmp_path / f"qa_{init}", *words, f"model.init={tmp_path / init}")
+        told = capfd.readouterr().err
+        assert "tensors loaded" in told and "missing" not in told and "not used" not in told
         start, end = state(tmp_path / "run"), state(tmp_path / f"qa_{init}")
         assert all(torch.equal(value, end[name]) for name, value in start.items() if name.startswith("net."))
-    done = genlab("sample", "run=run", "source=The capital of [MASK] is Lima.", cwd=tmp_path, env=env)
+    done = genlab("sample", "run=run", "source=The capital of [MASK] is Lima, or so.", cwd=tmp_path)
     assert "[MASK]" not in done.stdout.splitlines()[1].split("  ")[-2]

@@ -87,11 +87,11 @@ def test_a_directory_with_another_run_in_it_is_not_gone_on_with(genlab, tiny, tm
 
 @pytest.mark.parametrize(("word", "extra"), [("hydra/launcher=joblib", "joblib"), ("sweep=optuna", "optuna")])
 def test_a_plugin_that_is_not_there_is_named_with_its_extra(word, extra):
-    from genlab import config
+    from genlab.explain import explain
 
     group = {"sweep=optuna": "hydra/sweeper/optuna"}.get(word, word.replace("=", "/"))
     error = f"Could not find '{group}'\n\nAvailable options in 'x':\n\tbasic\nConfig search path:"
-    assert f"pip install 'genlab[{extra}]'" in config.explain(ValueError(error), "train")
+    assert f"pip install 'genlab[{extra}]'" in explain(ValueError(error), "train")
 
 
 @needs("hydra_joblib_launcher")
@@ -111,6 +111,30 @@ def test_jobs_on_several_cores_and_one_that_fails(genlab, tiny, tmp_path):
 def test_jobs_on_a_local_cluster(genlab, tiny, tmp_path, launcher):
     genlab("train", "-m", "seed=1,2", f"hydra/launcher={launcher}", *tiny, *SHORT, cwd=tmp_path)
     assert set(statuses(tmp_path / "sweep").values()) == {"finished"} and steps(tmp_path / "sweep") == [2, 2]
+
+
+@pytest.mark.slow
+@needs("hydra_ray_launcher")
+@pytest.mark.parametrize("retries", [3, 0])
+def test_a_lost_ray_worker_costs_what_it_did_since_its_checkpoint(tiny, tmp_path, retries):
+    words = [*tiny, "trainer.max_steps=60", "callbacks.checkpoint.every_num_steps=5", "trainer.val_check_interval=30"]
+    words += ["callbacks.grids=null", "seed=1,2", "hydra/launcher=ray", f"+hydra.launcher.ray.remote.max_retries={retries}"]
+    command = [str(Path(sys.executable).with_name("genlab")), "train", "-m", *words, "hydra.sweep.dir=sweep"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    while not (saved := list((tmp_path / "sweep").glob("*/checkpoints/last.ckpt"))):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(json.loads((saved[0].parents[1] / "status.json").read_text())["pid"], signal.SIGKILL)
+    _, told = process.communicate(timeout=300)
+    if not retries:  # or Ray runs the job again by itself
+        assert process.returncode == 1 and "killed, or its machine was lost" in told and "To go on" in told, told
+        assert "Traceback" not in told
+        subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=300)
+    else:
+        assert process.returncode == 0, told
+    assert set(statuses(tmp_path / "sweep").values()) == {"finished"} and steps(tmp_path / "sweep") == [60, 60]
+    assert json.loads((saved[0].parents[1] / "manifest.json").read_text())["resumed"]
 
 
 @needs("hydra_optuna_sweeper")

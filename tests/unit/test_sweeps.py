@@ -75,3 +75,11 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path):
             pass
     with runs.held(tmp_path / "run"):
         pass
+
+
+def test_the_best_job_is_that_of_the_lowest_fid_or_the_highest_accuracy_of_those_that_finished():
+    values = [("finished", 3.0), ("finished", 2.0), ("failed", 1.0), ("finished", float("nan")), ("finished", 4.0)]
+    for metric, best in (("test/fid", 2.0), ("val/bits_per_dim", 2.0), ("test/accuracy", 4.0), ("test/em", 4.0)):
+        jobs = [{"status": status, "metrics": {metric: value}} for status, value in values]
+        assert sweeps.best_of(jobs, metric)["metrics"][metric] == best
+    assert sweeps.best_of(jobs[:1], "test/em") is None and sweeps.best_of(jobs, None) is None

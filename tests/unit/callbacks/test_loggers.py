@@ -1,12 +1,16 @@
 """Curves, pictures and texts reach every logger, and a resumed run goes on under its id."""
 
+import csv
+import errno
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import Logger
 
 from genlab.callbacks import loggers
+from genlab.callbacks.csv_logger import CSVLogger
 from genlab.report.images import save_grid
 
 ROWS = [{"source": "a|b", "question": None, "text": "c", "accepted": ["c"]}, {"source": "d", "question": "e?", "text": "f",
@@ -83,3 +87,63 @@ def test_a_logger_that_is_not_installed_names_its_extra(name, tmp_path, monkeypa
     make = loggers.TrackioLogger if name == "trackio" else getattr(loggers, name)
     with pytest.raises(ValueError, match=rf"logger={name}: .*pip install 'genlab\[{name}\]'"):
         make(str(tmp_path))
+
+
+class Full(Logger):
+    """A logger whose disk is full after `left` rows."""
+
+    name, version = "full", ""
+
+    def __init__(self, left):
+        super().__init__()
+        self.left, self.rows = left, []
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        if not self.left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def log_metrics(self, metrics, step=None):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device", "full/log")
+        self.rows.append(step)
+
+
+def test_a_run_outlives_a_loggers_full_disk_and_says_so_once(trained_in, tmp_path, monkeypatch, capfd):
+    words = ["model=realnvp", "data=moons", "net.depth=2", "net.hidden=8", "trainer=cpu", "trainer.max_steps=4"]
+    words += ["trainer.val_check_interval=4", "trainer.log_every_n_steps=1", "callbacks.grids=null", "evaluate=false"]
+
+    def make(save_dir):
+        return Full(left=2)
+
+    make.__module__ = loggers.__name__
+    monkeypatch.setattr(loggers, "tensorboard", make)
+    trained_in(tmp_path / "run", *words, "logger=[csv,tensorboard]")
+    told = capfd.readouterr().err
+    assert told.count("logger=full failed") == 1 and "No space left on device" in told
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] == "finished"
+    assert (tmp_path / "run" / "metrics.csv").read_text().count("\n") == 5
+
+
+def test_a_logger_that_fails_before_the_first_step_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match=r"logger=full: OSError: .*No space left"):
+        loggers.begin([Full(left=0)], {"seed": 1}, resumed=False)
+
+
+def test_rows_that_did_not_fit_on_the_disk_follow_when_there_is_space_again(tmp_path, monkeypatch):
+    logger = CSVLogger(str(tmp_path))
+    loggers.begin([logger], {}, resumed=False)
+    logger.log_metrics({"a": 1}, 1)
+    logger.save()
+    write = csv.DictWriter.writerow
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(csv.DictWriter, "writerow", full)
+    logger.log_metrics({"a": 2}, 2)
+    logger.save()
+    monkeypatch.setattr(csv.DictWriter, "writerow", write)
+    logger.log_metrics({"a": 3}, 3)
+    logger.finalize("success")
+    assert (tmp_path / "metrics.csv").read_text().split() == ["step,a", "1,1", "2,2", "3,3"]

@@ -15,9 +15,9 @@ from genlab.export.card import model_card
 SMALL = {
     "ogan": ["net.generator.width_multiple=1"],
     "dcgan": ["net.generator.width_multiple=1", "net/modulation=conditional", "model.num_classes=10"],
-    "glow": [],
-    "realnvp": ["data=digits8"],
-    "iresnet": ["data=digits8"],
+    "glow": ["net.depth=2", "net.hidden=8"],
+    "realnvp": ["data=digits8", "net.levels=2", "net.num_blocks=1", "net.hidden=8"],
+    "iresnet": ["data=digits8", "net.num_blocks=1", "net.width=8"],
     "glann": [],
 }
 
