@@ -111,6 +111,31 @@ def test_vectors_leave_a_singular_value_that_is_no_longer_the_largest():
     assert layer.sigma().item() == pytest.approx(3.02, rel=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_singular_values_that_lie_close_together_take_tens_of_iterations_not_hundreds(dtype):
+    torch.manual_seed(0)
+    layer = LipschitzMap(2, 8, kernel_size=3, size=(20, 20)).to(dtype)
+    with torch.no_grad():
+        layer.weight.mul_(0.3).add_(1.0)  # the lowest frequencies are stretched most, and nearly alike
+    assert refresh(layer, 1e-4) <= 30  # four vectors by the power method: 68
+    assert layer.sigma().item() == pytest.approx(exact_norm(layer.weight, (20, 20)), rel=1e-5)
+
+
+def test_a_layer_that_has_arrived_is_kept_while_others_iterate():
+    torch.manual_seed(0)
+    layers = nn.ModuleList([LipschitzMap(2, 8, kernel_size=3, size=(12, 12)) for _ in range(3)])
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.abs_()
+        layers[0].weight.zero_()  # nothing to find here at all
+        refresh(layers[1:2], 1e-5)  # nothing left to find here
+    refresh(layers, 2e-5)
+    for layer in layers[1:]:
+        assert torch.isfinite(layer.u).all() and torch.isfinite(layer.basis).all()
+        assert layer.sigma().item() == pytest.approx(exact_norm(layer.weight, (12, 12)), rel=1e-5)
+    assert layers[0].sigma().item() == 0
+
+
 def test_sigma_moves_with_the_weight_and_the_vectors_only_when_told():
     layer = make(2, 5, 3, (4, 4))
     u, sigma = layer.u.clone(), layer.sigma().item()
