@@ -41,7 +41,11 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     ood = other_data(settings["ood"], data, settings["allow"]) if settings.get("ood") else None
     results = measure(run_path, data, settings["metrics"], settings["allow"], ood=ood, **chosen)
     report = write_report(run_path)
-    print(f"metrics  {run_path / 'eval' / 'metrics.json'}\npictures {run_path / 'eval'}/*.png\nreport   {report}")
+    print(f"metrics  {run_path / 'eval' / 'metrics.json'}")
+    for name, pattern in (("pictures", "*.png"), ("texts   ", "*.jsonl")):
+        if any((run_path / "eval").glob(pattern)):
+            print(f"{name} {run_path / 'eval' / pattern}")
+    print(f"report   {report}")
     return {name: entry["value"] for name, entry in results.items()}
 
 
