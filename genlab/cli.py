@@ -65,13 +65,13 @@ def run_hydra(command: str, rest: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from genlab import config, explain, sweeps
+    from genlab import config, explain, sweeps, words
 
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors here instead of printing them
     original = sys.argv
     try:
-        rest = [config.literal(word) for word in rest]
+        rest = [words.literal(word) for word in rest]
         config_name, extra = config.from_run(command, rest)
         sys.argv = ["genlab", *rest, *extra, *sweeps.folder_override(rest)]
         task = partial(run_task, command, original, traceback)

@@ -15,10 +15,12 @@ import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from genlab.words import literal
 
 __all__ = [
     "ConfigError",
@@ -27,7 +29,6 @@ __all__ = [
     "closest",
     "flatten",
     "from_run",
-    "literal",
     "read_frozen",
     "resolve",
     "validate",
@@ -37,8 +38,6 @@ __all__ = [
 OWN = tuple(f"genlab.{name}." for name in ["systems", "models", "losses", "nn", "data", "callbacks", "metrics"])
 LIBRARIES = ("torch.nn.", "torch.optim.", "torchvision.models.", "lightning.pytorch.", "torchmetrics.")
 PARTS = ("net", "loss", "penalty", "augment")  # groups that are arguments of the system
-TEXTS = {"source", "question", "prompt"}  # what a user types is meant as it is
-PATHS = {"run", "ckpt", "input", "out", "data.path", "data.root", "hydra.run.dir", "hydra.sweep.dir"}
 DIRECTIVES = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 
 
@@ -81,22 +80,6 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
         items |= {prefix: {}} if not value and isinstance(value, Mapping) else {}
         items |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return items
-
-
-def literal(word: str) -> str:
-    """A word of the command line, its value quoted where it is a text or path that Hydra's grammar would take apart.
-
-    source="Well, [MASK] (or so)" reaches a program without its quotes. Lists stay lists.
-    """
-    key, equals, value = word.partition("=")
-    if not equals or key not in TEXTS | PATHS:
-        return word
-    try:
-        parsed = OverridesParser.create().parse_override(word)
-        taken = key in TEXTS and (parsed.is_sweep_override() or not isinstance(parsed.value(), str | list | None))
-    except HydraException:
-        taken = True
-    return f"{key}={QuotedString(value.replace('${', chr(92) + '${'), Quote.single).with_quotes()}" if taken else word
 
 
 # --- a run's own config --------------------------------------------------------------------------------------------

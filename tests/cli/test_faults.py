@@ -140,12 +140,16 @@ def test_a_run_whose_disk_is_full_says_so_and_goes_on_from_its_checkpoint(small_
         ('source=["a","b"]', ["a", "b"]),
         ("source='quoted, as Hydra wants it'", "quoted, as Hydra wants it"),
         ("input=holiday (1).png", "holiday (1).png"),
+        ("label={form: 5x4, author: 李白}", {"form": "5x4", "author": "李白"}),
+        ("label=[李白, 杜甫]", ["李白", "杜甫"]),
+        ("label=李白", "李白"),
+        ("label=3", 3),
         ("seed=3", 3),
     ],
 )
 def test_a_text_or_path_is_taken_as_it_is_typed(word, value):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from genlab import config
+    from genlab import words
 
-    assert OverridesParser.create().parse_override(config.literal(word)).value() == value
+    assert OverridesParser.create().parse_override(words.literal(word)).value() == value
