@@ -47,19 +47,8 @@ ROWS = (
 BASELINES = {"nearest_neighbour.py": "scikit-learn brute force"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, nargs="?", default=Path("benchmarks-result"), help="of the .md and .json to write")
-    out, found, left_out, started = parser.parse_args().out, {}, [], time.monotonic()
-    for command, peer in {row[3]: row[4] for row in ROWS}.items():
-        if peer and not importlib.util.find_spec(peer):
-            left_out.append(f"`{command}` needs {peer}")
-            continue
-        print(f"\n== {command}", flush=True)
-        with tempfile.NamedTemporaryFile(suffix=".json") as file:
-            script, *options = command.split()
-            subprocess.run([sys.executable, HERE / script, *options, "--json", file.name], check=True)
-            found[command] = json.load(file)
+def table(found: dict[str, dict], left_out: list[str]) -> str:
+    """All that has been `found` so far, as Markdown."""
     lines = [
         f"Measured {datetime.date.today()}: {timing.machine()}. A ratio is of medians of interleaved rounds in one process.",
         "",
@@ -72,11 +61,28 @@ def main() -> None:
                 base = BASELINES.get(command.split()[0], result["baseline"])
                 ms, base_ms = result["ms"][case], result["ms"][base]
                 lines.append(f"| {work} | {base}, {base_ms:.0f} | {ms:.0f} | {base_ms / ms:.2f} | {aim} |")
-    lines += ["", *(f"Left out: {why}." for why in left_out)]
+    return "\n".join([*lines, "", *(f"Left out: {why}." for why in left_out)]).rstrip() + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, nargs="?", default=Path("benchmarks-result"), help="of the .md and .json to write")
+    out, found, left_out, started = parser.parse_args().out, {}, [], time.monotonic()
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".md").write_text("\n".join(lines).rstrip() + "\n")
-    out.with_suffix(".json").write_text(json.dumps({"machine": timing.machine(), "results": found}, indent=2) + "\n")
-    print(*lines, f"{time.monotonic() - started:.0f} s; {out.with_suffix('.md')}, {out.with_suffix('.json')}", sep="\n")
+    for command, peer in {row[3]: row[4] for row in ROWS}.items():
+        if peer and not importlib.util.find_spec(peer):
+            left_out.append(f"`{command}` needs {peer}")
+            continue
+        print(f"\n== {command}", flush=True)
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            script, *options = command.split()
+            subprocess.run([sys.executable, HERE / script, *options, "--json", file.name], check=True)
+            found[command] = json.load(file)
+        # After each, so that what was measured is there whatever happens to the next.
+        out.with_suffix(".md").write_text(table(found, left_out))
+        out.with_suffix(".json").write_text(json.dumps({"machine": timing.machine(), "results": found}, indent=2) + "\n")
+    print(table(found, left_out))
+    print(f"{time.monotonic() - started:.0f} s; {out.with_suffix('.md')}, {out.with_suffix('.json')}")
 
 
 if __name__ == "__main__":
