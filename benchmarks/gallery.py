@@ -62,6 +62,7 @@ COMMANDS = {
             "--figure {images}/gan_comparison.png",
         ],
     ),
+    "growth": (0.1, ["python benchmarks/growth.py {images}/growth.png"]),
     "checkerboard": (0.1, ["python benchmarks/checkerboard.py {images}/checkerboard.png"]),
 }
 

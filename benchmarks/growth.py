@@ -8,6 +8,7 @@ were never written cost no disk). A slope is that of log(ms) over log(size), of 
 """
 
 import argparse
+import itertools
 import math
 import tempfile
 from pathlib import Path
@@ -42,7 +43,7 @@ def items(count: int, folder: Path):
     with file.open("wb") as sparse:
         sparse.truncate(count * 3 * 32 * 32)
     images = MappedImages(file, (count, 3, 32, 32), np.arange(count))
-    draws = iter(StepSampler(count, 64, seed=0, flip=True))
+    draws = itertools.chain.from_iterable(itertools.repeat(StepSampler(count, 64, seed=0, flip=True)))
     batches = Batches(Arrays(images))
     return lambda: batches[next(draws)]
 
