@@ -1,7 +1,6 @@
 """The words of a command line as Hydra's grammar wants them: what a user types is meant as it is."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -22,21 +21,19 @@ def literal(word: str) -> str:
     letters Hydra does not know, a mapping.
     """
     key, equals, value = word.partition("=")
-    if key == "label":
-        try:
-            OverridesParser.create().parse_override(word)
-        except HydraException:
-            with suppress(yaml.YAMLError):
-                return f"label={_quoted(yaml.safe_load(value))}"
-        return word
-    if not equals or key not in TEXTS | PATHS:
+    if not equals or key not in TEXTS | PATHS | {"label"}:
         return word
     try:
         parsed = OverridesParser.create().parse_override(word)
-        taken = key in TEXTS and (parsed.is_sweep_override() or not isinstance(parsed.value(), str | list | None))
+        if key not in TEXTS or (not parsed.is_sweep_override() and isinstance(parsed.value(), str | list | None)):
+            return word
     except HydraException:
-        taken = True
-    return f"{key}={QuotedString(value.replace('${', chr(92) + '${'), Quote.single).with_quotes()}" if taken else word
+        if key == "label":
+            try:
+                value = yaml.safe_load(value)
+            except yaml.YAMLError:
+                return word
+    return f"{key}={_quoted(value)}"
 
 
 def _quoted(value: Any) -> str:
@@ -45,4 +42,6 @@ def _quoted(value: Any) -> str:
         return "{" + ",".join(f"{key}:{_quoted(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_quoted, value)) + "]"
-    return QuotedString(value, Quote.single).with_quotes() if isinstance(value, str) else str(value)
+    if isinstance(value, str):  # `${` would be an interpolation in quotes, too
+        return QuotedString(value.replace("${", "\\${"), Quote.single).with_quotes()
+    return str(value)

@@ -10,7 +10,7 @@ from genlab import config, runs
 from genlab.commands.eval import require_run
 from genlab.export import images
 from genlab.export.card import model_card
-from genlab.export.explorer import LINK, MAX_BYTES, write_explorer
+from genlab.export.explorer import LINK, MAX_BYTES, first_line, write_explorer
 
 __all__ = ["run"]
 
@@ -73,7 +73,6 @@ def shape_of(data: dict[str, Any]) -> tuple[int, int, int]:
 
 def explorer_page(system, run_path: Path, shape: tuple[int, int, int], out: Path, same: bool, must: bool) -> dict[str, str]:
     """explorer.html: the run's own if it is of the `same` weights, which knows the data; else made without them."""
-    files = {"explorer.html": "a page that decodes in the browser: open it"}
     try:
         if same and (run_path / "explorer.html").is_file():
             text = (run_path / "explorer.html").read_text()
@@ -83,12 +82,16 @@ def explorer_page(system, run_path: Path, shape: tuple[int, int, int], out: Path
     except OSError:
         raise
     except Exception as error:
-        line = f"format=explorer: {str(error).strip().splitlines()[0]}"
-        if must:
-            raise ValueError(line) from error
-        print(f"left out: {line}")
+        leave_out(f"format=explorer: {first_line(error)}", must)
         return {}
-    return files
+    return {"explorer.html": "a page that decodes in the browser: open it"}
+
+
+def leave_out(line: str, must: bool) -> None:
+    """Says what is not written, and why; a ValueError if it must be."""
+    if must:
+        raise ValueError(line)
+    print(f"left out: {line}")
 
 
 def write_graphs(name: str, system, shape: tuple[int, int, int], out: Path, must: bool) -> dict[str, str]:
@@ -111,17 +114,14 @@ def write_graphs(name: str, system, shape: tuple[int, int, int], out: Path, must
         except OSError:
             raise
         except Exception as error:  # exporters fail in many ways, and one graph that cannot be must not cost the others
-            errors.setdefault(str(error).strip().splitlines()[0], []).append(verb)
+            errors.setdefault(first_line(error), []).append(verb)
         else:
             codes, pictures = f"codes (N, {system.latent_dim})", f"images (N, {', '.join(map(str, shape))}) in [-1, 1]"
             given = f"{codes}{', labels (N,) int64' if module.num_classes else ''}"
             about = f"{given} -> {pictures}" if verb == "decode" else f"{pictures} -> {codes}"
             files[f"{verb}.{suffix}"] = f"{about}, {name.replace('_', '.')}"
     for error, of in errors.items():
-        line = f"format={name}: {error}{' (' + ', '.join(of) + ')' if of else ''}"
-        if must:
-            raise ValueError(line)
-        print(f"left out: {line}")
+        leave_out(f"format={name}: {error}{' (' + ', '.join(of) + ')' if of else ''}", must)
     return files
 
 

@@ -13,7 +13,7 @@ from genlab.export.images import Verb, graphs
 from genlab.export.program import program
 from genlab.report.html import page
 
-__all__ = ["LINK", "MAX_BYTES", "explore", "write_explorer"]
+__all__ = ["LINK", "MAX_BYTES", "explore", "first_line", "write_explorer"]
 
 MAX_BYTES = 32_000_000  # of float16 weights in a page that nobody asked for
 LINK = '; <a href="report.html">the run\'s report</a>'  # not in an export, which has no report
@@ -32,8 +32,13 @@ def explore(run_dir: Path, data, allow=()) -> str | None:
         shape = (data.channels, data.image_size, data.image_size)
         write_explorer(system, run_dir, run_dir, shape, data.pick("train", NUM_IMAGES)["image"], held_out, MAX_BYTES)
     except Exception as error:  # the training is done, and a page must not make it fail
-        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return first_line(error)
     return None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of its message, or its kind where it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def write_explorer(
