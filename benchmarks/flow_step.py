@@ -15,7 +15,6 @@ import argparse
 import os
 import statistics
 import time
-from multiprocessing import get_context
 
 import timing
 import torch
@@ -116,10 +115,8 @@ def step_of(case: str, a):
     return step, there_and_back
 
 
-def peak_memory(case: str, a, threads: int) -> float:
-    """MiB that a step of `case` adds, in a process of its own."""
-    torch.set_num_threads(threads)
-    return timing.added_memory(step_of(case, a)[0], a.device)
+def training_step(case: str, a):
+    return step_of(case, a)[0]
 
 
 def main() -> None:
@@ -132,8 +129,7 @@ def main() -> None:
     cases = {case: step_of(case, a) for case in CASES}
     times = timing.medians({case: step for case, (step, _) in cases.items()}, a.rounds, a.device)
     inverses = {case: [cases[case][1]() for _ in range(a.rounds)] for case in ("normflows", "recompute")}
-    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        memory = {case: pool.apply(peak_memory, (case, a, torch.get_num_threads())) for case in CASES}
+    memory = timing.memories(training_step, CASES, a, device=a.device)
     table = Table(box=None)
     for column in ("case", "ms a step", "times as fast as normflows", "MiB a step"):
         table.add_column(column, justify="left" if column == "case" else "right")

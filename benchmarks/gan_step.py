@@ -13,7 +13,6 @@ adds to the resident set at its peak, in a process of its own (CPU), or the allo
 
 import argparse
 from functools import partial
-from multiprocessing import get_context
 
 import timing
 import torch
@@ -96,12 +95,6 @@ def plain_step(system, optimizer_d, optimizer_g, x) -> None:
     optimizer_g.step()
 
 
-def peak_memory(case: str, overrides: list[str], device_name: str, num_threads: int) -> float:
-    """MiB that a step of `case` adds, in a process of its own."""
-    torch.set_num_threads(num_threads)
-    return timing.added_memory(make_step(case, overrides, torch.device(device_name)), device_name)
-
-
 def run(overrides: list[str], rounds: int, device: torch.device, console: Console) -> dict:
     steps, refused = {}, {}
     for case in CASES:
@@ -111,8 +104,7 @@ def run(overrides: list[str], rounds: int, device: torch.device, console: Consol
             refused[case] = str(error)
     batch_size = build(overrides, "shared", True)[1]["data"]["batch_size"]
     times = timing.medians(steps, rounds, device)
-    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:  # a fresh process for each case
-        memory = {case: pool.apply(peak_memory, (case, overrides, str(device), torch.get_num_threads())) for case in times}
+    memory = timing.memories(make_step, times, overrides, device, device=device)
     table = Table(title=" ".join(overrides), title_justify="left", box=None)
     for name in ("update", "ms a step", "images/s", "x plain loop", "peak MiB"):
         table.add_column(name, justify="left" if name == "update" else "right")

@@ -9,7 +9,6 @@ genlab's `recompute` is net.recompute=true, for memory.
 """
 
 import argparse
-from multiprocessing import get_context
 
 import timing
 import torch
@@ -65,12 +64,6 @@ def step_of(case: str, a):
     return step
 
 
-def peak_memory(case: str, a, threads: int) -> float:
-    """MiB that a step of `case` adds, in a process of its own."""
-    torch.set_num_threads(threads)
-    return timing.added_memory(step_of(case, a), a.device)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"channels": 1, "size": 32, "depth": 8, "hidden": 64, "levels": 3, "batch": 64}.items():
@@ -78,8 +71,7 @@ def main() -> None:
     a = timing.arguments(parser, rounds=5)
     cases = {case: step_of(case, a) for case in CASES}
     times = timing.medians(cases, a.rounds, a.device)
-    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        memory = {case: pool.apply(peak_memory, (case, a, torch.get_num_threads())) for case in CASES}
+    memory = timing.memories(step_of, CASES, a, device=a.device)
     print(f"{timing.machine(a.device)}, {vars(a)}")
     for case, ms in times.items():
         size = f"{cases[case].num_parameters:,} parameters"

@@ -6,8 +6,9 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -56,6 +57,17 @@ def added_memory(step: Callable, device: torch.device | str = "cpu", repeats: in
     for _ in range(repeats):
         step()
     return _status_mib("VmHWM") - before
+
+
+def memories(make_step: Callable, cases: Iterable[str], *args, device: torch.device | str = "cpu") -> dict[str, float]:
+    """`added_memory` of make_step(case, *args), each case in a fresh process with as many threads as this one."""
+    with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        return {case: pool.apply(_memory, (make_step, case, args, str(device), torch.get_num_threads())) for case in cases}
+
+
+def _memory(make_step: Callable, case: str, args: tuple, device: str, num_threads: int) -> float:
+    torch.set_num_threads(num_threads)
+    return added_memory(make_step(case, *args), device)
 
 
 def _status_mib(key: str) -> float:
