@@ -4,7 +4,6 @@ import base64
 import json
 import shutil
 import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from genlab.export.program import Unknown, program
 from genlab.report import html
 
 RUNTIME = Path(html.__file__).parent / "runtime.js"
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+READY = {"ready": "body[data-ready]", "schemes": ("file:", "data:", "blob:")}  # a dropped picture is a blob
 NODE = shutil.which("node")
 # of recipes, how far the page may be from torch: weights in float16 have 11 bits
 CASES = {
@@ -160,37 +159,17 @@ def test_directions_of_a_generator_alone_are_those_in_which_pictures_change():
     assert found["shares"] == pytest.approx([9 / 14.25, 4 / 14.25, 1 / 14.25, 0.25 / 14.25], rel=1e-3)
 
 
-@contextmanager
-def opened(path, **options):
-    """The page in a browser; an error of its script, or a request to the network, fails the test."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if BROWSER is None:
-        pytest.skip("there is no Chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page, errors = browser.new_page(**options), []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on(
-            "request", lambda asked: None if asked.url.startswith(("file:", "data:", "blob:")) else errors.append(asked.url)
-        )
-        page.goto(path.as_uri())
-        page.wait_for_selector("body[data-ready]")
-        yield page
-        browser.close()
-        assert not errors
-
-
 def picture(page, name):
     seen = f"[...document.getElementById('{name}').getContext('2d').getImageData(0, 0, 16, 16).data]"
     return torch.tensor(page.evaluate(seen)).float().view(16, 16, 4)[..., 0]
 
 
-def test_the_page_in_a_browser(run, tmp_path):
+def test_the_page_in_a_browser(run, opened, tmp_path):
     model = genlab.load(run)
     x = data_of(run).pick("val", 2)["image"]
     grey = x[1, 0].add(1).mul(127.5).round().byte()
     Image.fromarray(grey.numpy()).save(tmp_path / "dropped.png")
-    with opened(run / "explorer.html", viewport={"width": 390, "height": 800}, color_scheme="dark") as page:
+    with opened(run / "explorer.html", **READY, viewport={"width": 390, "height": 800}, color_scheme="dark") as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 28)"
         page.select_option("#label", "3")
@@ -218,13 +197,13 @@ def test_the_page_in_a_browser(run, tmp_path):
         assert torch.equal(picture(page, "picture"), picture(page, "a"))
 
 
-def test_a_generator_alone_has_a_page_with_its_classes(trained_in, tiny, tmp_path):
+def test_a_generator_alone_has_a_page_with_its_classes(trained_in, tiny, opened, tmp_path):
     words = [word for word in tiny if not word.startswith("explorer")]
     labels = ["net/modulation=conditional", "model.num_classes=10", "data=digits"]
     trained_in(tmp_path / "run", "model=dcgan", *labels, *words)
     content = content_of(tmp_path / "run" / "explorer.html")
     assert content["encode"] is None and content["held_out"] is None and "change most" in content["about"]
-    with opened(tmp_path / "run" / "explorer.html") as page:
+    with opened(tmp_path / "run" / "explorer.html", **READY) as page:
         assert page.locator("#label option").count() == 10 and page.locator("#file").count() == 0
         page.locator("#random").press("Enter")
         page.select_option("#label", "7")

@@ -1,10 +1,7 @@
 """The pages that runs and sweeps leave, opened in a browser where there is one."""
 
 import json
-import shutil
-from contextlib import contextmanager
 
-import pytest
 import torch
 from rich.console import Console
 
@@ -12,7 +9,6 @@ from genlab import runs, sweeps
 from genlab.report.html import write_report
 from genlab.report.images import save_grid, save_rows
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 SPLITS = {split: {"count": 10, "source": "made up", "crop": "none"} for split in ("train", "val", "test")}
 
 
@@ -55,26 +51,7 @@ def test_a_runs_page_holds_all_and_fetches_nothing(tmp_path):
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "") and "src=" in page
 
 
-@contextmanager
-def opened(path, **options):
-    """The page in a browser; an error of its script fails the test."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if BROWSER is None:
-        pytest.skip("there is no Chromium")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page, errors = browser.new_page(**options), []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on(
-            "request", lambda request: None if request.url.startswith(("file:", "data:")) else errors.append(request.url)
-        )
-        page.goto(path.as_uri())
-        yield page
-        browser.close()
-        assert not errors
-
-
-def test_a_runs_page_in_a_browser(tmp_path):
+def test_a_runs_page_in_a_browser(opened, tmp_path):
     with opened(a_run(tmp_path), viewport={"width": 390, "height": 800}, color_scheme="dark") as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 28)"
@@ -92,7 +69,7 @@ def test_a_runs_page_in_a_browser(tmp_path):
         assert page.evaluate(shade) == 255
 
 
-def test_a_sweeps_page_in_a_browser(tmp_path):
+def test_a_sweeps_page_in_a_browser(opened, tmp_path):
     with opened(a_sweep(tmp_path / "sweep"), viewport={"width": 390, "height": 800}) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         jobs = "[...document.querySelectorAll('#jobs tbody tr')].map((line) => +line.dataset.job)"

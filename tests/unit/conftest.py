@@ -1,0 +1,33 @@
+"""Pages in a browser, where there is one."""
+
+import shutil
+from contextlib import contextmanager
+
+import pytest
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+
+
+@pytest.fixture
+def opened():
+    """with opened(path, ready=None, schemes=("file:", "data:"), **options) as page: the page in a browser, once the selector
+    `ready` is there; an error of its script, or a request for anything of another scheme, fails the test."""
+    return open_page
+
+
+@contextmanager
+def open_page(path, ready=None, schemes=("file:", "data:"), **options):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if BROWSER is None:
+        pytest.skip("there is no Chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page, errors = browser.new_page(**options), []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda asked: None if asked.url.startswith(schemes) else errors.append(asked.url))
+        page.goto(path.as_uri())
+        if ready is not None:
+            page.wait_for_selector(ready)
+        yield page
+        browser.close()
+        assert not errors
