@@ -10,6 +10,7 @@ from torch import Tensor
 __all__ = ["Inversion", "NotInverted", "iterations_needed", "solve"]
 
 ROUNDING = 8  # a step of that many machine epsilons, of x and y together, is none
+INSIDE = 8  # and that many times more, of which g's own layers may be the cause, where a contraction must have arrived
 
 
 class NotInverted(ValueError):
@@ -43,7 +44,8 @@ def solve(
     """(x, Inversion) with x + g(x) = y (B, ...), where g has a Lipschitz constant of at most `lipschitz` < 1.
 
     x_{n+1} = y - g(x_n) until, for every sample, the root mean square of x_{n+1} - x_n is at most tolerance (1 - L) / L,
-    which bounds that of x_{n+1} - x by tolerance; or until rounding is all that moves, when the bound reported is larger.
+    which bounds that of x_{n+1} - x by tolerance; or until rounding is all that moves, when the bound reported is larger:
+    less than the numbers can tell, or a little more for as many iterations as a contraction can need.
     memory: mix that many last steps by Anderson acceleration, 0 for none; the bound holds as well. max_iterations: unless
     given, a few more than a contraction can need, so that NotInverted, a ValueError, says that g is none.
     """
@@ -61,7 +63,8 @@ def solve(
         worst, scale = step.max().item(), (new.flatten(1).norm(dim=1) + y.flatten(1).norm(dim=1)) / length
         done += 1
         target = torch.clamp(ROUNDING * eps * scale, min=tolerance * (1 - lipschitz) / max(lipschitz, eps))
-        if bool((step <= target).all()):
+        arrived = limit is not None and done >= limit and bool((step <= INSIDE * ROUNDING * eps * scale).all())
+        if arrived or bool((step <= target).all()):
             return new, Inversion(done, worst, worst * lipschitz / (1 - lipschitz))
         if limit is None and math.isfinite(worst):
             rounded = max(tolerance, ROUNDING * eps * scale.max().item())
