@@ -35,6 +35,7 @@ ROWS = (
     ("UNILM decoding, greedy", "cached", 8.0, f"decode.py {MINILM} --rounds 1", None, "beams 1"),
     ("UNILM decoding, beam 4", "cached", 8.0, f"decode.py {MINILM} --beams 4 --batch 4 --rounds 1", None, "beams 4"),
     ("UNILM fine-tuning step", "genlab", 1.3, "bert_step.py", "transformers", "bert step"),
+    ("MLM pretraining step", "genlab beside it", 1.2, "pretrain.py --parts trainer", "accelerate", "pretrain"),
     (
         "nearest neighbours, 60,000 x 120,000 x 64",
         "genlab nearest",

@@ -127,9 +127,9 @@ class Codec(nn.Module):
         return [i for token, i in t.ids.items() if re.fullmatch(r"\[\w+\]", token) and i != t.sep_id]
 
 
-def pad(rows: Sequence[Sequence[int]], value: int = 0) -> Tensor:
-    """int64 (len(rows), the longest), padded on the right."""
-    out = torch.full((len(rows), max(map(len, rows))), value)
+def pad(rows: Sequence[Sequence[int]], value: int = 0, length: int = 0) -> Tensor:
+    """int64 (len(rows), `length`, or the longest if that is more), padded on the right."""
+    out = torch.full((len(rows), max(length, *map(len, rows))), value)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)
     return out

@@ -65,7 +65,7 @@ class RowSampler(StepSampler):
 
 
 class Rows:
-    """`rows[draw]` -> {ids (B, L), starts (B, L), lengths (B,), keys (B,), documents (B, L) where isolated}.
+    """`rows[draw]` -> {ids (B, L), starts (B, L), keys (B,), lengths (B,) unless all are L, documents (B, L) if isolated}.
 
     Row r is [CLS] and the r-th run of L - 1 tokens of a stream, whose documents are [CLS] ... [SEP]; the last of a stream is
     padded. starts: where a word starts, bool. documents: the number of a token's document in its row, from 0. keys: int64,
@@ -94,8 +94,9 @@ class Rows:
             epochs = [epoch % self.masks for epoch in epochs]
         keys = [digest(self.seed, epoch, row) for epoch, row in zip(epochs, draw.index.tolist(), strict=True)]
         ids = torch.from_numpy(stored >> 1)
-        batch = {"ids": ids, "starts": torch.from_numpy(stored & 1 == 1), "lengths": torch.from_numpy(lengths)}
-        batch["keys"] = torch.tensor(keys)
+        batch = {"ids": ids, "starts": torch.from_numpy(stored & 1 == 1), "keys": torch.tensor(keys)}
+        if (lengths < self.max_length).any():  # else attention needs no mask
+            batch["lengths"] = torch.from_numpy(lengths)
         if self.isolated:
             batch["documents"] = (ids == self.cls_id).cumsum(1) - 1
         return batch

@@ -180,11 +180,12 @@ class TextBatches:
     """`batches[draw]` -> {ids (B, L), segments (B, L): 1 from the first target token to the last [SEP], lengths (B,)}, and
     what the rows are written under (Drawn).
 
-    int64, padded on the right with id 0 and segment 0. A row is a function of (seed, epoch, example).
+    int64, padded on the right with id 0 and segment 0; L is the longest, or the next multiple of `multiple`, at most the
+    codec's. A row is a function of (seed, epoch, example).
     """
 
-    def __init__(self, encoded: Encoded, seed: int, no_answer: float):
-        self.encoded, self.seed, self.no_answer = encoded, seed, no_answer
+    def __init__(self, encoded: Encoded, seed: int, no_answer: float, multiple: int = 1):
+        self.encoded, self.seed, self.no_answer, self.multiple = encoded, seed, no_answer, multiple
 
     def __getitem__(self, draw: TextDraw) -> dict[str, Tensor]:
         made, numbers = [], [self.encoded.rows[place] for place in draw.index.tolist()]
@@ -192,6 +193,9 @@ class TextBatches:
             random = None if draw.epoch is None else random_state(self.seed, draw.epoch, i)
             made.append(self.encoded.row(i, random, self.no_answer))
         segments = [[0] * len(source) + [1] * len(target) for source, target in made]
-        ids = pad([source + target for source, target in made], self.encoded.codec.tokenizer.pad_id)
+        codec, longest = self.encoded.codec, max(map(len, segments))
+        length = min(-(-longest // self.multiple) * self.multiple, codec.max_length)
+        ids = pad([source + target for source, target in made], codec.tokenizer.pad_id, length)
         given = {name: values[torch.tensor(numbers)] for name, values in self.encoded.given.items()}
-        return {"ids": ids, "segments": pad(segments), "lengths": torch.tensor([len(row) for row in segments])} | given
+        lengths = torch.tensor([len(row) for row in segments])
+        return {"ids": ids, "segments": pad(segments, 0, length), "lengths": lengths} | given

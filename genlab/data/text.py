@@ -48,7 +48,8 @@ class TextDataModule(StepDataModule):
     files to train on; repeat: how often an epoch goes over the examples of `path`. vocab: a vocab.txt, a directory with
     one, or the name of pretrained weights; null: built of the training texts, vocab_size tokens of vocab_kind (wordpiece,
     characters). simplified: drop the tokens that BERT's splitting cannot produce. no_answer: the part of the training
-    questions that are shown a passage without their answer. See Codec for max_source to commas.
+    questions that are shown a passage without their answer. pad_to_multiple_of: a number, so that rows of training batches
+    have few different widths (trainer.graph=true); null: the longest's. See Codec for max_source to commas.
     """
 
     name: str
@@ -78,9 +79,12 @@ class TextDataModule(StepDataModule):
         commas: bool = False,
         no_answer: float = 0.0,
         batch_size: int = 32,
+        pad_to_multiple_of: int | None = None,
         seed: int = 1,
     ) -> None:
         super().__init__()
+        if pad_to_multiple_of is not None and not (isinstance(pad_to_multiple_of, int) and pad_to_multiple_of > 0):
+            raise DataError(f"data.pad_to_multiple_of={pad_to_multiple_of!r}: expected a number of 1 or more, or null")
         if not (isinstance(batch_size, int) and batch_size > 0 and isinstance(repeat, int) and repeat > 0):
             raise DataError(f"data.batch_size={batch_size!r}, data.repeat={repeat!r}: expected numbers of 1 or more")
         if not 0 <= no_answer < 1:
@@ -94,6 +98,7 @@ class TextDataModule(StepDataModule):
         self.repeat, self.root, self.on_error, self.num_val, self.num_test = repeat, root, on_error, num_val, num_test
         self.vocab, self.vocab_kind, self.simplified, self.lowercase = vocab, vocab_kind, simplified, lowercase
         self.wanted_size, self.no_answer, self.batch_size, self.seed = vocab_size, no_answer, batch_size, seed
+        self.multiple = pad_to_multiple_of or 1
         self._splits: dict[str, list[Example]] | None = None
         self._encoded: dict[str, Encoded] = {}
         self.skipped: list[tuple[str, str]] = []
@@ -185,7 +190,8 @@ class TextDataModule(StepDataModule):
                 "lower data.batch_size"
             )
         sampler = LengthSampler([encoded.length(i) for i in encoded.rows], self.batch_size, self.seed, rank, world)
-        return StepLoader(TextBatches(encoded, self.seed, self.no_answer), sampler, self._step if trainer else None)
+        batches = TextBatches(encoded, self.seed, self.no_answer, self.multiple)
+        return StepLoader(batches, sampler, self._step if trainer else None)
 
     def loader(self, split: str) -> StepLoader | list:
         """Every usable example of a split once, as it is validated on: with its first window that has the answer."""

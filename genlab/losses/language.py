@@ -4,23 +4,60 @@ ids (B, L) int64; inside (B, L) is True at real tokens; documents (B, L) numbers
 None: a row is one. Random numbers are a function of keys (B,) int64 alone, whatever the device or the company of a row.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Question", "continued", "masked", "next_tokens", "uniforms"]
+__all__ = ["IGNORED", "Question", "continued", "masked", "most_masked", "next_tokens", "select", "uniforms"]
+
+IGNORED = -100  # the answer that F.cross_entropy leaves out
 
 GOLDEN, FIRST, SECOND = (value - (1 << 64) for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 class Question(NamedTuple):
-    """ids, segments (B, L): what is read. chosen (B, L) bool: where is predicted; answers (M,): what is right there."""
+    """ids, segments (B, L): what is read. chosen (B, L) bool: where is predicted; right (B, L): what is right there."""
 
     ids: Tensor
     segments: Tensor
     chosen: Tensor
-    answers: Tensor
+    right: Tensor
+
+    @property
+    def answers(self) -> Tensor:
+        """(M,): what is right where is predicted."""
+        return self.right[self.chosen]
+
+
+def select(chosen: Tensor, right: Tensor, capacity: int | None = None) -> tuple[Tensor, Tensor]:
+    """chosen (B, L) bool, right (B, L) -> (the M chosen places in the flattened rows, what is right there).
+
+    capacity: M, whatever is chosen, so that nothing waits for the device or depends on the data: other places, whose answer
+    is IGNORED, fill it up; of more chosen ones the last are left out.
+    """
+    chosen, right = chosen.flatten(), right.flatten()
+    if capacity is None:
+        places = chosen.nonzero()[:, 0]
+        return places, right[places]
+    place, right = torch.arange(len(chosen), device=chosen.device), right.masked_fill(~chosen, IGNORED)
+    if capacity >= len(chosen):
+        return place, right
+    before = chosen.cumsum(0)
+    # The chosen in front and the others behind, each once: repeated places would make the gradient's additions collide.
+    order = torch.where(chosen, before - 1, before[-1] + place - before)
+    places = torch.empty_like(place).scatter(0, order, place)[:capacity]
+    return places, right[places]
+
+
+def most_masked(count: int, rate: float) -> int:
+    """How many of `count` tokens are chosen by `masked` at most, but for one batch in 10^9.
+
+    Six standard deviations above the mean, if words have four pieces; a multiple of 64.
+    """
+    spread = 6 * math.sqrt(4 * count * rate * (1 - rate))
+    return min(count, 64 * math.ceil((count * rate + spread) / 64))
 
 
 def uniforms(keys: Tensor, num: int, length: int) -> Tensor:
@@ -52,7 +89,7 @@ def masked(
     chosen = (draws[:, 0].gather(1, word) < rate) & hideable
     drawn = (draws[:, 2] * vocab_size).long().clamp(max=vocab_size - 1)
     shown = torch.where(draws[:, 1] < 0.8, mask_id, torch.where(draws[:, 1] < 0.9, ids, drawn))
-    return Question(torch.where(chosen, shown, ids), torch.zeros_like(ids), chosen, ids[chosen])
+    return Question(torch.where(chosen, shown, ids), torch.zeros_like(ids), chosen, ids)
 
 
 def next_tokens(ids: Tensor, inside: Tensor, documents: Tensor | None, cls_id: int) -> Question:
@@ -61,8 +98,7 @@ def next_tokens(ids: Tensor, inside: Tensor, documents: Tensor | None, cls_id: i
     chosen[:, :-1] = inside[:, 1:] & (ids[:, 1:] != cls_id)
     if documents is not None:
         chosen[:, :-1] &= documents[:, 1:] == documents[:, :-1]
-    answers = ids[:, 1:][chosen[:, :-1]]
-    return Question(ids, torch.zeros_like(ids), chosen, answers)
+    return Question(ids, torch.zeros_like(ids), chosen, ids.roll(-1, 1))
 
 
 def continued(
@@ -72,10 +108,11 @@ def continued(
 
     The first of n tokens of the target is uniform over 1 .. n - 1; segment 1 is the target. "Unified Language Model
     Pre-training", Dong et al. 2019, arXiv 1905.03197, with the random split of bojone/bert4keras, whose last token, pushed
-    out of the row there, is kept here. Documents of one token are left as they are.
+    out of the row there, is kept here. Documents of one token are left as they are. How much wider rows with several
+    documents become depends on the data.
     """
     numbers = torch.zeros_like(ids) if documents is None else documents
-    count = int(numbers.max()) + 1
+    count = 1 if documents is None else int(numbers.max()) + 1
     sizes = ids.new_zeros(len(ids), count).scatter_add_(1, numbers, inside.long())
     first = sizes.cumsum(1) - sizes  # where each document starts
     draws = uniforms(keys, 1, count)[:, 0]
@@ -84,20 +121,19 @@ def continued(
     cut = (place == split.gather(1, numbers)) & inside & (sizes.gather(1, numbers) > 1)
     target = inside & (place >= split.gather(1, numbers)) & (sizes.gather(1, numbers) > 1)
     wide = place + cut.cumsum(1)
-    length = int(wide.max()) + 1
+    length = ids.shape[1] + 1 if documents is None else int(wide.max()) + 1
+    gap = torch.where(cut, wide - 1, length)  # where no [SEP] comes in, it goes into a column that is dropped
 
-    def moved(values: Tensor, at_cut: Tensor | int, rest: int) -> Tensor:
-        out = torch.full((len(ids), length), rest, dtype=values.dtype, device=ids.device).scatter(1, wide, values)
-        row = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)[cut]
-        out[row, wide[cut] - 1] = at_cut if isinstance(at_cut, Tensor) else torch.tensor(at_cut, dtype=out.dtype).to(out)
-        return out
+    def moved(values: Tensor, at_cut: Tensor, rest: int) -> Tensor:
+        out = values.new_full((len(ids), length + 1), rest).scatter(1, wide, values)
+        return out.scatter(1, gap, at_cut)[:, :length]
 
-    new = moved(ids, sep_id, pad_id)
-    segments = moved(target.long(), 0, 0)
-    real = moved(inside, True, False)
-    apart = None if documents is None else moved(documents, documents[cut], count)
+    new = moved(ids, torch.full_like(ids, sep_id), pad_id)
+    segments = moved(target.long(), torch.zeros_like(ids), 0)
+    real = moved(inside, torch.ones_like(inside), False)
+    apart = None if documents is None else moved(documents, documents, count)
     chosen = torch.zeros_like(real)
     chosen[:, :-1] = segments[:, 1:] == 1
     if apart is not None:  # a target's first token follows its own [SEP]
         chosen[:, :-1] &= apart[:, 1:] == apart[:, :-1]
-    return Question(new, segments, chosen, new[:, 1:][chosen[:, :-1]]), real, apart
+    return Question(new, segments, chosen, new.roll(-1, 1)), real, apart

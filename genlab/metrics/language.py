@@ -38,7 +38,7 @@ def evaluate_language(
         total -= logits.log_softmax(1).gather(1, answers[:, None]).double().sum().item()
         right += (logits.argmax(1) == answers).sum().item()
         count += len(answers)
-        tokens += int(batch["lengths"].sum())
+        tokens += int(batch["lengths"].sum()) if "lengths" in batch else batch["ids"].numel()
         progress("rows", i + 1, len(loader))
     seconds = time.monotonic() - start
     mlm = system.objective == "mlm"

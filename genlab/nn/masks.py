@@ -5,12 +5,25 @@ a run of neighbouring tokens, and None means one document a row. The result is (
 where the query (third axis) sees the key (last axis). A real token never sees a padded one, nor another document. No
 query is left with nothing to see, which softmax would turn into NaN: where every key of a query is masked, which happens
 at padded queries alone, it sees itself, or, in the (B, 1, 1, L) form, all of its padded row.
+
+Two masks are known without a tensor, which FlashAttention wants: FULL, where all see all, of rows without padding, and
+CAUSAL, of rows that are padded on the right alone: no real token sees what comes after it.
 """
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["bidirectional", "causal", "positions_of", "unilm"]
+__all__ = ["CAUSAL", "FULL", "attend", "bidirectional", "causal", "positions_of", "unilm"]
+
+FULL, CAUSAL = "full", "causal"
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | str | None, dropout: float = 0.0) -> Tensor:
+    """Attention of (B, H, L, D) under a mask of this file."""
+    if isinstance(mask, str):
+        return F.scaled_dot_product_attention(query, key, value, None, dropout, is_causal=mask == CAUSAL)
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout)
 
 
 def bidirectional(padding: Tensor, documents: Tensor | None = None) -> Tensor:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from genlab.losses.language import Question, continued, masked, next_tokens
+from genlab.losses.language import IGNORED, Question, continued, masked, most_masked, next_tokens, select
 from genlab.models.seq2seq.bert import Layer
 from genlab.models.seq2seq.generation import Decoding
-from genlab.nn.masks import bidirectional, causal, positions_of, unilm
+from genlab.nn.masks import CAUSAL, FULL, bidirectional, causal, positions_of, unilm
 from genlab.systems.filling import fill_masks, go_on
 from genlab.systems.lamb import LAMB
 from genlab.systems.writing import Generated, generate, vectors
@@ -36,6 +36,7 @@ class Pretraining(LightningModule):
     modality = "text"
     formats = ("huggingface",)
     source_segment = 0
+    static = False  # training steps of fixed shapes (systems.graph)
 
     def __init__(
         self,
@@ -70,26 +71,36 @@ class Pretraining(LightningModule):
 
     # --- the objective -----------------------------------------------------------------------------------------
 
-    def ask(self, batch: dict[str, Tensor]) -> tuple[Question, Tensor, Tensor | None]:
+    def ask(self, batch: dict[str, Tensor]) -> tuple[Question, Tensor | str, Tensor | None]:
         """(what is asked about a batch, its attention mask, its positions; None: straight through)."""
-        ids, documents, t = batch["ids"], batch.get("documents"), self.codec.tokenizer
-        inside = torch.arange(ids.shape[1], device=ids.device) < batch["lengths"][:, None]
+        ids, documents, lengths, t = batch["ids"], batch.get("documents"), batch.get("lengths"), self.codec.tokenizer
+        inside = torch.ones_like(ids, dtype=torch.bool)
+        if lengths is not None:
+            inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         if self.objective == "mlm":
             hideable = inside & (ids != t.cls_id) & (ids != t.sep_id)
             question = masked(ids, batch["starts"], hideable, batch["keys"], self.mask_rate, t.mask_id, self.net.vocab_size)
-            mask = bidirectional(inside, documents)
+            mask = FULL if documents is None and lengths is None else bidirectional(inside, documents)
         elif self.objective == "gpt":
-            question, mask = next_tokens(ids, inside, documents, t.cls_id), causal(inside, documents)
+            question = next_tokens(ids, inside, documents, t.cls_id)
+            mask = CAUSAL if documents is None else causal(inside, documents)
         else:
             question, inside, documents = continued(ids, inside, documents, batch["keys"], t.sep_id, t.pad_id)
             mask = unilm(question.segments, inside, documents)
         return question, mask, None if documents is None else positions_of(documents)
 
     def predict(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(logits (M, V), tokens (M,)) of all that is asked about a batch, the head applied to that alone."""
+        """(logits (M, V), tokens (M,)) of all that is asked about a batch, the head applied to that alone.
+
+        In static training M is as many as there may be, the rest of tokens being IGNORED.
+        """
         question, mask, positions = self.ask(batch)
-        hidden = self.net(question.ids, question.segments, mask, positions)
-        return self.net.logits(hidden[question.chosen]).float(), question.answers
+        capacity, count = None, question.ids.numel()
+        if self.static and self.training:
+            capacity = most_masked(count, self.mask_rate) if self.objective == "mlm" else count
+        places, tokens = select(question.chosen, question.right, capacity)
+        hidden = self.net(question.ids, question.segments, mask, positions).flatten(0, 1)
+        return self.net.logits(hidden.index_select(0, places)).float(), tokens
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The loss of a batch."""
@@ -98,12 +109,23 @@ class Pretraining(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The loss as a mean over all that is asked in all processes, whose numbers of questions differ."""
         logits, tokens = self.predict(batch)
-        count = torch.tensor(float(len(tokens)), device=logits.device)
+        count = (tokens != IGNORED).sum().float()
         if self.trainer.world_size > 1:
             count = self.trainer.strategy.reduce(count, reduce_op="mean")
         loss = F.cross_entropy(logits, tokens, reduction="sum") / count.clamp(min=1)
         self.log("train/loss", loss.detach(), batch_size=len(batch["ids"]))
         return loss
+
+    def graph_key(self) -> tuple:
+        """What decides which kernels a step launches (trainer.graph=true); ValueError for what cannot be captured."""
+        if self.net.checkpointing:
+            raise ValueError("trainer.graph=true: net.checkpointing=true saves the random state on the host; leave it out")
+        if self.objective == "unilm" and getattr(self.trainer.datamodule, "pack", None) == "isolated":
+            raise ValueError(
+                "trainer.graph=true: model.objective=unilm with data.pack=isolated makes rows as wide as their documents "
+                "demand; set data.pack=cross_document"
+            )
+        return ()
 
     def configure_optimizers(self):
         plain = {id(p) for name, p in self.net.named_parameters() if name.endswith("bias") or "norm." in name}

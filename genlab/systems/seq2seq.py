@@ -10,8 +10,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
+from genlab.losses.language import select
 from genlab.models.seq2seq.generation import Decoding
-from genlab.nn.masks import bidirectional, unilm
+from genlab.nn.masks import CAUSAL, bidirectional, unilm
 from genlab.systems.writing import Generated, generate, vectors
 from genlab.weights.bert import fill
 from genlab.weights.huggingface import save
@@ -33,6 +34,7 @@ class Seq2Seq(LightningModule):
 
     modality = "text"
     formats = ("huggingface",)
+    static = False  # training steps of fixed shapes (systems.graph)
 
     def __init__(
         self,
@@ -72,15 +74,21 @@ class Seq2Seq(LightningModule):
     def predict(self, batch: dict[str, Tensor], condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(logits (M, V), tokens (M,)) of all M target tokens of a batch, the head applied to them alone.
 
-        condition: (B, C), a vector that each row is written under.
+        condition: (B, C), a vector that each row is written under. In static training M is as many as there may be, the
+        rest of tokens being IGNORED (losses.language).
         """
         ids, target = batch["ids"], batch["segments"]
-        padding = torch.arange(ids.shape[1], device=ids.device) < batch["lengths"][:, None]
+        mask = CAUSAL  # of a language model, whose source is the [CLS]
+        if self.codec.max_source:
+            mask = unilm(target, torch.arange(ids.shape[1], device=ids.device) < batch["lengths"][:, None])
         segments = torch.where(target == 1, self.target_segment, self.source_segment)
-        hidden = self.net(ids, segments, unilm(target, padding), condition=condition)
-        predicted = target[:, 1:] == 1
-        condition = None if condition is None else condition[predicted.nonzero()[:, 0]]
-        return self.net.logits(hidden[:, :-1][predicted], condition).float(), ids[:, 1:][predicted]
+        hidden = self.net(ids, segments, mask, condition=condition).flatten(0, 1)
+        predicted = F.pad(target[:, 1:] == 1, (0, 1))
+        capacity = min(len(ids) * self.codec.max_target, ids.numel()) if self.static and self.training else None
+        places, tokens = select(predicted, ids.roll(-1, 1), capacity)
+        if condition is not None:
+            condition = condition.index_select(0, places // ids.shape[1])
+        return self.net.logits(hidden.index_select(0, places), condition).float(), tokens
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The loss of a batch."""
@@ -98,6 +106,15 @@ class Seq2Seq(LightningModule):
             loss = loss + attacked
         self.log_dict(logs, batch_size=len(batch["ids"]))
         return loss
+
+    def graph_key(self) -> tuple:
+        """What decides which kernels a step launches (trainer.graph=true); ValueError for what cannot be captured."""
+        if self.net.checkpointing:
+            raise ValueError("trainer.graph=true: net.checkpointing=true saves the random state on the host; leave it out")
+        longest = self.trainer.datamodule.codec.max_target
+        if longest > self.codec.max_target:
+            raise ValueError(f"trainer.graph=true: model.codec.max_target={self.codec.max_target}: the data's is {longest}")
+        return ()
 
     def configure_optimizers(self):
         trained = [p for p in self.parameters() if p.requires_grad]

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from genlab.models.seq2seq.cached import Cache
 from genlab.nn.conditional_norm import ConditionalLayerNorm, LayerNorm, Projection
-from genlab.nn.masks import bidirectional
+from genlab.nn.masks import attend, bidirectional
 
 __all__ = ["BERT"]
 
@@ -55,16 +55,16 @@ class Layer(nn.Module):
         self.norm = norm(dim)
         self.act = ACTIVATIONS[act]()
 
-    def forward(self, h: Tensor, mask: Tensor | None, c: Tensor | None = None, kept: list | None = None) -> Tensor:
-        query, key, value = self.heads(h)
+    def forward(self, h: Tensor, mask: Tensor | str | None, c: Tensor | None = None, kept: Callable | None = None) -> Tensor:
+        query, key, value = heads = self.heads(h)
         if kept is not None:
-            kept.append((key.contiguous(), value.contiguous()))  # of their own, without the query they lie beside
+            kept(heads[1:])
         dropout = self.attention_dropout if self.training else 0.0
-        return self.finish(h, F.scaled_dot_product_attention(query, key, value, mask, dropout), c)
+        return self.finish(h, attend(query, key, value, mask, dropout), c)
 
-    def heads(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """h (B, L, D) -> query, key and value, (B, H, L, Dh) each."""
-        return self.qkv(h).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+    def heads(self, h: Tensor) -> Tensor:
+        """h (B, L, D) -> query, key and value, (3, B, H, L, Dh)."""
+        return self.qkv(h).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
 
     def finish(self, h: Tensor, attended: Tensor, c: Tensor | None = None) -> Tensor:
         """Everything after attention; attended (B, H, L, Dh)."""
@@ -176,16 +176,16 @@ class BERT(nn.Module):
         self,
         ids: Tensor,
         segments: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | str | None = None,
         positions: Tensor | None = None,
-        kept: list | None = None,
+        kept: Callable[[Tensor], None] | None = None,
         condition: Tensor | None = None,
     ) -> Tensor:
         """ids (B, L) -> the last layer (B, L, D), under a condition (B, condition_dim) if there is one.
 
-        segments (B, L), by default all 0. mask: bool, broadcast to (B, H, L, L), True where a query sees a key
-        (genlab.nn.masks); by default every token sees those that are not pad_id. positions (B, L), by default 0 to L-1.
-        kept: a list that is to take each layer's keys and values, (B, H, L, Dh) each.
+        segments (B, L), by default all 0. mask: bool, broadcast to (B, H, L, L), True where a query sees a key, or FULL or
+        CAUSAL (genlab.nn.masks); by default every token sees those that are not pad_id. positions (B, L): else 0 to L-1.
+        kept: is called with each layer's keys and values, (2, B, H, L, Dh).
         """
         if positions is None:
             if ids.shape[1] > self.max_length:
@@ -222,14 +222,15 @@ class BERT(nn.Module):
         num_beams: int = 1,
         max_new_tokens: int = 64,
         target_segment: int = 1,
-        mask: Tensor | None = None,
+        mask: Tensor | str | None = None,
         condition: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> tuple[Tensor, Cache]:
         """Reads sources of `lengths` (B,) tokens, padded on the right -> (hidden (B, L, D), the cache to `step` with).
 
         num_beams, max_new_tokens: how many targets are written to each source, of how many tokens at most.
         target_segment: the segment of what is written; 1, UniLM's checkpoints 5, a language model 0. mask: how the source
-        is read, by default in both directions; masks.causal for a language model. In eval mode.
+        is read, both ways by default; CAUSAL for a language model. cache: one of these sizes to fill anew. In eval mode.
         """
         if self.training:
             raise ValueError("prefill: the network is in training mode, where dropout makes decoding random; call eval()")
@@ -237,24 +238,23 @@ class BERT(nn.Module):
             raise ValueError(f"target_segment={target_segment}: expected 0 to {self.segment.num_embeddings - 1}")
         length = ids.shape[1]
         if length + max_new_tokens > self.max_length:
-            raise ValueError(
-                f"a source of {length} tokens and max_new_tokens={max_new_tokens} do not fit into net.max_length="
-                f"{self.max_length}; shorten one of them"
-            )
+            both = f"a source of {length} tokens and max_new_tokens={max_new_tokens}"
+            raise ValueError(f"{both} do not fit into net.max_length={self.max_length}; shorten one of them")
         if mask is None:
             mask = bidirectional(torch.arange(length, device=ids.device) < lengths[:, None])
-        kept: list[tuple[Tensor, Tensor]] = []
-        hidden = self(ids, segments, mask, kept=kept, condition=condition)
-        return hidden, Cache(kept, lengths, num_beams, max_new_tokens, target_segment, condition)
+        if cache is None:
+            cache = Cache(len(self.layers), ids, num_beams, max_new_tokens, target_segment)
+        cache.read(lengths, condition)
+        hidden = self(ids, segments, mask, kept=cache.take, condition=condition)
+        cache.begin()
+        return hidden, cache
 
     @torch.no_grad()
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Writes tokens (B, K), one to each beam -> logits (B, K, V) of the next."""
-        if cache.steps >= cache.max_new_tokens:
-            raise ValueError(f"the cache is full: prefill asked for max_new_tokens={cache.max_new_tokens}")
         c = cache.condition
-        h = self.embed(tokens, torch.full_like(tokens, cache.target_segment), cache.positions(), c, start=False)
+        h = self.embed(tokens, cache.segments, cache.open(), c, start=False)
         for i, layer in enumerate(self.layers):
-            h = layer.finish(h, cache.attend(i, *layer.heads(h)), c)  # the K beams stand where a sequence would
+            h = layer.finish(h, cache.attend(i, layer.heads(h)), c)  # the K beams stand where a sequence would
         cache.advance()
         return self.logits(h, c)

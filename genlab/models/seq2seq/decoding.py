@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from genlab.models.seq2seq.told import Told, leaves
+
 __all__ = ["Decoded", "LogProbs", "Rules", "Scorer", "beam_search", "greedy", "sample"]
 
 NEVER = float("-inf")
@@ -16,6 +18,7 @@ class Scorer(Protocol):
 
     start() is called once; then step(tokens (B, K)) appends a token to each of the K texts of a row. reorder(parents
     (B, K)) makes text k of a row go on from what was its text parents[:, k]; keep(rows) drops all rows but these, int64.
+    Scores may be overwritten by the next step.
     """
 
     def start(self) -> Tensor: ...
@@ -68,18 +71,20 @@ class Rules:
         if block_ngrams < 0:
             raise ValueError(f"block_ngrams={block_ngrams}: expected the n of the n-grams not to repeat, or 0")
         self.end, self.max_length, self.min_length, self.block_ngrams = end, max_length, min_length, block_ngrams
-        self.banned = sorted(set(banned) - {end})
+        self.banned = torch.tensor(sorted(set(banned) - {end}), dtype=torch.long)
 
     def __call__(self, scores: Tensor, tokens: Tensor) -> Tensor:
         """scores (B, K, V) after tokens (B, K, t), with -inf for what the rules exclude."""
         scores = scores.clone()
-        scores[..., self.banned] = NEVER
-        hopeless = (scores == NEVER).all(-1)  # a constraint of the scorer's own has left no way on
+        self.banned = self.banned.to(scores.device)  # once; the host need not wait for it again
+        scores.index_fill_(2, self.banned, NEVER)
+        ends = scores[..., self.end].clone()
+        scores[..., self.end] = NEVER
+        only = scores.amax(-1) == NEVER
+        hopeless = only & (ends == NEVER)  # a constraint of the scorer's own has left no way on
         if tokens.shape[2] < self.min_length:
-            ends = scores[..., self.end].clone()
-            scores[..., self.end] = NEVER
-            only = (scores == NEVER).all(-1)  # a text that can but end does so, however short
-            scores[..., self.end] = torch.where(only, ends, NEVER)
+            ends = torch.where(only, ends, NEVER)  # a text that can but end does so, however short
+        scores[..., self.end] = ends
         n = self.block_ngrams
         if n and tokens.shape[2] >= n:
             grams = tokens.unfold(2, n, 1)  # (B, K, t - n + 1, n)
@@ -88,7 +93,7 @@ class Rules:
             blocked.scatter_reduce_(2, grams[..., -1], repeats.to(torch.int8), "amax")
             blocked[..., self.end] = 0
             scores.masked_fill_(blocked > 0, NEVER)
-            hopeless |= (scores == NEVER).all(-1)
+            hopeless |= scores.amax(-1) == NEVER
         scores[..., self.end].masked_fill_(hopeless, 0.0)
         return scores
 
@@ -136,26 +141,41 @@ def sample(
 
 
 def _one_by_one(scorer: Scorer, rules: Rules, num: int, pick) -> Decoded:
-    """`num` texts a row, the next tokens chosen by pick(scores (B', num, V), t, rows (B',)); rows that are done leave."""
+    """`num` texts a row, the next tokens chosen by pick(scores (B', num, V), t, rows (B',)) of the rows still here."""
     scores = scorer.start()[:, None].expand(-1, num, -1)
-    out = _blank(len(scores), num, rules, scores)
+    out = here = _blank(len(scores), num, rules, scores)
     rows = torch.arange(len(scores), device=scores.device)
     for t in range(rules.max_length):
-        allowed = rules(scores, out.tokens[rows, :, :t])
-        token = pick(allowed, t, rows).masked_fill(out.finished[rows], rules.end)
+        allowed = rules(scores, here.tokens[..., :t])
+        token = pick(allowed, t, rows).masked_fill(here.finished, rules.end)
         gain = allowed.gather(2, token[..., None])[..., 0]
-        out.scores[rows] += gain.masked_fill(out.finished[rows], 0.0)
-        out.tokens[rows, :, t] = token
-        out.finished[rows] |= token == rules.end
-        out.lengths[rows] += (~out.finished[rows]).long()
-        alive = (~out.finished[rows]).any(1).nonzero()[:, 0]
-        if not len(alive) or t + 1 == rules.max_length:
+        here.scores.add_(gain.masked_fill_(here.finished, 0.0))
+        here.tokens[..., t] = token
+        here.finished.logical_or_(token == rules.end)
+        here.lengths.add_(~here.finished)
+        if t + 1 == rules.max_length:
             break
-        if len(alive) < len(rows):
-            rows, token = rows[alive], token[alive]
-            scorer.keep(alive)
+        alive = ~here.finished.all(1)
+        some = Told(alive.any())
+        if leaves(alive) and not alive.all():
+            _put_back(out, here, rows)
+            stay = alive.nonzero()[:, 0]
+            rows, token, here = rows[stay], token[stay], Decoded(*(part[stay] for part in here))
+            if not len(stay):
+                break
+            scorer.keep(stay)
         scores = scorer.step(token)
+        if not some:  # by now it knows, and this step was in vain
+            break
+    _put_back(out, here, rows)
     return out
+
+
+def _put_back(out: Decoded, here: Decoded, rows: Tensor) -> None:
+    """The rows still here into their places."""
+    if here is not out:
+        for old, part in zip(out, here, strict=True):
+            old[rows] = part
 
 
 def _blank(num_rows: int, num: int, rules: Rules, like: Tensor) -> Decoded:
@@ -198,15 +218,19 @@ def beam_search(scorer: Scorer, rules: Rules, beams: int, num: int = 1, length_p
         # Sums only fall, so the best that a beam can come to is its sum over the greatest length, or the least one.
         reach = sums[:, 0] / (rules.max_length if length_penalty > 0 else t + 2) ** length_penalty
         worst = torch.where(best.finished[rows, -1], best.scores[rows, -1], NEVER)
-        alive = ((reach > worst) & (sums[:, 0] > NEVER)).nonzero()[:, 0]
-        if not len(alive):
-            break
-        if len(alive) < len(rows):
-            rows, sums, tokens, parents, token = (part[alive] for part in (rows, sums, tokens, parents, token))
-            scorer.keep(alive)
+        alive = (reach > worst) & (sums[:, 0] > NEVER)  # of a row that is done, nothing more enters
+        some = Told(alive.any())
+        if leaves(alive) and not alive.all():
+            stay = alive.nonzero()[:, 0]
+            if not len(stay):
+                break
+            rows, sums, tokens, parents, token = (part[stay] for part in (rows, sums, tokens, parents, token))
+            scorer.keep(stay)
         if t:
             scorer.reorder(parents)
         scores = scorer.step(token)
+        if not some:  # by now it knows, and this step was in vain
+            break
     return best
 
 

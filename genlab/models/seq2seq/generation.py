@@ -6,9 +6,10 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from genlab.models.seq2seq.cached import captured
 from genlab.models.seq2seq.decoding import Decoded, LogProbs, Rules, beam_search, greedy, sample
 from genlab.models.seq2seq.voting import Extractive, Vote
-from genlab.nn.masks import causal, unilm
+from genlab.nn.masks import CAUSAL, FULL, unilm
 
 __all__ = ["Cached", "Decoding", "Guided", "Recomputed", "write"]
 
@@ -85,7 +86,7 @@ class Cached:
     """A Scorer by BERT's prefill and step: `num` texts to each source ids (B, L), of `lengths` (B,), share its cache.
 
     condition (B, C): what the rows are written under. A source of the target's own segment is read from left to right, as a
-    language model reads a beginning.
+    language model reads a beginning. graph, the default on CUDA: each step is a CUDA graph's.
     """
 
     def __init__(
@@ -98,25 +99,33 @@ class Cached:
         max_length: int,
         target_segment: int,
         condition: Tensor | None = None,
+        graph: bool | None = None,
     ):
-        self.net, self.inputs = net, (ids, segments, lengths)
+        self.net, self.inputs, self.mask = net, (ids, segments, lengths), None
+        self.condition, self.graph = condition, ids.is_cuda if graph is None else graph
         self.options = {"num_beams": num, "max_new_tokens": max_length, "target_segment": target_segment}
-        self.options["condition"] = condition
         if bool((segments == target_segment).any()):
-            self.options["mask"] = causal(torch.arange(ids.shape[1], device=ids.device) < lengths[:, None])
+            self.mask = CAUSAL
+        elif bool((lengths == ids.shape[1]).all()):
+            self.mask = FULL
 
     def start(self) -> Tensor:
-        hidden, self.cache = self.net.prefill(*self.inputs, **self.options)
-        return self.net.logits(self.net.last(hidden, self.inputs[2]), self.options["condition"])
+        options = self.options | {"mask": self.mask, "condition": self.condition}
+        if self.graph:
+            self.written = captured(self, self.net, self.inputs[0], condition=self.condition, **self.options)
+            hidden, _ = self.net.prefill(*self.inputs, **options, cache=self.written.cache)
+        else:
+            hidden, self.written = self.net.prefill(*self.inputs, **options)
+        return self.net.logits(self.net.last(hidden, self.inputs[2]), self.condition)
 
     def step(self, tokens: Tensor) -> Tensor:
-        return self.net.step(tokens, self.cache)
+        return self.written.step(self.net, tokens) if self.graph else self.net.step(tokens, self.written)
 
     def reorder(self, parents: Tensor) -> None:
-        self.cache.reorder(parents)
+        self.written.reorder(parents)
 
     def keep(self, rows: Tensor) -> None:
-        self.cache.keep(rows)
+        self.written.keep(rows)
 
 
 class Recomputed:

@@ -162,6 +162,20 @@ def test_a_batch_is_a_function_of_seed_epoch_and_examples():
         assert not segments[n:].any() and segments[:n].any()
 
 
+def test_rows_are_padded_to_a_multiple_and_never_beyond_the_longest_there_may_be():
+    c = codec()
+    e = Encoded([asked([text(*range(n))], [(text(1),)], document=str(n)) for n in (3, 5, 30)], c)
+    for draw, multiple, width in (([0], 1, 10), ([0], 8, 16), ([0, 1], 4, 12), ([2], 16, 21), ([0], 64, 21)):
+        plain = TextBatches(e, 3, 0.0)[TextDraw(torch.tensor(draw), 0)]
+        wide = TextBatches(e, 3, 0.0, multiple)[TextDraw(torch.tensor(draw), 0)]
+        n = plain["ids"].shape[1]
+        assert wide["ids"].shape[1] == wide["segments"].shape[1] == width and torch.equal(wide["lengths"], plain["lengths"])
+        for name in ("ids", "segments"):
+            assert torch.equal(wide[name][:, :n], plain[name]) and not wide[name][:, n:].any()
+    with pytest.raises(DataError, match=r"data\.pad_to_multiple_of=0"):
+        Pairs(pad_to_multiple_of=0)
+
+
 # --- order and splits ----------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from genlab.losses.language import continued, masked, next_tokens, uniforms
+from genlab.losses.language import IGNORED, continued, masked, most_masked, next_tokens, select, uniforms
 
 VOCAB, PAD, CLS, SEP, MASK = 1000, 0, 2, 3, 4
 
@@ -146,3 +146,28 @@ def test_the_split_is_uniform():
     sizes = asked.segments.sum(1)
     for size in range(1, 6):
         assert within(int((sizes == size).sum()), 3000, 1 / 5)
+
+
+def test_chosen_places_come_first_and_each_place_once():
+    random = torch.Generator().manual_seed(0)
+    right = torch.arange(100, 140).view(5, 8)
+    for rate in (0.0, 0.3, 1.0):
+        chosen = torch.rand(5, 8, generator=random) < rate
+        expected = [i for i, here in enumerate(chosen.flatten().tolist()) if here]
+        places, answers = select(chosen, right)
+        assert places.tolist() == expected and answers.tolist() == [100 + i for i in expected]
+        for capacity in (3, 24, 40, 50):
+            places, answers = select(chosen, right, capacity)
+            assert len(places) == len(answers) == min(capacity, 40) == len(places.unique())
+            kept = expected[:capacity]
+            asked = answers != IGNORED
+            assert places[asked].tolist() == kept and answers[asked].tolist() == [100 + i for i in kept]
+
+
+def test_no_batch_hides_more_than_is_reckoned_with():
+    ids, starts, hideable, keys = rows(200, 512)
+    for rate in (0.15, 0.4):
+        counts = masked(ids, starts, hideable, keys, rate, MASK, VOCAB).chosen.view(20, -1).sum(1)
+        most = most_masked(10 * 512, rate)
+        assert counts.max() < most < 1.5 * counts.double().mean()
+    assert most_masked(20, 0.15) == 20 and most_masked(64 * 512, 0.15) == 5696

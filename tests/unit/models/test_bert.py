@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from genlab.models.seq2seq.bert import BERT
+from genlab.models.seq2seq.cached import Cache
 from genlab.nn import masks
 
 V = 50
@@ -107,21 +108,17 @@ def again(model: BERT, source, written, target_segment: int, causal: bool = Fals
 
 
 @pytest.mark.parametrize(
-    ("num_beams", "target_segment", "static", "changes"),
-    [
-        (1, 1, False, {}),
-        (3, 1, True, {"embedding_dim": 8}),
-        (2, 5, False, {"num_segments": 6}),
-        (4, 1, True, {"activation": "gelu_new"}),
-    ],
+    ("num_beams", "target_segment", "changes"),
+    [(1, 1, {}), (3, 1, {"embedding_dim": 8}), (2, 5, {"num_segments": 6}), (4, 1, {"activation": "gelu_new"})],
 )
+@pytest.mark.parametrize("static", [False, True])
 def test_cached_steps_equal_running_the_whole_row(num_beams, target_segment, static, changes):
     """Over random lengths, beams that go on from other beams, and rows that drop out."""
     model = bert(**changes)
     lengths = torch.tensor([9, 3, 12, 1, 7])
     ids = torch.randint(1, V, (5, 12))  # what stands behind a row's length must not matter
-    hidden, cache = model.prefill(ids, None, lengths, num_beams, 8, target_segment)
-    cache.static = static
+    cache = Cache(3, ids, num_beams, 8, target_segment, static)
+    hidden, _ = model.prefill(ids, None, lengths, num_beams, 8, target_segment, cache=cache)
     first = model.logits(model.last(hidden, lengths))
     sources = [ids[b, :n] for b, n in enumerate(lengths)]
     for b, source in enumerate(sources):
@@ -153,7 +150,7 @@ def test_cached_steps_in_bfloat16():
     ids, lengths = torch.randint(1, V, (2, 6)), torch.tensor([6, 4])
     with torch.autocast("cpu", torch.bfloat16):
         _, cache = model.prefill(ids, None, lengths, 2, 3)
-        assert cache.keys.dtype == torch.bfloat16
+        assert cache.memory.dtype == torch.bfloat16
         written = torch.randint(1, V, (2, 2, 3))
         for t in range(3):
             logits = model.step(written[:, :, t], cache)
@@ -191,12 +188,11 @@ def test_beams_share_the_memory_of_their_source():
     model = bert()
     ids, lengths = torch.randint(1, V, (2, 6)), torch.tensor([6, 4])
     caches = [model.prefill(ids, None, lengths, beams, 4)[1] for beams in (1, 5)]
-    assert all(key.shape == (2, 4, 6, 6) for cache in caches for key, _ in cache.source)
-    assert caches[1].keys.shape == (3, 2, 5, 4, 4, 6)
-    address = caches[1].keys.data_ptr(), caches[1].values.data_ptr()
+    assert [cache.memory.shape for cache in caches] == [(3, 2, 2, 4, 6 + beams * 4, 6) for beams in (1, 5)]
+    address = caches[1].memory.data_ptr()
     model.step(torch.ones(2, 5, dtype=torch.long), caches[1])
     caches[1].reorder(torch.zeros(2, 5, dtype=torch.long))
-    assert (caches[1].keys.data_ptr(), caches[1].values.data_ptr()) == address
+    assert caches[1].memory.data_ptr() == address
 
 
 def test_what_cannot_be_decoded_is_refused():

@@ -89,3 +89,16 @@ def test_left_padding_is_not_seen_either():
 def test_positions_restart_with_each_document():
     documents = torch.tensor([[0, 0, 0, 1, 2, 2, -1, -1], [5, 5, 5, 5, 5, 5, 5, 5]])
     assert masks.positions_of(documents).tolist() == [[0, 1, 2, 0, 0, 1, 0, 1], list(range(8))]
+
+
+def test_masks_without_a_tensor_are_those_with_one():
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 4, 2, 24, 8, dtype=torch.float64)
+    full = torch.ones(4, 24, dtype=torch.bool)
+    found = masks.attend(query, key, value, masks.FULL)
+    assert torch.allclose(found, masks.attend(query, key, value, masks.bidirectional(full)), rtol=1e-12)
+    padding = torch.arange(24) < torch.tensor([24, 1, 13, 20])[:, None]
+    found = masks.attend(query, key, value, masks.CAUSAL)
+    expected = masks.attend(query, key, value, masks.causal(padding))
+    real = padding[:, None, :, None].expand_as(found)
+    assert torch.allclose(found[real], expected[real], rtol=1e-12) and found.isfinite().all()
