@@ -20,11 +20,16 @@ def check_weights(system, step: int) -> None:
 
 
 class DivergenceGuard(Callback):
-    """Stops the run when the loss is NaN or infinite, looking every `every_num_steps` steps."""
+    """Stops the run when the loss is NaN or infinite, looking every `every_num_steps` steps.
 
-    def __init__(self, every_num_steps: int = 1):
+    null: at each on the CPU; on an accelerator, which would have to be waited for, at every 50th: a loss that is not finite
+    makes weights so, and with them every later loss, and Checkpoint saves none of these.
+    """
+
+    def __init__(self, every_num_steps: int | None = None):
         self.every_num_steps = every_num_steps
 
     def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
-        if trainer.global_step % self.every_num_steps == 0 and not torch.isfinite(outputs["loss"]):
+        every = self.every_num_steps or (1 if outputs["loss"].device.type == "cpu" else 50)
+        if trainer.global_step % every == 0 and not torch.isfinite(outputs["loss"]):
             raise Diverged(f"step {trainer.global_step}: the loss is {outputs['loss'].item()}; {ADVICE}")

@@ -35,6 +35,9 @@ class EMA(Callback):
         self.raw = self._state(system)  # aliases of the weights, which every later change of them shows
         start = self.average or self.raw
         self.average = {name: value.to(system.device, copy=True) for name, value in start.items()}
+        floats = [name for name, value in self.raw.items() if value.is_floating_point()]
+        self.averaged = [[state[name] for name in floats] for state in (self.average, self.raw)]
+        self.copied = [[state[name] for name in self.raw if name not in floats] for state in (self.average, self.raw)]
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
@@ -46,10 +49,9 @@ class EMA(Callback):
         if self.ramp_up is not None:
             half_life = min(half_life, self.ramp_up * self.images_seen)
         decay = 0.5 ** (count * trainer.accumulate_grad_batches / half_life)
-        floats = [name for name, value in self.raw.items() if value.is_floating_point()]
-        torch._foreach_lerp_([self.average[n] for n in floats], [self.raw[n] for n in floats], 1 - decay)
-        for name in self.raw.keys() - set(floats):
-            self.average[name].copy_(self.raw[name])
+        torch._foreach_lerp_(*self.averaged, 1 - decay)
+        if self.copied[0]:
+            torch._foreach_copy_(*self.copied)
 
     @torch.no_grad()
     def swap(self, system: LightningModule) -> None:

@@ -38,13 +38,22 @@ class Codes(Rows):
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def moving(self) -> bool:
+        """Not fixed."""
+        return len(self.moves) == len(self)
+
     def allocate(self, values: Tensor) -> None:
         """Starts anew from `values` (N, Z)."""
         self.values = values.to(self.values)
         self.forget()
 
     def forget(self) -> None:
-        """Adam's state as it was before the first move."""
+        """Adam's state as it was before the first move; in its place where it has one."""
+        if self.moving:
+            for state in (self.mean, self.square, self.moves):
+                state.zero_()
+            return
         self.mean, self.square = torch.zeros_like(self.values), torch.zeros_like(self.values)
         self.moves = torch.zeros(len(self), dtype=torch.int32, device=self.values.device)
 
@@ -72,7 +81,7 @@ class Codes(Rows):
         return z / (norm.clamp_min(1.0) if self.space == "ball" else norm.clamp_min(1e-12))
 
     @torch.no_grad()
-    def move(self, index: Tensor, gradient: Tensor, lr: float) -> None:
+    def move(self, index: Tensor, gradient: Tensor, lr: float | Tensor) -> None:
         """One step of Adam on the rows `index` (B,), all different, with their gradient (B, Z)."""
         (b1, b2), gradient = self.betas, gradient.to(self.values.dtype)
         self.moves[index] += 1

@@ -7,8 +7,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from genlab.nn.log_det import Exact, Truncated
 from genlab.nn.pixels import Pixels, bits_per_dim
-from genlab.nn.residual import without_log_det
+from genlab.nn.residual import ResidualBlock, without_log_det
 
 __all__ = ["Flow"]
 
@@ -98,6 +99,13 @@ class Flow(LightningModule):
             return 1.0
         done = min((step - self.warmup_steps) / (self.decay_steps - self.warmup_steps), 1.0)
         return 0.5 * (1 + math.cos(math.pi * done))
+
+    def graph_key(self) -> tuple:
+        """What decides which kernels a step launches (trainer.graph=true); ValueError where each step draws that anew."""
+        blocks = [module for module in self.net.modules() if isinstance(module, ResidualBlock)]
+        if any(not isinstance(block.series, Exact | Truncated) for block in blocks):
+            raise ValueError("trainer.graph=true: net.log_det draws how many terms each step takes; use log_det=truncated")
+        return ()
 
     def optimizer_step(self, *args, **kwargs) -> None:
         super().optimizer_step(*args, **kwargs)

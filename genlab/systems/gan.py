@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import partial
 from typing import Literal
 
 import torch
@@ -93,7 +92,7 @@ class GAN(LightningModule):
 
     def penalise(self, x: Tensor, k: Tensor, y: Tensor | None, logs: dict[str, Tensor]) -> Tensor | float:
         """The penalty's mean over the batch at the steps that it is due at, else 0."""
-        if self.penalty is None or self.global_step % self.penalty.every:
+        if not self._penalty_due:
             return 0.0
         value = self.penalty(lambda images: self.score(self.discriminate(images, y, fake=True)), x, k.detach()).mean()
         logs["train/penalty"] = value.detach()
@@ -101,8 +100,17 @@ class GAN(LightningModule):
 
     # --- who steps when ----------------------------------------------------------------------------------------
 
+    def graph_key(self) -> tuple:
+        """What decides which kernels the next turn launches (trainer.graph=true); ValueError where that changes freely."""
+        updates.check_graph(self.generator)
+        return self.turn, self._penalty_due
+
+    @property
+    def _penalty_due(self) -> bool:
+        return self.penalty is not None and self.global_step % self.penalty.every == 0
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        x = batch["image"].to(memory_format=self.memory_format)
+        x = batch["image"].to(self.dtype, memory_format=self.memory_format)
         y = batch["label"] if self.num_classes else None
         if self.turn in (None, 0):
             advance_spectral_norm(self)
@@ -153,11 +161,7 @@ class GAN(LightningModule):
 
     def on_fit_start(self) -> None:
         updates.check_trainer(self.update, self.trainer)
-        classes = self.trainer.datamodule.num_classes
-        if self.num_classes and self.num_classes != classes:
-            raise ValueError(
-                f"model.num_classes={self.num_classes}: {self.trainer.datamodule.name} has {classes or 'no'} classes"
-            )
+        updates.check_classes(self.num_classes, self.trainer.datamodule)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         # Far below train/score_real: the discriminator knows the training images by heart.
@@ -168,9 +172,9 @@ class GAN(LightningModule):
 
     def draw(self, num: int, generator: torch.Generator | None = None) -> Tensor:
         """`num` vectors of the prior, (num, Z), on the system's device."""
-        draw = torch.randn if self.prior_name == "normal" else partial(_uniform, -1.0, 1.0)
+        draw = torch.randn if self.prior_name == "normal" else torch.rand
         z = draw(num, self.latent_dim, generator=generator, device=generator.device if generator else self.device)
-        return z.to(self.device, self.dtype)
+        return (z if self.prior_name == "normal" else 2 * z - 1).to(self.device, self.dtype)
 
     def prior(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
         """`num` vectors of the prior times `scale`, (num, Z): by `seed`, the same on every device and for every `num`."""
@@ -213,7 +217,3 @@ class GAN(LightningModule):
         """Takes the generator's batch statistics anew, from `num_batches` of 256 samples each (standing statistics)."""
         with standing_statistics(self.generator):
             self.sample(256 * num_batches, seed)
-
-
-def _uniform(low: float, high: float, *size: int, generator=None, device=None) -> Tensor:
-    return torch.rand(*size, generator=generator, device=device) * (high - low) + low

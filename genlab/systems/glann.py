@@ -85,6 +85,9 @@ class GLANN(GLO):
                 "training must be told: trainer.strategy.find_unused_parameters=true"
             )
 
+    def graph_key(self) -> tuple:
+        return *super().graph_key(), self.stage
+
     def groups(self) -> list[dict]:
         mapping = {"params": list(self.mapping.parameters()), "lr": self.mapping_lr, "name": "mapping"}
         return [*super().groups(), mapping | {"weight_decay": self.mapping_weight_decay}]
@@ -126,7 +129,10 @@ class GLANN(GLO):
                     distances, rows = (part[:, 0] for part in nearest(codes, self.mapping(e)))
                     better = distances < least
                     least[better], noise[better] = distances[better], e[rows[better]]
-            self.matches.noise = noise
+            if len(self.matches):
+                self.matches.noise.copy_(noise)  # where a captured step reads it
+            else:
+                self.matches.noise = noise
             self.log("train/match_distance", least.mean().float(), rank_zero_only=True)
         if self.trainer.world_size > 1:
             self.matches.noise = self.trainer.strategy.broadcast(self.matches.noise).to(self.device)

@@ -54,6 +54,7 @@ class GLO(LightningModule):
         self.optimizer, self.generator_lr, self.code_lr, self.halve_every = optimizer, generator_lr, code_lr, halve_every
         self.reset_optimizer, self.batch_statistics, self.sampler = reset_optimizer, batch_statistics, None
         self.pending: list[tuple[Tensor, Tensor]] = []  # rows and codes whose gradient is being gathered
+        self.register_buffer("code_rate", torch.zeros(()), persistent=False)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
@@ -104,8 +105,10 @@ class GLO(LightningModule):
             self.forget()
 
     def forget(self) -> None:
-        """Drops the moments of all optimisers."""
-        self.optimizers().state.clear()
+        """Every optimiser's state as it was before its first step, in its place."""
+        for state in self.optimizers().state.values():
+            for value in state.values():
+                value.zero_()
         self.codes.forget()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -115,16 +118,23 @@ class GLO(LightningModule):
         self.log("train/reconstruction", loss.detach())
         return loss
 
+    def graph_key(self) -> tuple:
+        return ()  # every step launches the same kernels (trainer.graph=true)
+
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
-        """The networks and the batch's codes move together, by gradients taken at the same place."""
         rates = self.rates()
         for group in optimizer.param_groups:
             group["lr"] = rates[group["name"]]
+        self.code_rate.fill_(rates["codes"])
         optimizer.step(closure=optimizer_closure)
-        self.move_codes(rates["codes"])
+        if self.codes.moving and self.codes.space == "sphere" and (self.batch_count + 1) % self.batches_a_pass == 0:
+            self.codes.project()
 
-    def move_codes(self, lr: float) -> None:
-        """Moves the rows of the batches since the last step, those of other processes too, by the mean loss's gradient."""
+    def on_before_optimizer_step(self, optimizer) -> None:
+        """The networks and the batch's codes move together, by gradients taken at the same place.
+
+        Moves the rows of the batches since the last step, those of other processes too, by the mean loss's gradient.
+        """
         if not self.pending:
             return
         index = torch.cat([rows for rows, _ in self.pending])
@@ -132,9 +142,7 @@ class GLO(LightningModule):
         self.pending.clear()
         if self.trainer.world_size > 1:  # the processes draw different rows
             index, gradient = (self.all_gather(part).flatten(0, 1) for part in (index, gradient))
-        self.codes.move(index, gradient, lr)
-        if self.codes.space == "sphere" and (self.batch_count + 1) % self.batches_a_pass == 0:
-            self.codes.project()
+        self.codes.move(index, gradient, self.code_rate)
 
     def groups(self) -> list[dict]:
         return [{"params": list(self.generator.parameters()), "lr": self.generator_lr, "name": "generator"}]

@@ -18,7 +18,10 @@ from torch.nn.utils import parametrizations, spectral_norm
 
 from genlab.nn.norm import couples_batch
 
-__all__ = ["check", "check_trainer", "check_unused", "discriminator_turn", "generator_turn", "scaled", "shared", "single"]
+__all__ = [
+    "check", "check_classes", "check_graph", "check_trainer", "check_unused", "discriminator_turn", "generator_turn",
+    "scaled", "shared", "single",
+]  # fmt: skip
 
 # The least |a| that `scaled` divides by: below it (a saturated hinge, a confident sigmoid) D's gradient for that fake
 # is raised to this value, an error of at most SMALLEST per sample in D, so that G's stays exact.
@@ -124,6 +127,18 @@ def check_trainer(update: str, trainer) -> None:
             f"trainer.precision={trainer.precision}: the gradient handed from D to G is not loss-scaled and can underflow "
             "in float16; use trainer.precision=bf16-mixed"
         )
+
+
+def check_classes(num_classes: int, data) -> None:
+    """ValueError where a model of `num_classes` is to be trained on data of other labels."""
+    if num_classes and num_classes != data.num_classes:
+        raise ValueError(f"model.num_classes={num_classes}: {data.name} has {data.num_classes or 'no'} classes")
+
+
+def check_graph(generator: torch.nn.Module) -> None:
+    """ValueError for networks whose steps cannot be captured."""
+    if hasattr(generator, "set_level"):
+        raise ValueError("trainer.graph=true: a growing network (net=pggan, growing_*) changes its shape; leave it out")
 
 
 def check_unused(trainer, why: str) -> None:

@@ -1,0 +1,65 @@
+"""Lightning's trainer, with two ways to make a step faster."""
+
+from typing import Any
+
+import lightning.pytorch
+import torch
+from lightning.pytorch import Callback
+
+from genlab.systems.graph import GraphStrategy
+
+__all__ = ["Compile", "Trainer"]
+
+
+class Trainer(lightning.pytorch.Trainer):
+    """Lightning's Trainer and its arguments, and besides:
+
+    graph: a training step is one CUDA graph (genlab.systems.graph), which a small model gains most by: one CUDA GPU, and a
+    model whose steps can be captured. compile: the networks are compiled for training (torch.compile). Both can be had
+    together. Raises ValueError where a graph cannot be had.
+    """
+
+    def __init__(self, *args: Any, graph: bool = False, compile: bool = False, **options: Any):
+        if graph:
+            options["strategy"] = _graph_strategy(options)
+        if compile:
+            options["callbacks"] = [Compile(), *(options.get("callbacks") or [])]
+        super().__init__(*args, **options)
+
+
+class Compile(Callback):
+    """Compiles the forward and backward of each network of the system by torch.compile (trainer.compile=true).
+
+    In training steps alone: validation and pictures, whose batches have other sizes, run as ever. State and its names stay
+    what they are.
+    """
+
+    def on_fit_start(self, trainer, system) -> None:
+        self.networks = [module for module in system.children() if any(p.requires_grad for p in module.parameters())]
+        for network in self.networks:
+            network.compile()
+        torch.compiler.set_stance("force_eager")
+
+    def on_train_batch_start(self, trainer, system, batch, batch_idx) -> None:
+        torch.compiler.set_stance("default")
+
+    def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
+        torch.compiler.set_stance("force_eager")
+
+    def teardown(self, trainer, system, stage: str) -> None:
+        torch.compiler.set_stance("default")
+        for network in getattr(self, "networks", []):
+            network._compiled_call_impl = None
+
+
+def _graph_strategy(options: dict[str, Any]) -> GraphStrategy:
+    strategy, devices = options.get("strategy", "auto"), options.get("devices", 1)
+    if strategy != "auto":
+        name = strategy if isinstance(strategy, str) else type(strategy).__name__
+        raise ValueError(f"trainer.graph=true: is a strategy itself and replaces {name}; use trainer=gpu")
+    if options.get("accelerator", "auto") not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        raise ValueError("trainer.graph=true: needs a CUDA GPU, and none is there or asked for; leave it out")
+    chosen = devices if isinstance(devices, list) else [0] if devices in (1, "auto", "1") else None
+    if chosen is None or len(chosen) != 1:
+        raise ValueError(f"trainer.graph=true: trainer.devices={devices}, expected one, as 1 or [its number]")
+    return GraphStrategy(torch.device("cuda", chosen[0]))

@@ -1,0 +1,101 @@
+"""On a CUDA device: steps replayed from a graph are the steps that run eagerly."""
+
+import pytest
+import torch
+
+from genlab.runs import read_checkpoint
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+
+COMMON = ["data=digits", "data.batch_size=16", "trainer=gpu", "trainer.precision=64-true"]
+COMMON += ["trainer.max_steps=12", "trainer.val_check_interval=6", "trainer.log_every_n_steps=2"]
+COMMON += ["callbacks.grids=null", "evaluate=false", "explorer=false"]
+GAN = ["callbacks.quality=null", "net.generator.width_multiple=1"]
+GLO = ["callbacks.quality=null", "net.generator.dim=4", "net.generator.hidden_dim=32", "data.image_size=32"]
+RECIPES = {
+    "ogan": ["model=ogan", *GAN],
+    "alternating": ["model=dcgan", "model.update=alternating", "model.num_discriminator_steps=2", *GAN],
+    "lazy_penalty": ["model=dcgan", "penalty=r1", "penalty.every=3", "trainer.gradient_clip_val=1", *GAN],
+    "rmsprop": ["model=dcgan", "optimizer=rmsprop", *GAN],
+    "sngan": [
+        "model=sngan",
+        "data.image_size=32",
+        "callbacks.quality=null",
+        "net.generator.dim=8",
+        "net.discriminator.dim=8",
+    ],
+    "glo": ["model=glo", *GLO],
+    "glo_reset": ["model=glo", "model.reset_optimizer=true", "data.batch_size=512", *GLO],
+    "glann": ["model=glann", "model.glo_steps=6", *GLO],
+    "glow": ["model=glow", "net.depth=2", "net.hidden=8", "model.warmup_steps=2", "model.decay_steps=12"],
+    "iresnet": ["model=iresnet", "net.num_blocks=2", "net.width=8", "model.warmup_steps=4"],
+    "points": ["model=iresnet", "net=iresnet_points", "data=moons", "net.num_blocks=2", "net.width=16"],
+}
+
+
+def close(one: dict, other: dict) -> None:
+    """Weights, averages and optimiser states agree to rounding, and all else of two checkpoints exactly."""
+    assert one["global_step"] == other["global_step"]
+    assert one["lr_schedulers"] == other["lr_schedulers"]
+    for part in ("state_dict", "ema"):
+        for name, value in one.get(part, {}).items():
+            if not name.endswith((".u", ".v", ".basis")):  # singular vectors of maps, of either sign
+                value = value.double()
+                error = (value - other[part][name].double()).norm()
+                assert error <= 1e-4 * value.norm() + 1e-6, (part, name, error)
+    for a, b in zip(one["optimizer_states"], other["optimizer_states"], strict=True):
+        assert a["param_groups"] == b["param_groups"]
+        for key, state in a["state"].items():
+            assert float(state["step"]) == float(b["state"][key]["step"])
+
+
+def rows(path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_replayed_steps_are_the_eager_ones(trained_in, tmp_path, name):
+    words = [*COMMON, *RECIPES[name]]
+    if name == "points":
+        words.remove("data=digits")
+    for kind, more in {"eager": [], "graph": ["trainer.graph=true"]}.items():
+        trained_in(tmp_path / kind, *words, *more)
+    close(*(read_checkpoint(tmp_path / kind / "checkpoints" / "last.ckpt") for kind in ("eager", "graph")))
+    eager, graph = (rows(tmp_path / kind / "metrics.csv") for kind in ("eager", "graph"))
+    assert eager[0] == graph[0] and len(eager) == len(graph)
+    columns = eager[0].split(",")
+    for a, b in zip(eager[1:], graph[1:], strict=True):
+        for column, x, y in zip(columns, a.split(","), b.split(","), strict=True):
+            if x and not column.startswith("images_per") and "fid" not in column:
+                assert float(x) == pytest.approx(float(y), rel=1e-4, abs=1e-5), column
+
+
+def test_a_run_goes_on_under_a_graph_and_without_one(trained_in, tmp_path):
+    words = [*COMMON, *RECIPES["ogan"]]
+    trained_in(tmp_path / "whole", *words, "trainer.graph=true")
+    trained_in(tmp_path / "parts", *words, "trainer.graph=true", "trainer.max_steps=6")
+    trained_in(tmp_path / "parts", f"run={tmp_path / 'parts'}", "trainer.max_steps=9")
+    trained_in(tmp_path / "parts", f"run={tmp_path / 'parts'}", "trainer.max_steps=12", "trainer.graph=false")
+    close(*(read_checkpoint(tmp_path / kind / "checkpoints" / "last.ckpt") for kind in ("whole", "parts")))
+
+
+@pytest.mark.parametrize("name", ["ogan", "glow"])
+def test_compiled_networks_take_the_same_steps(trained_in, tmp_path, name):
+    words = [*COMMON, *RECIPES[name], "trainer.max_steps=6"]
+    trained_in(tmp_path / "eager", *words)
+    trained_in(tmp_path / "compiled", *words, "trainer.graph=true", "trainer.compile=true")
+    close(*(read_checkpoint(tmp_path / kind / "checkpoints" / "last.ckpt") for kind in ("eager", "compiled")))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["model=residual_flow", "net.num_blocks=1", "net.width=8"], "net.log_det"),
+        (["model=imle", "callbacks.quality=null"], "IMLE"),
+        (["model=ogan", "trainer.accumulate_grad_batches=2", *GAN], "accumulate_grad_batches"),
+        (["model=ogan", "trainer.detect_anomaly=true", *GAN], "detect_anomaly"),
+    ],
+)
+def test_what_cannot_be_captured_is_refused_by_name(trained_in, tmp_path, words, says):
+    with pytest.raises(ValueError, match=says):
+        trained_in(tmp_path, *COMMON, *words, "trainer.graph=true")
