@@ -1,5 +1,6 @@
 """From stored uint8 images to batches: a whole batch is indexed at once, on the device that holds them."""
 
+import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ class MappedImages:
     def __getitem__(self, key: int | slice | Tensor) -> Tensor:
         if self._map is None:
             self._map = np.memmap(self.file, np.uint8, "r", shape=self._stored)
+            if hasattr(mmap, "MADV_RANDOM"):  # reading ahead would read what no batch has asked for
+                self._map._mmap.madvise(mmap.MADV_RANDOM)
         # NumPy would take a tensor of one element for an int and drop the dimension.
         key = key.numpy() if isinstance(key, Tensor) else key
         return torch.from_numpy(np.array(self._map[self.rows[key]]))

@@ -1,7 +1,7 @@
 """The order of training as a pure function of (seed, epoch, position)."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from genlab.data.decode import DataError
+from genlab.data.shuffle import digest, mixed, shuffled
+
+TABLE = 1 << 20  # the longest set whose order is kept as a table; beyond, each batch computes its part of one
 
 
 class Draw(NamedTuple):
@@ -62,17 +65,29 @@ class StepSampler:
         for step in range(position, position + len(self)):
             epoch, batch = divmod(step, len(self))
             if epoch != drawn:
-                drawn, (order, flips) = epoch, self._shuffle(epoch)
+                drawn, order = epoch, self._computed(epoch) if self.count > TABLE else self._table(epoch)
             first = batch * self.global_batch + self.rank * self.batch_size
-            rows = slice(first, first + self.batch_size)
-            yield Draw(order[rows], flips[rows] if self.flip else None)
+            index, flip = order(first, first + self.batch_size)
+            yield Draw(index, flip if self.flip else None)
 
-    def _shuffle(self, epoch: int) -> tuple[Tensor, Tensor]:
-        digest = hashlib.blake2b(f"{self.seed} {epoch}".encode(), digest_size=32).digest()
+    def _computed(self, epoch: int) -> Callable[[int, int], tuple[Tensor, Tensor]]:
+        """(rows, flips) of a part of the epoch's order, in no more memory than they take."""
+        key = digest("order", self.seed, epoch)
+
+        def order(start: int, end: int) -> tuple[Tensor, Tensor]:
+            places = np.arange(start, end)
+            flips = mixed(places.astype(np.uint64) + np.uint64(digest("flip", key))) & np.uint64(1)
+            return torch.from_numpy(shuffled(places, self.count, key)), torch.from_numpy(flips == 1)
+
+        return order
+
+    def _table(self, epoch: int) -> Callable[[int, int], tuple[Tensor, Tensor]]:
+        words = hashlib.blake2b(f"{self.seed} {epoch}".encode(), digest_size=32).digest()
         # RandomState, because NumPy has frozen its streams: a resume under a later version draws the same.
-        generator = np.random.RandomState(np.frombuffer(digest, dtype="<u4").astype(np.uint32))
-        order = torch.from_numpy(generator.permutation(self.count).astype(np.int64))
-        return order, torch.from_numpy(generator.random_sample(self.count) < 0.5)
+        generator = np.random.RandomState(np.frombuffer(words, dtype="<u4").astype(np.uint32))
+        rows = torch.from_numpy(generator.permutation(self.count).astype(np.int64))
+        flips = torch.from_numpy(generator.random_sample(self.count) < 0.5)
+        return lambda start, end: (rows[start:end], flips[start:end])
 
 
 def in_order(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Draw]:
