@@ -62,6 +62,18 @@ COMMANDS = {
             "--figure {images}/gan_comparison.png",
         ],
     ),
+    "points": (
+        0.5,
+        [
+            f"genlab train -m experiment=points_{flow} data=moons,circles,rings,checkerboard,eight_gaussians,pinwheel,"
+            f"swiss_roll,two_spirals hydra.sweep.dir=outputs/gallery/points_{flow}"
+            for flow in ("glow", "iresnet")
+        ]
+        + [
+            "python benchmarks/points.py outputs/gallery/points_glow outputs/gallery/points_iresnet "
+            "--figure {images}/points.png"
+        ],
+    ),
     "growth": (0.1, ["python benchmarks/growth.py {images}/growth.png"]),
     "checkerboard": (0.1, ["python benchmarks/checkerboard.py {images}/checkerboard.png"]),
 }
