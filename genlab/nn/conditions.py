@@ -31,6 +31,8 @@ class Labels(nn.Module):
         super().__init__()
         self.values, self.dim = {field: list(names) for field, names in (values or {}).items()}, dim
         self.tables = nn.ModuleList(nn.Embedding(len(names) + 1, dim) for names in self.values.values())
+        for table in self.tables:  # as small as a BERT's: a long vector would move all gains of a network at each step
+            nn.init.trunc_normal_(table.weight, std=0.02, a=-0.04, b=0.04)
 
     def forward(self, given: Mapping[str, Tensor], dropout: float = 0.0) -> Tensor:
         labels = given["labels"].to(self.device)
