@@ -133,3 +133,10 @@ def test_settings_without_meaning_are_refused():
         made(condition_dropout=1)
     with pytest.raises(ValueError, match=r"decoding\.guidance=2: needs a model trained with model\.condition_dropout"):
         made(condition_dropout=0.0).generate([Example("0", ("",), ((),))], Decoding(guidance=2))
+
+
+def test_a_condition_starts_as_short_as_an_embedding_of_bert():
+    condition = Labels({"form": ["a", "b"], "dynasty": ["c"]}, dim=256)
+    weights = torch.cat([table.weight.flatten() for table in condition.tables])
+    assert weights.abs().max() <= 0.04
+    assert 0.015 < weights.std() < 0.02  # 0.02, cut at twice as much
