@@ -74,7 +74,7 @@ def test_conditions_are_left_out_as_often_as_said_and_only_in_training():
     data = batch(system)
     assert torch.equal(system.predict(data)[0], system.predict(data)[0])
     system.train()
-    found = {round(system(data).item(), 4) for _ in range(12)}
+    found = {round(system(data).item(), 6) for _ in range(12)}
     assert len(found) > 1
 
 
