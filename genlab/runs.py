@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -86,7 +86,7 @@ class Manifest:
 
     @classmethod
     def create(cls, run_dir: Path, content: dict[str, Any], writes: bool = True) -> "Manifest":
-        """Claims `run_dir` for a new run; RunError if another run has it already."""
+        """Claims `run_dir` for a new run; RunError if another has it, but for one that failed before its first step."""
         content = {"status": "running", "started": datetime.now(UTC).isoformat(timespec="seconds"), **content}
         manifest = cls(run_dir, content, writes)
         if not writes:
@@ -97,6 +97,11 @@ class Manifest:
             with open(run_dir / "manifest.json", "x"):  # only one process can create it
                 pass
         except FileExistsError:
+            with suppress(RunError):  # where another process is writing it at this moment
+                there = cls.read(run_dir)
+                if there.content["status"] == "failed" and not there.content.get("steps"):
+                    there.path.unlink()
+                    return cls.create(run_dir, content)
             raise RunError(
                 f"hydra.run.dir={run_dir}: there is a run in it already; continue that one with "
                 f"`genlab train run={run_dir}`, or name another directory"

@@ -18,6 +18,15 @@ def test_a_manifest_is_claimed_once_and_written_whole(tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["manifest.json"]
 
 
+def test_what_failed_before_its_first_step_holds_no_directory(tmp_path):
+    runs.Manifest.create(tmp_path, {"model": "ogan", "steps": 0}).update(status="failed", error="a typo")
+    again = runs.Manifest.create(tmp_path, {"model": "glow", "steps": 0})
+    assert again.content["model"] == "glow" and "error" not in runs.Manifest.read(tmp_path).content
+    again.update(status="failed", steps=1)
+    with pytest.raises(runs.RunError, match="there is a run in it already"):
+        runs.Manifest.create(tmp_path, {})
+
+
 def test_other_processes_of_a_run_write_nothing(tmp_path):
     runs.Manifest.create(tmp_path / "run", {}, writes=False).update(status="failed")
     assert not (tmp_path / "run").exists()
