@@ -37,6 +37,7 @@ class Flow(LightningModule):
         alpha: float = 0.05,
     ):
         super().__init__()
+        torch.backends.cudnn.allow_tf32 = False  # three digits of a convolution, where an inverse is found to six
         self.net, self.optimizer, self.lr = net, optimizer, lr
         self.warmup_steps, self.decay_steps, self.find_levels = warmup_steps, decay_steps, levels is None
         if decay_steps is not None and decay_steps <= warmup_steps:

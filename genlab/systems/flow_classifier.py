@@ -34,6 +34,7 @@ class InvertibleClassifier(LightningModule):
         shift: int = 0,
     ):
         super().__init__()
+        torch.backends.cudnn.allow_tf32 = False  # three digits of a convolution, where an inverse is found to six
         if decay_steps is not None and decay_steps <= warmup_steps:
             raise ValueError(f"model.decay_steps={decay_steps}: expected null or more than warmup_steps={warmup_steps}")
         if shift < 0:
