@@ -3,6 +3,7 @@
 import contextlib
 import io
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -41,6 +42,7 @@ class Transform:
     channels: int
     crop: str | int
     resize: str
+    shrinks: ClassVar[bool] = False  # pad: pictures that are too large, too
 
     def __post_init__(self) -> None:
         if not (isinstance(self.image_size, int) and self.image_size > 0):
@@ -66,10 +68,13 @@ class Transform:
         size = self.image_size
         if self.resize == "pad":
             if max(width, height) > size:
-                raise DataError(
-                    f"data.resize=pad cannot shrink {width}x{height} pixels to data.image_size={size}; "
-                    f"use one of {', '.join(FILTERS)}"
-                )
+                if not self.shrinks:
+                    raise DataError(
+                        f"data.resize=pad cannot shrink {width}x{height} pixels to data.image_size={size}; "
+                        f"use one of {', '.join(FILTERS)}"
+                    )
+                image = ImageOps.contain(image, (size, size), Image.Resampling.LANCZOS)
+                width, height = image.size
             canvas = Image.new(image.mode, (size, size))
             canvas.paste(image, ((size - width) // 2, (size - height) // 2))
             image = canvas
@@ -109,3 +114,9 @@ class Transform:
             images = images[:, 0] if grey else images.transpose(0, 2, 3, 1)
         images = images[..., 0] if images.shape[-1] == 1 and not grey else images
         return np.stack([self(Image.fromarray(image)) for image in images])
+
+
+class Shrinking(Transform):
+    """A Transform of somebody's own pictures, of any size: pad makes those that are too large fit, by Lanczos' filter."""
+
+    shrinks = True

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genlab.data.cache import cached_images
-from genlab.data.decode import DataError, Transform
+from genlab.data.decode import DataError, Shrinking
 from genlab.data.loader import Arrays
 from genlab.data.module import Content, ImageDataModule, split_rows
 from genlab.data.source import decode_all, folder_labels, keep_or_raise, list_names, report_skipped
@@ -92,10 +92,11 @@ def read_images(
 ) -> tuple[Tensor, list[str], list[str]]:
     """(uint8 (N, channels, image_size, image_size), the N names in order, what was skipped and why).
 
-    input is a folder, .zip or tar of pictures, one picture, or an .npz with `images`; raises DataError.
+    input is a folder, .zip or tar of pictures, one picture, or an .npz with `images`; raises DataError. With resize=pad
+    pictures that are too large are made to fit, which a training set's are not.
     """
     _check_on_error(on_error)
-    transform, path = Transform(image_size, channels, crop, resize), Path(input).expanduser()
+    transform, path = Shrinking(image_size, channels, crop, resize), Path(input).expanduser()
     if path.suffix.lower() == ".npz" and path.is_file():
         try:
             images = transform.arrays(_npz_images(path))

@@ -258,8 +258,8 @@ def test_an_npz_of_floats_as_genlab_samples_them_is_read_back(noise, tmp_path):
 
 def test_an_npz_that_does_not_fit_the_options_is_refused_by_name(tmp_path):
     np.savez(tmp_path / "x.npz", images=np.zeros((2, 9, 9), np.uint8))
-    with pytest.raises(DataError, match=r"x\.npz: data\.resize=pad cannot shrink 9x9"):
-        read_images(tmp_path / "x.npz", **SHAPE)
+    with pytest.raises(DataError, match=r"x\.npz: data\.crop=12 does not fit into 9x9"):
+        read_images(tmp_path / "x.npz", **SHAPE | {"crop": 12})
 
 
 def test_an_object_array_is_refused_by_name_and_never_unpickled(tmp_path):
@@ -284,3 +284,10 @@ def test_a_damaged_picture_in_an_npz_is_refused_by_name(noise, tmp_path, flip_by
     flip_byte(tmp_path / "x.npz", 250)
     with pytest.raises(DataError, match=r"x\.npz: not a readable \.npz \(BadZipFile"):
         read_images(tmp_path / "x.npz", **SHAPE)
+
+
+def test_pictures_of_ones_own_that_are_too_large_are_made_to_fit(tmp_path):
+    Image.new("L", (64, 32), 200).save(tmp_path / "wide.png")
+    images, _, _ = read_images(tmp_path, 16, 1, "none", "pad")
+    assert images.shape == (1, 1, 16, 16)
+    assert (images[0, 0, 4:12] == 200).all() and not images[0, 0, :4].any() and not images[0, 0, 12:].any()
