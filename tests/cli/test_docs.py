@@ -36,7 +36,7 @@ COMMANDS = list({command if "<" not in command else (page, command): (page, comm
 # What a page calls <dir>, by the first pattern that is in "page: command", and how it is trained.
 RUNS = {
     "topic|statement": "genlab train experiment=cln_tiny",
-    "conditional_text.*digits/": "genlab train model=cln_caption",
+    "conditional_text.*photos/": "genlab train model=cln_caption",
     "conditional_text.*encoder=run": "genlab train model=ogan",
     "conditional_text": "genlab train experiment=cln_poems data.path=songs.jsonl data.test_path=null data.num_test=20 "
     "data.min_count=1",
@@ -47,7 +47,7 @@ RUNS = {
     "pretraining": "genlab train model=pretrain_mlm data.path=b.txt",
     "unilm: .*(source=|lines)": "genlab train model=unilm data.path=titles.jsonl",
     "unilm": "genlab train experiment=unilm_tiny",
-    "(README|ogan): .*photos|first_hour": "genlab train data=image_folder data.path=photos/ data.image_size=32",
+    "first_hour": "genlab train data=image_folder data.path=photos/ data.image_size=32",
     "": "genlab train model=ogan data=digits",
 }
 # Where a key is there and has a value, this is its value here.
