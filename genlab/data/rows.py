@@ -33,6 +33,8 @@ class LengthSampler(StepSampler):
     """A StepSampler of batches of like lengths: of the shuffled examples, each `pool` global batches are sorted by length
     and cut, and all batches shuffled, as a function of (seed, epoch). The examples left over differ from epoch to epoch."""
 
+    computes = False
+
     def __init__(
         self, lengths: Sequence[int], batch_size: int, seed: int, rank: int = 0, world_size: int = 1, pool: int = 32
     ):

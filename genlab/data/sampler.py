@@ -31,6 +31,8 @@ class StepSampler:
     global batch.
     """
 
+    computes = True  # the order of a large set; where it depends on nothing else
+
     def __init__(
         self,
         count: int,
@@ -65,13 +67,16 @@ class StepSampler:
         for step in range(position, position + len(self)):
             epoch, batch = divmod(step, len(self))
             if epoch != drawn:
-                drawn, order = epoch, self._computed(epoch) if self.count > TABLE else self._table(epoch)
+                drawn, order = epoch, self._order(epoch)
             first = batch * self.global_batch + self.rank * self.batch_size
             index, flip = order(first, first + self.batch_size)
             yield Draw(index, flip if self.flip else None)
 
-    def _computed(self, epoch: int) -> Callable[[int, int], tuple[Tensor, Tensor]]:
-        """(rows, flips) of a part of the epoch's order, in no more memory than they take."""
+    def _order(self, epoch: int) -> Callable[[int, int], tuple[Tensor, Tensor]]:
+        """What gives (rows, flips) of a part of the epoch's order: out of a table, or in no more memory than they take."""
+        if self.count <= TABLE or not self.computes:
+            rows, flips = self._shuffle(epoch)
+            return lambda start, end: (rows[start:end], flips[start:end])
         key = digest("order", self.seed, epoch)
 
         def order(start: int, end: int) -> tuple[Tensor, Tensor]:
@@ -81,13 +86,12 @@ class StepSampler:
 
         return order
 
-    def _table(self, epoch: int) -> Callable[[int, int], tuple[Tensor, Tensor]]:
+    def _shuffle(self, epoch: int) -> tuple[Tensor, Tensor]:
         words = hashlib.blake2b(f"{self.seed} {epoch}".encode(), digest_size=32).digest()
         # RandomState, because NumPy has frozen its streams: a resume under a later version draws the same.
         generator = np.random.RandomState(np.frombuffer(words, dtype="<u4").astype(np.uint32))
         rows = torch.from_numpy(generator.permutation(self.count).astype(np.int64))
-        flips = torch.from_numpy(generator.random_sample(self.count) < 0.5)
-        return lambda start, end: (rows[start:end], flips[start:end])
+        return rows, torch.from_numpy(generator.random_sample(self.count) < 0.5)
 
 
 def in_order(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Draw]:

@@ -64,6 +64,6 @@ def test_randomness_is_a_function_of_seed_step_and_rank():
     draws = []
     for noise in (1, 2):
         torch.manual_seed(noise)
-        Reseed(5).on_train_batch_start(trainer, None, None, 0)
+        Reseed(5).on_train_batch_start(trainer, SimpleNamespace(device=torch.device("cpu")), None, 0)
         draws.append(torch.randn(3))
     assert torch.equal(*draws)
