@@ -68,8 +68,8 @@ HERE = {
     r"--nnodes[ =]\d+": "--nnodes=1", r"--nproc-per-node[ =]\d+": "--nproc-per-node=2", r"\$?(?i:host):29500": "localhost:0",
     "=/shared/": "=shared/",
 }  # fmt: skip
-MORE = {"model=ogan data=digits$": "data.num_test=100", "sweep=optuna": "hydra.sweeper.n_trials=2", "optimized_metric": "evaluate=true data=digits",
-        "genlab eval ": "num=60"}  # fmt: skip
+MORE = {"model=ogan data=digits$": "data.num_test=100", "sweep=optuna": "hydra.sweeper.n_trials=2",
+        "optimized_metric": "evaluate=true data=digits", "genlab eval ": "num=60"}  # fmt: skip
 NEEDS = {"address=auto": "a Ray cluster", "launcher=submitit_slurm": "SLURM"}
 EXTRAS = {"launcher=joblib": "hydra_plugins.hydra_joblib_launcher", "launcher=ray": "hydra_plugins.hydra_ray_launcher",
           "launcher=submitit": "hydra_plugins.hydra_submitit_launcher", "sweep=optuna": "hydra_plugins.hydra_optuna_sweeper",
