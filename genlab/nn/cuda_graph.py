@@ -5,7 +5,17 @@ from typing import Any
 
 import torch
 
-__all__ = ["record"]
+__all__ = ["aside", "record"]
+
+
+def aside(function: Callable[[], Any], stream: torch.cuda.Stream) -> Any:
+    """Runs `function` on `stream`, after what was asked for before and before what will be."""
+    current = torch.cuda.current_stream()
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        result = function()
+    current.wait_stream(stream)
+    return result
 
 
 def record(function: Callable[[], Any], stream: torch.cuda.Stream, pool: Any = None) -> tuple[torch.cuda.CUDAGraph, Any]:

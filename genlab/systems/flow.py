@@ -102,11 +102,13 @@ class Flow(LightningModule):
         return 0.5 * (1 + math.cos(math.pi * done))
 
     def graph_key(self) -> tuple:
-        """What decides which kernels a step launches (trainer.graph=true); ValueError where each step draws that anew."""
+        return ()  # every step launches the same kernels (trainer.graph=true)
+
+    def check_graph(self) -> None:
+        """ValueError where each step draws anew which kernels it launches."""
         blocks = [module for module in self.net.modules() if isinstance(module, ResidualBlock)]
         if any(not isinstance(block.series, Exact | Truncated) for block in blocks):
             raise ValueError("trainer.graph=true: net.log_det draws how many terms each step takes; use log_det=truncated")
-        return ()
 
     def optimizer_step(self, *args, **kwargs) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -11,9 +11,9 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from genlab.nn.cuda_graph import record
+from genlab.nn.cuda_graph import aside, record
 
-__all__ = ["GraphStrategy", "Step"]
+__all__ = ["GraphStrategy", "Step", "refuse_checkpointing"]
 
 NUM_WARMUP = 2  # steps of a kind that run eagerly before it is captured: libraries choose their kernels in them
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "bf16-true")
@@ -42,7 +42,8 @@ class GraphStrategy(SingleDeviceStrategy):
     to the graph when they change. What a step logs is read at logging steps alone, so that no step waits for the device.
 
     A system says by graph_key() what else decides which kernels a step launches, with ValueError for an option under which
-    a step cannot be captured; one without it is refused. The attribute `static` asks it for steps of fixed shapes.
+    a step cannot be captured; one without it is refused. It is asked at each step: what takes a look at the whole network
+    is for check_graph(), once. The attribute `static` asks for steps of fixed shapes.
     """
 
     strategy_name = "graph"
@@ -72,6 +73,7 @@ class GraphStrategy(SingleDeviceStrategy):
             )
         if trainer._detect_anomaly:
             raise ValueError("trainer.graph=true: trainer.detect_anomaly=true looks at every value on the host")
+        getattr(self.lightning_module, "check_graph", lambda: None)()
         self.lightning_module.static = True
         super().setup(trainer)
 
@@ -164,12 +166,7 @@ class GraphStrategy(SingleDeviceStrategy):
 
     def aside(self, function: Callable[[], Any]) -> Any:
         """Runs `function` on the stream that steps are captured on."""
-        stream, current = self._stream(), torch.cuda.current_stream()
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            result = function()
-        current.wait_stream(stream)
-        return result
+        return aside(function, self._stream())
 
     def _stream(self) -> torch.cuda.Stream:
         self.stream = self.stream or torch.cuda.Stream()
@@ -187,6 +184,12 @@ class GraphStrategy(SingleDeviceStrategy):
         self.steps.clear()
         self.pool = self.stream = None
         super().teardown()
+
+
+def refuse_checkpointing(net) -> None:
+    """ValueError for a network that recomputes its layers in the backward pass."""
+    if net.checkpointing:
+        raise ValueError("trainer.graph=true: net.checkpointing=true saves the random state on the host; leave it out")
 
 
 def _kept(value: Any) -> Any:

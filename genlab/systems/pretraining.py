@@ -15,6 +15,7 @@ from genlab.models.seq2seq.bert import Layer
 from genlab.models.seq2seq.generation import Decoding
 from genlab.nn.masks import CAUSAL, FULL, bidirectional, causal, positions_of, unilm
 from genlab.systems.filling import fill_masks, go_on
+from genlab.systems.graph import refuse_checkpointing
 from genlab.systems.lamb import LAMB
 from genlab.systems.writing import Generated, generate, vectors
 from genlab.weights.bert import fill
@@ -118,8 +119,7 @@ class Pretraining(LightningModule):
 
     def graph_key(self) -> tuple:
         """What decides which kernels a step launches (trainer.graph=true); ValueError for what cannot be captured."""
-        if self.net.checkpointing:
-            raise ValueError("trainer.graph=true: net.checkpointing=true saves the random state on the host; leave it out")
+        refuse_checkpointing(self.net)
         if self.objective == "unilm" and getattr(self.trainer.datamodule, "pack", None) == "isolated":
             raise ValueError(
                 "trainer.graph=true: model.objective=unilm with data.pack=isolated makes rows as wide as their documents "

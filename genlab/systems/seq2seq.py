@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from genlab.losses.language import select
 from genlab.models.seq2seq.generation import Decoding
 from genlab.nn.masks import CAUSAL, bidirectional, unilm
+from genlab.systems.graph import refuse_checkpointing
 from genlab.systems.writing import Generated, generate, vectors
 from genlab.weights.bert import fill
 from genlab.weights.huggingface import save
@@ -109,8 +110,7 @@ class Seq2Seq(LightningModule):
 
     def graph_key(self) -> tuple:
         """What decides which kernels a step launches (trainer.graph=true); ValueError for what cannot be captured."""
-        if self.net.checkpointing:
-            raise ValueError("trainer.graph=true: net.checkpointing=true saves the random state on the host; leave it out")
+        refuse_checkpointing(self.net)
         longest = self.trainer.datamodule.codec.max_target
         if longest > self.codec.max_target:
             raise ValueError(f"trainer.graph=true: model.codec.max_target={self.codec.max_target}: the data's is {longest}")

@@ -31,3 +31,18 @@ def open_page(path, ready=None, schemes=("file:", "data:"), **options):
         yield page
         browser.close()
         assert not errors
+
+
+DECODINGS = [
+    {"method": "greedy"},
+    {"method": "beam", "beams": 1},
+    {"method": "beam", "beams": 4, "num": 3},
+    {"method": "beam", "beams": 3, "length_penalty": 1.0, "min_length": 2, "block_ngrams": 1},
+    {"method": "sample", "num": 3, "temperature": 0.8, "top_k": 20, "top_p": 0.95},
+]
+
+
+@pytest.fixture(params=DECODINGS, ids=lambda options: "-".join(map(str, options.values())))
+def decoding(request):
+    """The options of one way to write, as a dict."""
+    return request.param

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genlab.nn.cuda_graph import record
+from genlab.nn.cuda_graph import aside, record
 
 __all__ = ["Cache", "Captured", "captured"]
 
@@ -177,10 +177,7 @@ class Captured:
 def capture(step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
     """(what does a step's work on the device again, the tensor that it leaves its result in)."""
     stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()  # libraries set themselves up, which cannot be captured
-    torch.cuda.current_stream().wait_stream(stream)
+    aside(step, stream)  # libraries set themselves up, which cannot be captured
     graph, result = record(step, stream)
     return graph.replay, result
 

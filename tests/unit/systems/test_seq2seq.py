@@ -155,17 +155,7 @@ def sources(count=7, seed=3):
     return ids, torch.zeros_like(ids), torch.tensor([len(row) for row in rows])
 
 
-DECODINGS = [
-    {"method": "greedy"},
-    {"method": "beam", "beams": 1},
-    {"method": "beam", "beams": 4, "num": 3},
-    {"method": "beam", "beams": 3, "length_penalty": 1.0, "min_length": 2, "block_ngrams": 1},
-    {"method": "sample", "num": 3, "temperature": 0.8, "top_k": 20, "top_p": 0.95},
-]
-
-
 @pytest.mark.parametrize("asked", [None, "generative", "extractive"])
-@pytest.mark.parametrize("decoding", DECODINGS, ids=lambda d: "-".join(map(str, d.values())))
 @pytest.mark.parametrize("seed", [0, 1])
 def test_writing_by_a_cache_is_writing_without(decoding, asked, seed):
     system, rows = made(seed, segments=3), sources(9, seed)

@@ -18,13 +18,6 @@ from genlab.models.seq2seq.generation import Cached, Decoding, Guided, Recompute
 
 V, C = 45, 6
 Graphed = partial(Cached, graph=True)
-DECODINGS = [
-    {"method": "greedy"},
-    {"method": "beam", "beams": 1},
-    {"method": "beam", "beams": 4, "num": 3},
-    {"method": "beam", "beams": 3, "length_penalty": 1.0, "min_length": 2, "block_ngrams": 1},
-    {"method": "sample", "num": 3, "temperature": 0.8, "top_k": 20, "top_p": 0.95},
-]
 
 
 def stand_in(step):
@@ -70,10 +63,9 @@ LENGTHS = [9, 3, 12, 2, 7, 4, 4, 10, 5]
 
 
 @pytest.mark.parametrize("asked", [None, "generative", "extractive"])
-@pytest.mark.parametrize("how", DECODINGS, ids=lambda d: "-".join(map(str, d.values())))
-def test_writing_by_a_graph_is_writing_without_a_cache(place, how, asked):
+def test_writing_by_a_graph_is_writing_without_a_cache(place, decoding, asked):
     net = made(place)
-    how = Decoding(**how | ({"extractive": asked == "extractive"} if asked else {}))
+    how = Decoding(**decoding | ({"extractive": asked == "extractive"} if asked else {}))
     lengths_found = set()
     for lengths in (LENGTHS, [n + 2 for n in reversed(LENGTHS)], [31] * 9):  # one padded length
         rows = sources(place, lengths)
@@ -88,7 +80,8 @@ def test_writing_by_a_graph_is_writing_without_a_cache(place, how, asked):
             assert torch.equal(getattr(found, name), getattr(expected, name)), name
         assert torch.allclose(found.scores, expected.scores, rtol=0, atol=1e-10)
         lengths_found |= set(found.lengths.flatten().tolist())
-    assert place.captures == 1 and lengths_found
+    assert place.captures == 1
+    assert place.device == "cuda" or len(lengths_found) > 1  # there torch's random numbers may be of another version
 
 
 @pytest.mark.parametrize(
