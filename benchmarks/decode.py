@@ -8,9 +8,13 @@ token, `first` is a call that has to capture it, and `eager` has the cache witho
 of these times include, is `prefill`. --preset bert_base: 64 sources of 256 tokens, 64 written to each, bfloat16.
 transformers writes with its BertLMHeadModel of
 the same shape and its DynamicCache; its prefix is masked causally, since generate() knows no prefix mask: the same work.
+bert4torch writes with its UNILM and its beam search as its examples do it, one source after the other and no cache. Each of
+the two is measured where it is installed.
 """
 
 import argparse
+import json
+import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -78,6 +82,40 @@ def by_transformers(options) -> Callable[[], torch.Tensor] | None:
     return lambda: net.generate(ids, **given)
 
 
+def by_bert4torch(options) -> Callable[[], list] | None:
+    try:
+        from bert4torch.generation import AutoRegressiveDecoder
+        from bert4torch.models import build_transformer_model
+    except ImportError:
+        return None
+    sizes = {
+        "vocab_size": options.vocab,
+        "hidden_size": options.dim,
+        "num_hidden_layers": options.layers,
+        "num_attention_heads": options.heads,
+        "intermediate_size": 4 * options.dim,
+        "max_position_embeddings": options.prefix + options.answer,
+        "hidden_act": "gelu",
+        "return_dict": False,
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(sizes, file)
+        file.flush()
+        net = build_transformer_model(config_path=file.name, model="bert", application="unilm", with_mlm=True, **sizes)
+    net = net.to(options.device, getattr(torch, options.dtype)).eval()
+
+    class Writer(AutoRegressiveDecoder):
+        @AutoRegressiveDecoder.wraps(default_rtype="logits")
+        def predict(self, inputs, output_ids, states):
+            ids, segments = inputs
+            ids, segments = torch.cat([ids, output_ids], 1), torch.cat([segments, torch.ones_like(output_ids)], 1)
+            return net([ids, segments])[-1][:, -1]
+
+    how = Writer(eos_token_id=-1, max_new_tokens=options.answer, min_new_tokens=options.answer, device=options.device)
+    sources = torch.randint(5, options.vocab, (options.batch, options.prefix)).tolist()
+    return lambda: [how.beam_search([ids, [0] * len(ids)], top_k=options.beams) for ids in sources]
+
+
 def main() -> None:
     preset = argparse.ArgumentParser(add_help=False)
     preset.add_argument(
@@ -92,8 +130,8 @@ def main() -> None:
     options = timing.arguments(parser, rounds=3)
     warnings.filterwarnings("ignore")
     runs = by_genlab(options)
-    other = by_transformers(options)
-    runs |= {} if other is None else {"transformers": other}
+    others = {"transformers": by_transformers(options), "bert4torch": by_bert4torch(options)}
+    runs |= {name: run for name, run in others.items() if run is not None}
     same = torch.equal(runs["again"](), runs["cached"]())
     times = timing.medians(runs, options.rounds, options.device, warmup=1)
     print(f"{timing.machine(options.device)}; {vars(options)}")

@@ -47,18 +47,17 @@ ENTRIES = {
     "iresnet_mnist5k": Entry("experiment=iresnet_mnist5k", 0.8, (1,), {"samples": SAMPLES}),
     "residual_flow_digits": Entry("experiment=residual_flow_digits", 0.4, (1,), {"samples": SAMPLES}),
 }
-COMPARISON = "outputs/gallery/gan_comparison"
-# What is no run but a few commands: {entry: (hours, commands)}; {images} is the folder of pictures.
+# What is no run but a few commands: {entry: (hours, commands)}; {images}, {runs}: the folders; {more}: what --with gives.
 COMMANDS = {
     "gan_comparison": (
         4.0,
         [
             "genlab train -m experiment=gan_comparison model=dcgan,sngan,sagan,selfmod,stylegan,ogan "
-            f"data=fashion_mnist,cifar10 trainer.precision=bf16-mixed hydra.sweep.dir={COMPARISON}",
+            "data=fashion_mnist,cifar10 trainer.precision=bf16-mixed {more} hydra.sweep.dir={runs}/gan_comparison",
             "genlab train -m experiment=gan_comparison model=dcgan,selfmod seed=2,3 "
-            f"data=fashion_mnist,cifar10 trainer.precision=bf16-mixed hydra.sweep.dir={COMPARISON}",
-            f"python benchmarks/gan_step.py --recipes --json {COMPARISON}/speed.json",
-            f"python benchmarks/gan_comparison.py {COMPARISON} --speed {COMPARISON}/speed.json "
+            "data=fashion_mnist,cifar10 trainer.precision=bf16-mixed {more} hydra.sweep.dir={runs}/gan_comparison",
+            "python benchmarks/gan_step.py --recipes --json {runs}/gan_comparison/speed.json",
+            "python benchmarks/gan_comparison.py {runs}/gan_comparison --speed {runs}/gan_comparison/speed.json "
             "--figure {images}/gan_comparison.png",
         ],
     ),
@@ -66,13 +65,10 @@ COMMANDS = {
         0.5,
         [
             f"genlab train -m experiment=points_{flow} data=moons,circles,rings,checkerboard,eight_gaussians,pinwheel,"
-            f"swiss_roll,two_spirals hydra.sweep.dir=outputs/gallery/points_{flow}"
+            f"swiss_roll,two_spirals {{more}} hydra.sweep.dir={{runs}}/points_{flow}"
             for flow in ("glow", "iresnet")
         ]
-        + [
-            "python benchmarks/points.py outputs/gallery/points_glow outputs/gallery/points_iresnet "
-            "--figure {images}/points.png"
-        ],
+        + ["python benchmarks/points.py {runs}/points_glow {runs}/points_iresnet --figure {images}/points.png"],
     ),
     "growth": (0.1, ["python benchmarks/growth.py {images}/growth.png"]),
     "checkerboard": (0.1, ["python benchmarks/checkerboard.py {images}/checkerboard.png"]),
@@ -99,7 +95,8 @@ def main() -> None:
         print(f"# {name}: about {hours:g} h of two cores", flush=True)
         if name in COMMANDS:
             for command in COMMANDS[name][1]:
-                call(shlex.split(command.format(images=chosen.images)), chosen.list)
+                folders = {"images": chosen.images, "runs": chosen.runs, "more": shlex.join(chosen.more)}
+                call(shlex.split(command.format(**folders)), chosen.list)
             continue
         folders = [chosen.run] if chosen.run else [chosen.runs / name / str(seed) for seed in ENTRIES[name].seeds]
         if chosen.run is None:
