@@ -2,7 +2,7 @@
 
     python benchmarks/nearest_neighbour.py                   10,000 codes of 64 numbers among 20,000 candidates
     python benchmarks/nearest_neighbour.py 60000 120000 64   GLANN's own size
-    python benchmarks/nearest_neighbour.py --threads 2 --budget 16777216
+    python benchmarks/nearest_neighbour.py --threads 2 --budget 2097152
 
 The floor is the matrix product X Y^T in the same blocks, without looking at it. All return the same rows, which is checked.
 """
@@ -23,10 +23,13 @@ except ImportError:
     NearestNeighbors = None
 
 
-def floor(points: torch.Tensor, others: torch.Tensor, columns: int = 8192, budget: int = 16 << 20) -> None:
-    for part in points.split(budget // (columns * points.element_size())):
-        for block in others.split(columns):
-            part @ block.T
+def floor(points: torch.Tensor, others: torch.Tensor, columns: int = 2048) -> None:
+    budget = 256 << 20 if points.is_cuda else max(2, torch.get_num_threads()) << 20
+    rows = budget // (columns * points.element_size())
+    block = points.new_empty(rows, columns)
+    for part in points.split(rows):
+        for those in others.split(columns):
+            torch.mm(part, those.T, out=block[: len(part), : len(those)])
 
 
 def cases(points: torch.Tensor, others: torch.Tensor, budget: int | None) -> dict:

@@ -66,46 +66,71 @@ def nearest(points: Tensor, others: Tensor, num: int = 1, budget: int | None = N
     """The `num` of `others` (M, D) that lie nearest to each of `points` (N, D), as a float64 search over all pairs has them.
 
     Candidates come from matrix products in the points' own precision (float32 or wider), a block of `budget` bytes at a
-    time. What rounding could have hidden is bounded: num + 1 candidates a point are measured anew in float64, and where
-    the last of them is not farther than the rest by more than the bound, the point is compared with all, in float64.
-    budget: None for what suits a CPU's cache (16 MiB) or keeps a GPU busy (256 MiB).
+    time, in groups of which only the minimum is kept. The num + 1 groups with the smallest minima are measured anew in
+    float64. What rounding could have hidden is bounded: where the minimum of the last of them is not above the rest by more
+    than the bound, the point is compared with all, in float64. budget: None for what stays in the caches of a CPU's cores (1
+    MiB a thread) or keeps a GPU busy (256 MiB).
     """
     if not 1 <= num <= len(others):
         raise ValueError(f"num={num}: there are {len(others)} points to choose from")
     dtype = torch.promote_types(torch.promote_types(points.dtype, others.dtype), torch.float32)
     points, others = points.to(dtype), others.to(dtype)
-    budget = budget or (16 << 20 if points.device.type == "cpu" else 256 << 20)
+    budget = budget or (max(2, torch.get_num_threads()) << 20 if points.device.type == "cpu" else 256 << 20)
     norms = others.double().square().sum(1)
-    columns = min(len(others), 8192)
+    size = 16 if len(others) > 1000 * others.shape[1] else 4  # large groups are few to look at and many to measure anew
+    columns = min(2048, -(-len(others) // size) * size)
     rows = max(1, budget // (columns * points.element_size()))
     with _full_precision(points.device.type):
-        found = [_nearest(part, others, norms, num, columns, budget) for part in points.split(rows)]
+        found = [_nearest(part, others, norms, num, columns, size, budget) for part in points.split(rows)]
     if not found:
         return Nearest(norms.new_empty(0, num), torch.empty(0, num, dtype=torch.int64, device=points.device))
     return Nearest(*map(torch.cat, zip(*found, strict=True)))
 
 
-def _nearest(points: Tensor, others: Tensor, norms: Tensor, num: int, columns: int, budget: int) -> tuple[Tensor, Tensor]:
-    values, rows = points.new_empty(len(points), 0), torch.empty(len(points), 0, dtype=torch.int64, device=points.device)
-    for start in range(0, len(others), columns):  # |y|^2 - 2 x.y: |x|^2 is common to a row
-        part = slice(start, start + columns)
-        block = torch.addmm(norms[part].to(points.dtype), points, others[part].T, alpha=-2)
-        new_values, new_rows = _smallest(block, num + 1)
-        values, rows = torch.cat([values, new_values], 1), torch.cat([rows, new_rows + start], 1)
-        values, order = values.topk(min(num + 1, values.shape[1]), largest=False)
-        rows = rows.gather(1, order)
-    rows = rows.sort(1).values
-    squares, order = (points[:, None].double() - others[rows].double()).square().sum(2).sort(dim=1, stable=True)
+def _nearest(
+    points: Tensor, others: Tensor, norms: Tensor, num: int, columns: int, size: int, budget: int
+) -> tuple[Tensor, Tensor]:
+    lowest, groups = _groups(points, others, norms.to(points.dtype), num + 1, columns, size)
+    width = columns // size
+    first = groups // width * columns + groups % width
+    rows = (first[..., None] + width * torch.arange(size, device=first.device)).flatten(1).sort(1).values
+    parts = max(1, budget // (rows.shape[1] * points.shape[1]))
+    pairs = zip(points.split(parts), rows.clamp(max=len(others) - 1).split(parts), strict=True)
+    squares = torch.cat([(x[:, None].double() - others[i].double()).square().sum(2) for x, i in pairs])
+    squares, order = squares.masked_fill(rows >= len(others), torch.inf).sort(dim=1, stable=True)
     rows = rows.gather(1, order)[:, :num]
-    if len(others) > num + 1:
+    if len(others) > columns or width > num + 1:  # there are other groups
         own = points.double().square().sum(1)
         unit = torch.finfo(points.dtype).eps / 2
         rounding = 2 * (points.shape[1] + 8) * unit * (own.sqrt() + norms.max().sqrt()).square()
-        doubtful = ~(values[:, -1].double() + own - rounding > squares[:, num - 1])
+        doubtful = ~(lowest[:, -1].double() + own - rounding > squares[:, num - 1])
         for i in doubtful.nonzero()[:, 0].tolist():
             everything = _squares(points[i], others, budget)
             squares[i, :num], rows[i] = (part[:num] for part in everything.sort(stable=True))
     return squares[:, :num].sqrt(), rows
+
+
+def _groups(points: Tensor, others: Tensor, norms: Tensor, num: int, columns: int, size: int) -> tuple[Tensor, Tensor]:
+    """Minima of |y|^2 - 2 x.y (|x|^2 is common to a row) over groups of `size`, and the groups, (N, num): the smallest.
+
+    Group w + b * columns / size has every (columns / size)-th of block b's columns, from the w-th on.
+    """
+    width = columns // size
+    block = points.new_empty(len(points), columns)
+    values, groups = points.new_empty(len(points), 0), torch.empty(len(points), 0, dtype=torch.int64, device=points.device)
+    for stripe in range(0, len(others), size * columns):  # its minima are as many as a block's numbers
+        starts = range(stripe, min(stripe + size * columns, len(others)), columns)
+        minima = points.new_empty(len(points), width * len(starts))
+        for start, minimum in zip(starts, minima.split(width, 1), strict=True):
+            part = others[start : start + columns]
+            torch.addmm(norms[start : start + columns], points, part.T, alpha=-2, out=block[:, : len(part)])
+            block[:, len(part) :] = torch.inf
+            torch.amin(block.view(-1, size, width), 1, out=minimum)
+        new_values, new_groups = _smallest(minima, num)
+        values, groups = torch.cat([values, new_values], 1), torch.cat([groups, new_groups + stripe // size], 1)
+        values, order = values.topk(min(num, values.shape[1]), largest=False)
+        groups = groups.gather(1, order)
+    return values, groups
 
 
 def _smallest(block: Tensor, num: int, size: int = 32) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,8 @@ def assert_same(points, others, num, **options):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("budget", [None, 1 << 12, 1 << 17])  # all at once, one point at a time, several blocks
 @pytest.mark.parametrize("num", [1, 4])
-@pytest.mark.parametrize(("count", "dim"), [(1, 3), (5, 7), (700, 16), (9001, 64)])  # the last: more than a block's columns
+# more than a block's columns; large groups; more than a stripe of blocks
+@pytest.mark.parametrize(("count", "dim"), [(1, 3), (5, 7), (700, 16), (9001, 64), (9001, 8), (40_000, 8)])
 def test_it_is_the_search_over_all_pairs(count, dim, num, budget, dtype):
     if num > count:
         return
@@ -51,11 +52,12 @@ def test_what_the_rounding_of_a_matrix_product_hides_is_found(offset):
     assert_same(points, others, 2)
 
 
-def test_few_points_need_the_search_over_all(monkeypatch):
+@pytest.mark.parametrize(("count", "dim"), [(5000, 64), (40_000, 8)])
+def test_few_points_need_the_search_over_all(count, dim, monkeypatch):
     counted = []
     monkeypatch.setattr(neighbours, "_squares", lambda *given, real=neighbours._squares: counted.append(1) or real(*given))
-    assert_same(normalize(torch.randn(500, 64)), normalize(torch.randn(5000, 64)), 1)
-    assert len(counted) < 25
+    assert_same(normalize(torch.randn(300, dim)), normalize(torch.randn(count, dim)), 1)
+    assert len(counted) < 15
 
 
 def test_a_loose_setting_of_matrix_products_changes_nothing():
