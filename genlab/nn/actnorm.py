@@ -42,11 +42,16 @@ class ActNorm(nn.Module):
         self.log_scale.copy_(-0.5 * variance.log())
         self.initialised.fill_(True)
 
+    def first_batch(self) -> bool:
+        """Whether `initialise` has to see what comes in now; asked once, True is not said again."""
+        if self.known or not self.training:
+            return False
+        self.known = True
+        return not self.initialised
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.training and not self.known:
-            if not self.initialised:
-                self.initialise(x.detach())
-            self.known = True
+        if self.first_batch():
+            self.initialise(x.detach())
         shift, log_scale = self._like(self.shift, x), self._like(self.log_scale, x)
         log_det = x[0, 0].numel() * self.log_scale.sum()
         return (x + shift) * log_scale.exp(), log_det.expand(x.shape[0])

@@ -31,18 +31,32 @@ class ZeroLayer(nn.Module):
         return self.layer(x) * (3 * self.log_gain).exp().view(-1, *[1] * (x.dim() - 2))
 
 
-class _Activations(nn.Sequential):
-    """Layers some of which are ActNorms, whose log-determinant is nobody's business inside a coupling's network."""
+class _NormedConvs(nn.Sequential):
+    """Convolutions without a bias, an ActNorm behind each, and other layers.
+
+    The norm is applied to the convolution's weights: a tenth of Glow's step less than over its output. Its log-determinant
+    is nobody's business inside a coupling's network.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self:
-            x = layer(x)[0] if isinstance(layer, ActNorm) else layer(x)
+        layers = iter(self)
+        for layer in layers:
+            if not isinstance(layer, nn.Conv2d):
+                x = layer(x)
+                continue
+            norm = next(layers)
+            if norm.first_batch():
+                with torch.no_grad():
+                    norm.initialise(layer(x))
+            scale = norm.log_scale.exp()
+            weight = layer.weight * scale.view(-1, 1, 1, 1)
+            x = nn.functional.conv2d(x, weight, norm.shift * scale, padding=layer.padding)
         return x
 
 
 def conv_net(in_channels: int, hidden: int, out_channels: int) -> nn.Module:
     """Glow's: 3x3 - ReLU - 1x1 - ReLU - 3x3 from 0, ActNorms in between. Shapes (B, C, H, W)."""
-    return _Activations(
+    return _NormedConvs(
         nn.Conv2d(in_channels, hidden, 3, padding=1, bias=False), ActNorm(hidden), nn.ReLU(),
         nn.Conv2d(hidden, hidden, 1, bias=False), ActNorm(hidden), nn.ReLU(),
         ZeroLayer(nn.Conv2d(hidden, out_channels, 3, padding=1)),

@@ -1,5 +1,6 @@
 """Every exact bijection against a brute-force Jacobian in float64: a wrong sign would pass a mere round trip."""
 
+import copy
 import math
 
 import pytest
@@ -149,6 +150,24 @@ def test_actnorm_remembers_in_its_state_that_it_started():
     other.load_state_dict(ActNorm(2).state_dict())  # and that it did not
     other(x)
     assert other.initialised and not torch.equal(other.log_scale, norm.log_scale)
+
+
+def test_a_couplings_network_is_its_layers_one_after_another():
+    net = conv_net(2, 6, 4).double().train()
+    layers = copy.deepcopy(net)
+
+    def one_by_one(x):
+        for layer in layers:
+            x = layer(x)[0] if isinstance(layer, ActNorm) else layer(x)
+        return x
+
+    for _ in range(2):  # the first starts the ActNorms
+        x = torch.randn(5, 2, 4, 4).double()
+        torch.testing.assert_close(net(x), one_by_one(x))
+        for started, expected in zip(net.parameters(), layers.parameters(), strict=True):
+            torch.testing.assert_close(started, expected)
+            started.data += (change := 0.1 * torch.randn_like(started))
+            expected.data += change
 
 
 def test_actnorm_bounds_the_scale_of_a_constant_feature():
