@@ -62,7 +62,7 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         h = self.dense(z).unflatten(1, (-1, self.size, self.size))
         for norm, layer in zip(self.norms, self.layers, strict=True):
-            h = layer(norm(h, z, y).relu())
+            h = layer(norm(h, z, y).relu_())
         return h.tanh()
 
 
@@ -83,10 +83,10 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         size = coarsest(image_size)
-        layers: list[nn.Module] = [nn.Conv2d(channels, dim, 3, padding=1), nn.LeakyReLU(0.1)]
+        layers: list[nn.Module] = [nn.Conv2d(channels, dim, 3, padding=1), nn.LeakyReLU(0.1, inplace=True)]
         for c_in in (dim, 2 * dim, 4 * dim):
-            layers += [nn.Conv2d(c_in, 2 * c_in, 4, 2, 1), nn.LeakyReLU(0.1)]
-            layers += [nn.Conv2d(2 * c_in, 2 * c_in, 3, padding=1), nn.LeakyReLU(0.1)]
+            layers += [nn.Conv2d(c_in, 2 * c_in, 4, 2, 1), nn.LeakyReLU(0.1, inplace=True)]
+            layers += [nn.Conv2d(2 * c_in, 2 * c_in, 3, padding=1), nn.LeakyReLU(0.1, inplace=True)]
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.head = Head(8 * dim * size**2, out_dim, num_classes)
         init_normal(self)

@@ -78,9 +78,9 @@ class GBlock(nn.Module):
         self.norm1, self.norm2 = norm(c_in), norm(c_out)
 
     def forward(self, h: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
-        # No ReLU works in place: it would rewrite what the shortcut reads.
-        branch = self.conv1(self.resize(self.norm1(h, z, y).relu()))
-        branch = self.conv2(self.norm2(branch, z, y).relu())
+        # The shortcut reads h, which no ReLU may rewrite; what a norm returns is its own.
+        branch = self.conv1(self.resize(self.norm1(h, z, y).relu_()))
+        branch = self.conv2(self.norm2(branch, z, y).relu_())
         return branch + self.shortcut(h)
 
 
@@ -101,7 +101,7 @@ class DBlock(nn.Module):
         init_block(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv2(self.conv1(x if self.first else x.relu()).relu())
+        h = self.conv2(self.conv1(x if self.first else x.relu()).relu_())
         if self.down:
             h, x = avg_pool2d(h, 2), avg_pool2d(x, 2)  # x before its conv1: the same function, a quarter of the cost
         return h + self.shortcut(x)
@@ -151,7 +151,7 @@ class Generator(nn.Module):
 
     def to_image(self, h: Tensor, z: Tensor, y: Tensor | None) -> Tensor:
         """The last block's features (B, dim or 4 dim, S, S) -> images."""
-        return self.last(self.norm(h, z, y).relu()).tanh()
+        return self.last(self.norm(h, z, y).relu_()).tanh()
 
 
 class Discriminator(nn.Module):
@@ -185,4 +185,4 @@ class Discriminator(nn.Module):
             normalise_all(self)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        return self.head(self.blocks(x).relu().sum((2, 3)), y)
+        return self.head(self.blocks(x).relu_().sum((2, 3)), y)
