@@ -153,7 +153,7 @@ def hutchinson(vjp: Callable[[Tensor], Tensor], v: Tensor, jv: Tensor, weights: 
             if k > 1:
                 power = vjp(power)
             signed = weight if k % 2 else -weight
-            value.add_((power * jv).flatten(2).sum(2), alpha=signed / k)
+            value.add_((power * jv).sum(tuple(range(2, v.dim()))), alpha=signed / k)
             left.add_(power, alpha=signed)
     return value, left
 

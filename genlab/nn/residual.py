@@ -60,15 +60,20 @@ class Branch(nn.Module):
 
     def push(self, t: Tensor, weights: list[Tensor], slopes: list[Tensor | None]) -> Tensor:
         for weight, slope in zip(weights, slopes, strict=False):
-            t = apply_map(t if slope is None else t * slope, weight)
+            t = apply_map(t if slope is None else t * _with_dims(slope, t), weight)
         return t
 
     @torch.no_grad()
     def pull(self, t: Tensor, weights: list[Tensor], slopes: list[Tensor | None]) -> Tensor:
         for weight, slope in list(zip(weights, slopes, strict=False))[::-1]:
             t = apply_adjoint(t, weight)
-            t = t if slope is None else t.mul_(slope)
+            t = t if slope is None else t.mul_(_with_dims(slope, t))
         return t
+
+
+def _with_dims(slope: Tensor, t: Tensor) -> Tensor:
+    """slope with a leading 1 where t has a dimension more: broadcasting costs a sum in the backward pass, even over one."""
+    return slope[None] if t.dim() > slope.dim() else slope
 
 
 def conv_branch(channels: int, width: int, size: tuple[int, int], activation: str, leading: bool, **options) -> Branch:
