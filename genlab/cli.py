@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import select
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -29,7 +31,24 @@ Tab completion: eval "$(genlab -sc install=bash)"
 
 def main() -> None:
     """Entry point; exits 2 on a user's error, 1 when a job of a sweep failed, 128 + signal when interrupted."""
-    argv = sys.argv[1:]
+    try:
+        run_command(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        end_unread()
+        raise
+
+
+def end_unread() -> None:
+    """Ends as a signal would if nobody reads what is printed any more (`| head`): that is no error."""
+    poll = select.poll()
+    poll.register(1, 0)
+    if any(event & select.POLLERR for _, event in poll.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(128 + signal.SIGPIPE)
+
+
+def run_command(argv: list[str]) -> None:
     if "-sc" in argv or "--shell-completion" in argv:
         return complete(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
@@ -127,6 +146,8 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
             print(f"genlab: job {hydra_cfg.job.num} failed: {error}", file=sys.stderr)
         elif isinstance(error, ValueError) and not traceback:
             fail(str(error))  # here, because Hydra would add lines of its own
+        elif isinstance(error, BrokenPipeError):
+            end_unread()
         raise
     finally:
         os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -60,6 +60,18 @@ def test_a_traceback_on_request(genlab, tmp_path):
     assert done.returncode and "Traceback" in done.stderr
 
 
+@pytest.mark.parametrize("words", [["--help"], ["train", "--cfg", "job"], ["sample", "num=4"]])
+def test_output_that_nobody_reads_is_no_error(trained, tmp_path, words):
+    words = [*words, f"run={trained}", f"out={tmp_path}"] if words[0] == "sample" else words
+    read, write = os.pipe()
+    os.close(read)  # as `| head -0` does
+    done = subprocess.run(
+        [sys.executable, "-m", "genlab.cli", *words], stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    os.close(write)
+    assert (done.returncode, "Error" in done.stderr) == (141, False), done.stderr
+
+
 def test_a_run_leaves_its_directory(trained):
     manifest = json.loads((trained / "manifest.json").read_text())
     assert manifest["status"] == "finished" and manifest["steps"] == 6 and manifest["images_seen"] == 96
