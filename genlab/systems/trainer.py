@@ -1,10 +1,13 @@
-"""Lightning's trainer, with two ways to make a step faster."""
+"""Lightning's trainer, with some ways to make a step faster."""
 
+import ctypes
+import platform
 from typing import Any
 
 import lightning.pytorch
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.accelerators import CPUAccelerator
 
 from genlab.systems.graph import GraphStrategy
 
@@ -16,7 +19,7 @@ class Trainer(lightning.pytorch.Trainer):
 
     graph: a training step is one CUDA graph (genlab.systems.graph), which a small model gains most by: one CUDA GPU, and a
     model whose steps can be captured. compile: the networks are compiled for training (torch.compile). Both can be had
-    together. Raises ValueError where a graph cannot be had.
+    together. Raises ValueError where a graph cannot be had. On a CPU freed memory stays with the process.
     """
 
     def __init__(self, *args: Any, graph: bool = False, compile: bool = False, **options: Any):
@@ -25,6 +28,17 @@ class Trainer(lightning.pytorch.Trainer):
         if compile:
             options["callbacks"] = [Compile(), *(options.get("callbacks") or [])]
         super().__init__(*args, **options)
+        if isinstance(self.accelerator, CPUAccelerator):
+            keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what is freed: each step asks for the same blocks again, and pages that come anew from the kernel cost a
+    residual flow a tenth of its step."""
+    if platform.libc_ver()[0] == "glibc":
+        mallopt, trim_threshold, mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3  # of malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**30)
 
 
 class Compile(Callback):
