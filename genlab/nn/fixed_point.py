@@ -46,8 +46,9 @@ def solve(
     x_{n+1} = y - g(x_n) until, for every sample, the root mean square of x_{n+1} - x_n is at most tolerance (1 - L) / L,
     which bounds that of x_{n+1} - x by tolerance; or until rounding is all that moves, when the bound reported is larger:
     less than the numbers can tell, or a little more for as many iterations as a contraction can need.
-    memory: mix that many last steps by Anderson acceleration, 0 for none; the bound holds as well. max_iterations: unless
-    given, a few more than a contraction can need, so that NotInverted, a ValueError, says that g is none.
+    memory: mix that many last steps by Anderson acceleration, 0 for none; the bound holds as well, and if that does not
+    arrive, the plain iteration starts again. max_iterations: unless given, a few more than a contraction can need, so that
+    NotInverted, a ValueError, says that g is none.
     """
     if not 0 <= lipschitz < 1:
         raise NotInverted(
@@ -62,14 +63,17 @@ def solve(
         step = (new - x).flatten(1).norm(dim=1) / length
         worst, scale = step.max().item(), (new.flatten(1).norm(dim=1) + y.flatten(1).norm(dim=1)) / length
         done += 1
+        if memory and (not math.isfinite(worst) or (limit is not None and done > limit)):
+            memory, x, limit = 0, y, None if max_iterations is None else done + max_iterations
+            continue
         target = torch.clamp(ROUNDING * eps * scale, min=tolerance * (1 - lipschitz) / max(lipschitz, eps))
         arrived = limit is not None and done >= limit and bool((step <= INSIDE * ROUNDING * eps * scale).all())
         if arrived or bool((step <= target).all()):
             return new, Inversion(done, worst, worst * lipschitz / (1 - lipschitz))
         if limit is None and math.isfinite(worst):
             rounded = max(tolerance, ROUNDING * eps * scale.max().item())
-            limit = iterations_needed(lipschitz, rounded, worst) + 5
-        if limit is None or done >= limit:
+            limit = done + iterations_needed(lipschitz, rounded, worst) + 5
+        if limit is None or (done >= limit and not memory):
             raise NotInverted(
                 f"after {done} iterations the inverse still moves by {worst:.1e} (root mean square), and "
                 f"{target.min().item():.1e} was to be reached with Lipschitz bound {lipschitz:.4g}. If the weights have "
@@ -91,8 +95,8 @@ def _mix(history: list[tuple[Tensor, Tensor]], x: Tensor, new: Tensor, memory: i
         return new
     xs, fs = (torch.stack([entry[i].flatten(1) for entry in history], 1) for i in (0, 1))  # (B, m + 1, D)
     dx, df, f = xs.diff(dim=1), fs.diff(dim=1), fs[:, -1:]
-    gram = df @ df.mT
-    ridge = 1e-8 * gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + torch.finfo(f.dtype).tiny
-    gram = gram + ridge * torch.eye(gram.shape[1], dtype=f.dtype, device=f.device)
-    mix = torch.linalg.solve_ex(gram, df @ f.mT)[0]
+    gram, right = (df @ df.mT).double(), (df @ f.mT).double()
+    scale = gram.diagonal(dim1=1, dim2=2).clamp(min=1e-60).rsqrt()[..., None]  # the last steps are shorter by far
+    gram = scale * gram * scale.mT + 1e-6 * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    mix = (scale * torch.linalg.solve_ex(gram, scale * right)[0]).to(f)
     return (new.flatten(1) - ((dx + df).mT @ mix)[..., 0]).view_as(new)

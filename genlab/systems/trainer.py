@@ -33,8 +33,8 @@ class Trainer(lightning.pytorch.Trainer):
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what is freed: each step asks for the same blocks again, and pages that come anew from the kernel cost a
-    residual flow a tenth of its step."""
+    """Has glibc keep what is freed: each step asks for the same blocks again, and pages that come anew from the kernel cost
+    a residual flow a tenth of its step."""
     if platform.libc_ver()[0] == "glibc":
         mallopt, trim_threshold, mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3  # of malloc.h
         mallopt(trim_threshold, 2**31 - 1)

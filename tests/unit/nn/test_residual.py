@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.autograd.functional import jacobian
 
+from genlab.nn import fixed_point
 from genlab.nn.fixed_point import NotInverted, iterations_needed, solve
 from genlab.nn.lipschitz import refresh
 from genlab.nn.log_det import Exact, Roulette, Truncated, Within, remainder, series_log_det
@@ -132,7 +133,7 @@ def test_more_probes_and_the_right_number_of_terms_bring_evaluation_to_the_exact
     assert torch.equal(first, block(x)[1])
 
 
-@pytest.mark.parametrize("anderson", [0, 3])
+@pytest.mark.parametrize("anderson", [0, 3, 5])  # of points of three numbers: more steps than dimensions
 @pytest.mark.parametrize("kind", KINDS)
 def test_inverse(kind, anderson):
     g, eps = branch(kind, scale=6.0), 1e-11
@@ -149,10 +150,11 @@ def test_inverse(kind, anderson):
             assert block.inversion.iterations <= iterations_needed(lipschitz, eps, step) + 2
 
 
-def test_inverse_in_single_precision_after_training():
+@pytest.mark.parametrize("anderson", [0, 5])
+def test_inverse_in_single_precision_after_training(anderson):
     torch.manual_seed(1)
     g = conv_branch(2, 8, (6, 6), "elu", True, coeff=0.9)
-    block = ResidualBlock(g, Truncated(5), tolerance=1e-6)
+    block = ResidualBlock(g, Truncated(5), tolerance=1e-6, anderson=anderson)
     optimizer, x = torch.optim.Adam(block.parameters(), 1e-2), torch.randn(32, 2, 6, 6)
     for _ in range(50):
         z, log_det = block(x)
@@ -163,6 +165,17 @@ def test_inverse_in_single_precision_after_training():
     for data in (x, torch.randn(32, 2, 6, 6), 20 * torch.randn(32, 2, 6, 6)):
         error = (block.inverse(block(data)[0].detach()) - data).abs().max()
         assert error <= 1e-5 * max(1, data.abs().max() / 4)
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, 1e9])
+def test_an_acceleration_that_does_not_arrive_is_given_up(wrong, monkeypatch):
+    monkeypatch.setattr(fixed_point, "_mix", lambda history, x, new, memory: new * wrong)
+    y = torch.randn(4, 3).double()
+    x, how = solve(lambda x: -0.5 * x, y, 0.5, 1e-10, memory=3)
+    torch.testing.assert_close(x, 2 * y, atol=2e-10, rtol=0)
+    assert how.error <= 1e-10
+    with pytest.raises(NotInverted, match="iterations the inverse still moves"):
+        solve(lambda x: -0.5 * x, y, 0.5, 1e-10, memory=3, max_iterations=5)
 
 
 def test_what_is_no_contraction_is_said_to_be_none():
