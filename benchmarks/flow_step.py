@@ -50,9 +50,9 @@ def build(case: str, a) -> nn.Module:
     branches = [conv_branch(a.channels, a.width, size, "lipswish", True, **options) for _ in range(a.blocks)]
     refresh(nn.ModuleList(branches))
     if not case.startswith("normflows"):
-        kind = Naive if case == "naive" else ResidualBlock
+        kind, inverse = Naive if case == "naive" else ResidualBlock, {"tolerance": a.tolerance, "anderson": 5}
         return Chain(
-            kind(b, Truncated(a.terms + 1), backward="store" if case == "store" else "recompute", tolerance=a.tolerance)
+            kind(b, Truncated(a.terms + 1), backward="store" if case == "store" else "recompute", **inverse)
             for b in branches
         )
     import normflows
