@@ -2,7 +2,7 @@
 
     python benchmarks/nearest_neighbour.py                   10,000 codes of 64 numbers among 20,000 candidates
     python benchmarks/nearest_neighbour.py 60000 120000 64   GLANN's own size
-    python benchmarks/nearest_neighbour.py --threads 2 --budget 2097152
+    python benchmarks/nearest_neighbour.py --threads 2 --budget 8388608
 
 The floor is the matrix product X Y^T in the same blocks, without looking at it. All return the same rows, which is checked.
 """
@@ -24,7 +24,7 @@ except ImportError:
 
 
 def floor(points: torch.Tensor, others: torch.Tensor, columns: int = 2048) -> None:
-    budget = 256 << 20 if points.is_cuda else max(2, torch.get_num_threads()) << 20
+    budget = 256 << 20 if points.is_cuda else torch.get_num_threads() << 22
     rows = budget // (columns * points.element_size())
     block = points.new_empty(rows, columns)
     for part in points.split(rows):
