@@ -34,6 +34,7 @@ def test_an_entry_composes(name, composed, tmp_path):
 
 @pytest.mark.parametrize("command", TRAINED)
 def test_a_sweep_composes(command, composed):
+    command = command.format(images="images", runs="runs", more="trainer.max_steps=300")
     words = [word.split(",")[0] for word in shlex.split(command)[2:] if word != "-m"]
     config.validate(config.resolve(composed(*words)), SUPPLIED)
 
