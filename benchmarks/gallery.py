@@ -89,14 +89,13 @@ def main() -> None:
         parser.error(f"{', '.join(sorted(unknown))}: expected {', '.join(names)}")
     if chosen.run is not None and (len(chosen.entries) != 1 or chosen.entries[0] not in ENTRIES):
         parser.error(f"--run: give it with one of {', '.join(ENTRIES)}")
-    rows = []
+    filled, rows = {"images": chosen.images, "runs": chosen.runs, "more": shlex.join(chosen.more)}, []
     for name in chosen.entries or names:
         hours = ENTRIES[name].hours if name in ENTRIES else COMMANDS[name][0]
         print(f"# {name}: about {hours:g} h of two cores", flush=True)
         if name in COMMANDS:
             for command in COMMANDS[name][1]:
-                folders = {"images": chosen.images, "runs": chosen.runs, "more": shlex.join(chosen.more)}
-                call(shlex.split(command.format(**folders)), chosen.list)
+                call(shlex.split(command.format(**filled)), chosen.list)
             continue
         folders = [chosen.run] if chosen.run else [chosen.runs / name / str(seed) for seed in ENTRIES[name].seeds]
         if chosen.run is None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import normalize
 
-from genlab.metrics.neighbours import nearest
+from genlab.metrics.neighbours import COLUMNS, block_budget, nearest
 
 try:
     from sklearn.neighbors import NearestNeighbors
@@ -23,12 +23,11 @@ except ImportError:
     NearestNeighbors = None
 
 
-def floor(points: torch.Tensor, others: torch.Tensor, columns: int = 2048) -> None:
-    budget = 256 << 20 if points.is_cuda else torch.get_num_threads() << 22
-    rows = budget // (columns * points.element_size())
-    block = points.new_empty(rows, columns)
+def floor(points: torch.Tensor, others: torch.Tensor) -> None:
+    rows = block_budget(points.device) // (COLUMNS * points.element_size())
+    block = points.new_empty(rows, COLUMNS)
     for part in points.split(rows):
-        for those in others.split(columns):
+        for those in others.split(COLUMNS):
             torch.mm(part, those.T, out=block[: len(part), : len(those)])
 
 

@@ -54,6 +54,14 @@ def density_coverage(real: Tensor, fake: Tensor, num_neighbours: int = 5) -> tup
     return density, torch.stack([part.any(0) for part in inside]).any(0).double().mean().item()
 
 
+COLUMNS = 2048  # of a block of matrix products
+
+
+def block_budget(device: torch.device) -> int:
+    """Bytes of a block that stay in the caches of a CPU (4 MiB a thread) or keep a GPU busy (256 MiB)."""
+    return torch.get_num_threads() << 22 if device.type == "cpu" else 256 << 20
+
+
 class Nearest(NamedTuple):
     """distances (N, K), float64 and not squared, and rows (N, K), int64: the nearest first, of equals the lowest row."""
 
@@ -68,17 +76,16 @@ def nearest(points: Tensor, others: Tensor, num: int = 1, budget: int | None = N
     Candidates come from matrix products in the points' own precision (float32 or wider), a block of `budget` bytes at a
     time, in groups of which only the minimum is kept. The num + 1 groups with the smallest minima are measured anew in
     float64. What rounding could have hidden is bounded: where the minimum of the last of them is not above the rest by more
-    than the bound, the point is compared with all, in float64. budget: None for what stays in the caches of a CPU (4
-    MiB a thread) or keeps a GPU busy (256 MiB).
+    than the bound, the point is compared with all, in float64. budget: None for `block_budget`.
     """
     if not 1 <= num <= len(others):
         raise ValueError(f"num={num}: there are {len(others)} points to choose from")
     dtype = torch.promote_types(torch.promote_types(points.dtype, others.dtype), torch.float32)
     points, others = points.to(dtype), others.to(dtype)
-    budget = budget or (torch.get_num_threads() << 22 if points.device.type == "cpu" else 256 << 20)
+    budget = budget or block_budget(points.device)
     norms = others.double().square().sum(1)
     size = 16 if len(others) > 1000 * others.shape[1] else 4  # large groups are few to look at and many to measure anew
-    columns = min(2048, -(-len(others) // size) * size)
+    columns = min(COLUMNS, -(-len(others) // size) * size)
     rows = max(1, budget // (columns * points.element_size()))
     with _full_precision(points.device.type):
         found = [_nearest(part, others, norms, num, columns, size, budget) for part in points.split(rows)]
