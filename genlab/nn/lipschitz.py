@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
+from genlab.nn.narrow_conv import adjoint_kernel, conv2d_same, conv2d_same_weight_gradient
+
 __all__ = ["LipschitzMap", "exact_norm", "fft_bound", "refresh"]
 
 TOLERANCE = 1e-3
@@ -91,6 +93,8 @@ def apply_map(x: Tensor, weight: Tensor, bias: Tensor | None = None, groups: int
         return nn.functional.linear(x, weight, bias)
     if x.dim() == 5:
         return apply_map(x.flatten(0, 1), weight, bias).unflatten(0, x.shape[:2])
+    if groups == 1:
+        return conv2d_same(x, weight, bias)
     return conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=groups)
 
 
@@ -100,7 +104,23 @@ def apply_adjoint(y: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
         return y @ weight
     if y.dim() == 5:
         return apply_adjoint(y.flatten(0, 1), weight).unflatten(0, y.shape[:2])
+    if groups == 1:
+        return conv2d_same(y, adjoint_kernel(weight))
     return conv_transpose2d(y, weight, padding=weight.shape[-1] // 2, groups=groups)
+
+
+def adjoint(weight: Tensor) -> Tensor:
+    """The weight of the transposed map, of which `apply_map` makes what `apply_adjoint` makes of this one."""
+    return weight.T if weight.dim() == 2 else adjoint_kernel(weight)
+
+
+def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of <grad, apply_map(x, weight)> by weight."""
+    if weight.dim() == 2:
+        return grad.flatten(0, -2).T @ x.flatten(0, -2)
+    if x.dim() == 5:
+        return weight_gradient(grad.flatten(0, 1), x.flatten(0, 1), weight)
+    return conv2d_same_weight_gradient(grad, x, weight)
 
 
 # --- power iteration ------------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ class Exact:
 def draw_probes(x: Tensor, num: int, kind: Literal["rademacher", "normal"] = "rademacher") -> Tensor:
     """(num, *x.shape) independent entries of mean 0 and variance 1; signs alone have the smaller variance for Hutchinson."""
     probes = torch.stack([torch.empty_like(x)] * num)
-    return probes.normal_() if kind == "normal" else probes.bernoulli_(0.5).mul_(2).sub_(1)
+    return probes.normal_() if kind == "normal" else probes.random_(2).mul_(2).sub_(1)
 
 
 def hutchinson(vjp: Callable[[Tensor], Tensor], v: Tensor, jv: Tensor, weights: list[float]) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ Chen et al. 2019, arXiv 1906.02735.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from genlab.nn.activations import activation as make_activation
 from genlab.nn.fixed_point import Inversion, solve
-from genlab.nn.lipschitz import LipschitzMap, apply_adjoint, apply_map
+from genlab.nn.lipschitz import LipschitzMap, adjoint, apply_adjoint, apply_map, weight_gradient
 from genlab.nn.log_det import Exact, draw_probes, exact_log_det, hutchinson
 
 __all__ = ["Branch", "ResidualBlock", "conv_branch", "dense_branch", "estimator_moments", "without_log_det"]
@@ -48,27 +48,44 @@ class Branch(nn.Module):
 
     def linear(self, x: Tensor, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
         """g(x), and the slopes before each map: None before the first where nothing precedes it."""
+        num = len(self.maps)
+        hidden, slopes = self.hidden(x, tensors)
+        return apply_map(hidden, tensors[num - 1], tensors[2 * num - 1]), slopes
+
+    def hidden(self, x: Tensor, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+        """What the last map of g takes, and the slopes."""
         num, slopes, act = len(self.maps), [], list(self.activations)
-        for i, (weight, bias) in enumerate(zip(tensors[:num], tensors[num : 2 * num], strict=True)):
-            if i or self.leading:
-                x, slope = act.pop(0)(x)
-            else:
-                slope = None
+        for i in range(num):
+            if i:
+                x = apply_map(x, tensors[i - 1], tensors[num + i - 1])
+            x, slope = act.pop(0)(x) if i or self.leading else (x, None)
             slopes.append(slope)
-            x = apply_map(x, weight, bias)
         return x, slopes
 
     def push(self, t: Tensor, weights: list[Tensor], slopes: list[Tensor | None]) -> Tensor:
-        for weight, slope in zip(weights, slopes, strict=False):
-            t = apply_map(t if slope is None else t * _with_dims(slope, t), weight)
+        return apply_map(self.push_hidden(t, weights, slopes), weights[len(self.maps) - 1])
+
+    def push_hidden(self, t: Tensor, weights: list[Tensor], slopes: list[Tensor | None]) -> Tensor:
+        """What the last map of J takes."""
+        for i, slope in enumerate(slopes):
+            t = apply_map(t, weights[i - 1]) if i else t
+            if slope is not None:  # in place where no graph needs what was there, and t is not the caller's
+                times = t.mul_ if i and not torch.is_grad_enabled() else t.mul
+                t = times(_with_dims(slope, t))
         return t
 
     @torch.no_grad()
-    def pull(self, t: Tensor, weights: list[Tensor], slopes: list[Tensor | None]) -> Tensor:
-        for weight, slope in list(zip(weights, slopes, strict=False))[::-1]:
-            t = apply_adjoint(t, weight)
-            t = t if slope is None else t.mul_(_with_dims(slope, t))
-        return t
+    def pull(self, weights: list[Tensor], slopes: list[Tensor | None]) -> Callable[[Tensor], Tensor]:
+        """The function t -> J^T t, which gives no gradients."""
+        adjoints = [(adjoint(weight), slope) for weight, slope in zip(weights, slopes, strict=False)][::-1]
+
+        def pulled(t: Tensor) -> Tensor:
+            for weight, slope in adjoints:
+                t = apply_map(t, weight)
+                t = t if slope is None else t.mul_(_with_dims(slope, t))
+            return t
+
+        return pulled
 
 
 def _with_dims(slope: Tensor, t: Tensor) -> Tensor:
@@ -155,7 +172,7 @@ class ResidualBlock(nn.Module):
             return _Estimate.apply(self.branch, weights, probes, x, *tensors)
         g, slopes = self.branch.linear(x, tensors)
         jv = self.branch.push(probes, tensors, slopes)
-        value, left = hutchinson(lambda t: self.branch.pull(t, tensors, slopes), probes, jv.detach(), weights)
+        value, left = hutchinson(self.branch.pull(tensors, slopes), probes, jv.detach(), weights)
         carrier = (left * jv).flatten(2).sum(2)  # has the right gradient, and a value that means nothing
         return g, (value + carrier - carrier.detach()).mean(0)
 
@@ -179,7 +196,7 @@ class _Estimate(torch.autograd.Function):
     def forward(ctx, branch: Branch, weights: list[float], probes: Tensor, x: Tensor, *tensors: Tensor):
         g, slopes = branch.linear(x, tensors)
         jv = branch.push(probes, tensors, slopes)
-        value, left = hutchinson(lambda t: branch.pull(t, tensors, slopes), probes, jv, weights)
+        value, left = hutchinson(branch.pull(tensors, slopes), probes, jv, weights)
         ctx.branch = branch
         ctx.save_for_backward(probes, left, x, *tensors)
         return g, value.mean(0)
@@ -188,18 +205,26 @@ class _Estimate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_g: Tensor, grad_log_det: Tensor):
         probes, left, x, *tensors = ctx.saved_tensors
-        wanted = [i for i, need in enumerate(ctx.needs_input_grad[3:]) if need]
+        branch, last = ctx.branch, len(ctx.branch.maps) - 1
+        grad_g = _own_format(grad_g)
+        grad_jv = left * (grad_log_det / len(probes)).view(1, -1, *[1] * (x.dim() - 1))
+        # The last map's results are not needed again: its gradients are taken by hand, from what it was given.
+        own = len(list(branch.activations.parameters()))
         with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-            own = len(list(ctx.branch.activations.parameters()))
             inputs = [t.detach().requires_grad_() for t in [x, *tensors[: len(tensors) - own]]]
-            inputs += list(ctx.branch.activations.parameters())  # which the activations hold themselves
-            g, slopes = ctx.branch.linear(inputs[0], inputs[1:])
-            jv = ctx.branch.push(probes, inputs[1:], slopes)
-            scaled = left * (grad_log_det / len(probes)).view(1, -1, *[1] * (x.dim() - 1))
-            found = torch.autograd.grad((g, jv), [inputs[i] for i in wanted], (grad_g, scaled), allow_unused=True)
+            inputs += list(branch.activations.parameters())  # which the activations hold themselves
+            hidden, slopes = branch.hidden(inputs[0], inputs[1:])
+            pushed = branch.push_hidden(probes, inputs[1:], slopes)
+        by_hand = {1 + last: None, 1 + 2 * last + 1: None}  # the last weight and bias
+        wanted = [i for i, need in enumerate(ctx.needs_input_grad[3:]) if need and i not in by_hand]
+        arriving = (apply_adjoint(grad_g, tensors[last]), apply_adjoint(grad_jv, tensors[last]))
+        found = torch.autograd.grad((hidden, pushed), [inputs[i] for i in wanted], arriving, allow_unused=True)
         grads = [None] * len(inputs)
         for i, grad in zip(wanted, found, strict=True):
             grads[i] = grad
+        grads[1 + last] = weight_gradient(grad_g, hidden.detach(), tensors[last])
+        grads[1 + last] += weight_gradient(grad_jv, pushed.detach(), tensors[last])
+        grads[2 + 2 * last] = grad_g.flatten(2).sum((0, 2)) if grad_g.dim() == 4 else grad_g.sum(0)
         return None, None, None, *grads
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from genlab.nn.head import Head
 from genlab.nn.init import init_normal
+from genlab.nn.layout import Flatten, gradient_in_own_layout
 from genlab.nn.norm import BatchNorm, discriminator_norm
 from genlab.nn.spectral_norm import normalise_all
 from genlab.nn.upsample import Upsample
@@ -73,7 +74,7 @@ class Generator(nn.Module):
     def stage(self, i: int, h: Tensor, c: Tensor, y: Tensor | None = None) -> Tensor:
         """Features (B, widths[i], s, s), s = 4 2^i, of those of half that size; of the condition where i is 0."""
         h = self.deconvs[i - 1](h) if i else self.dense(h).unflatten(1, (-1, 4, 4))
-        return self.norms[i](h, c, y).relu_()
+        return gradient_in_own_layout(self.norms[i](h, c, y).relu_())
 
     def image(self, h: Tensor) -> Tensor:
         """The image (B, C, S, S) of the last stage's features."""
@@ -113,7 +114,7 @@ class Discriminator(nn.Module):
             layers += [nn.Conv2d(c_in, c_out, kernel_size, 2, (kernel_size - 1) // 2)]
             layers += [discriminator_norm(norm, c_out)] if i else []
             layers += [nn.LeakyReLU(0.2, inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.layers = nn.Sequential(*layers, Flatten())
         self.head = Head(4 * 4 * dim, out_dim, num_classes)
         init_normal(self)
         if spectral_norm:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from genlab.nn.head import Head
 from genlab.nn.init import init_normal
+from genlab.nn.layout import Flatten, gradient_in_own_layout
 from genlab.nn.norm import BatchNorm
 from genlab.nn.spectral_norm import normalise_all
 from genlab.nn.upsample import Upsample
@@ -62,7 +63,7 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         h = self.dense(z).unflatten(1, (-1, self.size, self.size))
         for norm, layer in zip(self.norms, self.layers, strict=True):
-            h = layer(norm(h, z, y).relu_())
+            h = layer(gradient_in_own_layout(norm(h, z, y).relu_()))
         return h.tanh()
 
 
@@ -87,7 +88,7 @@ class Discriminator(nn.Module):
         for c_in in (dim, 2 * dim, 4 * dim):
             layers += [nn.Conv2d(c_in, 2 * c_in, 4, 2, 1), nn.LeakyReLU(0.1, inplace=True)]
             layers += [nn.Conv2d(2 * c_in, 2 * c_in, 3, padding=1), nn.LeakyReLU(0.1, inplace=True)]
-        self.layers = nn.Sequential(*layers, nn.Flatten())
+        self.layers = nn.Sequential(*layers, Flatten())
         self.head = Head(8 * dim * size**2, out_dim, num_classes)
         init_normal(self)
         if spectral_norm:

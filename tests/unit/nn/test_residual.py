@@ -8,7 +8,7 @@ from torch.autograd.functional import jacobian
 from genlab.nn import fixed_point
 from genlab.nn.fixed_point import NotInverted, iterations_needed, solve
 from genlab.nn.lipschitz import refresh
-from genlab.nn.log_det import Exact, Roulette, Truncated, Within, remainder, series_log_det
+from genlab.nn.log_det import Exact, Roulette, Truncated, Within, draw_probes, remainder, series_log_det
 from genlab.nn.residual import ResidualBlock, conv_branch, dense_branch, estimator_moments, without_log_det
 
 KINDS = ("points", "images")
@@ -67,7 +67,7 @@ def test_the_estimate_is_the_series_that_autograd_computes(series, backward):
     y, log_det = block(x)
     torch.manual_seed(5)
     series.draw(lambda: 0.5, 16)
-    v = torch.empty_like(x).contiguous(memory_format=torch.channels_last).bernoulli_(0.5).mul_(2).sub_(1)
+    v = draw_probes(x.detach().contiguous(memory_format=torch.channels_last), 1)[0]
     tensors = g.tensors()
     slow = series_log_det(lambda t: g.linear(t, tensors)[0], x, v, weights)
     torch.testing.assert_close(log_det, slow, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,33 @@
+"""Where the numbers of an image lie in memory."""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Flatten", "gradient_in_own_layout"]
+
+
+class _OwnLayout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad.contiguous(memory_format=torch.channels_last if ctx.channels_last else torch.contiguous_format)
+
+
+def gradient_in_own_layout(x: Tensor) -> Tensor:
+    """x (B, C, H, W) itself, whose gradient is brought into x's memory format.
+
+    Where a dense layer meets convolutions one comes in rows and the other with channels last, and an elementwise product of
+    the two takes a CPU ten times as long as the copy does.
+    """
+    return _OwnLayout.apply(x) if x.device.type == "cpu" and x.requires_grad else x
+
+
+class Flatten(nn.Module):
+    """(B, C, H, W) -> (B, C H W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gradient_in_own_layout(x).flatten(1)

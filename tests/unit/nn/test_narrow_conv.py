@@ -1,0 +1,64 @@
+"""Convolutions to few channels: the plain one's values and derivatives, to the second order."""
+
+import pytest
+import torch
+from torch.nn.functional import conv2d
+
+from genlab.nn import narrow_conv
+from genlab.nn.narrow_conv import adjoint_kernel, conv2d_same, conv2d_same_weight_gradient
+
+# C_in, C_out, H, W, K, L: sizes that take blocks of 2x2, 4x4, 2x1, 1x2 pixels or none, forward or backward
+CASES = [
+    (16, 4, 4, 6, 3, 3),
+    (20, 1, 8, 8, 3, 3),
+    (4, 17, 4, 4, 3, 3),
+    (32, 3, 6, 5, 5, 3),
+    (16, 8, 3, 8, 3, 3),
+    (16, 12, 4, 4, 1, 1),
+]
+
+
+def both(case, monkeypatch, requires_grad=True):
+    """(the plain convolution's output, ours, x, weight, bias) in float64, channels last."""
+    monkeypatch.setattr(narrow_conv, "MIN_WORK", 0)
+    c_in, c_out, height, width, *kernel = case
+    torch.manual_seed(0)
+    x = torch.randn(2, c_in, height, width).double().contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(c_out, c_in, *kernel).double(), torch.randn(c_out).double()
+    tensors = [t.requires_grad_(requires_grad) for t in (x, weight, bias)]
+    return conv2d(*tensors, padding=[k // 2 for k in kernel]), conv2d_same(*tensors), *tensors
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_plain_convolution(case, monkeypatch):
+    plain, ours, *tensors = both(case, monkeypatch)
+    assert type(ours.grad_fn).__name__ == "_Conv2dSameBackward"  # not torch's by another path
+    torch.testing.assert_close(ours, plain)
+    grad = torch.randn_like(plain)
+    first = [torch.autograd.grad(y, tensors, grad, create_graph=True) for y in (plain, ours)]
+    torch.testing.assert_close(*first)
+    second = [torch.autograd.grad(sum(g.sin().sum() for g in grads), tensors[:2]) for grads in first]
+    torch.testing.assert_close(*second)
+
+
+def test_blocks_fill_the_lanes(monkeypatch):
+    monkeypatch.setattr(narrow_conv, "MIN_WORK", 0)
+    x = torch.zeros(1, 64, 14, 14)
+    blocks = [narrow_conv._block(x, torch.zeros(c, 64, 3, 3)) for c in (1, 3, 4, 8, 12, 16, 64)]
+    assert blocks == [(2, 2), (2, 2), (2, 2), (2, 1), (1, 1), (1, 1), (1, 1)]  # 14 has no fours
+    assert narrow_conv._block(torch.zeros(1, 64, 8, 7), torch.zeros(1, 64, 3, 3)) == (4, 1)
+
+
+@pytest.mark.parametrize("case", CASES[:3])
+def test_the_transpose_and_the_gradient_by_weight(case, monkeypatch):
+    plain, _, x, weight, _ = both(case, monkeypatch)
+    grad = torch.randn_like(plain)
+    expected = torch.autograd.grad(plain, [x, weight], grad)
+    torch.testing.assert_close(conv2d_same(grad, adjoint_kernel(weight)), expected[0])
+    torch.testing.assert_close(conv2d_same_weight_gradient(grad, x, weight), expected[1])
+
+
+def test_one_channel_keeps_channels_last(monkeypatch):
+    _, ours, x, *_ = both((16, 1, 4, 4, 3, 3), monkeypatch)
+    (grad,) = torch.autograd.grad(ours, x, torch.randn(ours.shape).double())
+    assert grad.is_contiguous(memory_format=torch.channels_last)
