@@ -205,26 +205,23 @@ class _Estimate(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_g: Tensor, grad_log_det: Tensor):
         probes, left, x, *tensors = ctx.saved_tensors
-        branch, last = ctx.branch, len(ctx.branch.maps) - 1
-        grad_g = _own_format(grad_g)
+        branch, num, grad_g = ctx.branch, len(ctx.branch.maps), _own_format(grad_g)
         grad_jv = left * (grad_log_det / len(probes)).view(1, -1, *[1] * (x.dim() - 1))
-        # The last map's results are not needed again: its gradients are taken by hand, from what it was given.
-        own = len(list(branch.activations.parameters()))
+        own = list(branch.activations.parameters())
         with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-            inputs = [t.detach().requires_grad_() for t in [x, *tensors[: len(tensors) - own]]]
-            inputs += list(branch.activations.parameters())  # which the activations hold themselves
+            inputs = [t.detach().requires_grad_() for t in [x, *tensors[: len(tensors) - len(own)]]]
+            inputs += own  # which the activations hold themselves
             hidden, slopes = branch.hidden(inputs[0], inputs[1:])
             pushed = branch.push_hidden(probes, inputs[1:], slopes)
-        by_hand = {1 + last: None, 1 + 2 * last + 1: None}  # the last weight and bias
-        wanted = [i for i, need in enumerate(ctx.needs_input_grad[3:]) if need and i not in by_hand]
-        arriving = (apply_adjoint(grad_g, tensors[last]), apply_adjoint(grad_jv, tensors[last]))
+        # The last map is not applied again: its weight's and bias's gradients need what it is given alone.
+        grads, last = [None] * len(inputs), tensors[num - 1]
+        grads[num] = weight_gradient(grad_g, hidden.detach(), last) + weight_gradient(grad_jv, pushed.detach(), last)
+        grads[2 * num] = grad_g.transpose(0, 1).flatten(1).sum(1)
+        wanted = [i for i, need in enumerate(ctx.needs_input_grad[3:]) if need and i not in (num, 2 * num)]
+        arriving = (apply_adjoint(grad_g, last), apply_adjoint(grad_jv, last))
         found = torch.autograd.grad((hidden, pushed), [inputs[i] for i in wanted], arriving, allow_unused=True)
-        grads = [None] * len(inputs)
         for i, grad in zip(wanted, found, strict=True):
             grads[i] = grad
-        grads[1 + last] = weight_gradient(grad_g, hidden.detach(), tensors[last])
-        grads[1 + last] += weight_gradient(grad_jv, pushed.detach(), tensors[last])
-        grads[2 + 2 * last] = grad_g.flatten(2).sum((0, 2)) if grad_g.dim() == 4 else grad_g.sum(0)
         return None, None, None, *grads
 
 
