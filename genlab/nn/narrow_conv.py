@@ -5,7 +5,7 @@ a x b neighbouring pixels fill the sixteen: a convolution whose kernel is the gi
 one, and whose stride is the block, has the same sums as its a b C_out channels. That takes two thirds of the time, forward
 and as the gradient of a layer that reads few channels.
 
-For tensors in channels-last format; elsewhere (other formats, other devices, small inputs) the functions are torch's own.
+For images in channels-last format; elsewhere (other formats, other devices, small images) the functions are torch's own.
 """
 
 from functools import cache
@@ -17,13 +17,12 @@ from torch.nn.functional import conv2d
 __all__ = ["adjoint_kernel", "conv2d_same", "conv2d_same_weight_gradient"]
 
 LANES = 16  # channels that oneDNN computes at a time
-MIN_WORK = 1 << 18  # numbers of an input below which more calls cost more than fewer sums save
+MIN_WORK = 1 << 18  # numbers on the wide side below which more calls cost more than fewer sums save
 
 
 def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (B, C_in, H, W) with weight (C_out, C_in, K, L), K and L odd -> (B, C_out, H, W): conv2d, padded with zeros."""
-    narrow = min(weight.shape[:2]) < LANES and x.device.type == "cpu" and not torch.compiler.is_compiling()
-    if narrow and x.is_contiguous(memory_format=torch.channels_last):
+    if _pays(x, weight):
         return _Conv2dSame.apply(x, weight, bias)
     return conv2d(x, weight, bias, padding=_padding(weight))
 
@@ -85,8 +84,16 @@ def _best(c_out: int, kernel: tuple[int, int], size: tuple[int, int]) -> tuple[i
     return min(((a, b) for b in (1, 2, 4) for a in (1, 2, 4) if size[0] % a == 0 == size[1] % b), key=cost)
 
 
+def _pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether blocks save time here, or in the gradient of x."""
+    narrow, wide = sorted(weight.shape[:2])
+    large = narrow < LANES <= wide and wide * x.numel() >= MIN_WORK * x.shape[1]
+    elsewhere = x.device.type != "cpu" or torch.compiler.is_compiling()
+    return large and not elsewhere and x.is_contiguous(memory_format=torch.channels_last)
+
+
 def _block(x: Tensor, weight: Tensor) -> tuple[int, int]:
-    if len(weight) >= LANES or x.numel() < MIN_WORK:
+    if len(weight) >= LANES or not _pays(x, weight):
         return 1, 1
     return _best(len(weight), tuple(weight.shape[2:]), tuple(x.shape[2:]))
 

@@ -43,10 +43,14 @@ def test_the_plain_convolution(case, monkeypatch):
 
 def test_blocks_fill_the_lanes(monkeypatch):
     monkeypatch.setattr(narrow_conv, "MIN_WORK", 0)
-    x = torch.zeros(1, 64, 14, 14)
+    x = torch.zeros(1, 64, 14, 14).contiguous(memory_format=torch.channels_last)
     blocks = [narrow_conv._block(x, torch.zeros(c, 64, 3, 3)) for c in (1, 3, 4, 8, 12, 16, 64)]
     assert blocks == [(2, 2), (2, 2), (2, 2), (2, 1), (1, 1), (1, 1), (1, 1)]  # 14 has no fours
-    assert narrow_conv._block(torch.zeros(1, 64, 8, 7), torch.zeros(1, 64, 3, 3)) == (4, 1)
+    assert narrow_conv._block(x[:, :, :8, :7].contiguous(memory_format=torch.channels_last), torch.zeros(1, 64, 3, 3)) == (
+        4,
+        1,
+    )
+    assert narrow_conv._block(x.contiguous(), torch.zeros(4, 64, 3, 3)) == (1, 1)  # not channels last
 
 
 @pytest.mark.parametrize("case", CASES[:3])
