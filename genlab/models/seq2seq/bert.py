@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from genlab.models.seq2seq.cached import Cache
 from genlab.nn.conditional_norm import ConditionalLayerNorm, LayerNorm, Projection
+from genlab.nn.init import init_positions, init_truncated
 from genlab.nn.masks import attend, bidirectional
 
 __all__ = ["BERT"]
@@ -93,6 +94,7 @@ class BERT(nn.Module):
     num_segments: 2, or 6 for UniLM's checkpoints. embedding_dim: the width of the embeddings and of the tied head where it
     differs from dim (the small Chinese models: 128, mapped up by a linear layer). pad_id: the id that a call without a mask
     takes for padding; None: none. checkpointing: recompute each layer in the backward pass instead of storing it.
+    position_init: where the learned positions start, normal (the source) or sinusoidal, where each knows its neighbours.
 
     condition_dim: C of the condition, 0 for none. condition_by: layer_norm, all of them, through condition_hidden units (0:
     straight); or what that is measured against, a Projection of it added to the embedding of the first token (prefix) or of
@@ -114,6 +116,7 @@ class BERT(nn.Module):
         eps: float = 1e-12,
         activation: str = "gelu",
         init_std: float = 0.02,
+        position_init: Literal["normal", "sinusoidal"] = "normal",
         pad_id: int | None = 0,
         checkpointing: bool = False,
         condition_dim: int = 0,
@@ -148,12 +151,8 @@ class BERT(nn.Module):
         if condition_dim and condition_by != "layer_norm":
             weights = 4 * condition_dim * (width + num_layers * dim)  # of layer_norm's gains and shifts
             self.project = Projection(condition_dim, condition_hidden or round(weights / (condition_dim + width)), width)
-        for module in self.modules():
-            linear = isinstance(module, nn.Linear) and module.bias is not None  # those of a condition have none
-            if linear or isinstance(module, nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=init_std, a=-2 * init_std, b=2 * init_std)
-            if linear:
-                module.bias.data.zero_()
+        init_truncated(self, init_std)
+        init_positions(self.position.weight, position_init, init_std)
 
     @property
     def vocab_size(self) -> int:
