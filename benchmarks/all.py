@@ -57,6 +57,7 @@ def table(found: dict[str, dict], left_out: list[str]) -> str:
     """All that has been `found` so far, as Markdown."""
     lines = [
         f"Measured {datetime.date.today()}: {timing.machine()}. A ratio is of medians of interleaved rounds in one process.",
+        "Residual Flow: in processes of their own, genlab's with freed memory kept, as `genlab train` keeps it.",
         "",
         "| work | baseline, ms | genlab, ms | times as fast | aim |",
         "|---|---|---|---|---|",

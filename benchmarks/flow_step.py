@@ -7,8 +7,12 @@ of the log-determinant: normflows' n_power_series = terms, genlab's num_terms = 
 Each step has its optimiser and its power iterations: normflows' five, genlab's to its tolerance. normflows has both of the
 paper's tricks (reduce_memory) or none; genlab has the Neumann gradient with all of the pass kept (store) or computed again
 (recompute), and for comparison the series differentiated term by term (naive), as figure 3 of "Residual Flows", Chen et al.
-2019. Cases share a process and take turns; the median counts. Memory is what a step adds at its peak to what lies in memory
-between steps, in a process of its own (Linux with glibc), or the allocator's peak (CUDA).
+2019. Each case has a process of its own, genlab's with freed memory kept as `genlab train` keeps it on a CPU, normflows' as
+a script would have it (--keep: kept as well); they take turns, and the median counts. Memory is what a step adds at its peak
+to what lies in memory between steps, in another process (Linux with glibc), or the allocator's peak (CUDA).
+
+The inverse is of blocks at their bound, as training makes them: weights without signs, images of mean 2. normflows stops at
+its own tolerance, and at one that leaves errors like genlab's; freed memory is kept for both.
 """
 
 import argparse
@@ -26,6 +30,7 @@ from genlab.nn.chain import Chain
 from genlab.nn.lipschitz import refresh
 from genlab.nn.log_det import Truncated, draw_probes, series_log_det
 from genlab.nn.residual import ResidualBlock, conv_branch
+from genlab.systems.trainer import keep_freed_memory
 
 CASES = ("normflows", "normflows, naive", "naive", "store", "recompute")
 
@@ -43,11 +48,15 @@ class Naive(ResidualBlock):
         )
 
 
-def build(case: str, a) -> nn.Module:
+def build(case: str, a, at_bound: bool = False) -> nn.Module:
     """The network of a case, x -> (z, log det), with weights that depend on nothing but the sizes."""
     torch.manual_seed(0)
     size, options = (a.size, a.size), {"coeff": 0.97}
     branches = [conv_branch(a.channels, a.width, size, "lipswish", True, **options) for _ in range(a.blocks)]
+    if at_bound:
+        with torch.no_grad():
+            for layer in (layer for branch in branches for layer in branch.maps):
+                layer.weight.abs_().mul_(20)
     refresh(nn.ModuleList(branches))
     if not case.startswith("normflows"):
         kind, inverse = Naive if case == "naive" else ResidualBlock, {"tolerance": a.tolerance, "anderson": 5}
@@ -70,8 +79,8 @@ def build(case: str, a) -> nn.Module:
     return nn.ModuleList(flows)
 
 
-def step_of(case: str, a):
-    """A function that does one training step of a case, and one that inverts (z -> x), and the network's z of x."""
+def training_step(case: str, a):
+    """A function that does one training step of a case."""
     net, x = build(case, a).to(a.device).train(), torch.randn(a.batch, a.channels, a.size, a.size, device=a.device)
     theirs = case.startswith("normflows")
 
@@ -99,24 +108,32 @@ def step_of(case: str, a):
         else:
             refresh(net)
 
-    @torch.no_grad()
-    def there_and_back():
-        net.eval()
-        y = x
-        for part in net:
-            y = y + (part.iresblock.nnet(y) if theirs else part.branch.linear(y, part.branch.tensors())[0])
-        start = time.perf_counter()
+    return step
+
+
+@torch.no_grad()
+def inverses(case: str, a, **stop) -> tuple[float, float]:
+    """(median milliseconds, largest error) of the inverse of a case; stop: normflows' atol and rtol, of squared steps."""
+    net, theirs = build(case, a, at_bound=True).to(a.device).eval(), case.startswith("normflows")
+    x = torch.randn(a.batch, a.channels, a.size, a.size, device=a.device) + 2
+    z = x
+    for part in net:
+        z = z + (part.iresblock.nnet(z) if theirs else part.branch.value(z, part.branch.tensors()))
+    times = []
+    for _ in range(a.rounds):
+        timing.synchronize(a.device)
+        start, y = time.perf_counter(), z
         for part in reversed(list(net)):
-            y = part.iresblock._inverse_fixed_point(y) if theirs else part.inverse(y)
-        seconds = time.perf_counter() - start
-        net.train()
-        return 1e3 * seconds, (y - x).abs().max().item()
-
-    return step, there_and_back
+            y = part.iresblock._inverse_fixed_point(y, **stop) if theirs else part.inverse(y)
+        timing.synchronize(a.device)
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times), (y - x).abs().max().item()
 
 
-def training_step(case: str, a):
-    return step_of(case, a)[0]
+def timed_step(case: str, a):
+    if a.device == "cpu" and (a.keep or not case.startswith("normflows")):
+        keep_freed_memory()
+    return training_step(case, a)
 
 
 def main() -> None:
@@ -124,11 +141,14 @@ def main() -> None:
     for name, value in {"channels": 4, "size": 14, "width": 64, "blocks": 4, "batch": 64, "terms": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--tolerance", type=float, default=1e-6, help="of genlab's inverse; normflows' is fixed")
+    parser.add_argument("--keep", action="store_true", help="freed memory stays with normflows' process, too")
     a = timing.arguments(parser, rounds=7)
+    times = timing.medians_apart(timed_step, CASES, a.rounds, a, device=a.device)
+    if a.device == "cpu":
+        keep_freed_memory()
+    stops = {"normflows": {}, "normflows, as exact": {"atol": 1e-12, "rtol": 0.0}, "recompute": {}}
+    back = {case: inverses(case, a, **stop) for case, stop in stops.items()}
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # of the processes below: freed tensors leave the resident set
-    cases = {case: step_of(case, a) for case in CASES}
-    times = timing.medians({case: step for case, (step, _) in cases.items()}, a.rounds, a.device)
-    inverses = {case: [cases[case][1]() for _ in range(a.rounds)] for case in ("normflows", "recompute")}
     memory = timing.memories(training_step, CASES, a, device=a.device)
     table = Table(box=None)
     for column in ("case", "ms a step", "times as fast as normflows", "MiB a step"):
@@ -138,8 +158,7 @@ def main() -> None:
     console = Console()
     print(f"{timing.machine(a.device)}, {vars(a)}")
     console.print(table)
-    for case, values in inverses.items():
-        ms, error = statistics.median(v[0] for v in values), max(v[1] for v in values)
+    for case, (ms, error) in back.items():
         console.print(f"inverse, {case}: {ms:.1f} ms, largest error {error:.1e}")
     timing.save(a.json, {"residual flow": {"baseline": "normflows", "ms": times, "mib": memory}})
 

@@ -40,6 +40,35 @@ def medians(
     return {case: statistics.median(values) for case, values in times.items()}
 
 
+def medians_apart(make_step: Callable, cases: Iterable[str], rounds: int, *args, device="cpu", warmup: int = 2) -> dict:
+    """`medians` of make_step(case, *args), each case in a process of its own that waits while the others take their turn:
+    what a process pays for memory depends on all that it has ever done."""
+    pools = {
+        case: get_context("spawn").Pool(1, _prepare, (make_step, case, args, torch.get_num_threads())) for case in cases
+    }
+    steps = {case: lambda pool=pool: pool.apply(_turn, (str(device),)) for case, pool in pools.items()}
+    for step in steps.values():
+        for _ in range(warmup):
+            step()
+    times = [{case: step() for case, step in steps.items()} for _ in range(rounds)]
+    for pool in pools.values():
+        pool.terminate()
+    return {case: statistics.median(turn[case] for turn in times) for case in steps}
+
+
+def _prepare(make_step: Callable, case: str, args: tuple, num_threads: int) -> None:
+    torch.set_num_threads(num_threads)
+    globals()["_step"] = make_step(case, *args)
+
+
+def _turn(device: str) -> float:
+    synchronize(device)
+    start = time.perf_counter()
+    _step()  # noqa: F821  of _prepare
+    synchronize(device)
+    return 1e3 * (time.perf_counter() - start)
+
+
 def added_memory(step: Callable, device: torch.device | str = "cpu", repeats: int = 3) -> float:
     """MiB that a step adds at its peak to what lies in memory between steps: of the resident set, to be called in a process
     of its own (Linux; NaN elsewhere), or the allocator's peak (CUDA)."""

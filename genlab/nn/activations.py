@@ -2,7 +2,7 @@
 
 The log-determinant's gradient takes second derivatives, so ReLU will not do ("Invertible Residual Networks", Behrmann et al.
 2019, arXiv 1811.00995, appendix C.3). Each returns (phi(x), phi'(x)) as plain differentiable tensors: what pushes vectors
-through the network then costs one product an activation.
+through the network then costs one product an activation. `value` is phi(x) alone, for inverses.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 __all__ = ["ELU", "LipSwish", "Softplus", "activation"]
 
 MAX_SWISH_SLOPE = 1.1  # the exact maximum is 1.09984
-BLOCK = 1 << 17  # numbers: a dozen passes over as many stay within the cache, over a whole tensor each goes to memory
+BLOCK = 1 << 20  # numbers: a dozen passes over as many stay within the caches, over a larger tensor each goes to memory
 
 
 def blocks(like: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -58,12 +58,18 @@ class ELU(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return _ELU.apply(x)
 
+    def value(self, x: Tensor) -> Tensor:
+        return torch.maximum(x, x.clamp(max=0).exp() - 1)
+
 
 class Softplus(nn.Module):
     """log(1 + exp(x)), whose derivative is the logistic function."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return softplus(x), torch.sigmoid(x)
+
+    def value(self, x: Tensor) -> Tensor:
+        return softplus(x)
 
 
 class _LipSwish(torch.autograd.Function):
@@ -120,6 +126,9 @@ class LipSwish(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return _LipSwish.apply(x, softplus(self.raw_beta))
+
+    def value(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(x * softplus(self.raw_beta)) / MAX_SWISH_SLOPE
 
 
 def activation(name: str) -> nn.Module:

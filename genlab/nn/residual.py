@@ -52,6 +52,14 @@ class Branch(nn.Module):
         hidden, slopes = self.hidden(x, tensors)
         return apply_map(hidden, tensors[num - 1], tensors[2 * num - 1]), slopes
 
+    def value(self, x: Tensor, tensors: list[Tensor]) -> Tensor:
+        """g(x) alone."""
+        num, act = len(self.maps), list(self.activations)
+        for i in range(num):
+            x = act.pop(0).value(x) if i or self.leading else x
+            x = apply_map(x, tensors[i], tensors[num + i])
+        return x
+
     def hidden(self, x: Tensor, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
         """What the last map of g takes, and the slopes."""
         num, slopes, act = len(self.maps), [], list(self.activations)
@@ -180,7 +188,7 @@ class ResidualBlock(nn.Module):
     def inverse(self, y: Tensor) -> Tensor:
         tensors, y = self.branch.tensors(), _own_format(y)
         x, self.inversion = solve(
-            lambda x: self.branch.linear(x, tensors)[0], y, self.lipschitz(), self.tolerance, memory=self.anderson
+            lambda x: self.branch.value(x, tensors), y, self.lipschitz(), self.tolerance, memory=self.anderson
         )
         return x
 
