@@ -7,6 +7,8 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -42,31 +44,25 @@ def medians(
 
 def medians_apart(make_step: Callable, cases: Iterable[str], rounds: int, *args, device="cpu", warmup: int = 2) -> dict:
     """`medians` of make_step(case, *args), each case in a process of its own that waits while the others take their turn:
-    what a process pays for memory depends on all that it has ever done."""
-    pools = {
-        case: get_context("spawn").Pool(1, _prepare, (make_step, case, args, torch.get_num_threads())) for case in cases
-    }
-    steps = {case: lambda pool=pool: pool.apply(_turn, (str(device),)) for case, pool in pools.items()}
-    for step in steps.values():
-        for _ in range(warmup):
-            step()
-    times = [{case: step() for case, step in steps.items()} for _ in range(rounds)]
-    for pool in pools.values():
-        pool.terminate()
-    return {case: statistics.median(turn[case] for turn in times) for case in steps}
+    what a process pays for memory depends on all that it has ever done. To ask a process takes some 0.1 ms of it."""
+    with ExitStack() as stack:
+        steps = {}
+        for case in cases:
+            setting = (make_step, case, args, torch.get_num_threads())
+            pool = stack.enter_context(get_context("spawn").Pool(1, _prepare, setting))
+            steps[case] = partial(pool.apply, _turn, (str(device),))
+        return medians(steps, rounds, warmup=warmup)
 
 
 def _prepare(make_step: Callable, case: str, args: tuple, num_threads: int) -> None:
+    global _step
     torch.set_num_threads(num_threads)
-    globals()["_step"] = make_step(case, *args)
+    _step = make_step(case, *args)
 
 
-def _turn(device: str) -> float:
+def _turn(device: str) -> None:
+    _step()
     synchronize(device)
-    start = time.perf_counter()
-    _step()  # noqa: F821  of _prepare
-    synchronize(device)
-    return 1e3 * (time.perf_counter() - start)
 
 
 def added_memory(step: Callable, device: torch.device | str = "cpu", repeats: int = 3) -> float:

@@ -89,27 +89,29 @@ class _LipSwish(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _LipSwish.formula(x, beta, grad_value, grad_slope)
         grad_x, grad_beta = torch.empty_like(x), torch.zeros_like(beta)
+        # The formula, in place where it can be: a quarter of the time.
         for part, gv, gs, out in blocks(x, grad_value, grad_slope, grad_x):
             t = part * beta
             gate = torch.sigmoid(t)
             bump = torch.addcmul(gate, gate, gate, value=-1)
             t.mul_(bump)
             torch.add(gate, t, out=out).mul_(gv)
-            bent = torch.addcmul(bump, t, gate.mul_(-2).add_(1), value=0.5).mul_(gs)  # half of that of `formula`
+            bent = torch.addcmul(bump, t, gate.mul_(-2).add_(1), value=0.5).mul_(gs)
             out.addcmul_(bent, 2 * beta).div_(MAX_SWISH_SLOPE)
             grad_beta += bump.mul_(gv).mul_(part).add_(bent, alpha=2).mul_(part).sum()
         return grad_x, grad_beta / MAX_SWISH_SLOPE
 
     @staticmethod
     def formula(x: Tensor, beta: Tensor, grad_value: Tensor, grad_slope: Tensor) -> tuple[Tensor, Tensor]:
-        scaled = x * beta
-        gate = torch.sigmoid(scaled)
-        swish, rest = scaled * gate, 1 - gate
-        bump = gate * rest
-        bend = bump * torch.add(2 + scaled, swish, alpha=-2)  # the second derivative of t sigmoid(t)
-        bent = grad_slope * bend
-        grad_x = torch.addcmul(grad_value * torch.addcmul(gate, swish, rest), bent, beta)
-        grad_beta = (x * torch.addcmul(bent, grad_value * x, bump)).sum()
+        t = x * beta
+        gate = torch.sigmoid(t)
+        bump = gate - gate * gate
+        t = t * bump
+        bent = grad_slope * torch.addcmul(
+            bump, t, 1 - 2 * gate, value=0.5
+        )  # with half the second derivative of t sigmoid(t)
+        grad_x = torch.addcmul(grad_value * (gate + t), bent, 2 * beta)
+        grad_beta = (x * torch.add(grad_value * bump * x, bent, alpha=2)).sum()
         return grad_x / MAX_SWISH_SLOPE, grad_beta / MAX_SWISH_SLOPE
 
 

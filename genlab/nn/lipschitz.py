@@ -100,12 +100,8 @@ def apply_map(x: Tensor, weight: Tensor, bias: Tensor | None = None, groups: int
 
 def apply_adjoint(y: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
     """W^T y, of the map that `apply_map` applies."""
-    if weight.dim() == 2:
-        return y @ weight
-    if y.dim() == 5:
-        return apply_adjoint(y.flatten(0, 1), weight).unflatten(0, y.shape[:2])
     if groups == 1:
-        return conv2d_same(y, adjoint_kernel(weight))
+        return apply_map(y, adjoint(weight))
     return conv_transpose2d(y, weight, padding=weight.shape[-1] // 2, groups=groups)
 
 

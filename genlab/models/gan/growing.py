@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 
 from genlab.models.gan import dcgan, stylegan
 from genlab.nn.growing import StagedDiscriminator, StagedGenerator
+from genlab.nn.layout import gradient_in_own_layout
 from genlab.nn.spectral_norm import normalise_all
 
 __all__ = ["Discriminator", "Generator", "GrowingDiscriminator", "GrowingGenerator", "StyleGenerator"]
@@ -89,7 +90,7 @@ class GrowingDiscriminator(StagedDiscriminator):
         return self.network.stages()[-i](h)
 
     def finish(self, h: Tensor, y: Tensor | None) -> Tensor:
-        return self.network.head(h.flatten(1), y)
+        return self.network.head(gradient_in_own_layout(h).flatten(1), y)
 
 
 class Generator(GrowingGenerator):

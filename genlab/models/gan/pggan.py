@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from genlab.models.gan.dcgan import num_strides
 from genlab.nn.growing import StagedDiscriminator, StagedGenerator
 from genlab.nn.head import Head
+from genlab.nn.layout import Flatten
 from genlab.nn.upsample import Resize
 
 __all__ = ["Discriminator", "EqualisedRate", "Generator", "MinibatchStddev", "PixelNorm", "equalise"]
@@ -162,7 +163,7 @@ class Discriminator(StagedDiscriminator):
         dense = equalise(nn.Linear(4 * 4 * width, width))
         self.last = nn.Sequential(
             MinibatchStddev(group_size) if coupled else nn.Identity(),
-            _conv(width + coupled, width), nn.LeakyReLU(0.2), nn.Flatten(), dense, nn.LeakyReLU(0.2),
+            _conv(width + coupled, width), nn.LeakyReLU(0.2), Flatten(), dense, nn.LeakyReLU(0.2),
         )  # fmt: skip
         self.head = Head(width, out_dim, num_classes)
         _equalise_all(self.head, gain=1.0)

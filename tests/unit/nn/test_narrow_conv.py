@@ -18,14 +18,14 @@ CASES = [
 ]
 
 
-def both(case, monkeypatch, requires_grad=True):
+def both(case, monkeypatch):
     """(the plain convolution's output, ours, x, weight, bias) in float64, channels last."""
     monkeypatch.setattr(narrow_conv, "MIN_WORK", 0)
     c_in, c_out, height, width, *kernel = case
     torch.manual_seed(0)
     x = torch.randn(2, c_in, height, width).double().contiguous(memory_format=torch.channels_last)
     weight, bias = torch.randn(c_out, c_in, *kernel).double(), torch.randn(c_out).double()
-    tensors = [t.requires_grad_(requires_grad) for t in (x, weight, bias)]
+    tensors = [t.requires_grad_() for t in (x, weight, bias)]
     return conv2d(*tensors, padding=[k // 2 for k in kernel]), conv2d_same(*tensors), *tensors
 
 
@@ -46,10 +46,8 @@ def test_blocks_fill_the_lanes(monkeypatch):
     x = torch.zeros(1, 64, 14, 14).contiguous(memory_format=torch.channels_last)
     blocks = [narrow_conv._block(x, torch.zeros(c, 64, 3, 3)) for c in (1, 3, 4, 8, 12, 16, 64)]
     assert blocks == [(2, 2), (2, 2), (2, 2), (2, 1), (1, 1), (1, 1), (1, 1)]  # 14 has no fours
-    assert narrow_conv._block(x[:, :, :8, :7].contiguous(memory_format=torch.channels_last), torch.zeros(1, 64, 3, 3)) == (
-        4,
-        1,
-    )
+    uneven = x[:, :, :8, :7].contiguous(memory_format=torch.channels_last)
+    assert narrow_conv._block(uneven, torch.zeros(1, 64, 3, 3)) == (4, 1)
     assert narrow_conv._block(x.contiguous(), torch.zeros(4, 64, 3, 3)) == (1, 1)  # not channels last
 
 
