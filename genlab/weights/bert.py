@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genlab.data.vocabulary import read_vocab
 from genlab.models.seq2seq.bert import ACTIVATIONS, BERT
 from genlab.weights.source import ARGUMENTS, Source, WeightsError, find, read_tensors
 
@@ -116,24 +117,31 @@ def build(name: str, keep_tokens: Sequence[int] | None = None, **changes: Any) -
 def fill(
     model: BERT, source: Source | str, keep_tokens: Sequence[int] | None = None, vocab: Sequence[str] | None = None
 ) -> Report:
-    """Reads the tensors of `source` into `model`; vocab: the model's, which must be that of a source that is a run."""
+    """Reads the tensors of `source` into `model`, whose vocabulary is `vocab`.
+
+    Where that is not the source's, tokens are found by their text, and those that the source lacks start at random: the way
+    from one language into another (Artetxe et al. 2020, arXiv 1910.11856). keep_tokens: what the vocabulary keeps of one
+    that is not told, of weights without a vocab.txt.
+    """
     source = find(source) if isinstance(source, str) else source
     tensors = read_tensors(source)
     if source.tokenizer is not None:
-        if vocab is not None and list(vocab) != source.tokenizer["vocab"]:
-            raise WeightsError(
-                f"{source.name}: was trained with another vocabulary than the data's; set data.vocab to the run"
-            )
-        tensors, keep_tokens = named(tensors), None
+        tensors = named(tensors)
+    known = source.tokenizer["vocab"] if source.tokenizer else read_vocab(source.vocab) if source.vocab else None
+    if vocab is not None and known is not None:
+        rows = {token: i for i, token in enumerate(known)}
+        keep_tokens = None if list(vocab) == known else [rows.get(token) for token in vocab]
     return load(model, tensors, keep_tokens, source.name)
 
 
 @torch.no_grad()
-def load(model: BERT, tensors: dict[str, Tensor], keep_tokens: Sequence[int] | None = None, name: str = "weights") -> Report:
+def load(
+    model: BERT, tensors: dict[str, Tensor], keep_tokens: Sequence[int | None] | None = None, name: str = "weights"
+) -> Report:
     """Copies `tensors`, under the names of any of the formats, into `model`.
 
-    keep_tokens: the rows of the word embeddings, and of the head's bias, that the model's vocabulary keeps. Fewer positions
-    than the checkpoint has are its first ones. WeightsError where the hidden states would not be the checkpoint's: a tensor
+    keep_tokens: the row of each of the model's tokens in the word embeddings, and in the head's bias; None: it has none, and
+    starts at random. Fewer positions than the checkpoint has are its first ones. WeightsError where the hidden states would not be the checkpoint's: a tensor
     of the encoder that is missing, has another shape, or has no place. Only the head may be missing.
     """
     given = {}
@@ -156,9 +164,7 @@ def load(model: BERT, tensors: dict[str, Tensor], keep_tokens: Sequence[int] | N
         used.update(sources)
         tensor = torch.cat([given[key][1] for key in sources])
         if keep_tokens is not None and ours in ("word.weight", "head.bias"):
-            if max(keep_tokens) >= len(tensor):
-                raise WeightsError(f"keep_tokens: id {max(keep_tokens)} is beyond the {len(tensor)} tokens of {name}")
-            tensor = tensor[torch.as_tensor(keep_tokens)]
+            tensor = _rows(tensor, keep_tokens, parameter, name)
         if ours == "position.weight" and len(tensor) > len(parameter):
             report.notes.append(f"the first {len(parameter)} of {len(tensor)} positions are kept")
             tensor = tensor[: len(parameter)]
@@ -178,9 +184,27 @@ def load(model: BERT, tensors: dict[str, Tensor], keep_tokens: Sequence[int] | N
             f"{name}: the network has no place for {', '.join(given[key][0] for key in extra[:4])} ({len(extra)} tensors); "
             "it has more layers, or is another architecture"
         )
+    if keep_tokens is not None and None in keep_tokens:
+        share = f"{len(keep_tokens) - keep_tokens.count(None)} of the {len(keep_tokens)} tokens of the vocabulary"
+        report.notes.append(f"it knows {share}; the others start at random")
     report.unused = sorted(set(tensors) - {given[key][0] for key in used} - set(report.tied))
     report.head = _state_of_head(model, report.missing)
     return report
+
+
+def _rows(tensor: Tensor, keep_tokens: Sequence[int | None], fresh: Tensor, name: str) -> Tensor:
+    """Rows keep_tokens of `tensor`; where that is None the row of `fresh`, moved and stretched to be like the others."""
+    known = [row for row in keep_tokens if row is not None]
+    if not known or max(known) >= len(tensor):
+        what = f"id {max(known)} is beyond" if known else "none is among"
+        raise WeightsError(f"keep_tokens: {what} the {len(tensor)} tokens of {name}")
+    kept = tensor[torch.as_tensor(known)].to(fresh)
+    if len(known) == len(keep_tokens):
+        return kept
+    # A sum with positions follows: rows of another length would be louder or fainter there than the layers expect.
+    rows = kept.mean(0) + kept.std(0, correction=0) * fresh / fresh.std().clamp(min=1e-12)
+    rows[[row is not None for row in keep_tokens]] = kept
+    return rows
 
 
 def _canonical(name: str, tensor: Tensor) -> tuple[str, Tensor]:

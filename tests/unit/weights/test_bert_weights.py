@@ -170,6 +170,32 @@ def test_a_smaller_vocabulary_gives_the_logits_of_its_tokens(inputs):
         load(bert(CONFIG | {"vocab_size": 3}), state, [0, 1, 60])
 
 
+def test_another_vocabulary_takes_the_tokens_it_shares(tmp_path):
+    words = [f"w{i}" for i in range(60)]
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    state = hugging_face()
+    save_file(state, tmp_path / "model.safetensors")
+    same, report = build(tmp_path)
+    assert fill(bert(), str(tmp_path), vocab=words).notes == report.notes == []
+    vocab = ["w7", "new", "w3", "w59", *(f"other{i}" for i in range(396))]
+    model = bert(vocab_size=400)
+    report = fill(model, str(tmp_path), vocab=vocab)
+    assert "knows 3 of the 400 tokens" in str(report)
+    rows = state["bert.embeddings.word_embeddings.weight"].double()[[7, 3, 59]]
+    assert torch.equal(model.word.weight[[0, 2, 3]], rows)
+    assert torch.equal(model.head.bias[[0, 2, 3]], state["cls.predictions.bias"].double()[[7, 3, 59]])
+    assert torch.equal(model.layers[1].up.weight, same.double().layers[1].up.weight)
+    # the others are spread as these are, and no two of them are the same
+    others = model.word.weight[[1, *range(4, 400)]]
+    assert (others.std(0) / rows.std(0, correction=0)).median().item() == pytest.approx(1, rel=0.2)
+    assert (others.mean(0) - rows.mean(0)).abs().max() < 5 * rows.std(0).max() / 400**0.5
+    assert len(others.unique(dim=0)) == len(others)
+    assert torch.allclose(model.head.bias[[1, *range(4, 400)]], model.head.bias[[0, 2, 3]].mean())
+    with pytest.raises(WeightsError, match="none is among"):
+        fill(bert(), str(tmp_path), vocab=[f"other{i}" for i in range(60)])
+
+
 def test_padding_keeps_its_meaning_in_a_smaller_vocabulary(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"pad_token_id": 7}))
     save_file(hugging_face(), tmp_path / "model.safetensors")
