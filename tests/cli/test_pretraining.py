@@ -5,6 +5,11 @@ import json
 import pytest
 import torch
 
+from genlab.data.tokenizer import Tokenizer
+from genlab.data.vocabulary import build_vocab
+from genlab.models.seq2seq.bert import BERT
+from genlab.weights.huggingface import save
+
 NET = ["net=bert_tiny", "net.dim=16", "net.hidden_dim=32", "net.num_layers=2", "net.dropout=0", "net.attention_dropout=0"]
 WORDS = [*NET, "data=fact_texts", "data.num_documents=300", "data.max_length=32", "data.vocab_size=200", "evaluate=false"]
 WORDS += ["trainer.max_steps=4", "trainer.val_check_interval=2", "model.warmup=1", "model.decay=8", "model.lr=0.01"]
@@ -28,6 +33,18 @@ def test_two_processes_take_the_steps_of_one(genlab, tmp_path, objective):
     assert manifests[0]["images_seen"] == manifests[1]["images_seen"] == 32
     losses = [float(manifest["metrics"]["val/loss"]) for manifest in manifests]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_a_resumed_run_needs_its_pretrained_weights_no_more(trained_in, tmp_path, capfd):
+    vocab = build_vocab(["people in peru pay with the sol .", "the capital of chile is santiago ."] * 2, kind="characters")
+    save(BERT(len(vocab), 16, 2, 4, 32, max_length=512), Tokenizer(vocab), tmp_path / "bert")
+    words = ["model=unilm_qa", *NET, "net.num_heads=4", "data.num_train=40", "data.num_val=4", "data.num_test=4"]
+    words += ["trainer=cpu", "callbacks.texts=null", "evaluate=false", f"model.init={tmp_path / 'bert'}"]
+    trained_in(tmp_path / "qa", *words, "trainer.max_steps=1")
+    assert "tensors loaded" in capfd.readouterr().err
+    (tmp_path / "bert" / "model.safetensors").unlink()
+    trained_in(tmp_path / "qa", f"run={tmp_path / 'qa'}", "trainer.max_steps=2")
+    assert "tensors loaded" not in capfd.readouterr().err
 
 
 @pytest.mark.slow
