@@ -87,8 +87,8 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
         runs.save_config(run_dir, settings | {"run": None, "ckpt": "last"})
     system = config.build_system(settings, settings["allow"])
     if system.modality == "text":
-        # On CPUs oneDNN keeps the kernel and the scratch memory of each of the last 1,024 shapes that it met, and batches of texts
-        # have ever new ones: 10 GB after 500 steps of unilm_qa_cmrc, 4 GB with this. Read by oneDNN once, at its first kernel.
+        # On CPUs oneDNN keeps kernel and scratch memory of each of the last 1,024 shapes that it met, and batches of texts
+        # have ever new ones: 10 GB after 500 steps of unilm_qa_cmrc, 4 GB with this. It reads this once, at its first kernel.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     trainer = build_trainer(settings, run_dir)
     try:
@@ -139,7 +139,7 @@ def with_frozen_run(settings: dict) -> dict:
 def fit(trainer, system, data, resume: Path | None, manifest: runs.Manifest, run_dir: Path) -> None:
     """Trains, and writes down how far it came whatever happens."""
     start, seconds = time.monotonic(), manifest.content["seconds"]
-    trainer.ckpt_path = resume  # as an argument of fit it is not known yet when a model in setup asks whether it is a new run
+    trainer.ckpt_path = resume  # an argument of fit is not known yet where a model's setup asks whether the run is new
     try:
         trainer.fit(system, datamodule=data, weights_only=True)
     except ValueError as error:

@@ -218,7 +218,7 @@ class Corpus(StepDataModule):
             if source.tokenizer is not None:
                 if self.simplified:
                     raise DataError(f"data.simplified=true: the vocabulary of the run {self.vocab} is taken as it is")
-                return Tokenizer.from_state(source.tokenizer | {"keep_tokens": None})
+                return Tokenizer.from_state(source.tokenizer)
             path = source.vocab
             if path is None:
                 raise DataError(f"data.vocab={self.vocab}: there is no vocab.txt with these weights")

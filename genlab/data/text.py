@@ -146,7 +146,7 @@ class TextDataModule(StepDataModule):
                 if source.tokenizer is not None:  # of a run, which has its embeddings in this order
                     if self.simplified:
                         raise DataError(f"data.simplified=true: the vocabulary of the run {self.vocab} is taken as it is")
-                    return Tokenizer.from_state(source.tokenizer | {"keep_tokens": None})
+                    return Tokenizer.from_state(source.tokenizer)
                 path = source.vocab  # of pretrained weights
                 if path is None:
                     raise DataError(f"data.vocab={self.vocab}: there is no vocab.txt with these weights")

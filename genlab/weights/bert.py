@@ -140,9 +140,10 @@ def load(
 ) -> Report:
     """Copies `tensors`, under the names of any of the formats, into `model`.
 
-    keep_tokens: the row of each of the model's tokens in the word embeddings, and in the head's bias; None: it has none, and
-    starts at random. Fewer positions than the checkpoint has are its first ones. WeightsError where the hidden states would not be the checkpoint's: a tensor
-    of the encoder that is missing, has another shape, or has no place. Only the head may be missing.
+    keep_tokens: the row of each of the model's tokens in the word embeddings and in the head's bias; None: it has none, and
+    starts at random. Fewer positions than the checkpoint has are its first ones. WeightsError where the hidden states would
+    not be the checkpoint's: a tensor of the encoder that is missing, has another shape, or has no place. Only the head may
+    be missing.
     """
     given = {}
     for theirs, tensor in tensors.items():

@@ -76,7 +76,10 @@ def find(name: str | Path) -> Source:
     if path.is_file() or prefix.is_file():
         return _local(str(name), path.parent, path if path.is_file() else prefix)
     if path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:
-        raise WeightsError(f"weights={name}: there is no such directory or file")
+        raise WeightsError(
+            f"weights={name}: there is no such directory or file; where a finished run asks for it, its vocabulary "
+            "is in that run, too: data.vocab=<the run> data.simplified=false"
+        )
     return _hub(str(name))
 
 

@@ -1,6 +1,7 @@
 """The command line from raw text to a start for another model; two processes take the steps of one."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from genlab.data.tokenizer import Tokenizer
 from genlab.data.vocabulary import build_vocab
 from genlab.models.seq2seq.bert import BERT
 from genlab.weights.huggingface import save
+from genlab.weights.source import WeightsError
 
 NET = ["net=bert_tiny", "net.dim=16", "net.hidden_dim=32", "net.num_layers=2", "net.dropout=0", "net.attention_dropout=0"]
 WORDS = [*NET, "data=fact_texts", "data.num_documents=300", "data.max_length=32", "data.vocab_size=200", "evaluate=false"]
@@ -39,11 +41,15 @@ def test_a_resumed_run_needs_its_pretrained_weights_no_more(trained_in, tmp_path
     vocab = build_vocab(["people in peru pay with the sol .", "the capital of chile is santiago ."] * 2, kind="characters")
     save(BERT(len(vocab), 16, 2, 4, 32, max_length=512), Tokenizer(vocab), tmp_path / "bert")
     words = ["model=unilm_qa", *NET, "net.num_heads=4", "data.num_train=40", "data.num_val=4", "data.num_test=4"]
-    words += ["trainer=cpu", "callbacks.texts=null", "evaluate=false", f"model.init={tmp_path / 'bert'}"]
+    words += ["trainer=cpu", "callbacks.texts=null", "evaluate=false", "data.simplified=true"]
+    words += [f"model.init={tmp_path / 'bert'}"]
     trained_in(tmp_path / "qa", *words, "trainer.max_steps=1")
     assert "tensors loaded" in capfd.readouterr().err
-    (tmp_path / "bert" / "model.safetensors").unlink()
-    trained_in(tmp_path / "qa", f"run={tmp_path / 'qa'}", "trainer.max_steps=2")
+    shutil.rmtree(tmp_path / "bert")
+    with pytest.raises(WeightsError, match=r"data\.vocab=<the run>"):
+        trained_in(tmp_path / "qa", f"run={tmp_path / 'qa'}", "trainer.max_steps=2")
+    own = [f"data.vocab={tmp_path / 'qa'}", "data.simplified=false"]
+    trained_in(tmp_path / "qa", f"run={tmp_path / 'qa'}", "trainer.max_steps=2", *own)
     assert "tensors loaded" not in capfd.readouterr().err
 
 
