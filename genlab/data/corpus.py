@@ -21,9 +21,8 @@ from genlab.data.module import SPLITS
 from genlab.data.sampler import StepSampler, in_order
 from genlab.data.shards import CHARACTERS, VERSION, Shards, Stream, alone, prepare, replace
 from genlab.data.shuffle import digest, shuffled
-from genlab.data.tokenizer import Tokenizer
+from genlab.data.tokenizer import Tokenizer, tokenizer_of
 from genlab.data.vocabulary import SPECIALS, build_vocab
-from genlab.weights.source import find
 
 __all__ = ["Corpus", "RowDraw", "RowSampler", "Rows"]
 
@@ -213,16 +212,7 @@ class Corpus(StepDataModule):
             path = self.located(self.vocab)[0]
         except DataError:
             path = Path(self.vocab).expanduser()
-        if not path.is_file():
-            source = find(self.vocab)
-            if source.tokenizer is not None:
-                if self.simplified:
-                    raise DataError(f"data.simplified=true: the vocabulary of the run {self.vocab} is taken as it is")
-                return Tokenizer.from_state(source.tokenizer)
-            path = source.vocab
-            if path is None:
-                raise DataError(f"data.vocab={self.vocab}: there is no vocab.txt with these weights")
-        return Tokenizer.from_vocab(path, self.lowercase, self.simplified, SPECIALS)
+        return tokenizer_of(self.vocab, path, self.lowercase, self.simplified, SPECIALS)
 
     def _built(self) -> Tokenizer:
         """A vocabulary of the first texts, made once: all processes of a run read the same file."""

@@ -15,9 +15,8 @@ from genlab.data.module import SPLIT_SEED, SPLITS
 from genlab.data.records import Example, Records, read_pairs, read_squad, read_webqa
 from genlab.data.rows import Encoded, LengthSampler, TextBatches, TextDraw
 from genlab.data.sampler import in_order
-from genlab.data.tokenizer import Tokenizer
+from genlab.data.tokenizer import Tokenizer, tokenizer_of
 from genlab.data.vocabulary import build_vocab
-from genlab.weights.source import find
 
 __all__ = ["Pairs", "SquadJSON", "TextDataModule", "WebQA"]
 
@@ -46,10 +45,10 @@ class TextDataModule(StepDataModule):
     path: a file or several, looked for as given and below root or $GENLAB_DATA; val_path and test_path: files that are
     those splits; without them num_val and num_test examples of `path` are held out, by whole documents. extra_path: more
     files to train on; repeat: how often an epoch goes over the examples of `path`. vocab: a vocab.txt, a directory with
-    one, or the name of pretrained weights; null: built of the training texts, vocab_size tokens of vocab_kind (wordpiece,
-    characters). simplified: drop the tokens that BERT's splitting cannot produce. no_answer: the part of the training
-    questions that are shown a passage without their answer. pad_to_multiple_of: a number, so that rows of training batches
-    have few different widths (trainer.graph=true); null: the longest's. See Codec for max_source to commas.
+    one, a run, or the name of pretrained weights; null: built of the training texts, vocab_size tokens of vocab_kind
+    (wordpiece, characters). simplified: drop the tokens that BERT's splitting cannot produce. no_answer: the part of the
+    training questions that are shown a passage without their answer. pad_to_multiple_of: a number, so that rows of training
+    batches have few different widths (trainer.graph=true); null: the longest's. See Codec for max_source to commas.
     """
 
     name: str
@@ -140,17 +139,7 @@ class TextDataModule(StepDataModule):
 
     def _tokenizer(self) -> Tokenizer:
         if self.vocab is not None:
-            path = Path(self.vocab).expanduser()
-            if not path.exists() or (path.is_dir() and not (path / "vocab.txt").is_file()):
-                source = find(self.vocab)
-                if source.tokenizer is not None:  # of a run, which has its embeddings in this order
-                    if self.simplified:
-                        raise DataError(f"data.simplified=true: the vocabulary of the run {self.vocab} is taken as it is")
-                    return Tokenizer.from_state(source.tokenizer)
-                path = source.vocab  # of pretrained weights
-                if path is None:
-                    raise DataError(f"data.vocab={self.vocab}: there is no vocab.txt with these weights")
-            return Tokenizer.from_vocab(path, self.lowercase, self.simplified)
+            return tokenizer_of(self.vocab, self.files(self.vocab)[0], self.lowercase, self.simplified)
         lowercase = True if self.lowercase is None else self.lowercase
         return Tokenizer(build_vocab(self._corpus(), self.wanted_size, self.vocab_kind, lowercase), lowercase)
 

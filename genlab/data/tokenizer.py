@@ -12,9 +12,10 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from genlab.data.decode import DataError
-from genlab.data.vocabulary import SPECIALS, is_cjk, read_vocab, simplify, splitters
+from genlab.data.vocabulary import SPECIALS, is_cjk, simplify, splitters
+from genlab.weights.source import find, read_vocab
 
-__all__ = ["Encoding", "Tokenizer"]
+__all__ = ["Encoding", "Tokenizer", "tokenizer_of"]
 
 MAX_WORD = 200  # characters; a longer word is one [UNK], as in Google's BERT
 # Kept together on both sides; without a space before; without one after. Other punctuation stands between spaces.
@@ -145,6 +146,24 @@ class Tokenizer:
                 words.append(token)
         spaces = [i and not _touch(words, i) for i in range(len(words))]
         return "".join(" " * bool(space) + word for space, word in zip(spaces, words, strict=True))
+
+
+def tokenizer_of(
+    vocab: str, path: Path, lowercase: bool | None, simplified: bool, startswith: Sequence[str] = SPECIALS[:4]
+) -> Tokenizer:
+    """What data.vocab means: the vocab.txt, or the directory with one, at `path`, where data.root may have led; else the
+    vocabulary of the run or the pretrained weights of that name (`find`), a run's as it is. See Tokenizer.from_vocab.
+    """
+    if not path.is_file() and not (path / "vocab.txt").is_file():
+        source = find(vocab)
+        if source.tokenizer is not None:
+            if simplified:
+                raise DataError(f"data.simplified=true: the vocabulary of the run {vocab} is taken as it is")
+            return Tokenizer.from_state(source.tokenizer)
+        if source.vocab is None:
+            raise DataError(f"data.vocab={vocab}: there is no vocab.txt with these weights")
+        path = source.vocab
+    return Tokenizer.from_vocab(path, lowercase, simplified, startswith)
 
 
 def _wide(char: str) -> bool:

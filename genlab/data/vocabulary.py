@@ -1,17 +1,16 @@
-"""Vocabularies of BERT's tokenizer: read, simplified, or built from a corpus."""
+"""Vocabularies of BERT's tokenizer: simplified, or built from a corpus."""
 
 import heapq
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 from tokenizers import normalizers, pre_tokenizers
 
 from genlab.data.decode import DataError
 
-__all__ = ["SPECIALS", "build_vocab", "is_cjk", "is_punctuation", "read_vocab", "simplify", "splitters"]
+__all__ = ["SPECIALS", "build_vocab", "is_cjk", "is_punctuation", "simplify", "splitters"]
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -38,17 +37,6 @@ def splitters(lowercase: bool) -> tuple[normalizers.Normalizer, pre_tokenizers.P
         clean_text=True, handle_chinese_chars=True, strip_accents=lowercase, lowercase=lowercase
     )
     return normalizer, pre_tokenizers.BertPreTokenizer()
-
-
-def read_vocab(path: str | Path) -> list[str]:
-    """The tokens of a vocab.txt in the order of their ids; DataError if it cannot be read."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable as a vocabulary ({error}); expected UTF-8, one token a line") from None
-    # Not splitlines: U+2028 is a token of the Chinese vocabulary.
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    return lines[:-1] if lines[-1] == "" else lines
 
 
 def simplify(vocab: Sequence[str], startswith: Sequence[str] = SPECIALS[:4]) -> list[int]:

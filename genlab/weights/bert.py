@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genlab.data.vocabulary import read_vocab
 from genlab.models.seq2seq.bert import ACTIVATIONS, BERT
-from genlab.weights.source import ARGUMENTS, Source, WeightsError, find, read_tensors
+from genlab.weights.source import ARGUMENTS, Source, WeightsError, find, read_tensors, read_vocab
 
 __all__ = ["Report", "arguments", "build", "fill", "load", "named"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genlab.weights.bundle import BundleError, read_bundle
 
-__all__ = ["ARGUMENTS", "Source", "WeightsError", "find", "read_tensors"]
+__all__ = ["ARGUMENTS", "Source", "WeightsError", "find", "read_tensors", "read_vocab"]
 
 CONFIGS = ("config.json", "bert_config.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -154,6 +154,17 @@ def _hub(name: str) -> Source:
         if weights := fetch(file):
             return Source(name, weights, _json(config) if config else {}, vocab)
     raise WeightsError(f"weights={name}: the Hub has neither of {', '.join(WEIGHTS)} for it")
+
+
+def read_vocab(path: str | Path) -> list[str]:
+    """The tokens of a vocab.txt in the order of their ids; WeightsError if it cannot be read."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: not readable as a vocabulary ({error}); expected UTF-8, one token a line") from None
+    # Not splitlines: U+2028 is a token of the Chinese vocabulary.
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def read_tensors(source: Source) -> dict[str, Tensor]:

@@ -13,7 +13,8 @@ import torch
 
 from genlab.data.decode import DataError
 from genlab.data.tokenizer import Tokenizer
-from genlab.data.vocabulary import SPECIALS, build_vocab, read_vocab, simplify
+from genlab.data.vocabulary import SPECIALS, build_vocab, simplify
+from genlab.weights.source import WeightsError, read_vocab
 
 CHINESE = Path(__file__).parents[4] / "shared/data/chinese-bert/vocab.txt"
 WORDS = ["the", "cat", "sat", "on", "mat", "un", "a", "b", "c", ".", ",", "!", "猫", "在", "。"]
@@ -165,7 +166,7 @@ def test_a_bad_vocabulary_is_named(tmp_path):
         Tokenizer([*SPECIALS, "cat", "cat"])
     with pytest.raises(DataError, match=r"lacks \[CLS\], \[SEP\]"):
         Tokenizer(["[PAD]", "[UNK]", "cat"])
-    with pytest.raises(DataError, match=r"vocab\.txt: not readable"):
+    with pytest.raises(WeightsError, match=r"vocab\.txt: not readable"):
         Tokenizer.from_vocab(tmp_path)
 
 
