@@ -32,7 +32,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     settings = config.resolve(cfg)
     run_path = require_run(settings, "eval")
     config.validate({k: settings.get(k) for k in ("data", "metrics", "ood", "allow")}, {"metrics": ["data"]})
-    data = config.build(settings["data"], settings["allow"])
+    data = config.build(with_vocabulary(settings["data"], run_path), settings["allow"])
     data.prepare_data()
     data.setup()
     names = ("ckpt", "weights", "seed", "num", "split", "batch_size", "standing", "sampler", "device")
@@ -47,6 +47,12 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
             print(f"{name} {run_path / 'eval' / pattern}")
     print(f"report   {report}")
     return {name: entry["value"] for name, entry in results.items()}
+
+
+def with_vocabulary(data: dict[str, Any], run_path: Path) -> dict[str, Any]:
+    """The config of texts with the run's own vocabulary, whatever they were to be read with, and even where that is gone."""
+    own = {"vocab": str(run_path.absolute()), "simplified": False}
+    return data | {name: value for name, value in own.items() if name in data}
 
 
 def require_run(settings: dict[str, Any], command: str) -> Path:

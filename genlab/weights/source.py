@@ -117,7 +117,7 @@ def _run(name: str, folder: Path) -> Source:
 
 def _checkpoint(file: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint of a run, its averaged weights where it has them."""
-    content = torch.load(file, "cpu", weights_only=True)
+    content = torch.load(file, "cpu", weights_only=True, mmap=True)  # the optimiser's states are not read
     return content["state_dict"] | content.get("ema", {})
 
 

@@ -37,7 +37,7 @@ def test_two_processes_take_the_steps_of_one(genlab, tmp_path, objective):
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_a_resumed_run_needs_its_pretrained_weights_no_more(trained_in, tmp_path, capfd):
+def test_a_run_needs_its_pretrained_weights_no_more(trained_in, genlab, tmp_path, capfd):
     vocab = build_vocab(["people in peru pay with the sol .", "the capital of chile is santiago ."] * 2, kind="characters")
     save(BERT(len(vocab), 16, 2, 4, 32, max_length=512), Tokenizer(vocab), tmp_path / "bert")
     words = ["model=unilm_qa", *NET, "net.num_heads=4", "data.num_train=40", "data.num_val=4", "data.num_test=4"]
@@ -51,6 +51,11 @@ def test_a_resumed_run_needs_its_pretrained_weights_no_more(trained_in, tmp_path
     own = [f"data.vocab={tmp_path / 'qa'}", "data.simplified=false"]
     trained_in(tmp_path / "qa", f"run={tmp_path / 'qa'}", "trainer.max_steps=2", *own)
     assert "tensors loaded" not in capfd.readouterr().err
+    words = {"data": [], "other": ["data=facts", "data.num_test=8", "data.num_train=50"]}  # the other has another vocabulary
+    for name, changes in words.items():
+        genlab("eval", "run=qa", "num=4", *changes, cwd=tmp_path)
+        measured = json.loads((tmp_path / "qa" / "eval" / "metrics.json").read_text())
+        assert measured["perplexity"]["value"] == pytest.approx(len(vocab), rel=0.2), name  # that of an untrained network
 
 
 @pytest.mark.slow
