@@ -88,7 +88,7 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
     system = config.build_system(settings, settings["allow"])
     if system.modality == "text":
         # On CPUs oneDNN keeps kernel and scratch memory of each of the last 1,024 shapes that it met, and batches of texts
-        # have ever new ones: 10 GB after 500 steps of unilm_qa_cmrc, 4 GB with this. It is read once, at the first kernel.
+        # have ever new ones: 10 GB after 500 steps of unilm_qa_cmrc, 5 with this. It is read once, at the first kernel.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     trainer = build_trainer(settings, run_dir)
     try:
