@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     data = config.build(with_vocabulary(settings["data"], run_path), settings["allow"])
     data.prepare_data()
     data.setup()
-    names = ("ckpt", "weights", "seed", "num", "split", "batch_size", "standing", "sampler", "device")
+    names = ("ckpt", "weights", "seed", "num", "split", "batch_size", "standing", "sampler", "scale", "device")
     chosen = {name: settings[name] for name in names}
     chosen |= {"texts": {"decoding": settings["decoding"], "measure": settings["measure"]}, "overrides": overrides}
     ood = other_data(settings["ood"], data, settings["allow"]) if settings.get("ood") else None
@@ -76,6 +77,7 @@ def measure(
     batch_size: int = 256,
     standing: int = 0,
     sampler: str | None = None,
+    scale: float | None = None,
     device: str = "auto",
     ood=None,
     console: Console | None = None,
@@ -99,6 +101,9 @@ def measure(
     if ood is not None and not hasattr(system, "log_prob"):
         raise config.ConfigError(f"ood={ood.name}: {type(system).__name__} has no log-probability to tell data apart by")
     choose_sampler(system, sampler)
+    drawn = {} if scale is None else {"scale": scale}
+    if drawn and not (hasattr(system, "prior") and "scale" in signature(system.prior).parameters):
+        raise config.ConfigError(f"scale={scale}: {type(system).__name__} does not take it; leave it out")
     if hasattr(system, "bind"):
         system.bind(data)
     if standing:
@@ -129,7 +134,7 @@ def measure(
                 save_histograms(named, run_path / "eval" / "ood.png", system.measure)
         if images:
             own = trained_on(run_path, data)
-            found = evaluate_images(system, data, features, **chosen, own_data=own, progress=progress)
+            found = evaluate_images(system, data, features, **chosen, **drawn, own_data=own, progress=progress)
             results |= found.results
             save_rows(found.neighbours, run_path / "eval" / "neighbours.png")
             save_prd(*found.prd, run_path / "eval" / "prd.png")
@@ -139,7 +144,7 @@ def measure(
     else:
         about = data.describe(split)
         used |= {"standing": standing, "crop": about.get("crop"), "resize": about.get("resize")}
-    used |= {"sampler": sampler} if sampler else {}
+    used |= drawn | ({"sampler": sampler} if sampler else {})
     results = {name: entry | used for name, entry in results.items()}
     runs.write_text(run_path / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     Console().print(metrics_table(results))

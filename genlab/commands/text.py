@@ -22,7 +22,7 @@ __all__ = ["encode_texts", "measure_texts", "refuse", "sample_texts"]
 
 FOR_IMAGES = {"sample": ("mode", "num", "scale", "steps", "label", "standing", "temperature", "sampler"),
               "encode": ("method", "label", "seed", "tolerance", "log_prob"),
-              "eval": ("standing", "batch_size", "metrics", "sampler", "ood")}  # fmt: skip
+              "eval": ("standing", "batch_size", "metrics", "sampler", "scale", "ood")}  # fmt: skip
 FOR_TEXTS = {"sample": ("source", "question", "passages", "decoding", "prompt"), "encode": ("pooling", "whiten", "field"),
              "eval": ("decoding", "measure")}  # fmt: skip
 CONDITIONAL = {

@@ -4,6 +4,8 @@
 layers of its released code (yedidh/glann). Shapes: B batch, C image channels, S image size, Z latent_dim, E noise_dim.
 """
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 __all__ = ["Generator", "Mapping"]
@@ -58,20 +60,15 @@ class Generator(nn.Module):
 
 
 class Mapping(nn.Module):
-    """e (B, E), normal noise -> z (B, Z), a code: two hidden layers with batch norm and ReLU, no biases."""
+    """e (B, E), normal noise -> z (B, Z), a code: num_layers hidden layers with batch norm and ReLU, no biases."""
 
-    def __init__(self, noise_dim: int, latent_dim: int, hidden_dim: int = 128):
+    def __init__(self, noise_dim: int, latent_dim: int, hidden_dim: int = 128, num_layers: int = 2):
         super().__init__()
         self.noise_dim = noise_dim
-        self.layers = nn.Sequential(
-            nn.Linear(noise_dim, hidden_dim, bias=False),
-            nn.BatchNorm1d(hidden_dim),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, hidden_dim, bias=False),
-            nn.BatchNorm1d(hidden_dim),
-            nn.ReLU(),
-            nn.Linear(hidden_dim, latent_dim, bias=False),
-        )
+        dims, layers = [noise_dim] + num_layers * [hidden_dim], []
+        for before, after in pairwise(dims):
+            layers += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(dims[-1], latent_dim, bias=False))
 
     def forward(self, e: Tensor) -> Tensor:
         return self.layers(e)

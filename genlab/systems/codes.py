@@ -5,7 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Codes", "Rows", "check_parts", "draw"]
+__all__ = ["Codes", "Rows", "check_parts", "draw", "initial_codes"]
+
+MOST = 10_000  # images that principal components are taken of
 
 
 class Rows(nn.Module):
@@ -128,6 +130,32 @@ def draw(num: int, dim: int, seed: int) -> Tensor:
     """`num` normal vectors (num, dim) on the CPU: a function of `seed`, the same for every `num`."""
     whole = num + -num % 16  # torch fills its last, incomplete block of 16 numbers in another way
     return torch.randn(whole, dim, generator=torch.Generator().manual_seed(seed))[:num]
+
+
+def initial_codes(images, dim: int, how: str, seed: int) -> Tensor:
+    """The codes (N, dim) that training begins with, of N images uint8 (N, C, H, W).
+
+    how: normal, of standard deviation 0.01, or pca, what the first `dim` principal components of at most 10,000 of the
+    images say of each, on the unit sphere. ValueError for another, or for images that have fewer than `dim`.
+    """
+    count = len(images)
+    if how == "normal":
+        return 0.01 * draw(count, dim, seed)
+    if how != "pca":
+        raise ValueError(f"model.code_init={how!r}: expected normal or pca")
+    some = images[torch.linspace(0, count - 1, min(count, MOST)).long()].cpu().flatten(1).float()
+    if dim > min(some.shape):
+        raise ValueError(
+            f"model.code_init=pca: {len(some)} images of {some.shape[1]} numbers have no {dim} principal components; use "
+            f"model.latent_dim={min(some.shape)} or less, or model.code_init=normal"
+        )
+    mean = some.mean(0)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        vectors = torch.pca_lowrank(some - mean, q=min(dim + 10, *some.shape), center=False, niter=4)[2][:, :dim]
+    parts = torch.arange(count).split(1024)
+    codes = torch.cat([(images[part].cpu().flatten(1).float() - mean) @ vectors for part in parts])
+    return codes / codes.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
 def check_parts(name: str, net: Mapping[str, nn.Module], loss) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from genlab.metrics.neighbours import nearest
 from genlab.nn.norm import batch_statistics, standing_statistics
-from genlab.systems.codes import Codes, check_parts, draw
+from genlab.systems.codes import Codes, check_parts, draw, initial_codes
 from genlab.systems.inversion import refine
 
 __all__ = ["GLO"]
@@ -24,9 +24,9 @@ class GLO(LightningModule):
     covariance fitted to the stored ones.
 
     net: {"generator": ...}. loss: a distance of genlab.losses.reconstruction. optimizer: called with the networks' groups.
-    space: sphere (projected after each pass over the data) or ball (after each step). halve_every: passes after which both
-    rates are halved; 0 for never. reset_optimizer: forget all moments at every pass, as the released code does.
-    batch_statistics: generate with the batch norm statistics of the batch at hand, as it does; not with running ones.
+    code_init: normal (random) or pca (principal components). space: sphere (projected after each pass) or ball (after each
+    step). halve_every: passes after which both rates are halved; 0 for never. reset_optimizer: forget all moments at every
+    pass, as the released code does. batch_statistics: generate with the batch's own batch norm statistics, as it does.
     """
 
     modality = "image"
@@ -40,6 +40,7 @@ class GLO(LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         generator_lr: float = 1e-3,
         code_lr: float = 1e-2,
+        code_init: Literal["normal", "pca"] = "normal",
         code_betas: list[float] | tuple[float, float] = (0.5, 0.999),
         space: Literal["sphere", "ball"] = "sphere",
         halve_every: int = 20,
@@ -49,7 +50,7 @@ class GLO(LightningModule):
     ):
         super().__init__()
         check_parts(type(self).__name__, net, loss)
-        self.generator, self.loss, self.latent_dim = net["generator"], loss, latent_dim
+        self.generator, self.loss, self.latent_dim, self.code_init = net["generator"], loss, latent_dim, code_init
         self.codes = Codes(latent_dim, space, code_betas)
         self.optimizer, self.generator_lr, self.code_lr, self.halve_every = optimizer, generator_lr, code_lr, halve_every
         self.reset_optimizer, self.batch_statistics, self.sampler = reset_optimizer, batch_statistics, None
@@ -63,9 +64,8 @@ class GLO(LightningModule):
     def setup(self, stage: str) -> None:
         """A code for each image of the training split, before a checkpoint is read into them."""
         if stage == "fit":
-            generator = torch.Generator().manual_seed(torch.initial_seed())
-            size = (len(self.trainer.datamodule.arrays("train")), self.latent_dim)
-            self.codes.allocate(0.01 * torch.randn(size, generator=generator))
+            images = self.trainer.datamodule.arrays("train").images
+            self.codes.allocate(initial_codes(images, self.latent_dim, self.code_init, torch.initial_seed()))
 
     def on_fit_start(self) -> None:
         if getattr(self.trainer.strategy, "_ddp_kwargs", {"broadcast_buffers": False}).get("broadcast_buffers", True):

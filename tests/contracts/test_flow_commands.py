@@ -107,6 +107,7 @@ def test_other_data_take_the_shape_of_the_run_s(images):
         ("encode", ["input=photos"], "input=photos: expected an .npz"),
         ("eval", ["ood=mnist5k"], "ood: the run's eight_gaussians holds points"),
         ("eval", ["standing=2"], "Flow cannot stand"),
+        ("eval", ["scale=0.5"], "scale=0.5: Flow does not take it"),
     ],
 )
 def test_what_makes_no_sense_of_points_is_refused(points, tmp_path, name, words, message):

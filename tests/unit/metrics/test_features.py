@@ -168,6 +168,20 @@ def test_a_spoilt_reconstruction_costs_what_it_should(data):
     assert results["reconstruction_mse"]["split"] == "val"
 
 
+def test_samples_are_measured_at_the_scale_that_is_asked_for(data):
+    class Scaled(Memory):
+        def prior(self, num, seed, scale=1.0):
+            return scale * super().prior(num, seed)
+
+    whole, scaled = (
+        evaluate_images(Scaled(data), data, features.random(data), num_samples=len(data.arrays("train")), **given).results
+        for given in ({}, {"scale": 0.5})
+    )
+    assert whole["recall"]["value"] == 1.0 and scaled["recall"]["value"] < 0.5
+    assert scaled["fid"]["value"] > whole["fid"]["value"] + 1
+    assert scaled["reconstruction_mse"] == whole["reconstruction_mse"]  # of held-out images, which are not drawn
+
+
 def test_features_of_the_real_images_are_taken_once(data, tmp_path, monkeypatch):
     monkeypatch.setenv("GENLAB_DATA", str(tmp_path))
     monkeypatch.delattr(Memory, "encode")  # samples alone

@@ -40,10 +40,11 @@ def test_labels_and_odd_sizes_are_refused_by_key():
         Generator(30, 1, 8)
 
 
-def test_the_mapping_goes_from_noise_to_codes():
-    mapping = Mapping(6, 10, hidden_dim=12)
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_the_mapping_goes_from_noise_to_codes(num_layers):
+    mapping = Mapping(6, 10, hidden_dim=12, num_layers=num_layers)
     codes = mapping(torch.randn(7, 6))
     assert codes.shape == (7, 10) and mapping.noise_dim == 6
     codes.square().sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in mapping.parameters())
-    assert sum(isinstance(m, nn.BatchNorm1d) for m in mapping.modules()) == 2
+    assert sum(isinstance(m, nn.BatchNorm1d) for m in mapping.modules()) == num_layers

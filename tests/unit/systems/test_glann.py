@@ -11,6 +11,7 @@ from genlab.metrics.neighbours import nearest
 from genlab.models.glann import Generator, Mapping
 from genlab.runs import read_checkpoint
 from genlab.systems import glann as module
+from genlab.systems.codes import initial_codes
 from genlab.systems.glann import GLANN, block_sizes
 from genlab.systems.glo import GLO
 from genlab.systems.imle import IMLE
@@ -223,3 +224,27 @@ def test_parts_that_do_not_fit_are_refused_by_key():
         build(GLANN, glo_steps=-1)
     with pytest.raises(ValueError, match=r"scale=0\.9"):
         build().reconstruct(torch.zeros(1, 1, 16, 16), 0.9)
+
+
+def test_codes_begin_as_the_principal_components_of_the_images():
+    images = torch.randint(0, 256, (40, 1, 5, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images[:, :, 0] = images[:, :, 1] // 2 + images[:, :, 2] // 3  # some directions say more than others
+    state = torch.get_rng_state()
+    codes = initial_codes(images, 6, "pca", 0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+    centred = (images.double() / 127.5 - 1).flatten(1)
+    centred -= centred.mean(0)
+    left, deviations, _ = torch.linalg.svd(centred, full_matrices=False)
+    scores = left[:, :6] * deviations[:6]
+    scores *= (scores * codes).sum(0).sign()  # a component has two directions
+    torch.testing.assert_close(codes.double(), scores / scores.norm(dim=1, keepdim=True), atol=1e-4, rtol=0)
+
+
+def test_codes_that_cannot_begin_so_are_refused_by_key():
+    images = torch.zeros(5, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"model\.code_init=pca: 5 images of 4 numbers .* model\.latent_dim=4 or less"):
+        initial_codes(images, 8, "pca", 0)
+    with pytest.raises(ValueError, match=r"model\.code_init='random': expected normal or pca"):
+        initial_codes(images, 2, "random", 0)
+    assert initial_codes(images, 3, "pca", 0).isfinite().all()  # black images alone
