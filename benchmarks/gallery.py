@@ -42,7 +42,7 @@ ENTRIES = {
     "ogan_fashion": Entry(
         "experiment=ogan_fashion trainer.precision=bf16-mixed", 0.5, (1,), {"samples": SAMPLES, "reconstructions": PAIRS}
     ),
-    "glann_mnist5k": Entry("experiment=glann_mnist5k", 1.2, (1, 2, 3), {"samples": SAMPLES}),
+    "glann_mnist5k": Entry("experiment=glann_mnist5k", 0.6, (1, 2, 3), {"samples": SAMPLES}),
     "glann_fashion10k": Entry("experiment=glann_fashion10k", 0.7, (1,), {"samples": SAMPLES}),
     "iresnet_mnist5k": Entry("experiment=iresnet_mnist5k", 0.8, (1,), {"samples": SAMPLES}),
     "residual_flow_digits": Entry("experiment=residual_flow_digits", 0.4, (1,), {"samples": SAMPLES}),
