@@ -1,9 +1,9 @@
 """`genlab eval run=<dir>`: measures a trained run; every number goes beside what produced it."""
 
+import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from genlab.report.plots import save_prd
 from genlab.report.points import save_histograms, save_points, window
 from genlab.report.tables import certificate_table, metrics_table
 
-__all__ = ["choose_sampler", "measure", "pick_device", "require_run", "require_verb", "run", "trained_on"]
+__all__ = ["choose_sampler", "measure", "pick_device", "require_run", "require_verb", "run", "taken", "trained_on"]
 
 DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
 
@@ -101,9 +101,9 @@ def measure(
     if ood is not None and not hasattr(system, "log_prob"):
         raise config.ConfigError(f"ood={ood.name}: {type(system).__name__} has no log-probability to tell data apart by")
     choose_sampler(system, sampler)
-    drawn = {} if scale is None else {"scale": scale}
-    if drawn and not (hasattr(system, "prior") and "scale" in signature(system.prior).parameters):
-        raise config.ConfigError(f"scale={scale}: {type(system).__name__} does not take it; leave it out")
+    if scale is not None:
+        require_verb(system, "sample")
+        taken(system.prior, {"scale": scale})
     if hasattr(system, "bind"):
         system.bind(data)
     if standing:
@@ -134,7 +134,7 @@ def measure(
                 save_histograms(named, run_path / "eval" / "ood.png", system.measure)
         if images:
             own = trained_on(run_path, data)
-            found = evaluate_images(system, data, features, **chosen, **drawn, own_data=own, progress=progress)
+            found = evaluate_images(system, data, features, **chosen, scale=scale, own_data=own, progress=progress)
             results |= found.results
             save_rows(found.neighbours, run_path / "eval" / "neighbours.png")
             save_prd(*found.prd, run_path / "eval" / "prd.png")
@@ -144,7 +144,7 @@ def measure(
     else:
         about = data.describe(split)
         used |= {"standing": standing, "crop": about.get("crop"), "resize": about.get("resize")}
-    used |= drawn | ({"sampler": sampler} if sampler else {})
+    used |= {name: value for name, value in {"sampler": sampler, "scale": scale}.items() if value is not None}
     results = {name: entry | used for name, entry in results.items()}
     runs.write_text(run_path / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     Console().print(metrics_table(results))
@@ -203,6 +203,16 @@ def require_verb(system, verb: str) -> None:
             if target is not None and hasattr(config.locate(target), verb):  # a variant of another recipe names none
                 able.append(entry.name.removesuffix(".yaml"))
     raise runs.RunError(f"{type(system).__name__} cannot {verb}; models that can: {', '.join(able) or 'none'}")
+
+
+def taken(verb: Callable, settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of scale=, temperature= and label= that are given; ConfigError for one that the model's `verb` cannot take."""
+    given = {name: settings[name] for name in ("scale", "temperature", "label") if settings.get(name) is not None}
+    able = inspect.signature(verb).parameters.keys() & {"scale", "temperature", "label"}
+    for name in given.keys() - able:
+        known = ", ".join(sorted(able)) or "none"
+        raise config.ConfigError(f"{name}={given[name]}: {type(verb.__self__).__name__} does not take it; it takes {known}")
+    return given
 
 
 def choose_sampler(system, name: str | None) -> None:

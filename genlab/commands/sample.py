@@ -1,16 +1,13 @@
 """`genlab sample run=<dir>`: images or points from a trained run, as a PNG, a GIF and an .npz."""
 
-import inspect
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from genlab import config, runs
 from genlab.commands.conditional import sample_conditional
-from genlab.commands.eval import choose_sampler, pick_device, require_run, require_verb
+from genlab.commands.eval import choose_sampler, pick_device, require_run, require_verb, taken
 from genlab.commands.text import refuse, sample_texts
 from genlab.data import read_images, read_points
 from genlab.metrics.density import density_on_grid
@@ -85,16 +82,6 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         arrays["points" if points else "images"] = rows
     np.savez_compressed(out / f"{mode}.npz", **{name: value.cpu().numpy() for name, value in arrays.items()})
     print(f"picture  {picture}\narrays   {out / f'{mode}.npz'}  (float32{'' if points else ' in [-1, 1]'})")
-
-
-def taken(verb: Callable, settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of scale=, temperature= and label= that are given; ConfigError for one that the model's `verb` cannot take."""
-    given = {name: settings[name] for name in ("scale", "temperature", "label") if settings[name] is not None}
-    able = inspect.signature(verb).parameters.keys() & {"scale", "temperature", "label"}
-    for name in given.keys() - able:
-        known = ", ".join(sorted(able)) or "none"
-        raise config.ConfigError(f"{name}={given[name]}: {type(verb.__self__).__name__} does not take it; it takes {known}")
-    return given
 
 
 def draw_points(system, points: torch.Tensor, path: Path) -> Path:

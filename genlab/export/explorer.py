@@ -12,6 +12,7 @@ from genlab import runs
 from genlab.export.images import Verb, graphs
 from genlab.export.program import program
 from genlab.report.html import page
+from genlab.systems.codes import principal_directions
 
 __all__ = ["LINK", "MAX_BYTES", "explore", "first_line", "write_explorer"]
 
@@ -109,13 +110,11 @@ def directions(system, decode: Verb, images: Tensor | None, scale: float) -> dic
         return measured(decode, codes) | {"mean": halves(torch.zeros_like(codes[0]))}
     codes = codes.double()
     mean, count = codes.mean(0), min(NUM_DIRECTIONS, *codes.shape)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        _, deviations, vectors = torch.pca_lowrank(codes, q=min(count + 10, *codes.shape), niter=4)
-    variances = deviations.square() / max(1, len(codes) - 1)
-    found = {"mean": halves(mean), "deviations": variances[:count].sqrt().tolist()}
-    found["shares"] = (variances[:count] / codes.var(0).sum()).tolist()
-    return found | {"directions": halves(signed(vectors[:, :count].T)), "about": f"the principal directions of {about}"}
+    values, vectors = principal_directions(codes, count)
+    variances = values.square() / max(1, len(codes) - 1)
+    found = {"mean": halves(mean), "deviations": variances.sqrt().tolist()}
+    found["shares"] = (variances / codes.var(0).sum()).tolist()
+    return found | {"directions": halves(signed(vectors.T)), "about": f"the principal directions of {about}"}
 
 
 def measured(decode: Verb, codes: Tensor) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -47,13 +48,14 @@ def evaluate_images(
     num_samples: int = 10_000,
     batch_size: int = 256,
     seed: int = 0,
-    scale: float = 1.0,
+    scale: float | None = None,
     own_data: bool = False,
     progress: Progress = lambda description, done, total: None,
 ) -> Evaluation:
     """What can be measured of an image system: samples and the held-out `split` compared with the train split over
     `features`, and the reconstructions of `split` where it encodes. own_data: whether it was trained on `data`, so that
-    codes stored for the train split are measured too. scale: on the latent vectors of the samples; below 1 truncates.
+    codes stored for the train split are measured too. scale: on the latent vectors of the samples, for a
+    system that takes one; below 1 truncates.
     progress: called with (description, done, total).
     """
     system.eval()
@@ -65,8 +67,8 @@ def evaluate_images(
     real = real_cloud(features, data, "train", keep, seed, batch_size, system.device, progress)
     held_out = real_cloud(features, data, split, min(MAX_CLOUD, count), seed, batch_size, system.device, progress)
     samples, correlations = Cloud(features, num_samples, keep, seed), []
-    drawn = {"seed": seed} if scale == 1 else {"seed": seed, "scale": scale}
-    z = system.prior(num_samples, **drawn)
+    draw = partial(system.prior, num_samples, seed=seed, **({} if scale is None else {"scale": scale}))
+    z = draw()
     labels = system.labels(num_samples) if getattr(system, "num_classes", 0) else None
     for done, part in enumerate(z.split(batch_size), 1):
         given = () if labels is None else (labels[(done - 1) * batch_size :][: len(part)],)
@@ -108,7 +110,7 @@ def evaluate_images(
     if hasattr(system, "encode"):
         results |= reconstruction(system, data, split, batch_size, plain, progress)
     if hasattr(system, "stored_codes"):
-        results |= stages(system, data, real, entry, drawn, plain, batch_size, own_data, progress)
+        results |= stages(system, data, real, entry, draw, plain, batch_size, own_data, progress)
     rows = samples.kept.nonzero()[:NUM_SHOWN, 0]
     images = system.decode(z[rows.to(z.device)], *(() if labels is None else (labels[rows.to(labels.device)],))).cpu()
     beside = real.kept.nonzero()[:, 0][nearest(sampled[:NUM_SHOWN], trained, NUM_NEAREST).rows]
@@ -203,7 +205,7 @@ def reconstruction(system, data, split: str, batch_size: int, plain: dict[str, A
     return results
 
 
-def stages(system, data, real: Cloud, entry, drawn, plain, batch_size: int, own_data: bool, progress: Progress) -> Results:
+def stages(system, data, real: Cloud, entry, draw, plain, batch_size: int, own_data: bool, progress: Progress) -> Results:
     """What each stage of a model with stored codes comes to: the FID of its other samplers and, of the images that it was
     trained on, the FID and the error of their reconstructions from their own codes, which no sampler can go below by much.
     """
@@ -211,7 +213,7 @@ def stages(system, data, real: Cloud, entry, drawn, plain, batch_size: int, own_
     for name in system.samplers:
         system.sampler = name
         cloud = Cloud(real.features, entry["count"], 0, entry["seed"])
-        for z in system.prior(entry["count"], **drawn).split(batch_size):
+        for z in draw().split(batch_size):
             cloud.add(system.decode(z))
         results[f"fid_{name}"] = entry | {"value": cloud.distance_to(real)}
     system.sampler = used

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Codes", "Rows", "check_parts", "draw", "initial_codes"]
+__all__ = ["Codes", "Rows", "check_parts", "draw", "initial_codes", "principal_directions"]
 
 MOST = 10_000  # images that principal components are taken of
 
@@ -132,6 +132,14 @@ def draw(num: int, dim: int, seed: int) -> Tensor:
     return torch.randn(whole, dim, generator=torch.Generator().manual_seed(seed))[:num]
 
 
+def principal_directions(points: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """The singular values (num,) of centred points (N, D) and their directions (D, num), the same at each call."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        _, values, vectors = torch.pca_lowrank(points, q=min(num + 10, *points.shape), niter=4)
+    return values[:num], vectors[:, :num]
+
+
 def initial_codes(images, dim: int, how: str, seed: int) -> Tensor:
     """The codes (N, dim) that training begins with, of N images uint8 (N, C, H, W).
 
@@ -143,18 +151,18 @@ def initial_codes(images, dim: int, how: str, seed: int) -> Tensor:
         return 0.01 * draw(count, dim, seed)
     if how != "pca":
         raise ValueError(f"model.code_init={how!r}: expected normal or pca")
-    some = images[torch.linspace(0, count - 1, min(count, MOST)).long()].cpu().flatten(1).float()
+
+    def numbers(rows: Tensor) -> Tensor:
+        return images[rows].cpu().flatten(1).float()
+
+    some = numbers(torch.linspace(0, count - 1, min(count, MOST)).long())
     if dim > min(some.shape):
         raise ValueError(
             f"model.code_init=pca: {len(some)} images of {some.shape[1]} numbers have no {dim} principal components; use "
             f"model.latent_dim={min(some.shape)} or less, or model.code_init=normal"
         )
-    mean = some.mean(0)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        vectors = torch.pca_lowrank(some - mean, q=min(dim + 10, *some.shape), center=False, niter=4)[2][:, :dim]
-    parts = torch.arange(count).split(1024)
-    codes = torch.cat([(images[part].cpu().flatten(1).float() - mean) @ vectors for part in parts])
+    mean, (_, vectors) = some.mean(0), principal_directions(some, dim)
+    codes = torch.cat([(numbers(rows) - mean) @ vectors for rows in torch.arange(count).split(1024)])
     return codes / codes.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 

@@ -62,8 +62,8 @@ class GLO(LightningModule):
     # --- training ----------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        """A code for each image of the training split, before a checkpoint is read into them."""
-        if stage == "fit":
+        """A code for each image of the training split, of a new run; a checkpoint brings its own."""
+        if stage == "fit" and self.trainer.ckpt_path is None:
             images = self.trainer.datamodule.arrays("train").images
             self.codes.allocate(initial_codes(images, self.latent_dim, self.code_init, torch.initial_seed()))
 
