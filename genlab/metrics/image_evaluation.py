@@ -98,7 +98,9 @@ def evaluate_images(
         "nearest_sample": nearest(trained, sampled).distances.mean().item(),  # large for a mode that is missing
     }
     if features.head is not None:
-        values["inception_score" if features.comparable else "class_score"] = class_score(features.head(sampled))
+        values["inception_score" if features.comparable else "class_score"] = class_score(
+            features.head(sampled.to(system.device))
+        )
     results = {name: {"value": value, **entry} for name, value in values.items()}
     floor = {"value": held_out.distance_to(real), **entry, "split": split, "count": count}
     results["fid_floor"] = floor  # what real images that the model has not seen score

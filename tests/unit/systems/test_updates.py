@@ -13,6 +13,7 @@ from genlab.losses.augment import DiffAugment
 from genlab.losses.code import pearson
 from genlab.models.gan.dcgan import Discriminator, Generator
 from genlab.nn.norm import ConditionalBatchNorm, SelfModulation
+from genlab.nn.spectral_norm import advance_spectral_norm
 from genlab.systems import updates
 from genlab.systems.gan import GAN
 from genlab.systems.ogan import OGAN
@@ -45,6 +46,8 @@ def build(kind: str, norm: str, loss, update: str, **options):
     with torch.no_grad():  # scores and images far from zero, so that every branch of a loss is visited
         for parameter in system.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+    for _ in range(20):
+        advance_spectral_norm(system)
     x = torch.rand(BATCH, 3, SIZE, SIZE, dtype=torch.double) * 2 - 1
     return system, x, torch.randn(BATCH, LATENT, dtype=torch.double)
 
