@@ -35,10 +35,11 @@ class Upsample(nn.Module):
     deconv: a transposed convolution of stride 2. nearest, bilinear, zero_insert: Resize, then a convolution of odd
     kernel (one less than an even kernel_size). pixel_shuffle: a convolution to 4 C_out channels, which become 2x2 pixels
     ("Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network", Shi
-    et al. 2016, arXiv 1609.05158). ValueError for another mode.
+    et al. 2016, arXiv 1609.05158). bias: pixel_shuffle has one in any case, since the four of a channel differ. ValueError
+    for another mode.
     """
 
-    def __init__(self, c_in: int, c_out: int, kernel_size: int, mode: str = "deconv"):
+    def __init__(self, c_in: int, c_out: int, kernel_size: int, mode: str = "deconv", bias: bool = True):
         super().__init__()
         if mode not in UPSAMPLERS:
             raise ValueError(f"upsample={mode!r}: expected {', '.join(UPSAMPLERS)}")
@@ -46,11 +47,11 @@ class Upsample(nn.Module):
         odd = kernel_size - 1 + kernel_size % 2
         if mode == "deconv":
             padding = {"padding": (kernel_size - 1) // 2, "output_padding": kernel_size % 2}
-            self.layers = nn.Sequential(nn.ConvTranspose2d(c_in, c_out, kernel_size, 2, **padding))
+            self.layers = nn.Sequential(nn.ConvTranspose2d(c_in, c_out, kernel_size, 2, bias=bias, **padding))
         elif mode == "pixel_shuffle":
             self.layers = nn.Sequential(nn.Conv2d(c_in, 4 * c_out, odd, padding=odd // 2))
         else:
-            self.layers = nn.Sequential(Resize(mode), nn.Conv2d(c_in, c_out, odd, padding=odd // 2))
+            self.layers = nn.Sequential(Resize(mode), nn.Conv2d(c_in, c_out, odd, padding=odd // 2, bias=bias))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layers(x)

@@ -4,6 +4,7 @@ from torch import nn
 
 from genlab.models.gan.dcgan import Discriminator, Generator
 from genlab.nn.norm import SelfModulation
+from genlab.nn.upsample import UPSAMPLERS
 
 
 @pytest.mark.parametrize("kernel_size", [4, 5])
@@ -34,6 +35,22 @@ def test_every_parameter_gets_a_gradient(norm, spectral_norm):
     for network in (generator, discriminator):
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
+
+
+@pytest.mark.parametrize("upsample", UPSAMPLERS)
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_only_biases_that_a_norm_takes_out_are_left_out(norm, upsample):
+    generator = Generator(16, 3, 8, width_multiple=2, upsample=upsample)
+    discriminator = Discriminator(16, 3, 4, width_multiple=2, norm=norm)
+    z = torch.randn(6, 8)
+    for network, x in ((generator, z), (discriminator, generator(z).detach())):
+        before = network(x)
+        for conv in (m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)):
+            shift = torch.randn(conv.out_channels)[:, None, None]
+            hook = conv.register_forward_hook(lambda module, inputs, output, shift=shift: output + shift)
+            same = torch.allclose(network(x), before, atol=1e-3)
+            hook.remove()
+            assert same == (conv.bias is None), conv
 
 
 @pytest.mark.parametrize("image_size", [4, 28, 33])

@@ -22,7 +22,7 @@ def test_parameter_count_at_128_with_the_sources_mapping():
     widths = [1024, 512, 256, 128, 64]
     mapping = 8 * (512 * 512 + 512)
     adain = sum(2 * width * (512 + 1) for width in widths)
-    deconvs = sum(16 * a * b + b for a, b in zip(widths, [*widths[1:], 3], strict=True))
+    deconvs = sum(16 * a * b for a, b in zip(widths, [*widths[1:], 3], strict=True)) + 3
     assert sum(p.numel() for p in generator.parameters()) == mapping + 16 * 1024 + adain + deconvs
 
 
