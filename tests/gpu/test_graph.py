@@ -23,6 +23,8 @@ RECIPES = {
     "rmsprop": ["model=dcgan", "optimizer=rmsprop", *GAN],
     "sngan": [
         "model=sngan",
+        "model.generator_lr=0.000244140625",  # a power of two: in a graph rates are float32, whose rounding would grow here
+        "model.discriminator_lr=0.000244140625",
         "data.image_size=32",
         "callbacks.quality=null",
         "net.generator.dim=8",

@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from genlab.models.seq2seq.cached import Cache
 from genlab.nn.conditional_norm import ConditionalLayerNorm, LayerNorm, Projection
+from genlab.nn.decode import add_norm
 from genlab.nn.init import init_positions, init_truncated
 from genlab.nn.masks import attend, bidirectional
 
@@ -70,8 +71,8 @@ class Layer(nn.Module):
     def finish(self, h: Tensor, attended: Tensor, c: Tensor | None = None) -> Tensor:
         """Everything after attention; attended (B, H, L, Dh)."""
         attended = self.out(attended.transpose(1, 2).flatten(2))
-        h = self.attention_norm(h + F.dropout(attended, self.dropout, self.training), c)
-        return self.norm(h + F.dropout(self.down(self.act(self.up(h))), self.dropout, self.training), c)
+        h = add_norm(self.attention_norm, h, F.dropout(attended, self.dropout, self.training), c)
+        return add_norm(self.norm, h, F.dropout(self.down(self.act(self.up(h))), self.dropout, self.training), c)
 
 
 class Head(nn.Module):

@@ -6,9 +6,9 @@ from weakref import WeakKeyDictionary, finalize
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from genlab.nn.cuda_graph import aside, record
+from genlab.nn.decode import attend
 
 __all__ = ["Cache", "Captured", "captured"]
 
@@ -85,12 +85,8 @@ class Cache:
 
     def attend(self, layer: int, heads: Tensor) -> Tensor:
         """Query, key and value of the tokens being written, (3, B, H, K, Dh) -> what they attend to, (B, H, K, Dh)."""
-        memory, bias = self.memory[layer], self.bias
-        memory.index_copy_(3, self.slots, heads[1:].to(memory.dtype))
-        if not self.static:
-            filled = self.first + (self.steps + 1) * self.num_beams
-            memory, bias = memory[:, :, :, :filled], bias[..., :filled]
-        return F.scaled_dot_product_attention(heads[0], memory[0], memory[1], bias)
+        filled = self.bias.shape[3] if self.static else self.first + (self.steps + 1) * self.num_beams
+        return attend(heads, self.memory[layer], self.bias, self.slots, filled)
 
     def advance(self) -> None:
         """The tokens of this step are written in every layer."""

@@ -44,7 +44,7 @@ class LogProbs:
 
 
 def log_probs(logits: Tensor) -> Tensor:
-    return (logits.float() if logits.element_size() < 4 else logits).log_softmax(-1)
+    return logits.log_softmax(-1, torch.float32 if logits.element_size() < 4 else None)
 
 
 class Decoded(NamedTuple):
@@ -71,20 +71,15 @@ class Rules:
         if block_ngrams < 0:
             raise ValueError(f"block_ngrams={block_ngrams}: expected the n of the n-grams not to repeat, or 0")
         self.end, self.max_length, self.min_length, self.block_ngrams = end, max_length, min_length, block_ngrams
-        self.banned = torch.tensor(sorted(set(banned) - {end}), dtype=torch.long)
+        self.banned = sorted(set(banned) - {end})
+        self.never: dict[tuple, Tensor] = {}
 
     def __call__(self, scores: Tensor, tokens: Tensor) -> Tensor:
         """scores (B, K, V) after tokens (B, K, t), with -inf for what the rules exclude."""
-        scores = scores.clone()
-        self.banned = self.banned.to(scores.device)  # once; the host need not wait for it again
-        scores.index_fill_(2, self.banned, NEVER)
-        ends = scores[..., self.end].clone()
-        scores[..., self.end] = NEVER
-        only = scores.amax(-1) == NEVER
-        hopeless = only & (ends == NEVER)  # a constraint of the scorer's own has left no way on
-        if tokens.shape[2] < self.min_length:
-            ends = torch.where(only, ends, NEVER)  # a text that can but end does so, however short
-        scores[..., self.end] = ends
+        ends = scores[..., self.end]
+        scores = scores.masked_fill(self._never(scores, tokens.shape[2] < self.min_length), NEVER)
+        stuck = scores.amax(-1) == NEVER  # a text that can but end does so, however short
+        scores[..., self.end] = torch.where(stuck, ends.masked_fill(ends == NEVER, 0.0), scores[..., self.end])
         n = self.block_ngrams
         if n and tokens.shape[2] >= n:
             grams = tokens.unfold(2, n, 1)  # (B, K, t - n + 1, n)
@@ -93,9 +88,17 @@ class Rules:
             blocked.scatter_reduce_(2, grams[..., -1], repeats.to(torch.int8), "amax")
             blocked[..., self.end] = 0
             scores.masked_fill_(blocked > 0, NEVER)
-            hopeless |= scores.amax(-1) == NEVER
-        scores[..., self.end].masked_fill_(hopeless, 0.0)
+            scores[..., self.end].masked_fill_(scores.amax(-1) == NEVER, 0.0)
         return scores
+
+    def _never(self, scores: Tensor, short: bool) -> Tensor:
+        """What may not come next (V,), bool: banned tokens and, while the text is too short, the end."""
+        key = (short, scores.shape[-1], scores.device)
+        if key not in self.never:  # made once: the host need not wait for the device again
+            never = torch.zeros(scores.shape[-1], dtype=torch.bool)
+            never[self.banned + [self.end] * short] = True
+            self.never[key] = never.to(scores.device)
+        return self.never[key]
 
 
 # --- one token at a time -------------------------------------------------------------------------------------------
@@ -152,23 +155,21 @@ def _one_by_one(scorer: Scorer, rules: Rules, num: int, pick) -> Decoded:
         here.scores.add_(gain.masked_fill_(here.finished, 0.0))
         here.tokens[..., t] = token
         here.finished.logical_or_(token == rules.end)
-        here.lengths.add_(~here.finished)
         if t + 1 == rules.max_length:
             break
-        alive = ~here.finished.all(1)
-        some = Told(alive.any())
-        if leaves(alive) and not alive.all():
+        done = Told(here.finished.all())
+        if leaves(here.finished) and (gone := here.finished.all(1)).any():
             _put_back(out, here, rows)
-            stay = alive.nonzero()[:, 0]
+            stay = (~gone).nonzero()[:, 0]
             rows, token, here = rows[stay], token[stay], Decoded(*(part[stay] for part in here))
             if not len(stay):
                 break
             scorer.keep(stay)
         scores = scorer.step(token)
-        if not some:  # by now it knows, and this step was in vain
+        if done:  # by now it knows, and this step was in vain
             break
     _put_back(out, here, rows)
-    return out
+    return out._replace(lengths=(out.tokens != rules.end).sum(-1))
 
 
 def _put_back(out: Decoded, here: Decoded, rows: Tensor) -> None:
