@@ -1,10 +1,10 @@
-"""Twice the size: the ways in which generators do it."""
+"""Twice the size: the ways in which generators do it; and convolutions that meet a change of size, in fewer products."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pixel_shuffle
+from torch.nn.functional import conv2d, conv_transpose2d, interpolate, pad, pixel_shuffle
 
-__all__ = ["UPSAMPLERS", "Resize", "Upsample"]
+__all__ = ["UPSAMPLERS", "Resize", "Upsample", "pooled_conv", "resized_conv"]
 
 UPSAMPLERS = ("deconv", "nearest", "bilinear", "zero_insert", "pixel_shuffle")
 
@@ -27,6 +27,31 @@ class Resize(nn.Module):
             corner[0, 0] = 1
             return torch.kron(x, corner)
         return interpolate(x, scale_factor=2, mode=self.mode)
+
+
+def resized_conv(x: Tensor, resize: Resize, conv: nn.Conv2d) -> Tensor:
+    """conv(resize(x)) of an odd kernel that keeps the size, (B, C_in, H, W) -> (B, C_out, 2H, 2W).
+
+    Of nearest neighbours many products are of one pixel: with their weights added up first a 3x3 convolution is a transposed
+    one of 4x4 and stride 2, with 4/9 of the products (the "fused scale" of Karras et al. 2018, arXiv 1710.10196). Inserted
+    zeros leave a quarter of them.
+    """
+    if resize.mode == "bilinear":
+        return conv(resize(x))
+    nearest, half = resize.mode == "nearest", conv.kernel_size[0] // 2
+    weight = (_spread(conv.weight) if nearest else conv.weight).flip(2, 3).transpose(0, 1)
+    return conv_transpose2d(x, weight, conv.bias, 2, half, 0 if nearest else 1)
+
+
+def pooled_conv(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """avg_pool2d(conv(x), 2) of an odd kernel that keeps the size: one of stride 2, with 4/9 of a 3x3 kernel's products."""
+    return conv2d(x, _spread(conv.weight) / 4, conv.bias, 2, conv.kernel_size[0] // 2)
+
+
+def _spread(weight: Tensor) -> Tensor:
+    """Kernels (..., K, K) over each 2x2 square of pixels at once: (..., K + 1, K + 1)."""
+    w = pad(weight, (1, 1, 1, 1))
+    return w[..., 1:, 1:] + w[..., 1:, :-1] + w[..., :-1, 1:] + w[..., :-1, :-1]
 
 
 class Upsample(nn.Module):
@@ -54,5 +79,7 @@ class Upsample(nn.Module):
             self.layers = nn.Sequential(Resize(mode), nn.Conv2d(c_in, c_out, odd, padding=odd // 2, bias=bias))
 
     def forward(self, x: Tensor) -> Tensor:
+        if len(self.layers) == 2:
+            return resized_conv(x, *self.layers)
         x = self.layers(x)
         return pixel_shuffle(x, 2) if self.mode == "pixel_shuffle" else x

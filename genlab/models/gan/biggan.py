@@ -19,7 +19,7 @@ from genlab.nn.attention import SelfAttention
 from genlab.nn.head import Head
 from genlab.nn.init import init_orthogonal
 from genlab.nn.spectral_norm import SpectralNorm
-from genlab.nn.upsample import Resize
+from genlab.nn.upsample import Resize, pooled_conv, resized_conv
 
 __all__ = ["DBlock", "Discriminator", "GBlock", "Generator", "LinearModulation"]
 
@@ -85,7 +85,7 @@ class GBlock(nn.Module):
         self.shortcut = nn.Conv2d(c_in, c_out, 1)
 
     def forward(self, h: Tensor, c: Tensor, y: Tensor | None) -> Tensor:
-        branch = self.conv1(self.resize(self.norm1(h, c, y).relu_()))
+        branch = resized_conv(self.norm1(h, c, y).relu_(), self.resize, self.conv1)
         branch = self.conv2(self.norm2(branch, c, y).relu_())
         # Before the resize the 1x1 convolution costs a quarter, and gives the same but where zeros are inserted.
         if self.resize.mode == "zero_insert":
@@ -109,10 +109,10 @@ class DBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # The first ReLU works on a copy: the shortcut reads x.
-        branch = self.conv2(self.conv1(x if self.first else x.relu()).relu_())
-        if self.down:
-            branch, x = avg_pool2d(branch, 2), avg_pool2d(x, 2)
-        return branch + self.shortcut(x)
+        branch = self.conv1(x if self.first else x.relu()).relu_()
+        if not self.down:
+            return self.conv2(branch) + self.shortcut(x)
+        return pooled_conv(branch, self.conv2) + self.shortcut(avg_pool2d(x, 2))
 
 
 class Generator(nn.Module):

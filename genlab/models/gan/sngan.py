@@ -18,7 +18,7 @@ from genlab.nn.head import Head
 from genlab.nn.init import init_xavier
 from genlab.nn.norm import BatchNorm
 from genlab.nn.spectral_norm import normalise_all
-from genlab.nn.upsample import Resize
+from genlab.nn.upsample import Resize, pooled_conv, resized_conv
 
 __all__ = ["DBlock", "Discriminator", "GBlock", "Generator", "check_image_size"]
 
@@ -79,7 +79,7 @@ class GBlock(nn.Module):
 
     def forward(self, h: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
         # The shortcut reads h, which no ReLU may rewrite; what a norm returns is its own.
-        branch = self.conv1(self.resize(self.norm1(h, z, y).relu_()))
+        branch = resized_conv(self.norm1(h, z, y).relu_(), self.resize, self.conv1)
         branch = self.conv2(self.norm2(branch, z, y).relu_())
         return branch + self.shortcut(h)
 
@@ -101,10 +101,10 @@ class DBlock(nn.Module):
         init_block(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv2(self.conv1(x if self.first else x.relu()).relu_())
-        if self.down:
-            h, x = avg_pool2d(h, 2), avg_pool2d(x, 2)  # x before its conv1: the same function, a quarter of the cost
-        return h + self.shortcut(x)
+        h = self.conv1(x if self.first else x.relu()).relu_()
+        if not self.down:
+            return self.conv2(h) + self.shortcut(x)
+        return pooled_conv(h, self.conv2) + self.shortcut(avg_pool2d(x, 2))  # x before its conv1: a quarter of the cost
 
 
 class Generator(nn.Module):

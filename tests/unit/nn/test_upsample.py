@@ -1,8 +1,10 @@
 import pytest
 import torch
-from torch.nn.functional import conv2d, pad
+from torch import nn
+from torch.nn.functional import avg_pool2d, conv2d, pad
 
-from genlab.nn.upsample import UPSAMPLERS, Resize, Upsample
+from genlab.nn.spectral_norm import spectral_norm
+from genlab.nn.upsample import UPSAMPLERS, Resize, Upsample, pooled_conv, resized_conv
 
 
 def test_nearest_repeats_each_pixel_in_a_square():
@@ -54,6 +56,23 @@ def test_a_resizing_upsample_is_resize_then_a_convolution_of_odd_kernel(mode):
     conv = layer.layers[1]
     assert conv.weight.shape == (5, 3, 3, 3)
     torch.testing.assert_close(layer(x), conv2d(Resize(mode)(x), conv.weight, conv.bias, padding=1))
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+@pytest.mark.parametrize("kernel_size", [3, 5])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "zero_insert", "pooled"])
+def test_a_convolution_that_meets_a_change_of_size_is_both_one_after_the_other(mode, kernel_size, spectral):
+    conv, x = nn.Conv2d(3, 5, kernel_size, padding=kernel_size // 2).double(), torch.randn(2, 3, 4, 6).double()
+    if spectral:
+        spectral_norm(conv)
+    x.requires_grad_()
+    found = pooled_conv(x, conv) if mode == "pooled" else resized_conv(x, Resize(mode), conv)
+    expected = avg_pool2d(conv(x), 2) if mode == "pooled" else conv(Resize(mode)(x))
+    torch.testing.assert_close(found, expected)
+    inputs = [x, *conv.parameters()]
+    g = torch.randn_like(expected)
+    for a, b in zip(*(torch.autograd.grad(y, inputs, g) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("kernel_size", [3, 4, 5])
