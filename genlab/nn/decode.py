@@ -1,6 +1,8 @@
 """A decoding step's attention to a cache and its sums: by one Triton kernel where that fits, else by torch's own."""
 
+import os
 from importlib.util import find_spec
+from shutil import which
 
 import torch
 from torch import Tensor
@@ -10,7 +12,8 @@ from genlab.nn.conditional_norm import LayerNorm
 
 __all__ = ["add_norm", "attend"]
 
-TRITON = find_spec("triton") is not None  # it comes with torch for CUDA
+# It comes with torch for CUDA, and builds what launches a kernel with a C compiler, which not every machine has.
+TRITON = find_spec("triton") is not None and any(map(which, (os.environ.get("CC", "cc"), "gcc", "clang")))
 KINDS = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -19,7 +19,7 @@ from genlab.models.gan.dcgan import num_strides
 from genlab.nn.growing import StagedDiscriminator, StagedGenerator
 from genlab.nn.head import Head
 from genlab.nn.layout import Flatten
-from genlab.nn.upsample import Resize
+from genlab.nn.upsample import Resize, resized_conv
 
 __all__ = ["Discriminator", "EqualisedRate", "Generator", "MinibatchStddev", "PixelNorm", "equalise"]
 
@@ -126,7 +126,8 @@ class Generator(StagedGenerator):
         return torch.cat([z, one_hot(y, self.num_classes).to(z.dtype)], 1) if self.num_classes else z
 
     def stage(self, i: int, h: Tensor, c: Tensor, y: Tensor | None) -> Tensor:
-        h = self.norms[2 * i](leaky_relu(self.first[i](h), 0.2), c, y)
+        h = resized_conv(h, *self.first[i]) if i else self.first[0](h)
+        h = self.norms[2 * i](leaky_relu(h, 0.2), c, y)
         return self.norms[2 * i + 1](leaky_relu(self.second[i](h), 0.2), c, y)
 
     def image(self, i: int, h: Tensor) -> Tensor:
