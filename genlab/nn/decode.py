@@ -14,7 +14,11 @@ __all__ = ["add_norm", "attend"]
 
 # It comes with torch for CUDA, and builds what launches a kernel with a C compiler, which not every machine has.
 TRITON = find_spec("triton") is not None and any(map(which, (os.environ.get("CC", "cc"), "gcc", "clang")))
-KINDS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def fits(x: Tensor) -> bool:
+    """Whether the kernels take x."""
+    return TRITON and x.is_cuda and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
 def attend(heads: Tensor, memory: Tensor, bias: Tensor, slots: Tensor, filled: int) -> Tensor:
@@ -25,7 +29,7 @@ def attend(heads: Tensor, memory: Tensor, bias: Tensor, slots: Tensor, filled: i
     own token's among them, and -inf where not.
     """
     heads, dim = heads.to(memory.dtype), heads.shape[-1]
-    if TRITON and heads.is_cuda and heads.dtype in KINDS and dim >= 16 and dim.bit_count() == 1 and heads.stride(-1) == 1:
+    if fits(heads) and dim >= 16 and dim.bit_count() == 1 and heads.stride(-1) == 1:
         from genlab.nn import decode_kernels
 
         return decode_kernels.attend(heads, memory, bias, slots)
@@ -35,7 +39,7 @@ def attend(heads: Tensor, memory: Tensor, bias: Tensor, slots: Tensor, filled: i
 
 def add_norm(norm: torch.nn.LayerNorm, h: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
     """norm(h + x, c) of h and x (B, L, D)."""
-    if TRITON and h.is_cuda and type(norm) is LayerNorm and h.dtype in KINDS and not torch.is_grad_enabled():
+    if fits(h) and type(norm) is LayerNorm and not torch.is_grad_enabled():
         from genlab.nn import decode_kernels
 
         return decode_kernels.add_norm(h, x, norm.weight, norm.bias, norm.eps)
