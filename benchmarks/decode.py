@@ -4,20 +4,22 @@ python benchmarks/decode.py [--preset bert_base] [--device cuda] [--dim 256 --la
 
 Greedy, every text of full length (its end is banned), random weights; rounds are interleaved and their median is taken.
 The ratio is against `again`, the same network and decoder without a cache. On CUDA `cached` replays a CUDA graph for each
-token, `first` is a call that has to capture it, and `eager` has the cache without a graph; reading the sources, which all
-of these times include, is `prefill`. --preset bert_base: 64 sources of 256 tokens, 64 written to each, bfloat16.
-transformers writes with its BertLMHeadModel of
+token, `first` is a call that has to capture it, `eager` has the cache without a graph and `plain` the graph without genlab's
+kernels; reading the sources, which all of these times include, is `prefill`. --preset bert_base: 64 sources of 256 tokens,
+64 written to each, bfloat16. transformers writes with its BertLMHeadModel of
 the same shape and its DynamicCache; its prefix is masked causally, since generate() knows no prefix mask: the same work.
 bert4torch writes with its UNILM and its beam search as its examples do it, one source after the other and no cache. Each of
 the two is measured where it is installed.
 """
 
 import argparse
+import copy
 import json
 import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
+from unittest.mock import patch
 
 import timing
 import torch
@@ -25,6 +27,7 @@ import torch
 from genlab.models.seq2seq import cached
 from genlab.models.seq2seq.bert import BERT
 from genlab.models.seq2seq.generation import Cached, Decoding, Recomputed, write
+from genlab.nn import decode
 
 END = 3
 PRESETS = {
@@ -45,18 +48,24 @@ def by_genlab(options) -> dict[str, Callable[[], torch.Tensor]]:
     how = Decoding("greedy") if options.beams == 1 else Decoding("beam", beams=options.beams)
     how = Decoding(how.method, beams=how.beams, min_length=least)
 
-    def by(scorer) -> torch.Tensor:
+    def by(scorer, net=net) -> torch.Tensor:
         return write(net, rows, how, end=END, max_length=options.answer, scorer=scorer).tokens
 
     def first() -> torch.Tensor:
         cached.SHELVES.pop(net, None)
         return by(Cached)
 
+    other = copy.deepcopy(net)
+
+    def plain() -> torch.Tensor:
+        with patch.object(decode, "TRITON", False):
+            return by(Cached, other)
+
     runs = {"again": partial(by, Recomputed), "cached": partial(by, Cached)}
     if torch.device(options.device).type == "cuda":
         start = torch.no_grad()(lambda: Cached(net, *rows, options.beams, options.answer, 1).start())
         # `first` after `cached`, whose captured step it takes away and makes anew.
-        runs |= {"eager": partial(by, partial(Cached, graph=False)), "first": first, "prefill": start}
+        runs |= {"eager": partial(by, partial(Cached, graph=False)), "first": first, "prefill": start, "plain": plain}
     return runs
 
 
