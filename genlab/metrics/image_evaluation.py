@@ -54,9 +54,8 @@ def evaluate_images(
 ) -> Evaluation:
     """What can be measured of an image system: samples and the held-out `split` compared with the train split over
     `features`, and the reconstructions of `split` where it encodes. own_data: whether it was trained on `data`, so that
-    codes stored for the train split are measured too. scale: on the latent vectors of the samples, for a
-    system that takes one; below 1 truncates.
-    progress: called with (description, done, total).
+    codes stored for the train split are measured too. scale: on the latent vectors of the samples, for a system that takes
+    one; below 1 truncates. progress: called with (description, done, total).
     """
     system.eval()
     count = len(data.arrays(split))

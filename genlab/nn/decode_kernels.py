@@ -88,9 +88,8 @@ def _add_norm(x, y, weight, bias, out, dim, eps, WIDTH: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * dim
     i = tl.arange(0, WIDTH)
     there = i < dim
-    h = tl.load(x + row + i, mask=there, other=0.0).to(tl.float32) + tl.load(y + row + i, mask=there, other=0.0).to(
-        tl.float32
-    )
+    h = tl.load(x + row + i, mask=there, other=0.0).to(tl.float32)
+    h += tl.load(y + row + i, mask=there, other=0.0).to(tl.float32)
     centred = tl.where(there, h - tl.sum(h, 0) / dim, 0.0)
     normal = centred / tl.sqrt(tl.sum(centred * centred, 0) / dim + eps)
     gain = tl.load(weight + i, mask=there, other=0.0).to(tl.float32)

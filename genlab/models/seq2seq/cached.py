@@ -23,8 +23,8 @@ class Cache:
     the K beams of a row share them. Of the S places the first are the source's; then come, step after step, one a beam.
     All rows step together; a row's next position is its own source length + `steps`. What a beam sees is in `bias`.
 
-    Only `keep` changes a shape or an address. static, the default on CUDA: a step reads all S places and never waits for the
-    host, so that it can be captured, and few numbers of places occur; else it reads those filled alone.
+    Only `keep` changes a shape or an address. static, the default on CUDA: a step has one shape, over all S places,
+    and never waits for the host, so that it can be captured, and few numbers of places occur; else it has those filled.
     """
 
     def __init__(
