@@ -49,7 +49,11 @@ class Pixels(nn.Module):
         return s.logit(), log_det + terms.flatten(1).sum(1)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """The images of the levels in whose bins x lies; beyond the first and the last, those."""
+        """The images of the levels in whose bins x lies; beyond the first and the last, those; mid grey where x is no number.
+
+        The inverse of a flow that has trained for a few steps alone can overflow.
+        """
+        x = x.nan_to_num()
         x = (x.sigmoid() - self.alpha) / (1 - 2 * self.alpha) if self.alpha else x + 0.5
         k = (x * self.levels).floor().clamp(min=0).minimum(self.levels - 1)
         return k / (self.levels - 1) * 2 - 1

@@ -243,6 +243,13 @@ def test_dequantised_values_stay_in_their_bin_and_come_back(levels, alpha):
     assert torch.allclose(pixels.inverse(torch.full_like(x, 50.0)), torch.ones_like(x))
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.05])
+def test_what_overflowed_is_an_image_all_the_same(alpha):
+    overflowed = torch.tensor([math.inf, -math.inf, math.nan])
+    white, black, grey = Pixels(256, alpha).inverse(overflowed).tolist()
+    assert (white, black) == (1, -1) and abs(grey) < 0.01
+
+
 def test_stored_digits_are_their_17_values():
     stored = (torch.arange(17) * 255 + 8) // 16  # as genlab.data.sets scales them to bytes
     values = Pixels(17).values(stored.view(1, 1, 1, 17) / 127.5 - 1)
