@@ -51,7 +51,7 @@ class RunProgress(ProgressBar):
         self.images_seen += len(next(iter(batch.values()))) * trainer.world_size
         now, step = time.monotonic(), trainer.global_step
         rate = (self.images_seen - self.start_images) / (now - self.start_time)
-        speed = f"{rate:.0f} {getattr(system, 'modality', 'image')}s/s"
+        speed = f"{rate:{'.0f' if rate >= 10 else '.2g'}} {getattr(system, 'modality', 'image')}s/s"
         if step % trainer.log_every_n_steps == 0:
             system.log("step", float(step), rank_zero_only=True)  # Lightning takes the x axis of its loggers from here
             system.log("images_seen", float(self.images_seen), rank_zero_only=True)
@@ -72,8 +72,9 @@ class RunProgress(ProgressBar):
             )
 
     def _metrics(self, trainer) -> str:
-        values = trainer.logged_metrics.items()
-        return "  ".join(f"{k.removeprefix('train/')} {float(v):.3g}" for k, v in values if k.startswith("train/"))
+        """What is logged of the training but for groups of values (log_det/block_00_mean), too many for a line."""
+        values = {k.removeprefix("train/"): float(v) for k, v in trainer.logged_metrics.items() if k.startswith("train/")}
+        return "  ".join(f"{name} {value:.3g}" for name, value in values.items() if "/" not in name)
 
     def _close(self) -> None:
         if self.bar is not None:

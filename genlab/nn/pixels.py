@@ -49,7 +49,7 @@ class Pixels(nn.Module):
         return s.logit(), log_det + terms.flatten(1).sum(1)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """The images of the levels in whose bins x lies; beyond the first and the last, those; mid grey where x is no number.
+        """The images of the levels in whose bins x lies; beyond the first and the last, those; mid grey where x is NaN.
 
         The inverse of a flow that has trained for a few steps alone can overflow.
         """
