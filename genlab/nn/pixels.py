@@ -53,7 +53,7 @@ class Pixels(nn.Module):
 
         The inverse of a flow that has trained for a few steps alone can overflow.
         """
-        x = x.nan_to_num()
+        x = torch.where(x == x, x, 0.0)  # operations that the explorer knows, too
         x = (x.sigmoid() - self.alpha) / (1 - 2 * self.alpha) if self.alpha else x + 0.5
         k = (x * self.levels).floor().clamp(min=0).minimum(self.levels - 1)
         return k / (self.levels - 1) * 2 - 1
