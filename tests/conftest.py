@@ -1,5 +1,6 @@
 """What all tests share: configs composed and runs trained inside this process."""
 
+import importlib
 import os
 
 import pytest
@@ -70,6 +71,20 @@ def trained_in(composed):
             torch.set_num_threads(threads)
             os.environ.clear()
             os.environ.update(before)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Runs `genlab <name> <words>` in this process, its outputs in `out`: command(name, out, "run=...", ...)."""
+
+    def run(name: str, out, *words: str):
+        composed, extra = config.from_run(name, list(words))
+        with initialize_config_module("genlab.conf", version_base="1.3"):
+            cfg = compose(composed, [*words, *extra])
+        out.mkdir(exist_ok=True)
+        return importlib.import_module(f"genlab.commands.{name}").run(cfg, out, [])
 
     return run
 

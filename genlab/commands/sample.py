@@ -61,8 +61,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     elif mode == "walk":
         require_verb(system, "sample")
         given = taken(system.sample, settings)
-        factor = given.get("scale", given.get("temperature", 1.0))
-        frames = walk(system, num, settings["steps"] or 24, seed, factor, settings["label"])
+        label = given.pop("label", None)
+        frames = walk(system, num, settings["steps"] or 24, seed, label, **given)
         picture, arrays["images"] = save_gif(frames, out / "walk.gif"), frames
     elif mode == "reconstruct":
         require_verb(system, "reconstruct")
@@ -92,9 +92,12 @@ def draw_points(system, points: torch.Tensor, path: Path) -> Path:
     return save_points(panels, path, view)
 
 
-def walk(system, num: int, steps: int, seed: int, scale: float, label) -> torch.Tensor:
-    """(T, num, C, H, W): a closed walk on straight lines through four latent vectors a cell, T = 4 steps."""
-    stops = torch.stack([system.prior(num, seed=4 * seed + i, scale=scale) for i in range(4)])
+def walk(system, num: int, steps: int, seed: int, label, **spread: float) -> torch.Tensor:
+    """(T, num, C, H, W): a closed walk on straight lines through four latent vectors a cell, T = 4 steps.
+
+    spread: of the prior, as the model calls it (scale or temperature).
+    """
+    stops = torch.stack([system.prior(num, seed=4 * seed + i, **spread) for i in range(4)])
     parts = torch.linspace(0, 1, steps + 1, device=stops.device)[:-1]
     # A mean of two Gaussian vectors is shorter than either: keep the spread of the prior along the line.
     lines = [(1 - t) * stops[i] + t * stops[(i + 1) % 4] for i in range(4) for t in parts]

@@ -302,6 +302,11 @@ def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool)
     if sweep:
         return
     run = shlex.quote(os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir))
+    console.print("try next\n  " + "\n  ".join(next_commands(run, system)), highlight=False, soft_wrap=True)
+
+
+def next_commands(run: str, system) -> list[str]:
+    """What to try with a trained run, as it is typed; `run`: its directory, quoted."""
     tries = [f"genlab sample run={run} num={10_000 if system.modality == 'point' else 64}"]
     if system.modality == "text":
         what = 'question="..." passages=["..."]' if system.codec.max_question else 'source="..."'
@@ -318,4 +323,4 @@ def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool)
         tries += [f"genlab sample run={run} mode={mode} num=16", f"genlab encode run={run} split=test out=codes.npz"]
     else:
         tries += [f"genlab eval run={run}", f"genlab train run={run} trainer.max_steps={2 * system.global_step}"]
-    console.print("try next\n  " + "\n  ".join(tries), highlight=False, soft_wrap=True)
+    return tries

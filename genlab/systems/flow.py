@@ -132,11 +132,12 @@ class Flow(LightningModule):
 
     # --- verbs -------------------------------------------------------------------------------------------------
 
-    def prior(self, num: int, seed: int) -> Tensor:
-        """`num` vectors of the prior, (num, D): a function of `seed`, the same on every device and for every `num`."""
+    def prior(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
+        """`num` vectors of the prior times `temperature`, (num, D): by `seed`, the same on every device, for every `num`."""
         whole = num + -num % 16  # torch fills its last, incomplete block of 16 numbers in another way
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(whole, self.latent_dim, generator=generator)[:num].to(self.device, self.dtype)
+        drawn = torch.randn(whole, self.latent_dim, generator=generator)[:num].to(self.device, self.dtype)
+        return temperature * drawn
 
     @torch.no_grad()
     def log_prob(self, inputs: Tensor, seed: int = 0) -> Tensor:
@@ -167,7 +168,7 @@ class Flow(LightningModule):
 
     def sample(self, num: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """`num` inputs (num, *shape) from the prior with standard deviation `temperature`."""
-        return self.decode(temperature * self.prior(num, seed))
+        return self.decode(self.prior(num, seed, temperature))
 
     def reconstruct(self, inputs: Tensor, scale: float | None = None) -> Tensor:
         """The inputs again, through the exact code; `scale` on the code moves them toward (below 1) the prior's mean."""

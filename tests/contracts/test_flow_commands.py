@@ -1,6 +1,5 @@
 """What sample, encode and eval promise of models with a likelihood, of points and of images."""
 
-import importlib
 import json
 
 import numpy as np
@@ -31,15 +30,6 @@ def images(trained_in, tmp_path_factory):
     return run
 
 
-def command(name: str, out, *words: str):
-    """Runs `genlab <name> <words>` in this process, its outputs in `out`."""
-    composed, extra = config.from_run(name, list(words))
-    with initialize_config_module("genlab.conf", version_base="1.3"):
-        cfg = compose(composed, [*words, *extra])
-    out.mkdir(exist_ok=True)
-    return importlib.import_module(f"genlab.commands.{name}").run(cfg, out, [])
-
-
 def test_a_run_of_points_is_drawn_measured_and_reported(points):
     manifest = json.loads((points / "manifest.json").read_text())
     assert manifest["status"] == "finished" and manifest["images_seen"] == 6 * 32
@@ -53,7 +43,7 @@ def test_a_run_of_points_is_drawn_measured_and_reported(points):
     assert best["global_step"] in (3, 6)
 
 
-def test_points_are_sampled(points, tmp_path):
+def test_points_are_sampled(points, tmp_path, command):
     command("sample", tmp_path, f"run={points}", "num=50", "seed=2", "temperature=0.5")
     assert (tmp_path / "grid.png").is_file()
     found = torch.from_numpy(np.load(tmp_path / "grid.npz")["points"])
@@ -65,7 +55,7 @@ def test_points_are_sampled(points, tmp_path):
     assert np.load(tmp_path / "interpolate.npz")["points"].shape == (3, 9, 2)
 
 
-def test_points_are_encoded_with_their_log_probability(points, tmp_path):
+def test_points_are_encoded_with_their_log_probability(points, tmp_path, command):
     out = tmp_path / "codes.npz"
     command("encode", tmp_path, f"run={points}", "split=test", f"out={out}", "log_prob=true", "batch_size=64")
     arrays, model = np.load(out), genlab.load(points)
@@ -74,7 +64,7 @@ def test_points_are_encoded_with_their_log_probability(points, tmp_path):
     assert np.allclose(model.log_prob(held_out), arrays["log_prob"], atol=1e-3)
 
 
-def test_images_are_told_from_another_set(images, tmp_path):
+def test_images_are_told_from_another_set(images, tmp_path, command):
     words = [f"run={images}", "num=40", "metrics=random", "ood=mnist5k"]  # 28 pixels, shrunk to 8
     values = command("eval", tmp_path, *words)
     assert 0 <= values["ood_auroc"] <= 1 and values["pixels_changed"] == 0 and values["reconstruction_error"] < 1e-3
@@ -110,7 +100,7 @@ def test_other_data_take_the_shape_of_the_run_s(images):
         ("eval", ["scale=0.5"], "scale=0.5: Flow does not take it"),
     ],
 )
-def test_what_makes_no_sense_of_points_is_refused(points, tmp_path, name, words, message):
+def test_what_makes_no_sense_of_points_is_refused(points, tmp_path, name, words, message, command):
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         command(name, tmp_path, f"run={points}", *words)
 

@@ -1,6 +1,7 @@
 """What every recipe of conf/model promises."""
 
 import json
+import shlex
 from importlib.resources import files
 
 import pytest
@@ -10,6 +11,7 @@ import genlab
 from genlab import config
 from genlab.commands import eval as evaluation
 from genlab.commands import export
+from genlab.commands.train import next_commands
 from genlab.data.records import Example
 from genlab.runs import read_checkpoint
 from genlab.systems.writing import Decoding
@@ -115,6 +117,14 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(run, trained_in, sma
     trained_in(tmp_path / "run", *small(model), "trainer.max_steps=4")
     trained_in(tmp_path / "run", f"run={tmp_path / 'run'}", "trainer.max_steps=6")
     same_weights(checkpoint(tmp_path / "run"), checkpoint(run))
+
+
+def test_what_it_says_to_try_next_works(run, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for tried in next_commands(str(run), genlab.load(run)):
+        _, name, *words = shlex.split(tried.replace("...", "a"))
+        if name in ("sample", "encode"):  # eval and train have tests of their own
+            command(name, tmp_path / name, *words)
 
 
 def shape(run) -> tuple[int, int, int]:
