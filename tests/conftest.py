@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_module
 
 from genlab import config
 from genlab.commands import train
+from genlab.words import literal
 
 # A run that takes seconds and still goes through every part of the machinery.
 TINY = [
@@ -80,7 +81,8 @@ def command():
     """Runs `genlab <name> <words>` in this process, its outputs in `out`: command(name, out, "run=...", ...)."""
 
     def run(name: str, out, *words: str):
-        composed, extra = config.from_run(name, list(words))
+        words = [literal(word) for word in words]
+        composed, extra = config.from_run(name, words)
         with initialize_config_module("genlab.conf", version_base="1.3"):
             cfg = compose(composed, [*words, *extra])
         out.mkdir(exist_ok=True)

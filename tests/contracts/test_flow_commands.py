@@ -78,6 +78,12 @@ def test_images_are_told_from_another_set(images, tmp_path, command):
     assert bits.mean() == pytest.approx(values["bits_per_dim"], abs=0.1)  # by other noise
 
 
+def test_a_walk_through_images_keeps_to_the_temperature(images, tmp_path, command):
+    command("sample", tmp_path, f"run={images}", "mode=walk", "num=2", "steps=3", "temperature=0")
+    frames = np.load(tmp_path / "walk.npz")["images"]
+    assert frames.shape[:2] == (12, 2) and (frames == frames[0, 0]).all()
+
+
 def test_other_data_take_the_shape_of_the_run_s(images):
     data = config.build(config.read_frozen(images)["data"])
     with initialize_config_module("genlab.conf", version_base="1.3"):
