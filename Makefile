@@ -1,6 +1,6 @@
 # make train: install into .venv, train the main model on digits that need no download, show where the results are.
 # make test:  install into .venv, run the tests.
-# make gallery: train all that README and docs show and make their pictures and tables again, about nine hours of two idle
+# make gallery: train all that README and docs show and make their pictures and tables again, about eleven hours of two idle
 #   cores; goes on where it stopped. Less: make gallery entries=ogan_mnist5k; what it would do: make gallery entries=--list.
 PYTHON ?= python3
 VENV := .venv

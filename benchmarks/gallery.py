@@ -1,6 +1,6 @@
 """Trains what README and docs show, and makes their pictures and tables again.
 
-    make gallery                                              everything, about nine hours of two idle cores
+    make gallery                                              everything, about eleven hours of two idle cores
     python benchmarks/gallery.py --list                       the entries, their hours and commands
     python benchmarks/gallery.py ogan_mnist5k                 one entry, three seeds
     python benchmarks/gallery.py ogan_mnist5k --run <dir>     its pictures and its row, from a run that is there
@@ -45,6 +45,7 @@ ENTRIES = {
     "glann_mnist5k": Entry("experiment=glann_mnist5k", 0.6, (1, 2, 3), {"samples": SAMPLES}),
     "glann_fashion10k": Entry("experiment=glann_fashion10k", 2.7, (1, 2, 3), {"samples": SAMPLES}),
     "iresnet_mnist5k": Entry("experiment=iresnet_mnist5k", 0.8, (1,), {"samples": SAMPLES}),
+    "glow_mnist5k": Entry("experiment=glow_mnist5k", 0.6, (1, 2, 3), {"samples": SAMPLES}),
     "residual_flow_digits": Entry("experiment=residual_flow_digits", 0.4, (1,), {"samples": SAMPLES}),
 }
 # What is no run but a few commands: {entry: (hours, commands)}; {images}, {runs}: the folders; {more}: what --with gives.
