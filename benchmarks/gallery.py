@@ -42,6 +42,9 @@ ENTRIES = {
     "ogan_fashion": Entry(
         "experiment=ogan_fashion trainer.precision=bf16-mixed", 0.5, (1,), {"samples": SAMPLES, "reconstructions": PAIRS}
     ),
+    "ogan_cifar10": Entry(  # its reconstructions would stand beside pictures that are not ours to hand on
+        "experiment=ogan_cifar10 trainer.precision=bf16-mixed", 0.7, (1, 2, 3), {"samples": SAMPLES}
+    ),
     "glann_mnist5k": Entry("experiment=glann_mnist5k", 0.6, (1, 2, 3), {"samples": SAMPLES}),
     "glann_fashion10k": Entry("experiment=glann_fashion10k", 2.7, (1, 2, 3), {"samples": SAMPLES}),
     "iresnet_mnist5k": Entry("experiment=iresnet_mnist5k", 0.8, (1,), {"samples": SAMPLES}),

@@ -1,5 +1,6 @@
 """Maximum likelihood by a bijection: one network, its exact codes, and a log-probability for every input."""
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ from genlab.nn.pixels import Pixels, bits_per_dim
 from genlab.nn.residual import ResidualBlock, without_log_det
 
 __all__ = ["Flow"]
+
+log = logging.getLogger(__name__)
 
 
 class Flow(LightningModule):
@@ -44,7 +47,7 @@ class Flow(LightningModule):
             raise ValueError(f"model.decay_steps={decay_steps}: expected null or more than warmup_steps={warmup_steps}")
         self.modality = "image" if len(net.shape) == 3 else "point"
         self.measure = "bits_per_dim" if self.modality == "image" else "nll"
-        self.latent_dim = net.dims
+        self.latent_dim, self.overflowed = net.dims, False
         if self.modality == "image":
             self.pixels = Pixels(256 if levels is None else levels, alpha)
         elif levels is not None:
@@ -161,7 +164,15 @@ class Flow(LightningModule):
     def decode(self, codes: Tensor) -> Tensor:
         """The inputs (N, *shape) of codes (N, D); images in [-1, 1], each pixel one of the data's grey values."""
         found = torch.cat([self.net.inverse(z) for z in self._batches(codes)])
-        return self.pixels.inverse(found) if self.modality == "image" else found
+        if self.modality == "point":
+            return found
+        if not self.overflowed and found.isnan().any():
+            self.overflowed = True  # said once
+            log.warning(
+                "the inverse overflows for some codes, and their pixels are mid grey: train longer, draw them by a lower "
+                "temperature=, or take couplings whose scale is bounded (net.coupling=tanh)"
+            )
+        return self.pixels.inverse(found)
 
     def _batches(self, inputs: Tensor, size: int = 256):
         return inputs.to(self.device, self.dtype).split(size)

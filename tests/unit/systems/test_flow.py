@@ -79,6 +79,13 @@ def test_codes_are_exact_and_images_come_back_to_the_bit():
     assert torch.allclose(rows[:, 0], x[:2], atol=1e-6) and torch.allclose(rows[:, -1], x[2:4], atol=1e-6)
 
 
+def test_an_inverse_that_overflows_is_an_image_and_said_once(caplog):
+    system = flow()
+    system.net.inverse = lambda z: torch.full((len(z), 1, 4, 4), torch.nan)
+    assert system.sample(3).abs().max() < 0.01 and system.sample(2).shape == (2, 1, 4, 4)
+    assert [record.message[:37] for record in caplog.records] == ["the inverse overflows for some codes,"]
+
+
 def test_temperature_is_the_standard_deviation_of_the_prior():
     system = flow(2)
     cold = system.encode(system.sample(400, seed=1, temperature=0.3))
