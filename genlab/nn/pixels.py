@@ -51,7 +51,7 @@ class Pixels(nn.Module):
     def inverse(self, x: Tensor) -> Tensor:
         """The images of the levels in whose bins x lies; beyond the first and the last, those; mid grey where x is NaN.
 
-        The inverse of a flow that has trained for a few steps alone can overflow.
+        A flow's inverse can overflow; genlab.systems.flow says so when it does.
         """
         x = torch.where(x == x, x, 0.0)  # operations that the explorer knows, too
         x = (x.sigmoid() - self.alpha) / (1 - 2 * self.alpha) if self.alpha else x + 0.5
