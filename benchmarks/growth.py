@@ -71,8 +71,8 @@ def main() -> None:
             print(f"{'':<40} slope {slope[0]:.2f} at the end, {slope[1]:.2f} over all", flush=True)
             axis.loglog(sizes, ms, "o-", base=10)
             labels = [f"{s:,}" if s < 10**6 else f"{s // 10**6} M" for s in sizes]
-            axis.set(title=name, ylabel="ms", xticks=sizes, xticklabels=labels)
-            axis.set(yticks=ms, yticklabels=[f"{t:.2g}" if t < 1 else f"{t:,.0f}" for t in ms])
+            times = [f"{t:.2g}" if t < 1 else f"{t:,.0f}" for t in ms]
+            axis.set(title=name, ylabel="ms", xticks=sizes, xticklabels=labels, yticks=ms, yticklabels=times)
             axis.minorticks_off()
             results[name] = {"baseline": "first", "ms": dict(zip(map(str, sizes), ms, strict=True)), "slope": slope}
     figure.savefig(a.picture, dpi=80)

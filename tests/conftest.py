@@ -86,7 +86,7 @@ def command():
         with initialize_config_module("genlab.conf", version_base="1.3"):
             cfg = compose(composed, [*words, *extra])
         out.mkdir(exist_ok=True)
-        return importlib.import_module(f"genlab.commands.{name}").run(cfg, out, [])
+        return importlib.import_module(f"genlab.commands.{name}").run(cfg, out, words)
 
     return run
 

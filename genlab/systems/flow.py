@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from genlab.nn.log_det import Exact, Truncated
 from genlab.nn.pixels import Pixels, bits_per_dim
 from genlab.nn.residual import ResidualBlock, without_log_det
+from genlab.systems.codes import draw
 
 __all__ = ["Flow"]
 
@@ -137,10 +138,7 @@ class Flow(LightningModule):
 
     def prior(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
         """`num` vectors of the prior times `temperature`, (num, D): by `seed`, the same on every device, for every `num`."""
-        whole = num + -num % 16  # torch fills its last, incomplete block of 16 numbers in another way
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randn(whole, self.latent_dim, generator=generator)[:num].to(self.device, self.dtype)
-        return temperature * drawn
+        return temperature * draw(num, self.latent_dim, seed).to(self.device, self.dtype)
 
     @torch.no_grad()
     def log_prob(self, inputs: Tensor, seed: int = 0) -> Tensor:

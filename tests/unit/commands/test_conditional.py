@@ -6,11 +6,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 
 import genlab
 from genlab import config
-from genlab.commands import encode, sample
 from genlab.systems.encoders import Backbone, RunEncoder
 
 SMALL = ["net=bert_tiny", "net.dim=16", "net.num_layers=1", "net.hidden_dim=32", "trainer=cpu", "trainer.max_steps=3"]
@@ -25,19 +23,15 @@ def run(trained_in, tmp_path_factory):
 
 
 @pytest.fixture
-def ask(tmp_path):
+def ask(tmp_path, command):
     """ask(run, "sample", "key=value", ...): runs the command; its folder is tmp_path."""
 
-    def command(run, name: str, *words: str) -> list[dict]:
-        given = [f"run={run}", *words]
-        _, extra = config.from_run(name, given)
-        with initialize_config_module("genlab.conf", version_base="1.3"):
-            cfg = compose(name, [*given, *extra])
-        {"sample": sample, "encode": encode}[name].run(cfg, tmp_path, list(given))
+    def rows(run, name: str, *words: str) -> list[dict]:
+        command(name, tmp_path, f"run={run}", *words)
         path = tmp_path / "texts.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    return command
+    return rows
 
 
 def test_texts_are_written_under_labels(run, ask, capsys):
