@@ -1,6 +1,7 @@
 """What is installed is what lies in the checkout: every module, config and page."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ ROOT = Path(genlab.__file__).parents[1]
 
 
 def test_the_wheel_holds_every_file_of_the_package(tmp_path):
+    shutil.rmtree(ROOT / "build", ignore_errors=True)  # setuptools would pack what an older tree left there
     words = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run([sys.executable, *words], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
