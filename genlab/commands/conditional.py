@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from genlab import config
-from genlab.commands.text import SHOWN, decoding_of, read_input, shortened, write_rows
+from genlab.commands.text import SHOWN, decoding_of, lines_of, read_input, shortened, write_rows
 from genlab.data import read_images
-from genlab.data.records import Example, read_labelled, text_of
+from genlab.data.reading import format_of
+from genlab.data.records import Example, read_labelled
 from genlab.data.rows import Drawn, TextBatches, TextDraw
 from genlab.data.sampler import in_order
 
@@ -193,15 +194,14 @@ def texts_of(system, data, settings: dict[str, Any], fields: list[str]) -> list[
         examples = data.examples(settings["split"])
     else:
         path = Path(settings["input"])
-        if path.name.removesuffix(".gz").endswith((".jsonl", ".tsv")):
+        if format_of(path) in (".jsonl", ".json", ".tsv", ".csv"):
             about = settings["data"]
             text, source = about.get("text_field", "text"), about.get("source_field")
             examples = read_labelled([path], settings["on_error"], text, about.get("fields", []), source).examples
         elif system.writes_freely:
-            lines = [line.strip() for line in text_of(path).split("\n") if line.strip()]
-            examples = [Example(str(i), ("",), ((line,),)) for i, line in enumerate(lines)]
+            examples = [Example(str(i), ("",), ((line.strip(),),)) for i, line in enumerate(lines_of(path))]
         else:
-            raise config.ConfigError(f"input={path}: expected .jsonl or .tsv with a source and a text a line")
+            raise config.ConfigError(f"input={path}: expected .jsonl, .json, .tsv or .csv with a source and a text a record")
     if not examples:
         raise config.ConfigError("input= or split=: there is nothing in it")
     return [replace(e, targets=(e.targets[0][:1],)) for e in examples]

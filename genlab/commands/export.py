@@ -62,6 +62,7 @@ ABOUT = {
     "config.json": "the network, for `transformers`",
     "model.safetensors": "weights, float32",
     "vocab.txt": "the vocabulary, a token a line",
+    "tokenizer.json": "how texts are split, for `transformers`",
     "tokenizer_config.json": "the tokenizer, for `transformers`",
 }
 

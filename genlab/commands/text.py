@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from genlab import config, runs
-from genlab.data.records import Example, a_text, text_of
+from genlab.data.reading import check, format_of, json_rows, text_of
+from genlab.data.records import Example, a_text
 from genlab.metrics.conditional_evaluation import evaluate_conditional
 from genlab.metrics.language import evaluate_language
 from genlab.metrics.text_evaluation import Judged, evaluate_texts
@@ -100,33 +101,53 @@ def asked(settings: dict[str, Any]) -> list[Example]:
         return read_input(Path(settings["input"]))
     given = [passages if question is not None else source]
     texts = given[0] if isinstance(given[0], list) else given
-    texts = [str(text) for text in texts]
+    try:
+        texts = [check(str(text)) for text in texts]
+        check(str(question))
+    except ValueError as error:
+        raise config.ConfigError(f"source=, question= or passages=: {error}") from None
     if question is not None:
         return [Example("0", tuple(texts), ((),) * len(texts), str(question))]
     return [Example(str(i), (text,), ((),)) for i, text in enumerate(texts)]
 
 
 def read_input(path: Path) -> list[Example]:
-    """JSON lines of {"source"} or {"question", "passages"}, each with an "id" if it likes; ConfigError names the line."""
+    """Records of {"source"}, of {"question", "passages"} or of {"question", "context"}, each with an "id" if it likes.
+
+    ConfigError names the line; see json_rows for the files.
+    """
     examples = []
-    for number, line in enumerate(text_of(path).split("\n"), 1):
-        if not line.strip():
-            continue
+    for number, (place, get) in enumerate(json_rows(path), 1):
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or not {"source", "question"} & row.keys():
-                raise ValueError('expected an object with "source", or with "question" and "passages"')
-            question = a_text(row["question"], "question") if "question" in row else None
-            given = [row["source"]] if question is None else row.get("passages")
-            if not isinstance(given, list) or not given:
-                raise ValueError('"passages": expected a list of texts')
-            sources = tuple(a_text(text, "passages" if question else "source") for text in given)
+            examples.append(example_of(get(), place if place.isdigit() else str(number)))
         except ValueError as error:
-            raise config.ConfigError(f"{path}:{number}: {error}") from None
-        examples.append(Example(str(row.get("id", number)), sources, ((),) * len(sources), question))
+            raise config.ConfigError(f"{path}:{place}: {error}") from None
     if not examples:
         raise config.ConfigError(f"input={path}: there is nothing in it")
     return examples
+
+
+def example_of(row: dict, number: str) -> Example:
+    """What one record asks for."""
+    if not {"source", "question"} & row.keys():
+        raise ValueError('expected an object with "source", or with "question" and "passages"')
+    question = a_text(row["question"], "question") if "question" in row else None
+    given = [row["source"]] if question is None else row.get("passages", [row.get("context")])
+    if not isinstance(given, list) or given in ([], [None]):
+        raise ValueError('"passages": expected a list of texts')
+    sources = tuple(a_text(text, "passages" if question else "source") for text in given)
+    return Example(str(row.get("id", number)), sources, ((),) * len(sources), question)
+
+
+def lines_of(path: Path) -> list[str]:
+    """The texts of a file, one a line; ConfigError names a line that is none."""
+    lines = []
+    for number, line in enumerate(text_of(path).split("\n"), 1):
+        try:
+            lines += [check(line)] if line.strip() else []
+        except ValueError as error:
+            raise config.ConfigError(f"{path}:{number}: {error}") from None
+    return lines
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -144,11 +165,12 @@ def encode_texts(system, data, settings: dict[str, Any], run_dir: Path) -> None:
     """Writes an .npz with `codes` (N, D) float32 and `ids`, and, whitened, the `mean` and `kernel` that did it."""
     if settings["input"]:
         path = Path(settings["input"])
-        texts = [line for line in text_of(path).split("\n") if line.strip()]
-        ids = [str(i) for i in range(len(texts))]
-        if path.name.removesuffix(".gz").endswith(".jsonl"):
+        if format_of(path) in (".jsonl", ".json"):
             examples = read_input(path)
             texts, ids = [e.question or e.sources[0] for e in examples], [e.id for e in examples]
+        else:
+            texts = lines_of(path)
+            ids = [str(i) for i in range(len(texts))]
     else:
         data.setup()
         examples = data.examples(settings["split"])

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from genlab.data.decode import DataError, Transform
 from genlab.data.labelled import SteeredText
 from genlab.data.loader import MappedImages
 from genlab.data.module import SPLIT_SEED, SPLITS, ImageDataModule
-from genlab.data.records import Example, json_of
+from genlab.data.reading import an_object, check, json_of
+from genlab.data.records import Example, a_text
 
 __all__ = ["CocoCaptions", "LabelledImages"]
 
@@ -121,22 +124,37 @@ class CocoCaptions(SteeredText):
             raise DataError(f'{path}: expected an object with lists "images" and "annotations", as COCO\'s captions')
         images = cached_images(root / f"{part}{self.year}", self.transform, self.on_error)
         rows, captions = {name: row for row, name in enumerate(images.names)}, {}
-        for note in content["annotations"]:
-            captions.setdefault(note["image_id"], []).append(" ".join(note["caption"].split()))
+        for i, note in enumerate(content["annotations"]):
+            with self._place(f"{path}: annotations[{i}]"):
+                note = an_object(note)
+                captions.setdefault(note["image_id"], []).append(" ".join(check(a_text(note["caption"], "caption")).split()))
+        entries = []
+        for i, image in enumerate(content["images"]):
+            with self._place(f"{path}: images[{i}]"):
+                entries.append((a_text(an_object(image)["file_name"], "file_name"), image["id"]))
         examples, kept = [], []
-        for image in sorted(content["images"], key=lambda image: image["file_name"]):
-            name, number = image["file_name"], image["id"]
-            if name in rows and captions.get(number):
+        for name, number in sorted(entries, key=lambda entry: entry[0]):
+            with self._place(str(path)):
+                if name not in rows:
+                    raise ValueError(f"image {name} is not in {root / f'{part}{self.year}'}")
+                if not captions.get(number):
+                    raise ValueError(f"image {name} has no caption")
                 examples.append(Example(name, ("",), (tuple(dict.fromkeys(captions[number])),), document=str(number)))
                 kept.append(rows[name])
-                continue
-            why = "has no caption" if name in rows else f"is not in {root / f'{part}{self.year}'}"
-            if self.on_error == "raise":
-                raise DataError(f"{path}: image {name} {why}; data.on_error=skip leaves such images out")
-            self.skipped.append((name, why))
         if not examples:
             raise DataError(f"{path}: none of its images is there with a caption")
         return examples, images.images.select(np.array(kept, dtype=np.int64))
+
+    @contextmanager
+    def _place(self, where: str) -> Iterator[None]:
+        """Makes an error in the block a DataError that says where, or, with on_error=skip, a record that is left out."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError) as error:
+            why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+            if self.on_error == "raise":
+                raise DataError(f"{where}: {why}; data.on_error=skip leaves such records out") from None
+            self.skipped.append((where, why))
 
     def _read(self) -> dict[str, list[Example]]:
         root, self.skipped = self._folder(), []

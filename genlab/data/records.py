@@ -1,15 +1,14 @@
 """Text records as they come: source/target pairs, SQuAD-like question files, and WebQA's question lists."""
 
-import gzip
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from genlab.data.decode import DataError
+from genlab.data.reading import an_object, check, json_rows, refuse, rows_of
 
-__all__ = ["Example", "Records", "read_labelled", "read_pairs", "read_squad", "read_webqa"]
+__all__ = ["Example", "Records", "a_text", "read_labelled", "read_pairs", "read_squad", "read_webqa"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +26,10 @@ class Example:
     question: str | None = None
     document: str = ""
     labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for text in (self.id, self.question or "", *self.sources, *self.accepted, *self.labels):
+            check(text)
 
     @property
     def accepted(self) -> tuple[str, ...]:
@@ -65,27 +68,9 @@ def read(paths: list[Path], parse: Reader, on_error: str) -> Records:
             else:
                 records.examples += [] if example is None else [example]
         if not records.examples:
-            raise DataError(f"{path}: there is no usable record in it")
+            why = f"; of {len(records.skipped)} skipped, {': '.join(records.skipped[0])}" if records.skipped else ""
+            raise DataError(f"{path}: there is no usable record in it{why}")
     return records
-
-
-def text_of(path: Path) -> str:
-    """The content of a UTF-8 file, gzipped or not, a byte order mark left out."""
-    try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-        return content.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; set data.path (or put it below $GENLAB_DATA)") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not readable as UTF-8 text ({error})") from None
-
-
-def json_of(path: Path) -> Any:
-    try:
-        return json.loads(text_of(path))
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg}); was it cut off?") from None
 
 
 def a_text(value: Any, name: str, empty: bool = False) -> str:
@@ -98,18 +83,34 @@ def a_text(value: Any, name: str, empty: bool = False) -> str:
 
 
 def texts(value: Any, name: str) -> tuple[str, ...]:
-    return tuple(a_text(each, name) for each in (value if isinstance(value, list) else [value]))
+    """A text, a list of them, or answers as SQuAD and `datasets` have them: [{"text": ...}] and {"text": [...]}."""
+    if isinstance(value, dict) and "text" in value:
+        value = value["text"]
+    found = [each["text"] if isinstance(each, dict) and "text" in each else each for each in as_list(value)]
+    return tuple(a_text(each, name) for each in found)
+
+
+def as_list(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def targets_of(value: Any, name: str) -> tuple[str, ...]:
+    """The same, of which there has to be one."""
+    return texts(value, name) or refuse(f"{name}: it is empty")
 
 
 # --- the formats ---------------------------------------------------------------------------------------------------
 
 
 def read_pairs(paths: list[Path], on_error: str, source: str | int = "source", target: str | int = "target") -> Records:
-    """A pair a line: JSON objects with fields `source` and `target` (a text or a list of them), or, in a file named .tsv,
-    tab-separated columns with these numbers from 0 or, where they are names, a first line of names."""
+    """A pair a record with the fields `source` and `target` (a text, a list of them, or answers as in SQuAD).
+
+    Records are JSON objects, one a line, or, in a file named .json, in a list; in a file named .tsv or .csv rows, whose
+    columns have these numbers from 0 or, where they are names, a first line of names.
+    """
 
     def pair(place: str, row: list) -> Example:
-        given, targets = a_text(row[0], str(source)), texts(row[1], str(target))
+        given, targets = a_text(row[0], str(source)), targets_of(row[1], str(target))
         return Example(place, (given,), (targets,), document=given)
 
     return read_rows(paths, on_error, (source, target), pair, "data.source_field and data.target_field")
@@ -118,7 +119,7 @@ def read_pairs(paths: list[Path], on_error: str, source: str | int = "source", t
 def read_labelled(
     paths: list[Path], on_error: str, text: str | int, fields: list[str | int], source: str | int | None = None
 ) -> Records:
-    """A text with its labels a line, and a source that it is written to if there is one; files as in read_pairs.
+    """A text with its labels a record, and a source that it is written to if there is one; files as in read_pairs.
 
     A label is a text, number or true or false; null, and in a table nothing, is one that is not told.
     """
@@ -128,7 +129,7 @@ def read_labelled(
         if wrong:
             raise ValueError(f"{wrong[0]}: expected a label, got a list or an object")
         labels = tuple("" if value is None else str(value).strip() for value in row[2:])
-        targets = texts(row[0], str(text))
+        targets = targets_of(row[0], str(text))
         given = "" if source is None else a_text(row[1], str(source))
         return Example(place, (given,), (targets,), document=given or targets[0], labels=labels)
 
@@ -139,96 +140,85 @@ def read_labelled(
 def read_rows(
     paths: list[Path], on_error: str, keys: tuple[str | int, ...], make: Callable[[str, list], Example], settings: str
 ) -> Records:
-    """make(place, [the values of `keys`]) for each line; settings: where the user says what the keys are."""
+    """make(place, [the values of `keys`]) for each record; settings: where the user says what the keys are."""
 
-    def parse(path: Path) -> Iterator[tuple[str, Callable[[], Example]]]:
-        lines = text_of(path).split("\n")
-        tsv, wanted, start = path.name.removesuffix(".gz").endswith(".tsv"), keys, 0
-        if tsv and isinstance(keys[0], str):
-            names, start = lines[0].rstrip("\r").split("\t"), 1
-            missing = [str(key) for key in keys if key not in names]
-            if missing:
-                raise DataError(f"{path}:1: no column {', '.join(missing)} among {', '.join(names)}; set {settings} to "
-                                "names or, without a first line of names, to numbers from 0")  # fmt: skip
-            wanted = tuple(map(names.index, keys))
-        for number, line in enumerate(lines[start:], start + 1):
-            if line.strip():
-                place = f"{path.name}:{number}"
-                yield str(number), lambda line=line, place=place: make(place, values(line, wanted, tsv))
+    def made(path: Path, place: str, row: dict) -> Example:
+        missing = [repr(key) for key in dict.fromkeys(keys) if key not in row]
+        if missing:
+            raise ValueError(f"there is no {', '.join(missing)} (set {settings} to the names that there are)")
+        return make(f"{path.name}:{place}", [row[key] for key in keys])
 
-    return read(paths, parse, on_error)
+    def rows(path: Path) -> Iterator[tuple[str, Callable[[], Example]]]:
+        for place, get in rows_of(path, keys, settings):
+            yield place, lambda place=place, get=get: made(path, place, get())
 
-
-def values(line: str, keys: tuple, tsv: bool) -> list:
-    """The values of `keys` on one line of a file."""
-    if tsv:
-        row: Any = line.rstrip("\r").split("\t")
-        if len(row) <= max(keys):
-            raise ValueError(f"{len(row)} columns, expected {max(keys) + 1} or more")
-    else:
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError(f"expected an object with {' and '.join(map(str, dict.fromkeys(keys)))}")
-    return [row[key] for key in keys]
+    return read(paths, rows, on_error)
 
 
 def read_squad(paths: list[Path], on_error: str) -> Records:
-    """SQuAD 1.1 and 2.0, CMRC 2018 and DRCD files as they are."""
+    """SQuAD 1.1 and 2.0, CMRC 2018 and DRCD files as they are, and records of {"question", "context", "answers"} as the
+    `datasets` of Hugging Face write them, answers in any of the two layouts."""
 
-    def parse(path: Path) -> Iterator[tuple[str, Callable[[], Example]]]:
-        content = json_of(path)
-        if not isinstance(content, dict) or not isinstance(content.get("data"), list):
-            raise DataError(f'{path}: expected an object with a list "data", as in SQuAD, CMRC 2018 and DRCD')
-        for i, article in enumerate(content["data"]):
-            paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
-            if not isinstance(paragraphs, list):
-                yield f"data[{i}]", lambda: refuse('expected a list "paragraphs"')
+    def questions(path: Path) -> Iterator[tuple[str, Callable[[], Example]]]:
+        for place, get in json_rows(path):
+            try:
+                item = get()
+            except ValueError as error:
+                yield place, lambda why=str(error): refuse(why)
                 continue
-            for j, paragraph in enumerate(paragraphs):
-                place = f"data[{i}].paragraphs[{j}]"
-                questions = paragraph.get("qas") if isinstance(paragraph, dict) else None
-                if not isinstance(questions, list):
-                    yield place, lambda: refuse('expected a list "qas"')
-                    continue
-                for k, item in enumerate(questions):
-                    document = f"{article.get('title') or article.get('id') or ''}/{path.name}[{i}]"
-                    make = lambda item=item, p=paragraph, d=document, n=f"{i}-{j}-{k}": asked(item, p, d, n)  # noqa: E731
-                    yield f"{place}.qas[{k}]", make
+            number = place.removeprefix("data")
+            if "paragraphs" not in item and "context" in item:
+                document = f"{item.get('title') or item['context']}/{path.name}"
+                yield place, lambda item=item, d=document, n=number: asked(item, item, d, n.strip("[]"))
+            else:
+                yield from of_article(item, place, f"{path.name}{number}", number.strip("[]"))
 
-    return read(paths, parse, on_error)
+    return read(paths, questions, on_error)
+
+
+def of_article(item: dict, place: str, name: str, number: str) -> Iterator[tuple[str, Callable[[], Example]]]:
+    """The questions of an article of SQuAD."""
+    if not isinstance(item.get("paragraphs"), list):
+        yield place, lambda: refuse('expected a list "paragraphs", or "question", "context" and "answers"')
+        return
+    document = f"{item.get('title') or item.get('id') or ''}/{name}"
+    for j, paragraph in enumerate(item["paragraphs"]):
+        here = f"{place}.paragraphs[{j}]"
+        questions = paragraph.get("qas") if isinstance(paragraph, dict) else None
+        if not isinstance(questions, list):
+            yield here, lambda: refuse('expected a list "qas"')
+            continue
+        for k, question in enumerate(questions):
+            make = lambda q=question, p=paragraph, n=f"{number}-{j}-{k}": asked(q, p, document, n)  # noqa: E731
+            yield f"{here}.qas[{k}]", make
 
 
 def asked(item: dict, paragraph: dict, document: str, number: str) -> Example:
-    """The example of one entry of "qas"."""
+    """The example of one question, whose passage is `paragraph`'s."""
     context, question = a_text(paragraph["context"], "context"), a_text(item["question"], "question")
     answers = [] if item.get("is_impossible") else item["answers"]
-    found = tuple(dict.fromkeys(a_text(answer["text"], "answers") for answer in answers))
+    found = tuple(dict.fromkeys(texts(answers, "answers")))
     return Example(str(item.get("id", number)), (context,), (found,), question, document)
 
 
 def read_webqa(paths: list[Path], on_error: str) -> Records:
-    """A JSON list of questions, each with passages that have an answer or none ("")."""
+    """A JSON list of questions, or one a line, each with passages that have an answer or none ("")."""
 
-    def parse(path: Path) -> Iterator[tuple[str, Callable[[], Example]]]:
-        content = json_of(path)
-        if not isinstance(content, list):
-            raise DataError(f'{path}: expected a list of {{"id", "question", "passages"}}')
-        for i, item in enumerate(content):
-            yield f"[{i}]", lambda item=item, i=i: listed(item, i)
+    def questions(path: Path) -> Iterator[tuple[str, Callable[[], Example]]]:
+        for number, (place, get) in enumerate(json_rows(path)):
+            yield place, lambda get=get, number=number: listed(get(), number)
 
-    return read(paths, parse, on_error)
+    return read(paths, questions, on_error)
 
 
 def listed(item: dict, number: int) -> Example:
+    """The example of one question of WebQA."""
     question, passages = a_text(item["question"], "question"), item["passages"]
     if not isinstance(passages, list) or not passages:
         raise ValueError('"passages": expected a list with a passage at least')
+    passages = [an_object(each) for each in passages]
     sources = tuple(a_text(each["passage"], "passage") for each in passages)
     answers = dict.fromkeys(a_text(each["answer"], "answer", empty=True) for each in passages)
     # The source lets a passage be answered by another passage's answer, if it stands there too.
     found = tuple(answer for answer in answers if answer)
     return Example(str(item.get("id", number)), sources, (found,) * len(sources), question, question)
-
-
-def refuse(why: str) -> Example:
-    raise ValueError(why)

@@ -1,6 +1,5 @@
 """Text to ids and back: BERT's WordPiece over a vocab.txt."""
 
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -8,16 +7,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tokenizers import AddedToken, models
 from tokenizers import Tokenizer as Backend
-from tokenizers import models
 
 from genlab.data.decode import DataError
 from genlab.data.vocabulary import SPECIALS, is_cjk, simplify, splitters
-from genlab.weights.source import find, read_vocab
+from genlab.weights.source import find
+from genlab.weights.vocabulary import read_tokenizer, vocabulary_in
 
 __all__ = ["Encoding", "Tokenizer", "tokenizer_of"]
 
-MAX_WORD = 200  # characters; a longer word is one [UNK], as in Google's BERT
+MAX_WORD = 200  # characters; a longer word is one [UNK], as in Google's BERT; 100 in transformers
 # Kept together on both sides; without a space before; without one after. Other punctuation stands between spaces.
 JOINING, CLOSING, OPENING = set("-/_\\~^\u00b7\u2013\u2014"), set(",.!?;:)]}%+"), set("([{$#@")
 CURRENCIES, DOMAINS = {"us", "usd", "nt", "hk"}, {"com", "org", "net"}
@@ -34,12 +34,30 @@ class Encoding(NamedTuple):
 class Tokenizer:
     """BERT's tokenizer: clean, split at spaces, punctuation and CJK characters, then the longest pieces of a word.
 
-    vocab: the tokens in the order of their ids. lowercase: also drops accents. keep_tokens: the ids that these tokens have
-    in the vocabulary they were chosen from (`simplify`); a checkpoint's word embeddings are sliced by them. They are
-    stored (`state`), never computed again: the choice depends on the interpreter's Unicode tables.
+    Args:
+        vocab: the tokens in the order of their ids.
+        lowercase: texts are read in lower case.
+        keep_tokens: the ids that these tokens have in the vocabulary they were chosen from (`simplify`); a checkpoint's
+            word embeddings are sliced by them. They are stored (`state`), never computed again: the choice depends on the
+            interpreter's Unicode tables.
+        strip_accents, chinese_chars, clean_text, compose: see `splitters`.
+        max_word: characters; a longer word is one [UNK].
+        added: tokens found in a text before it is split, as arguments of tokenizers.AddedToken.
     """
 
-    def __init__(self, vocab: Sequence[str], lowercase: bool = True, keep_tokens: Sequence[int] | None = None):
+    def __init__(
+        self,
+        vocab: Sequence[str],
+        lowercase: bool = True,
+        keep_tokens: Sequence[int] | None = None,
+        *,
+        strip_accents: bool = False,
+        chinese_chars: bool = True,
+        clean_text: bool = True,
+        compose: bool = True,
+        max_word: int = MAX_WORD,
+        added: Sequence[dict] = (),
+    ):
         repeated = [token for token, count in Counter(vocab).items() if count > 1]
         if repeated:
             raise DataError(
@@ -51,13 +69,18 @@ class Tokenizer:
             raise DataError(f"the vocabulary lacks {', '.join(absent)}; expected a BERT vocab.txt, one token a line")
         if keep_tokens is not None and len(keep_tokens) != len(vocab):
             raise DataError(f"keep_tokens has {len(keep_tokens)} ids for {len(vocab)} tokens")
-        self.vocab, self.lowercase = list(vocab), lowercase
+        self.vocab, self.lowercase, self.strip_accents = list(vocab), lowercase, strip_accents
+        self.chinese_chars, self.clean_text, self.compose = chinese_chars, clean_text, compose
+        self.max_word, self.added = max_word, list(added)
         self.keep_tokens = None if keep_tokens is None else list(keep_tokens)
         self.ids = {token: i for i, token in enumerate(self.vocab)}
         self.pad_id, self.unk_id, self.cls_id, self.sep_id = (self.ids[token] for token in SPECIALS[:4])
         self.mask_id = self.ids.get("[MASK]")  # a simplified vocabulary may lack it
-        self.backend = Backend(models.WordPiece(self.ids, unk_token="[UNK]", max_input_chars_per_word=MAX_WORD))
-        self.backend.normalizer, self.backend.pre_tokenizer = splitters(lowercase)
+        self.backend = Backend(models.WordPiece(self.ids, unk_token="[UNK]", max_input_chars_per_word=max_word))
+        self.backend.normalizer, self.backend.pre_tokenizer = splitters(
+            lowercase, strip_accents, chinese_chars, clean_text, compose
+        )
+        self.backend.add_tokens([AddedToken(**token) for token in added])
 
     @classmethod
     def from_vocab(
@@ -67,29 +90,48 @@ class Tokenizer:
         simplified: bool = False,
         startswith: Sequence[str] = SPECIALS[:4],
     ) -> "Tokenizer":
-        """Of a vocab.txt, or of the directory it is in.
+        """Of a vocab.txt or tokenizer.json, or of the directory that one is in; splits texts as transformers does with it.
 
-        lowercase: by default what the tokenizer_config.json beside it says, else true. simplified: without the tokens that
-        `simplify` leaves out.
+        Args:
+            path: the file or directory. A tokenizer_config.json beside it says how texts are split; where nothing does,
+                BERT's uncased models are the model: lower case, without accents.
+            lowercase: instead of what is said there; without accents, too, unless they are spoken of there.
+            simplified: without the tokens that `simplify` leaves out.
+            startswith: what a simplified vocabulary starts with.
+
+        Raises:
+            WeightsError: a file cannot be read, or asks for a way to split texts that there is not here.
         """
         path = Path(path)
-        path = path / "vocab.txt" if path.is_dir() else path
-        if lowercase is None:
-            beside = path.with_name("tokenizer_config.json")
-            lowercase = json.loads(beside.read_text()).get("do_lower_case", True) if beside.is_file() else True
-        vocab = read_vocab(path)
+        vocab, options = read_tokenizer(vocabulary_in(path) or path / "vocab.txt" if path.is_dir() else path)
+        said = options.pop("lowercase", True)
+        lowercase = said if lowercase is None else lowercase
+        if options.get("strip_accents") is None:
+            options["strip_accents"] = lowercase
+        options = {"compose": False} | options
         if not simplified:
-            return cls(vocab, lowercase)
+            return cls(vocab, lowercase, **options)
         keep = simplify(vocab, startswith)
-        return cls([vocab[i] for i in keep], lowercase, keep)
+        vocab = [vocab[i] for i in keep]
+        options["added"] = [token for token in options.get("added", ()) if token["content"] in vocab]
+        return cls(vocab, lowercase, keep, **options)
 
     def state(self) -> dict:
-        """Plain containers for a checkpoint; `from_state` makes the same tokenizer of them."""
-        return {"vocab": self.vocab, "lowercase": self.lowercase, "keep_tokens": self.keep_tokens}
+        """Plain containers for a checkpoint; `from_state` makes the same tokenizer of them.
+
+        What splits texts comes into it where it is not as it was before there was a choice (`before`).
+        """
+        state = {"vocab": self.vocab, "lowercase": self.lowercase, "keep_tokens": self.keep_tokens}
+        return state | {k: getattr(self, k) for k, old in before(self.lowercase).items() if getattr(self, k) != old}
 
     @classmethod
     def from_state(cls, state: dict) -> "Tokenizer":
-        return cls(state["vocab"], state["lowercase"], state["keep_tokens"])
+        """The tokenizer of a `state`; DataError where it is none."""
+        try:
+            options = before(state["lowercase"]) | state
+            return cls(options.pop("vocab"), options.pop("lowercase"), options.pop("keep_tokens"), **options)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"the stored vocabulary is damaged ({type(error).__name__}: {error})") from None
 
     def __len__(self) -> int:
         return len(self.vocab)
@@ -144,31 +186,51 @@ class Tokenizer:
                 words.append((words.pop() if words else "") + token[2:])
             else:
                 words.append(token)
-        spaces = [i and not _touch(words, i) for i in range(len(words))]
-        return "".join(" " * bool(space) + word for space, word in zip(spaces, words, strict=True))
+        text = _spaced(words)
+        return unicodedata.normalize("NFC", text) if self.strip_accents else text  # jamo to Hangul
+
+    def comparable(self, text: str) -> str:
+        """A text as this vocabulary would write it, if it had every word: in its case and spacing, without what it drops."""
+        words = self.backend.pre_tokenizer.pre_tokenize_str(self.backend.normalizer.normalize_str(text))
+        return unicodedata.normalize("NFC", _spaced([word for word, _ in words]))
+
+
+def before(lowercase: bool) -> dict:
+    """How a tokenizer splits texts whose state does not speak of it: those of older checkpoints."""
+    return {"strip_accents": lowercase, "chinese_chars": True, "clean_text": True, "compose": False,
+            "max_word": MAX_WORD, "added": []}  # fmt: skip
 
 
 def tokenizer_of(
     vocab: str, path: Path, lowercase: bool | None, simplified: bool, startswith: Sequence[str] = SPECIALS[:4]
 ) -> Tokenizer:
-    """What data.vocab means: the vocab.txt, or the directory with one, at `path`, where data.root may have led; else the
-    vocabulary of the run or the pretrained weights of that name (`find`), a run's as it is. See Tokenizer.from_vocab.
+    """What data.vocab means: the vocab.txt or tokenizer.json, or the directory with one, at `path`, where data.root may have
+    led; else the vocabulary of the run or the pretrained weights of that name (`find`), a run's as it is. See
+    Tokenizer.from_vocab.
     """
-    if not path.is_file() and not (path / "vocab.txt").is_file():
+    if not path.is_file() and vocabulary_in(path) is None:
         source = find(vocab)
         if source.tokenizer is not None:
             if simplified:
                 raise DataError(f"data.simplified=true: the vocabulary of the run {vocab} is taken as it is")
             return Tokenizer.from_state(source.tokenizer)
         if source.vocab is None:
-            raise DataError(f"data.vocab={vocab}: there is no vocab.txt with these weights")
+            raise DataError(f"data.vocab={vocab}: there is neither tokenizer.json nor vocab.txt with these weights")
         path = source.vocab
     return Tokenizer.from_vocab(path, lowercase, simplified, startswith)
 
 
+def _spaced(words: list[str]) -> str:
+    """Words in one text, with spaces where people write them."""
+    spaces = [i and not _touch(words, i) for i in range(len(words))]
+    return "".join(" " * bool(space) + word for space, word in zip(spaces, words, strict=True))
+
+
 def _wide(char: str) -> bool:
-    """Written without spaces around it: CJK, kana, and their punctuation."""
-    return is_cjk(char) or 0x3000 <= ord(char) <= 0x30FF or 0xFF00 <= ord(char) <= 0xFFEF
+    """Written without spaces around it: CJK, kana, and their punctuation; full-width letters and digits make words."""
+    if 0xFF00 <= ord(char) <= 0xFFEF:
+        return not unicodedata.normalize("NFKC", char).isascii() or not char.isalnum()
+    return is_cjk(char) or 0x3000 <= ord(char) <= 0x30FF
 
 
 def _touch(words: list[str], i: int) -> bool:

@@ -31,12 +31,29 @@ def is_punctuation(char: str) -> bool:
     return ascii_symbol or unicodedata.category(char).startswith("P")
 
 
-def splitters(lowercase: bool) -> tuple[normalizers.Normalizer, pre_tokenizers.PreTokenizer]:
-    """What BERT does to a text before it looks for pieces."""
-    normalizer = normalizers.BertNormalizer(
-        clean_text=True, handle_chinese_chars=True, strip_accents=lowercase, lowercase=lowercase
+def splitters(
+    lowercase: bool,
+    strip_accents: bool = False,
+    chinese_chars: bool = True,
+    clean_text: bool = True,
+    compose: bool = True,
+) -> tuple[normalizers.Normalizer, pre_tokenizers.PreTokenizer]:
+    """What is done to a text before pieces are looked for: BERT's way, after marks have been composed with their letters.
+
+    Args:
+        lowercase: lower case.
+        strip_accents: drop all marks, as BERT's uncased vocabularies do: й becomes и, が becomes か, Hangul falls into jamo.
+        chinese_chars: each CJK character is a word.
+        clean_text: drop control characters, and make every white space a blank.
+        compose: Unicode's NFC, so that a letter and its mark are one character however they were typed.
+
+    Returns:
+        (the normalizer, the pre-tokenizer).
+    """
+    bert = normalizers.BertNormalizer(
+        clean_text=clean_text, handle_chinese_chars=chinese_chars, strip_accents=strip_accents, lowercase=lowercase
     )
-    return normalizer, pre_tokenizers.BertPreTokenizer()
+    return (normalizers.Sequence([normalizers.NFC(), bert]) if compose else bert), pre_tokenizers.BertPreTokenizer()
 
 
 def simplify(vocab: Sequence[str], startswith: Sequence[str] = SPECIALS[:4]) -> list[int]:
@@ -64,6 +81,7 @@ def build_vocab(
     (Sennrich et al. 2016, arXiv 1508.07909, with ## inside a word); CJK characters stand alone in any case. The trainer
     of `tokenizers` does this too, but gives another order, and among equals another choice, in every process.
     kind=characters: characters alone, those of alphabets also as ##c. What occurs less often than min_count is left out.
+    Marks stay with their letters (é, й, が), with lowercase, too.
     """
     if kind not in ("wordpiece", "characters"):
         raise ValueError(f"kind={kind}: expected wordpiece or characters")

@@ -12,7 +12,7 @@ from genlab.metrics.diversity import copied, copied_ngrams, distinct, self_bleu
 from genlab.metrics.poems import EXTRA, has_form, is_form, rhyme_agreement, rhymes
 from genlab.metrics.text import bleu
 from genlab.metrics.text_classifier import accuracies, padded, trained_text_classifier
-from genlab.metrics.text_evaluation import Judged, is_chinese, judge
+from genlab.metrics.text_evaluation import Judged, comparable, is_chinese, judge
 
 __all__ = ["evaluate_conditional"]
 
@@ -53,10 +53,11 @@ def evaluate_conditional(
     texts = [one.texts[0] for one in made]
     entry |= {"count": some, "decoding": "default" if decoding is None else str(decoding)}
     values: dict[str, float] = {}
-    accepted = [e.accepted for e in examples[:some]]
+    tokenizer = system.codec.tokenizer
+    accepted = comparable(tokenizer, examples[:some])
     if not system.writes_freely or "image" in given:
         values |= judge(texts, accepted, False, "")
-        found = bleu(texts, accepted, is_chinese(accepted))
+        found = bleu(texts, accepted, is_chinese(accepted), tokenizer.lowercase)
         results |= {} if found is None else {"bleu": {"value": found[0], **entry, "features": found[1]}}
     if getattr(data, "words", None):
         right = [says(text, e.labels[0], data.words) for text, e in zip(texts, examples, strict=False)]
@@ -64,7 +65,7 @@ def evaluate_conditional(
     if "labels" in given:
         results |= control(system, data, texts, examples, given["labels"], entry)
         results |= poem_metrics(data, texts, examples, entry)
-    training = [e.targets[0][0] for e in data.examples("train")]
+    training = [tokenizer.comparable(e.targets[0][0]) for e in data.examples("train")]
     values |= {"distinct_1": distinct(texts, 1), "distinct_2": distinct(texts, 2), "self_bleu": self_bleu(texts)}
     values |= {"copied_texts": copied(texts, training), "copied_6grams": copied_ngrams(texts, training)}
     values["texts_per_second"] = some / max(seconds, 1e-9)

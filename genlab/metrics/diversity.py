@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from genlab.metrics.text import segments
+from genlab.metrics.text import lowered, segments
 
 __all__ = ["copied", "copied_ngrams", "distinct", "self_bleu"]
 
@@ -65,8 +65,8 @@ def self_bleu(texts: Sequence[str], most: int = 200) -> float:
 
 def copied(texts: Sequence[str], training: Iterable[str]) -> float:
     """The part of the texts that are training texts, spaces and capitals apart."""
-    known = {"".join(text.lower().split()) for text in training}
-    return float(np.mean(["".join(text.lower().split()) in known for text in texts]))
+    known = {"".join(lowered(text).split()) for text in training}
+    return float(np.mean(["".join(lowered(text).split()) in known for text in texts]))
 
 
 def copied_ngrams(texts: Sequence[str], training: Iterable[str], n: int = 6) -> float:

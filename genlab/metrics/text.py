@@ -1,4 +1,8 @@
-"""How good answers and texts are: exact match, F1, ROUGE-L and BLEU, for Chinese by character."""
+"""How good answers and texts are: exact match, F1, ROUGE-L and BLEU, for Chinese by character.
+
+What no vocabulary writes is no difference: control and zero-width characters, and whether a letter and its mark are one
+character or two.
+"""
 
 import re
 import string
@@ -21,9 +25,20 @@ def is_mark(char: str) -> bool:
     return char in string.punctuation or unicodedata.category(char)[0] in "PS"
 
 
+def written(text: str) -> str:
+    """The text in Unicode's composed form, without control and zero-width characters."""
+    composed = text if text.isascii() else unicodedata.normalize("NFC", text)
+    return "".join(c for c in composed if c in "\t\n\r" or unicodedata.category(c)[0] != "C")
+
+
+def lowered(text: str) -> str:
+    """The same in lower case, a character at a time as in a vocabulary: no sigma becomes a final one."""
+    return "".join(map(str.lower, written(text)))
+
+
 def segments(text: str, marks: bool = False) -> list[str]:
     """Lower-cased CJK characters one by one, other words whole; punctuation and symbols only if `marks`."""
-    spaced = "".join(f" {c} " if is_wide(c) else (f" {c} " if marks else " ") if is_mark(c) else c for c in text.lower())
+    spaced = "".join(f" {c} " if is_wide(c) else (f" {c} " if marks else " ") if is_mark(c) else c for c in lowered(text))
     return spaced.split()
 
 
@@ -45,7 +60,7 @@ def squad_scores(answer: str, accepted: Sequence[str]) -> tuple[float, float]:
         return (float(not answer),) * 2
 
     def normal(text: str) -> list[str]:
-        text = "".join(c for c in text.lower() if c not in string.punctuation)
+        text = "".join(c for c in lowered(text) if c not in string.punctuation)
         return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
     given = normal(answer)
@@ -80,7 +95,7 @@ def sogou_scores(answer: str, accepted: Sequence[str]) -> tuple[float, float]:
         return 0.0, 0.0
 
     def spaced(text: str) -> str:
-        return "".join(" " if is_mark(c) or c.isspace() else c for c in unicodedata.normalize("NFKC", text).lower())
+        return "".join(" " if is_mark(c) or c.isspace() else c for c in lowered(unicodedata.normalize("NFKC", text)))
 
     def normal(text: str) -> str:
         return "".join(spaced(text).split())
@@ -118,13 +133,27 @@ def rouge_l(text: str, accepted: Sequence[str]) -> float:
     return max(f1_of(longest_subsequence(given, reference), len(given), len(reference)) for reference in right)
 
 
-def bleu(texts: Sequence[str], accepted: Sequence[Sequence[str]], chinese: bool) -> tuple[float, str] | None:
-    """Corpus BLEU in 0 to 100 by sacrebleu (Post 2018, arXiv 1804.08771) with its signature; None if it is not installed."""
+def bleu(
+    texts: Sequence[str], accepted: Sequence[Sequence[str]], chinese: bool, lowercase: bool = True
+) -> tuple[float, str] | None:
+    """Corpus BLEU by sacrebleu (Post 2018, arXiv 1804.08771).
+
+    Args:
+        texts: what was written.
+        accepted: the references of each text.
+        chinese: by character, as sacrebleu's zh; else by word, as its 13a.
+        lowercase: without regard to case, as for a model whose vocabulary has lower case alone.
+
+    Returns:
+        (0 to 100, sacrebleu's signature), or None if it is not installed. Where no text has four words, the longest n-grams
+        that there are count (eff:yes).
+    """
     if find_spec("sacrebleu") is None:
         return None
     from sacrebleu.metrics import BLEU
 
-    metric = BLEU(tokenize="zh" if chinese else "13a")
+    form = lowered if lowercase else written
+    metric = BLEU(tokenize="zh" if chinese else "13a", lowercase=lowercase, effective_order=True)
     most = max(map(len, accepted))  # sacrebleu wants as many references for each; a repeated one changes nothing
-    references = [[right[min(i, len(right) - 1)] for right in accepted] for i in range(most)]
-    return metric.corpus_score(list(texts), references).score, str(metric.get_signature())
+    references = [[form(right[min(i, len(right) - 1)]) for right in accepted] for i in range(most)]
+    return metric.corpus_score([form(text) for text in texts], references).score, str(metric.get_signature())

@@ -10,7 +10,7 @@ import torch
 
 from genlab.metrics.text import bleu, cmrc_scores, is_wide, rouge_l, sogou_scores, squad_scores
 
-__all__ = ["Judged", "evaluate_texts", "judge", "without_answer"]
+__all__ = ["Judged", "comparable", "evaluate_texts", "judge", "without_answer"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -26,6 +26,11 @@ def is_chinese(accepted: Sequence[Sequence[str]]) -> bool:
     """Whether most of the characters of the reference texts are CJK."""
     characters = [c for right in accepted for text in right for c in text if not c.isspace()]
     return 2 * sum(map(is_wide, characters)) > len(characters)
+
+
+def comparable(tokenizer, examples: Sequence) -> list[list[str]]:
+    """The accepted texts of each example as a model's vocabulary would write them, which is all that it can be right in."""
+    return [[tokenizer.comparable(text) for text in example.accepted] for example in examples]
 
 
 def judge(texts: Sequence[str], accepted: Sequence[Sequence[str]], question: bool, measure: str) -> dict[str, float]:
@@ -66,7 +71,8 @@ def evaluate_texts(
 ) -> Judged:
     """What can be measured of a text system on the first `num` examples of `split` (null: all).
 
-    measure: squad, cmrc or sogou, for answers; null: cmrc where the answers are Chinese, else squad. Questions without an
+    measure: squad, cmrc or sogou, for answers; null: cmrc where the answers are Chinese, else squad. Texts are compared with
+    accepted ones in the case, marks and spacing that the model's vocabulary has (`comparable`). Questions without an
     answer are counted apart, as no_answer_accuracy; where the split has none, its questions are asked about the passages
     of other documents.
     """
@@ -88,7 +94,9 @@ def evaluate_texts(
     seconds = time.monotonic() - start
     entry = {"split": split, "reference": None, "features": None, "seed": seed}
     entry |= {"decoding": "default" if decoding is None else str(decoding), "chinese": chinese}
-    values: dict[str, float] = judge(texts, [e.accepted for e in answered], question, measure)
+    tokenizer = system.codec.tokenizer
+    accepted = comparable(tokenizer, answered)
+    values: dict[str, float] = judge(texts, accepted, question, measure)
     results = {
         name: {"value": value, "count": len(answered), **entry, "features": measure if question else None}
         for name, value in values.items()
@@ -102,7 +110,7 @@ def evaluate_texts(
         rate = fmean(not text for text in texts)
         results["wrongly_unanswered"] = {"value": rate, "count": len(answered), **entry}
     elif answered:
-        found = bleu(texts, [e.accepted for e in answered], chinese)
+        found = bleu(texts, accepted, chinese, tokenizer.lowercase)
         if found is not None:
             results["bleu"] = {"value": found[0], "count": len(answered), **entry, "features": found[1]}
     if question:

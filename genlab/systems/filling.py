@@ -88,7 +88,7 @@ def go_on(
     """
     codec, t = system.codec, system.codec.tokenizer
     decoding = decoding.settled(False)
-    max_length = min(decoding.max_length or codec.max_target, codec.max_target)
+    max_length = decoding.longest(codec.max_target, "data.max_target of this model")
     rows = [torch.tensor([t.cls_id, *ids[-codec.max_source + 1 :]]) for ids in t.plain([e.sources[0] for e in examples])]
     uniforms = None
     if decoding.method == "sample":

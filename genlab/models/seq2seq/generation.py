@@ -1,85 +1,21 @@
 """Targets for a batch of sources, or answers for a batch of questions, by one prefix-masked BERT."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from genlab.models.seq2seq.cached import captured
 from genlab.models.seq2seq.decoding import Decoded, LogProbs, Rules, beam_search, greedy, sample
+from genlab.models.seq2seq.options import Decoding
 from genlab.models.seq2seq.voting import Extractive, Vote
 from genlab.nn.masks import CAUSAL, FULL, unilm
 
-__all__ = ["Cached", "Decoding", "Guided", "Recomputed", "write"]
+__all__ = ["Cached", "Decoding", "Guided", "Recomputed", "Sparing", "write"]
 
-ONLY = {  # an option -> the methods that it means something to
-    "beams": ("beam",),
-    "length_penalty": ("beam",),
-    "temperature": ("sample",),
-    "top_k": ("sample",),
-    "top_p": ("sample",),
-}
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How to write; null leaves an option to its default.
-
-    method: greedy, beam or sample; greedy for answers, as in the source, else beam. num: texts a source, 1. beams: 4.
-    length_penalty: 0, and 1 for answers, since each vote is below a half and an empty answer would win. min_length: tokens,
-    1, and 0 for answers. block_ngrams: no n-gram of this n twice. extractive: an answer is a piece of a passage; true.
-    abstain: the probability of having no answer from which a passage drops out; null: where that is the likeliest start.
-    guidance: of a conditional model, how far its logits are taken from those without a condition through those with it; 1.
-    """
-
-    method: str | None = None
-    num: int = 1
-    beams: int | None = None
-    length_penalty: float | None = None
-    min_length: int | None = None
-    max_length: int | None = None
-    block_ngrams: int = 0
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    extractive: bool | None = None
-    abstain: float | None = None
-    guidance: float | None = None
-
-    def __post_init__(self):
-        if self.method not in (None, "greedy", "beam", "sample"):
-            raise ValueError(f"decoding.method={self.method}: expected greedy, beam or sample, or null")
-        if self.guidance is not None and self.guidance < 0:
-            raise ValueError(f"decoding.guidance={self.guidance}: expected 0 (no condition), 1 (the condition) or more")
-
-    def settled(self, asked: bool) -> "Decoding":
-        """The same with its defaults, for answers or other texts; ValueError for an option that means nothing there."""
-        method = self.method or ("greedy" if asked else "beam")
-        for name, methods in ONLY.items():
-            if getattr(self, name) is not None and method not in methods:
-                raise ValueError(
-                    f"decoding.{name}={getattr(self, name)}: means nothing to method {method}, but to {methods[0]}"
-                )
-        for name in ("extractive", "abstain"):
-            if not asked and getattr(self, name) is not None:
-                raise ValueError(f"decoding.{name}={getattr(self, name)}: means nothing without a question")
-        if self.num < 1 or (self.num > 1 and method == "greedy"):
-            raise ValueError(f"decoding.num={self.num}: expected 1 or more; several need decoding.method=beam or sample")
-        return replace(
-            self,
-            method=method,
-            beams=max(self.beams or 4, self.num) if method == "beam" else None,
-            length_penalty=(float(asked) if self.length_penalty is None else self.length_penalty)
-            if method == "beam"
-            else None,
-            min_length=int(not asked) if self.min_length is None else self.min_length,
-            extractive=(self.extractive is not False) if asked else None,
-        )
-
-    @classmethod
-    def names(cls) -> list[str]:
-        return [field.name for field in fields(cls)]
+FEW = 64  # windows of questions that are read at once, however long
+READ = 1 << 15  # tokens that are read at once where there are more windows, and tokens that caches hold of these
 
 
 class Cached:
@@ -177,6 +113,61 @@ class Recomputed:
         self.condition = None if self.condition is None else self.condition[rows]
 
 
+@dataclass
+class Room:
+    """What is left of the memory that some scorers share, in tokens."""
+
+    tokens: int
+
+    def take(self, tokens: int) -> bool:
+        """Whether there is room for so many; it is theirs from then on."""
+        fits = tokens <= self.tokens
+        self.tokens -= tokens * fits
+        return fits
+
+
+class Sparing:
+    """The same Scorer for a part of many windows: it needs little memory always, and much time where many have an answer.
+
+    The first token is written without a cache. The rows that are still there then get one if there is `room`; else they are
+    read again for each token.
+    """
+
+    def __init__(
+        self,
+        net,
+        ids: Tensor,
+        segments: Tensor,
+        lengths: Tensor,
+        num: int,
+        max_length: int,
+        target_segment: int,
+        condition: Tensor | None,
+        room: Room,
+    ):
+        self.options, self.room = (num, max_length, target_segment), room
+        self.scorer: Cached | Recomputed = Recomputed(net, ids, segments, lengths, *self.options, condition)
+
+    def start(self) -> Tensor:
+        return self.scorer.start()
+
+    def step(self, tokens: Tensor) -> Tensor:
+        if self.room is not None:
+            one, (num, max_length, _) = self.scorer, self.options
+            if len(one.ids) and self.room.take(len(one.ids) * (one.ids.shape[1] + num * max_length)):
+                rows = (one.ids, one.segments, one.lengths)
+                self.scorer = Cached(one.net, *rows, *self.options, one.condition, graph=False)
+                self.scorer.start()
+            self.room = None  # it is decided
+        return self.scorer.step(tokens)
+
+    def reorder(self, parents: Tensor) -> None:
+        self.scorer.reorder(parents)
+
+    def keep(self, rows: Tensor) -> None:
+        self.scorer.keep(rows)
+
+
 class Guided:
     """A Scorer of the logits without + scale (with - without): rows of a scorer of 2B, B with a condition, B without.
 
@@ -237,13 +228,24 @@ def write(
         if free is None or groups is not None:
             raise ValueError(f"decoding.guidance={decoding.guidance}: is for texts under a condition")
         rows, condition = tuple(torch.cat([part, part]) for part in rows), torch.cat([condition, free])
-    model = scorer(net, *rows, num, max_length, target_segment, condition)
-    model = Guided(model, decoding.guidance) if guided else model
     rules = Rules(end, max_length, decoding.min_length, decoding.block_ngrams, banned)
-    if groups is None:
-        scores = LogProbs(model)
+    size = max(1, READ // (num * rows[0].shape[1]))
+    if groups is None or len(groups) <= max(size, FEW):
+        model = scorer(net, *rows, num, max_length, target_segment, condition)
+        parts = [model], [groups]
     else:
-        scores = Vote(model, groups, end, decoding.abstain)
+        room, under = Room(READ), (condition,) * len(groups) if condition is None else condition.split(size)
+        parts = (
+            [
+                Sparing(net, *part, num, max_length, target_segment, each, room)
+                for *part, each in zip(*(tensor.split(size) for tensor in rows), under, strict=False)
+            ],
+            groups.split(size),
+        )
+    if groups is None:
+        scores = LogProbs(Guided(model, decoding.guidance) if guided else model)
+    else:
+        scores = Vote(*parts, end, decoding.abstain)
         if decoding.extractive:
             scores = Extractive(scores, passages, groups, end)
     if decoding.method == "greedy":

@@ -1,5 +1,8 @@
 """One answer out of many passages: they vote on each next token, and it may have to be a piece of one of them."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -8,57 +11,103 @@ from genlab.models.seq2seq.decoding import NEVER, Scorer, log_probs
 __all__ = ["Extractive", "Vote"]
 
 
+@dataclass
+class Part:
+    """Some of the passages: who scores them, the question of each, and its place among all."""
+
+    scorer: Scorer
+    groups: Tensor
+    left: Tensor
+
+    def keep(self, heard: Tensor) -> None:
+        """Goes on with these (bool) alone."""
+        if not heard.all():
+            self.scorer.keep(heard.nonzero()[:, 0])
+            self.groups, self.left = self.groups[heard], self.left[heard]
+
+
 class Vote:
     """A Scorer over N passages, each read with its question, as a scorer over Q questions.
 
     The score of a token w is log(P(w) + 1e-12), P(w) = sum p_k(w)^2 / (sum p_k(w) + 1) over the question's passages k; a
-    passage that begins with the end token says that it has no answer, and is heard no more. groups: int64 (N,), each
-    passage's question 0 .. Q-1. abstain: a passage has no answer where it gives the end token at least this probability,
-    and only there; null: where that is its most probable token, and the others may still vote for an empty answer (the
-    source). A question that no passage answers gets the empty answer. Su 2019, https://kexue.fm/archives/7115.
+    passage that begins with the end token says that it has no answer, and is heard no more. A question that no passage
+    answers gets the empty answer. Su 2019, https://kexue.fm/archives/7115.
+
+    Args:
+        scorer: of the passages; or several, each of some of them, so that never are all in memory at once.
+        groups: int64 (N,), each passage's question 0 .. Q-1; or such of each scorer.
+        end: the token that ends a text.
+        abstain: a passage has no answer where it gives the end token at least this probability, and only there; null: where
+            that is its most probable token, and the others may still vote for an empty answer (the source).
     """
 
-    def __init__(self, scorer: Scorer, groups: Tensor, end: int, abstain: float | None = None):
+    def __init__(
+        self,
+        scorer: Scorer | Sequence[Scorer],
+        groups: Tensor | Sequence[Tensor],
+        end: int,
+        abstain: float | None = None,
+    ):
         if abstain is not None and not 0 <= abstain <= 1:
             raise ValueError(f"abstain={abstain}: expected a probability, or null")
-        self.scorer, self.groups, self.end, self.abstain = scorer, groups, end, abstain
-        self.num = int(groups.max()) + 1 if len(groups) else 0
-        self.left = torch.arange(len(groups), device=groups.device)  # the passages still heard
+        scorers, parts = ([scorer], [groups]) if isinstance(groups, Tensor) else (scorer, groups)
+        places = torch.arange(sum(map(len, parts)), device=parts[0].device).split([len(part) for part in parts])
+        self.parts = [Part(*part) for part in zip(scorers, parts, places, strict=True)]
+        self.end, self.abstain = end, abstain
+        self.num = max((int(part.max()) + 1 for part in parts if len(part)), default=0)
+
+    @property
+    def left(self) -> Tensor:
+        """The passages still heard; after `start` those that have an answer."""
+        return torch.cat([part.left for part in self.parts])
 
     def start(self) -> Tensor:
-        """(Q, V); after it, `left` are the passages that have an answer."""
-        p = log_probs(self.scorer.start()).exp()
-        none = p.argmax(1) == self.end if self.abstain is None else p[:, self.end] >= self.abstain
-        self._drop(~none)
-        votes = self._count(p[:, None][~none])[:, 0]
-        answered = torch.zeros(self.num, dtype=torch.bool, device=p.device)
-        answered[self.groups] = True
+        """(Q, V)."""
+        answered = torch.zeros(self.num, dtype=torch.bool, device=self.left.device)
+        sums = None
+        for part in self.parts:
+            p = log_probs(part.scorer.start()).exp()
+            none = p.argmax(1) == self.end if self.abstain is None else p[:, self.end] >= self.abstain
+            part.keep(~none)
+            answered[part.groups] = True
+            sums = self._add(sums, p[:, None][~none], part.groups)
+        votes = score(*sums)[:, 0]
         if self.abstain is not None:
             votes[:, self.end] = NEVER
         votes[~answered] = NEVER
         votes[~answered, self.end] = 0.0
+        # One of them stays in any case, and says how wide the scores are.
+        self.parts = [part for part in self.parts if len(part.groups)] or self.parts[:1]
         return votes
 
     def step(self, tokens: Tensor) -> Tensor:
-        return self._count(log_probs(self.scorer.step(tokens[self.groups])).exp())
+        """(Q, K, V) after one more token of each text."""
+        sums = None
+        for part in self.parts:
+            sums = self._add(sums, log_probs(part.scorer.step(tokens[part.groups])).exp(), part.groups)
+        return score(*sums)
 
-    def _count(self, p: Tensor) -> Tensor:
-        """P's logarithm (Q, K, V) of the passages' probabilities (N, K, V)."""
-        total, squares = (p.new_zeros(self.num, *p.shape[1:]).index_add_(0, self.groups, part) for part in (p, p.square()))
-        return (squares / (total + 1) + 1e-12).log()
+    def _add(self, sums: tuple[Tensor, Tensor] | None, p: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """The sums (Q, K, V) of the probabilities (N, K, V) and of their squares, those of more passages added."""
+        sums = sums or (p.new_zeros(self.num, *p.shape[1:]), p.new_zeros(self.num, *p.shape[1:]))
+        return sums[0].index_add_(0, groups, p), sums[1].index_add_(0, groups, p.square())
 
     def reorder(self, parents: Tensor) -> None:
-        self.scorer.reorder(parents[self.groups])
+        for part in self.parts:
+            part.scorer.reorder(parents[part.groups])
 
     def keep(self, rows: Tensor) -> None:
         place = torch.full((self.num,), -1, device=rows.device).index_copy_(0, rows, torch.arange(len(rows)).to(rows))
-        self._drop(place[self.groups] >= 0)
-        self.groups, self.num = place[self.groups], len(rows)
+        for part in self.parts:
+            part.keep(place[part.groups] >= 0)
+            part.groups = place[part.groups]
+        self.parts = [part for part in self.parts if len(part.groups)] or self.parts[:1]
+        self.num = len(rows)
 
-    def _drop(self, heard: Tensor) -> None:
-        if not heard.all():
-            self.scorer.keep(heard.nonzero()[:, 0])
-            self.groups, self.left = self.groups[heard], self.left[heard]
+
+def score(total: Tensor, squares: Tensor) -> Tensor:
+    """P's logarithm (Q, K, V)."""
+    return (squares / (total + 1) + 1e-12).log()
 
 
 class Extractive:
