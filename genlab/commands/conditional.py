@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from genlab import config
+from genlab.commands.data import require_own_data
 from genlab.commands.text import SHOWN, decoding_of, lines_of, read_input, shortened, write_rows
 from genlab.data import read_images
 from genlab.data.reading import format_of
@@ -38,7 +39,7 @@ def sample_conditional(system, settings: dict[str, Any], run_dir: Path, override
     by_labels = hasattr(system.condition, "values")
     starts = sources(settings, by_labels) if not free else [str(settings["prompt"] or "")]
     labelled = under_labels if by_labels else under_images
-    conditions, names = labelled(system, settings)
+    conditions, names = labelled(system, settings, overrides)
     if settings["mode"] == "interpolate":
         conditions, names = between(conditions, names, settings["steps"])
     if free and by_labels:
@@ -86,7 +87,7 @@ def sources(settings: dict[str, Any], by_labels: bool) -> list[str]:
     return [str(text) for text in (given if isinstance(given, list) else [given])]
 
 
-def under_labels(system, settings: dict[str, Any]) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+def under_labels(system, settings: dict[str, Any], overrides: Sequence[str]) -> tuple[torch.Tensor, list[dict[str, Any]]]:
     """The vectors of label=, and {"labels": {field: name}} of each; without label=, each of the first field's in turn."""
     condition, wanted = system.condition, settings["label"]
     if system.writes_freely and settings["input"] is not None:
@@ -101,7 +102,7 @@ def under_labels(system, settings: dict[str, Any]) -> tuple[torch.Tensor, list[d
     return vectors, [{"labels": condition.named(each)} for each in labels]
 
 
-def under_images(system, settings: dict[str, Any]) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+def under_images(system, settings: dict[str, Any], overrides: Sequence[str]) -> tuple[torch.Tensor, list[dict[str, Any]]]:
     """The vectors of the first num images of input=, or of the run's test split, and {"image": name} of each."""
     if settings["label"] is not None:
         raise config.ConfigError("label: this model writes about images; give input=photos/")
@@ -113,6 +114,7 @@ def under_images(system, settings: dict[str, Any]) -> tuple[torch.Tensor, list[d
     else:
         data.prepare_data()
         data.setup()
+        require_own_data(Path(settings["run"]), data, overrides)
         images, names = data.given("test")["image"], [e.id for e in data.examples("test")]
     count = min(settings["num"], len(names))
     return system.conditions({"image": images[torch.arange(count)]}), [{"image": name} for name in names[:count]]

@@ -10,7 +10,8 @@ from rich.progress import Progress
 
 from genlab import config, runs
 from genlab.commands.conditional import encode_conditional
-from genlab.commands.eval import pick_device, require_run, require_verb, trained_on
+from genlab.commands.data import require_own_data, require_split, tell
+from genlab.commands.eval import pick_device, require_run, require_verb, with_vocabulary
 from genlab.commands.text import encode_texts, refuse
 from genlab.data import read_images, read_points
 from genlab.systems.inversion import invert
@@ -30,7 +31,10 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         raise config.ConfigError(f"split={settings['split']}: expected train, val or test")
     if system.modality == "text":
         write = encode_conditional if hasattr(system, "condition") else encode_texts
-        return write(system, config.build(settings["data"], settings["allow"]), settings, run_dir)
+        data = config.build(with_vocabulary(settings["data"], run_path), settings["allow"])
+        if settings["split"]:
+            set_up(data, settings["split"], run_path, overrides)
+        return write(system, data, settings, run_dir)
     method = settings["method"]
     if method not in ("encoder", "optimize"):
         raise config.ConfigError(
@@ -59,15 +63,14 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         if skipped:
             print(f"skipped  {len(skipped)} unreadable: {', '.join(map(str, skipped[:5]))}")
     else:
-        data.prepare_data()
-        data.setup()
+        own = set_up(data, settings["split"], run_path, overrides)
         table = data.arrays(settings["split"])
         batches = (batch[system.modality] for batch in data.loader(settings["split"], settings["batch_size"]))
         arrays["ids"] = np.arange(len(table))
         if getattr(table, "labels", None) is not None:
             arrays["labels"] = np.asarray(table.labels)
     if hasattr(system, "stored_codes"):
-        stored = method == "encoder" and settings["split"] == "train" and trained_on(run_path, data)
+        stored = method == "encoder" and settings["split"] == "train" and own
         find = partial(system.encode, **tolerance)
     else:
         stored = False
@@ -87,6 +90,15 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out, **arrays)
     print(f"codes    {out}  {arrays['codes'].shape[0]} x {arrays['codes'].shape[1]}, with {', '.join(arrays)}")
+
+
+def set_up(data, split: str, run_path: Path, overrides: list[str]) -> bool | None:
+    """Reads `data`, of which `split` is encoded; whether they are those that the run was trained on, None: not known."""
+    data.prepare_data()
+    data.setup()
+    tell(data)
+    require_split(data, split, needed=1)
+    return require_own_data(run_path, data, overrides)
 
 
 def optimized(system, images: torch.Tensor, label, seed: int) -> torch.Tensor:

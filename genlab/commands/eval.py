@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from genlab import config, runs
+from genlab.commands.data import require_own_data, require_split, tell, trained_on
 from genlab.commands.text import measure_texts, refuse
 from genlab.data import DataError
 from genlab.metrics.classification import evaluate_classifier
@@ -23,7 +24,7 @@ from genlab.report.plots import save_prd
 from genlab.report.points import save_histograms, save_points, window
 from genlab.report.tables import certificate_table, metrics_table
 
-__all__ = ["choose_sampler", "measure", "pick_device", "require_run", "require_verb", "run", "taken", "trained_on"]
+__all__ = ["choose_sampler", "measure", "pick_device", "require_run", "require_verb", "run", "taken", "with_vocabulary"]
 
 DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
 
@@ -36,10 +37,15 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     data = config.build(with_vocabulary(settings["data"], run_path), settings["allow"])
     data.prepare_data()
     data.setup()
+    tell(data)
+    require_own_data(run_path, data, overrides)
+    require_split(data, settings["split"])
     names = ("ckpt", "weights", "seed", "num", "split", "batch_size", "standing", "sampler", "scale", "device")
     chosen = {name: settings[name] for name in names}
     chosen |= {"texts": {"decoding": settings["decoding"], "measure": settings["measure"]}, "overrides": overrides}
     ood = other_data(settings["ood"], data, settings["allow"]) if settings.get("ood") else None
+    if ood is not None:
+        require_split(ood, settings["split"], "ood: split")
     results = measure(run_path, data, settings["metrics"], settings["allow"], ood=ood, **chosen)
     report = write_report(run_path)
     print(f"metrics  {run_path / 'eval' / 'metrics.json'}")
@@ -112,6 +118,7 @@ def measure(
     images = system.modality == "image" and hasattr(system, "sample")
     features = config.build(metrics, allow, data=data).to(device) if images else None
     chosen = {"split": split, "num_samples": num, "batch_size": batch_size, "seed": seed}
+    own = trained_on(run_path, data)
     results: dict[str, dict[str, Any]] = {}
     with progress_bar(console) as progress:
         if system.modality == "text":
@@ -133,12 +140,11 @@ def measure(
                 named = {name: system.scaled(values) for name, values in found.scores.items()}
                 save_histograms(named, run_path / "eval" / "ood.png", system.measure)
         if images:
-            own = trained_on(run_path, data)
-            found = evaluate_images(system, data, features, **chosen, scale=scale, own_data=own, progress=progress)
+            found = evaluate_images(system, data, features, **chosen, scale=scale, own_data=bool(own), progress=progress)
             results |= found.results
             save_rows(found.neighbours, run_path / "eval" / "neighbours.png")
             save_prd(*found.prd, run_path / "eval" / "prd.png")
-    used = {"weights": weights, "ckpt": str(ckpt), "data": data.name}
+    used = {"weights": weights, "ckpt": str(ckpt), "data": data.name, "own_data": own}
     if system.modality == "text":
         used |= dict.fromkeys(("features_hash", "comparable", "crop", "resize"))
     else:
@@ -226,11 +232,6 @@ def choose_sampler(system, name: str | None) -> None:
         )
         raise config.ConfigError(f"sampler={name}: {type(system).__name__} {has}")
     system.sampler = name
-
-
-def trained_on(run_path: Path, data) -> bool:
-    """Whether `data` are those that the run was trained on, so that what it stored for them holds."""
-    return runs.Manifest.read(run_path).content.get("data", {}).get("fingerprint") == data.fingerprint()
 
 
 def pick_device(name: str) -> str:

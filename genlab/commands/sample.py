@@ -7,6 +7,7 @@ import torch
 
 from genlab import config, runs
 from genlab.commands.conditional import sample_conditional
+from genlab.commands.data import require_own_data
 from genlab.commands.eval import choose_sampler, pick_device, require_run, require_verb, taken
 from genlab.commands.text import refuse, sample_texts
 from genlab.data import read_images, read_points
@@ -66,7 +67,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         picture, arrays["images"] = save_gif(frames, out / "walk.gif"), frames
     elif mode == "reconstruct":
         require_verb(system, "reconstruct")
-        x, labels = real_inputs(settings, system, num)
+        x, labels = real_inputs(settings, system, num, run_path, overrides)
         found = system.reconstruct(x, scale, **labels).cpu()
         if points:
             picture = save_points({"points": x, "reconstructions": found}, out / "reconstruct.png", window(x))
@@ -75,7 +76,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         arrays |= {"points" if points else "images": x, "reconstructions": found}
     else:
         require_verb(system, "interpolate")
-        x, labels = real_inputs(settings, system, 2 * num)
+        x, labels = real_inputs(settings, system, 2 * num, run_path, overrides)
         start, end, labels = x[0::2], x[1::2], {name: y[0::2] for name, y in labels.items()}
         rows = with_ends(start, system.interpolate(start, end, settings["steps"] or (50 if points else 10), **labels), end)
         picture = (save_lines if points else save_rows)(rows, out / "interpolate.png")
@@ -106,7 +107,9 @@ def walk(system, num: int, steps: int, seed: int, label, **spread: float) -> tor
     return torch.stack([system.decode(z / n, *given).cpu() for z, n in zip(lines, norms, strict=True)])
 
 
-def real_inputs(settings: dict, system, num: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def real_inputs(
+    settings: dict, system, num: int, run_path: Path, overrides: list[str]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """`num` images (num, C, H, W) in [-1, 1] or points (num, D), and {"labels": (num,)} for a system that needs them.
 
     They are the first of input=, else drawn from the test split of the run's data; label= goes before the data's own.
@@ -122,6 +125,7 @@ def real_inputs(settings: dict, system, num: int) -> tuple[torch.Tensor, dict[st
         batch = {"image": images[:num].float() / 127.5 - 1}
     else:
         data.prepare_data()
+        require_own_data(run_path, data, overrides)
         batch = data.pick("test", num, settings["seed"])
     found = batch[system.modality]
     if len(found) < num:

@@ -22,6 +22,7 @@ from genlab.callbacks import loggers
 from genlab.callbacks.checkpoint import Interrupted
 from genlab.callbacks.reseed import Reseed
 from genlab.commands import eval as evaluation
+from genlab.commands.data import describe_data, fit_to_data, tell
 from genlab.export.explorer import explore
 from genlab.report.html import PICTURES, write_report
 
@@ -77,6 +78,10 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
     data.prepare_data()
     data.setup()
     same_data(manifest, data, resume)
+    settings, left_out = fit_to_data(settings, data)
+    if manifest.writes:
+        tell(data, left_out)
+        manifest.update(left_out=left_out)
     if hasattr(data, "vocab_size") and "vocab_size" in settings.get("net", {}):  # known once the data is read
         settings = settings | {"net": settings["net"] | {"vocab_size": data.vocab_size}}
     if hasattr(data, "label_values") and "values" in settings["model"].get("condition", {}):
@@ -227,8 +232,7 @@ def same_data(manifest: runs.Manifest, data, resume: Path | None) -> None:
             f"data: the run was trained on {manifest.content['data']['name']} with fingerprint {before}, and "
             f"{data.name} now has {fingerprint}; put the same data back, or start a new run"
         )
-    splits = {split: data.describe(split) for split in ("train", "val", "test")}
-    manifest.update(data={"name": data.name, "fingerprint": fingerprint, "splits": splits})
+    manifest.update(data=describe_data(data))
 
 
 def continue_from(resume: Path, trainer, manifest: runs.Manifest, run_dir: Path) -> tuple[int, bool]:

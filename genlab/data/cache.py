@@ -9,8 +9,9 @@ import math
 import os
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,8 @@ def _temporary(file: Path) -> Iterator[Path]:
 
 def _build(path: Path, transform: Transform, on_error: str, manifest_file: Path, source: str) -> dict:
     """Decode all pictures and write the data file, then the manifest: each complete or not there at all."""
-    names = list_names(path)
+    left_out: Counter[str] = Counter()
+    names = list_names(path, left_out)
     shape = (len(names), transform.channels, transform.image_size, transform.image_size)
     with _temporary(manifest_file) as temporary:
         size, free = math.prod(shape), shutil.disk_usage(manifest_file.parent).free
@@ -114,6 +116,7 @@ def _build(path: Path, transform: Transform, on_error: str, manifest_file: Path,
             "names": names,
             "rows": sorted(kept),
             "skipped": skipped,
+            "left_out": left_out,
             "complete": True,
         }
         os.replace(temporary, data)
@@ -128,12 +131,16 @@ def _build(path: Path, transform: Transform, on_error: str, manifest_file: Path,
 
 @dataclass
 class Decoded:
-    """The pictures of a source in the order of their names, what was skipped and why, and a sha256."""
+    """The pictures of a source in the order of their names, what was skipped and why, and a sha256.
+
+    left_out: how many files are no pictures, by suffix or another reason.
+    """
 
     images: MappedImages
     names: list[str]
     skipped: list[str]
     sha256: str
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def cached_images(path: Path, transform: Transform, on_error: str) -> Decoded:
@@ -147,4 +154,4 @@ def cached_images(path: Path, transform: Transform, on_error: str) -> Decoded:
     rows = np.array(manifest["rows"], np.int64)
     images = MappedImages(manifest_file.with_name(manifest["data"]), tuple(manifest["shape"]), rows)
     names = [manifest["names"][row] for row in rows]
-    return Decoded(images, names, manifest["skipped"], manifest["sha256"])
+    return Decoded(images, names, manifest["skipped"], manifest["sha256"], manifest.get("left_out", {}))

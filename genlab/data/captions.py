@@ -36,6 +36,16 @@ class LabelledImages(SteeredText):
         self.images, self.templates, self._words = images, list(templates), words
 
     @property
+    def notes(self) -> list[str]:
+        """Those of the images."""
+        return self.images.notes
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Those of the images."""
+        return self.images.left_out
+
+    @property
     def image_shape(self) -> dict:
         """How pictures are made what the model sees."""
         images = self.images

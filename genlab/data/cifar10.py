@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from genlab.data.cache import cached_images, data_root
+from genlab.data.classes import folder_labels
 from genlab.data.decode import DataError
 from genlab.data.loader import Arrays
 from genlab.data.module import Content, ImageDataModule, split_rows
 from genlab.data.official import fetch, official_splits
-from genlab.data.source import folder_labels
 
 
 class CIFAR10(ImageDataModule):

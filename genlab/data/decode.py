@@ -2,20 +2,37 @@
 
 import contextlib
 import io
+import threading
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 # Named formats only: left to itself Pillow would hand an EPS hidden under another suffix to Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000")  # JPEG covers MPO
+READS_AVIF = features.check("avif") if "avif" in features.modules else False  # Pillow 11.3 and later
+FORMATS += ("AVIF",) if READS_AVIF else ()
+LARGE_PIXELS = 1 << 24  # pictures beyond are decoded one at a time, so that threads do not multiply their memory
+_one_at_a_time = threading.Lock()
 NAMES = ("box", "bilinear", "bicubic", "lanczos", "hamming")
 FILTERS = {name: Image.Resampling[name.upper()] for name in NAMES}
 
 
 class DataError(ValueError):
     """A fault in the user's data or data config; the message names the file or key and what to do."""
+
+
+def printable(name: str) -> str:
+    """A file's name with escapes for what a terminal would obey or cannot show: control characters, bytes of no UTF-8."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def check_sums(data: bytes) -> None:
+    """Compares the checksums inside a PNG, the one format here that has them; raises whatever Pillow does."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            image.verify()
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:
@@ -84,9 +101,18 @@ class Transform:
         return np.ascontiguousarray(pixels[None] if self.channels == 1 else pixels.transpose(2, 0, 1))
 
     def decode(self, name: str, data: bytes) -> np.ndarray:
-        """The upright first frame of an encoded picture, transformed; a failure is a DataError naming it."""
+        """The upright first frame of an encoded picture, transformed; a failure is a DataError naming it.
+
+        A PNG is compared with its own checksums. Damage to a JPEG, GIF, WebP, TIFF, BMP, PPM, AVIF or JPEG 2000 file shows
+        only where it cannot be decoded: they have none.
+        """
+        name = printable(name)
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            check_sums(data)
+            with contextlib.ExitStack() as stack:
+                image = stack.enter_context(Image.open(io.BytesIO(data), formats=FORMATS))
+                if image.width * image.height > LARGE_PIXELS:
+                    stack.enter_context(_one_at_a_time)
                 if image.format == "JPEG2000" and b"\xff\xd9" not in data:
                     raise DataError("cut short: its end marker is missing")  # its decoder would fill in grey
                 if image.format == "PPM" and image.mode == "I":  # 16 bits, widened by Pillow

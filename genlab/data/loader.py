@@ -1,9 +1,10 @@
 """From stored uint8 images to batches: a whole batch is indexed at once, on the device that holds them."""
 
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -148,7 +149,15 @@ class StepLoader:
 
 
 class StepDataModule(LightningDataModule):
-    """Data whose `_loader(split)` gives the batches of a split; of train, from the step that the trainer has reached."""
+    """Data whose `_loader(split)` gives the batches of a split; of train, from the step that the trainer has reached.
+
+    classes: the names of the labels, in their order. notes: what a user should know of the set, a line each. left_out: how
+    many files were no data, by the reason. All three are known after setup().
+    """
+
+    classes: list[str] | None = None
+    notes: Sequence[str] = ()
+    left_out: Mapping[str, int] = MappingProxyType({})
 
     def _step(self) -> int:
         # Lightning's epoch is one ahead after a resume from max_steps reached in mid-epoch; this is not.

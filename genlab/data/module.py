@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -19,7 +19,11 @@ SPLITS = ("train", "val", "test")
 
 @dataclass
 class Content:
-    """A whole set: its arrays, the rows of each split, where it came from; sha256 of images not in memory."""
+    """A whole set: its arrays, the rows of each split, where it came from; sha256 of images not in memory.
+
+    left_out: how many files beside the pictures are none, by suffix or another reason. notes: what a user should know of
+    the set, a line each.
+    """
 
     arrays: Arrays
     splits: dict[str, np.ndarray]
@@ -27,6 +31,8 @@ class Content:
     classes: list[str] | None = None
     skipped: int = 0
     sha256: str | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def split_rows(count: int, num_val: int, num_test: int, labels: Tensor | None = None) -> dict[str, np.ndarray]:
@@ -106,6 +112,16 @@ class ImageDataModule(StepDataModule):
     def num_classes(self) -> int | None:
         """The number of classes, None without labels; known when `classes` is."""
         return None if self.classes is None else len(self.classes)
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the set, a line each; known after setup()."""
+        return self._content.notes if self._content else []
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many files beside the pictures are none, by suffix or another reason; known after setup()."""
+        return self._content.left_out if self._content else {}
 
     def prepare_data(self) -> None:
         """Download or decode what is missing; Lightning runs it in one process before setup in all."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,16 +193,22 @@ class PointSet(StepDataModule):
 def read_points(path: str | Path) -> Tensor:
     """Points (N, D) float32 of an .npz with `points` or a .csv of numbers; DataError if there are none."""
     path = Path(path)
-    if not path.is_file() or path.suffix not in (".npz", ".csv"):
+    suffix = path.suffix.lower()
+    if not path.is_file() or suffix not in (".npz", ".csv"):
         raise DataError(f"input={path}: expected an .npz with 'points', or a .csv, of one point a row")
     try:
-        if path.suffix == ".csv":
-            points = np.loadtxt(path, np.float32, delimiter=",", ndmin=2)
-        else:
-            with np.load(path) as arrays:
-                points = arrays["points"].astype(np.float32)
-    except (KeyError, ValueError, OSError) as error:
-        raise DataError(f"input={path}: cannot be read as points ({error})") from None
+        with warnings.catch_warnings(), np.errstate(over="ignore"):
+            warnings.simplefilter("ignore")  # what they are about is refused below
+            if suffix == ".csv":
+                points = np.loadtxt(path, np.float64, delimiter=",", ndmin=2)
+            else:
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                    points = arrays["points"]
+            if points.dtype.kind not in "fiu":
+                raise DataError(f"expected numbers, found {points.dtype}")
+            points = points.astype(np.float32)
+    except Exception as error:  # zipfile and numpy raise nearly anything on a damaged file
+        raise DataError(f"input={path}: cannot be read as points ({type(error).__name__}: {error})") from None
     if points.ndim != 2 or not len(points) or not np.isfinite(points).all():
         raise DataError(f"input={path}: expected finite numbers of shape (N, D), found {points.shape}")
     return torch.from_numpy(points)

@@ -1,29 +1,39 @@
 """Where pictures come from: a folder tree, a .zip or tar, or one file; members are read in memory only."""
 
 import hashlib
-import itertools
 import json
 import logging
-import lzma
 import os
+import re
+import stat
+import struct
 import tarfile
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TimeRemainingColumn
-from torch import Tensor
 
-from genlab.data.decode import DataError, Transform
+from genlab.data.decode import READS_AVIF, DataError, Transform, printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".bmp", ".dib", ".gif", ".webp")
 SUFFIXES += (".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-MAX_FILE_BYTES = 1 << 28
+SUFFIXES += (".avif",) if READS_AVIF else ()
+# The first bytes of a picture that has no suffix. PPM is not among them: a text can start like one.
+STARTS = rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|BM.{4}\0{4}|\0\0\0\x0cjP  \r\n"
+KNOWN_START = re.compile(STARTS + (rb"|.{4}ftypavif" if READS_AVIF else b""), re.DOTALL)
+MAX_FILE_BYTES = 1 << 28  # of one picture, packed or not
+MAX_ENTRIES = 4_000_000  # of an archive; ImageNet has 1.3 million
+MAX_DIRECTORY_BYTES = 1 << 28  # of a zip, whose list of members is read into memory, tenfold
+MAX_HEADER_BYTES = 1 << 20  # of a tar's long names, read into memory too
+READ_WHOLE = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+READ_WHOLE += (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+CHUNK, CHUNK_BYTES = 256, 1 << 26  # how many files are read before they are decoded, in parallel
+RULES = 2  # raised with a change to what counts as a picture or to how one is decoded: caches are made anew
 Entry = tuple[str, list[int], Callable[[], bytes]]
 log = logging.getLogger(__name__)
 
@@ -33,10 +43,34 @@ class _Rate(ProgressColumn):
         return f"{task.finished_speed or task.speed or 0:.0f} images/s"
 
 
-def _is_image(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-    return not hidden and PurePosixPath(name).suffix.lower() in SUFFIXES
+class _Sieve:
+    """Tells pictures from what else lies beside them, and counts that by the reason, in `left_out`."""
+
+    def __init__(self, left_out: Counter[str]) -> None:
+        self.left_out = left_out
+
+    def keeps(self, name: str, regular: bool, start: Callable[[], bytes], packed: bool = False) -> bool:
+        """Whether the file `name` is a picture; what is hidden, or put there by macOS, is not even counted.
+
+        regular: neither a link nor a device. start: reads the first bytes of it. packed: it lies in an archive.
+        """
+        path = PurePosixPath(name)
+        if any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in path.parts):
+            return False
+        if packed and (path.is_absolute() or ".." in path.parts):
+            self.left_out["with a name that leads out of the archive"] += 1
+        elif not regular:
+            self.left_out["link or device" if packed else "link to nothing or device"] += 1
+        elif path.suffix.lower() in SUFFIXES or (not path.suffix and KNOWN_START.match(start())):
+            return True
+        else:
+            self.left_out[printable(path.suffix) or "without suffix"] += 1
+        return False
+
+
+def _utf8(name: str) -> str:
+    """A name of which every byte can be written as UTF-8; one of other bytes gets escapes for those."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _limited(size: int, read: Callable[[], bytes]) -> Callable[[], bytes]:
@@ -48,10 +82,14 @@ def _limited(size: int, read: Callable[[], bytes]) -> Callable[[], bytes]:
     return limited
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _walk(root: Path, left_out: Counter[str]) -> Iterator[Path]:
     """Files below root in sorted order, through links to folders but never twice into the same one."""
     seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+
+    def count(error: OSError) -> None:
+        left_out["folder that cannot be opened"] += 1
+
+    for folder, folders, files in os.walk(root, onerror=count, followlinks=True):
         if os.path.realpath(folder) in seen:
             folders.clear()
             continue
@@ -60,28 +98,49 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder, file) for file in sorted(files))
 
 
-def entries(path: Path) -> Iterator[Entry]:
-    """(name, [size, stamp], read) of each picture; call read before drawing the next. Raises DataError."""
+def _start(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(16)
+    except OSError:
+        return b""
+
+
+def entries(path: Path, left_out: Counter[str] | None = None) -> Iterator[Entry]:
+    """(name, [size, stamp], read) of each picture; call read before drawing the next. Raises DataError.
+
+    left_out: counts the other files, by suffix or another reason; complete when all entries are drawn.
+    """
+    sieve = _Sieve(Counter() if left_out is None else left_out)
     if path.is_dir():
-        for file in _walk(path):
+        for file in _walk(path, sieve.left_out):
             name = file.relative_to(path).as_posix()
-            if _is_image(name) and file.is_file():
+            if sieve.keeps(name, file.is_file(), lambda file=file: _start(file)):
                 info = file.stat()
-                yield name, [info.st_size, info.st_mtime_ns], _limited(info.st_size, file.read_bytes)
+                yield _utf8(name), [info.st_size, info.st_mtime_ns], _limited(info.st_size, file.read_bytes)
     elif not path.exists():
         raise DataError(f"{path} does not exist; give a folder, .zip or tar of images, or one image")
-    elif path.suffix.lower() in SUFFIXES:
+    elif path.suffix.lower() in SUFFIXES or (not path.suffix and KNOWN_START.match(_start(path))):
         info = path.stat()
-        yield path.name, [info.st_size, info.st_mtime_ns], _limited(info.st_size, path.read_bytes)
+        yield _utf8(path.name), [info.st_size, info.st_mtime_ns], _limited(info.st_size, path.read_bytes)
     else:
         try:
-            yield from _members(path)
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            yield from _members(path, sieve)
+        except DataError:
+            raise
+        except Exception as error:  # zipfile and tarfile raise nearly anything on a damaged one
             raise DataError(f"{path}: damaged archive ({type(error).__name__}: {error})") from None
 
 
 class _Header(tarfile.TarInfo):
     """A member of a tar; damage is an error where tarfile would take it for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in READ_WHOLE and header.size > MAX_HEADER_BYTES:
+            raise tarfile.InvalidHeaderError(f"a header of {header.size} bytes")
+        return header
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
@@ -93,41 +152,87 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"{error} at byte {tarfile_.offset}") from None
 
 
-def _members(path: Path) -> Iterator[Entry]:
+def _members(path: Path, sieve: _Sieve) -> Iterator[Entry]:
     if tarfile.is_tarfile(path):  # asked first, as a tar that ends in a .zip would pass for one
         with tarfile.open(path, tarinfo=_Header) as archive:
-            for member in archive:
-                if _is_image(member.name) and member.isreg():
+            for count, member in enumerate(archive):
+                _check_count(path, count)
+                archive.members.clear()  # it would keep them all
+                start = lambda member=member: archive.extractfile(member).read(16)  # noqa: E731
+                if not member.isdir() and sieve.keeps(member.name, member.isreg(), start, packed=True):
                     read = _limited(member.size, lambda member=member: archive.extractfile(member).read())
-                    yield str(PurePosixPath(member.name)), [member.size, int(member.mtime)], read
+                    yield _utf8(str(PurePosixPath(member.name))), [member.size, int(member.mtime)], read
             while archive.fileobj.read(1 << 20):  # to the checksum of a compressed one
                 pass
     elif zipfile.is_zipfile(path):
+        _check_directory(path)
         with zipfile.ZipFile(path) as archive:
+            _check_count(path, len(archive.filelist))
             for member in archive.infolist():
-                if _is_image(member.filename) and not member.is_dir():
+                start = lambda member=member: _zip_start(archive, member)  # noqa: E731
+                regular = not stat.S_ISLNK(member.external_attr >> 16)
+                if not member.is_dir() and sieve.keeps(member.filename, regular, start, packed=True):
                     read = _limited(member.file_size, lambda member=member: archive.read(member))
-                    yield str(PurePosixPath(member.filename)), [member.file_size, member.CRC], read
+                    yield _utf8(str(PurePosixPath(member.filename))), [member.file_size, member.CRC], read
     else:
         raise DataError(f"{path} is neither an image nor a folder, .zip or tar of images, or damaged at its start")
 
 
-def list_names(path: Path) -> list[str]:
-    """The sorted names of the pictures in a source; raises DataError if there is none."""
-    names = sorted({name for name, _, _ in entries(path)})
+def _zip_start(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        with archive.open(member) as stream:
+            return stream.read(16)
+    except Exception:  # zipfile raises nearly anything on a damaged or encrypted member
+        return b""
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > MAX_ENTRIES:
+        raise DataError(f"{path}: more than {MAX_ENTRIES:,} entries, the limit for one archive; unpack it into a folder")
+
+
+def _check_directory(path: Path) -> None:
+    """DataError if the list of a zip's members, which zipfile reads whole, is too long for that."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 16) - 100))
+        tail = file.read()
+    end, end64 = tail.rfind(b"PK\5\6"), tail.rfind(b"PK\6\6")
+    sizes = [struct.unpack_from("<I", tail, end + 12)[0]] if 0 <= end <= len(tail) - 16 else []
+    if sizes == [0xFFFFFFFF]:
+        sizes = [struct.unpack_from("<Q", tail, end64 + 40)[0]] if 0 <= end64 <= len(tail) - 48 else []
+    if max(sizes, default=0) > MAX_DIRECTORY_BYTES:
+        raise DataError(f"{path}: its list of members takes {sizes[0]} bytes, over the limit; unpack it into a folder")
+
+
+def list_names(path: Path, left_out: Counter[str] | None = None) -> list[str]:
+    """The sorted names of the pictures in a source; raises DataError if there is none.
+
+    left_out: counts the other files, by suffix or another reason.
+    """
+    left_out = Counter() if left_out is None else left_out
+    names = sorted({name for name, _, _ in entries(path, left_out)})
     if not names:
-        raise DataError(f"{path} holds no images; looked for files ending in {' '.join(SUFFIXES)}")
+        others = f" It holds {summary(left_out)}." if left_out else ""
+        raise DataError(f"{path} holds no images; looked for files ending in {' '.join(SUFFIXES)}.{others}")
     return names
+
+
+def summary(left_out: dict[str, int], most: int = 6) -> str:
+    """The reasons, the most frequent first, as in `5 .HEIC, 1 without suffix`."""
+    counts = Counter(left_out).most_common()
+    parts = [f"{count} {reason}" for reason, count in counts[:most]]
+    rest = sum(count for _, count in counts[most:])
+    return ", ".join(parts + ([f"{rest} others"] if rest else []))
 
 
 def stamp(path: Path) -> str:
     """A short string that changes when any picture is added, removed, resized or touched."""
     if path.is_dir():
         listing = sorted([name, *tag] for name, tag, _ in entries(path))
-        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([RULES, *listing]).encode()).hexdigest()
     if not path.exists():
         raise DataError(f"{path} does not exist; give a folder, .zip or tar of images")
-    return f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
+    return f"{RULES}-{path.stat().st_size}-{path.stat().st_mtime_ns}"
 
 
 def _attempt(function: Callable, *args):
@@ -137,24 +242,38 @@ def _attempt(function: Callable, *args):
         return error
 
 
+def _chunks(stream: Iterator[Entry]) -> Iterator[list[tuple[str, bytes | Exception]]]:
+    """The names and bytes of a few files at a time, bounded in number and in bytes."""
+    chunk, size = [], 0
+    for name, (length, *_), read in stream:
+        length = min(length, MAX_FILE_BYTES)
+        if chunk and (len(chunk) == CHUNK or size + length > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append((name, _attempt(read)))
+        size += length
+    if chunk:
+        yield chunk
+
+
 def decode_all(path: Path, total: int, transform: Transform) -> Iterator[tuple[str, np.ndarray | DataError]]:
     """(name, uint8 (C, S, S) or the error met) in the order of the source, with a progress bar to total."""
 
     def decode(item):
         name, data = item
         if isinstance(data, Exception):
-            return DataError(f"{name}: cannot be read ({type(data).__name__}: {data})")
+            return DataError(f"{printable(name)}: cannot be read ({type(data).__name__}: {data})")
         return _attempt(transform.decode, name, data)
 
     columns = ["{task.description}", BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()]
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     with ThreadPoolExecutor() as pool, bar as progress:
         task = progress.add_task(f"Decoding {path.name}", total=total)
-        stream = entries(path)
-        while chunk := [(name, _attempt(read)) for name, _, read in itertools.islice(stream, 256)]:
+        for chunk in _chunks(entries(path)):
             for (name, _), result in zip(chunk, pool.map(decode, chunk), strict=True):
                 yield name, result
             progress.advance(task, len(chunk))
+            chunk.clear()  # before the next is read
 
 
 def keep_or_raise(result: np.ndarray | DataError, on_error: str, skipped: list[str]) -> bool:
@@ -175,14 +294,7 @@ def report_skipped(path: Path, skipped: list[str], total: int) -> None:
         log.warning("%s: skipped %d of %d images: %s", path, len(skipped), total, "; ".join(skipped[:3]))
 
 
-def folder_labels(names: list[str]) -> tuple[Tensor | None, list[str] | None]:
-    """Labels int64 (N,) and class names: the first folder of each name, below any folder common to all."""
-    parts = [PurePosixPath(name).parts for name in names]
-    depth = 0
-    while len({part[: depth + 1] for part in parts}) == 1 and len(parts[0]) > depth + 1:
-        depth += 1
-    if any(len(part) < depth + 2 for part in parts):
-        return None, None
-    classes = sorted({part[depth] for part in parts})
-    number = {name: label for label, name in enumerate(classes)}
-    return torch.tensor([number[part[depth]] for part in parts]), classes
+def report_left_out(path: Path, left_out: dict[str, int]) -> None:
+    """Warn about the files of a source that are no pictures."""
+    if left_out:
+        log.warning("%s: left out %d files: %s", path, sum(left_out.values()), summary(left_out))

@@ -72,6 +72,7 @@ def write_explorer(
     scale = getattr(system, "code_scale", 1.0)
     content: dict[str, Any] = directions(system, verbs["decode"], images if encodes else None, scale)
     content |= {"shape": list(shape), "num_classes": getattr(system, "num_classes", 0), "code_scale": scale}
+    content["classes"] = getattr(system, "classes", None)
     content |= {"prior": getattr(system, "prior_name", "normal"), "drawn": None, "held_out": None}
     if hasattr(system, "stored_codes"):  # its prior is no formula
         content |= {"prior": None, "drawn": halves(system.prior(NUM_DRAWN, seed=0))}

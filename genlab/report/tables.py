@@ -25,7 +25,8 @@ def measured_on(entry: Mapping[str, Any]) -> str:
         what = f"{entry['count']} samples"
     else:
         what = f"{entry['count']} of {entry['split']}"
-    return f"{what} against {entry['reference']}" if entry.get("reference") else what
+    what += f" against {entry['reference']}" if entry.get("reference") else ""
+    return what if entry.get("own_data", True) is not False else f"{what}; not the data of the run"
 
 
 def certificate_table(certificate: Mapping[str, Any], most: int = 24) -> Table:

@@ -1,6 +1,6 @@
 """GAN training in one Lightning step: generator and discriminator move together under one optimiser."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Literal
 
@@ -8,9 +8,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from genlab.errors import ConfigError
 from genlab.nn.norm import frozen_statistics, standing_statistics
 from genlab.nn.spectral_norm import advance_spectral_norm
 from genlab.systems import updates
+from genlab.systems.classes import class_numbers
 
 __all__ = ["GAN"]
 
@@ -23,9 +25,9 @@ class GAN(LightningModule):
     update=alternating and num_discriminator_steps n, each discriminator step takes an n-th of it.
 
     net: {"generator": ..., "discriminator": ...}. loss, penalty, augment: of genlab.losses. num_classes: of the data, to
-    train with labels y (B,); 0 without. optimizer: called with two parameter groups, whose rates are generator_lr and
-    discriminator_lr. scheduler: called with the optimiser, stepped every step. Raises ValueError for an update that is
-    not exact for this network and loss.
+    train with labels y (B,); 0 without. classes: their names, which genlab train fills in. optimizer: called with two
+    parameter groups, whose rates are generator_lr and discriminator_lr. scheduler: called with the optimiser, stepped
+    every step. Raises ValueError for an update that is not exact for this network and loss.
     """
 
     modality = "image"
@@ -49,6 +51,7 @@ class GAN(LightningModule):
         channels_last: bool = True,
         penalty: Callable | None = None,
         augment: Callable | None = None,
+        classes: Sequence[str] | None = None,
     ):
         super().__init__()
         self.generator, self.discriminator = net["generator"], net["discriminator"]
@@ -59,6 +62,7 @@ class GAN(LightningModule):
             raise ValueError(f"model.prior={prior!r}: expected normal or uniform")
         self.loss, self.penalty, self.augment = loss, penalty, augment
         self.latent_dim, self.num_classes, self.out_dim, self.update = latent_dim, num_classes, out_dim, update
+        self.classes = None if classes is None else list(map(str, classes))
         self.num_discriminator_steps, self.score_scale, self.prior_name = num_discriminator_steps, score_scale, prior
         self.optimizer, self.scheduler = optimizer, scheduler
         self.generator_lr, self.discriminator_lr = generator_lr, discriminator_lr
@@ -181,18 +185,13 @@ class GAN(LightningModule):
         whole = num + -num % 16  # torch fills its last, incomplete block of 16 numbers in another way
         return scale * self.draw(whole, torch.Generator().manual_seed(seed))[:num]
 
-    def labels(self, num: int, label: int | list[int] | None = None) -> Tensor | None:
-        """`num` labels (num,): `label`, or the given ones or all classes in turn; None without classes.
-
-        ValueError for a label that is not there, or that a model without classes cannot take.
-        """
-        if label is not None and not self.num_classes:
-            raise ValueError(f"label={label}: this model was trained without labels (model.num_classes=)")
+    def labels(self, num: int, label: int | str | list[int | str] | None = None) -> Tensor | None:
+        """`num` labels (num,): `label` or all classes in turn, as class_numbers means them; None without classes."""
         if not self.num_classes:
+            if label is not None:
+                raise ConfigError(f"label={label}: this model was trained without labels (model.num_classes=)")
             return None
-        wanted = torch.as_tensor(range(self.num_classes) if label is None else label, device=self.device).view(-1)
-        if wanted.numel() == 0 or wanted.min() < 0 or wanted.max() >= self.num_classes:
-            raise ValueError(f"label={label}: expected 0 to {self.num_classes - 1}")
+        wanted = class_numbers(label, self.num_classes, self.classes).to(self.device)
         return wanted.repeat(num // len(wanted) + 1)[:num]
 
     @torch.no_grad()
@@ -209,7 +208,9 @@ class GAN(LightningModule):
         inputs = inputs.to(self.device, self.dtype).split(size)
         return zip(inputs, [None] * len(inputs) if labels is None else labels.to(self.device).split(size), strict=True)
 
-    def sample(self, num: int, seed: int = 0, scale: float = 1.0, label: int | list[int] | None = None) -> Tensor:
+    def sample(
+        self, num: int, seed: int = 0, scale: float = 1.0, label: int | str | list[int | str] | None = None
+    ) -> Tensor:
         """`num` images (num, C, H, W) in [-1, 1] from the prior times `scale` (< 1 truncates), of class `label`."""
         return self.decode(self.prior(num, seed, scale), self.labels(num, label))
 

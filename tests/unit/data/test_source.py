@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from genlab.data import source
+from genlab.data.classes import folder_labels
 from genlab.data.decode import DataError, Transform
-from genlab.data.source import decode_all, entries, folder_labels, list_names, stamp
+from genlab.data.source import decode_all, entries, list_names, stamp
 
 ARCHIVES = ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"]
 PLAIN = Transform(6, 3, "none", "pad")

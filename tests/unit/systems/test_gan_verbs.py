@@ -26,7 +26,7 @@ def test_labels_are_those_asked_for_or_all_in_turn():
     assert system.labels(7).tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert system.labels(4, 2).tolist() == [2, 2, 2, 2] and system.labels(3, [2, 0]).tolist() == [2, 0, 2]
     for wrong in (3, -1, [0, 9], []):
-        with pytest.raises(ValueError, match="expected 0 to 2"):
+        with pytest.raises(ValueError, match=r"^label="):
             system.labels(4, wrong)
     assert build().labels(4) is None
     with pytest.raises(ValueError, match="trained without labels"):
