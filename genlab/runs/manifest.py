@@ -17,6 +17,7 @@ import yaml
 
 from genlab.errors import RunError
 from genlab.files import write_text
+from genlab.runs.reading import read_manifest
 
 __all__ = ["Manifest", "environment", "held", "save_config"]
 
@@ -61,13 +62,7 @@ class Manifest:
     @classmethod
     def read(cls, run_dir: Path, writes: bool = True) -> "Manifest":
         """The manifest of an existing run; RunError if there is none or it is damaged."""
-        path = Path(run_dir) / "manifest.json"
-        try:
-            return cls(run_dir, json.loads(path.read_text()), writes)
-        except FileNotFoundError:
-            raise RunError(f"run={run_dir}: there is no manifest.json in it; expected a run directory") from None
-        except json.JSONDecodeError as error:
-            raise RunError(f"{path}: not readable as JSON ({error})") from None
+        return cls(run_dir, read_manifest(run_dir), writes)
 
     def update(self, **content: Any) -> None:
         self.content |= content
