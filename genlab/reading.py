@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable
 from functools import cache
@@ -72,9 +73,9 @@ def checked(content: Any, schema: Any, where: str, hint: str = "") -> Any:
     except ValidationError as error:
         first, count = error.errors(include_url=False)[0], error.error_count()
         key = ".".join(str(part) for part in first["loc"])
-        found = f", found {_shortened(first['input'])}" if first["type"] != "missing" else ""
+        found = f", found {_shortened(first['input'])}" if first["type"] not in ("missing", "value_error") else ""
         message = first["msg"].replace("Input should be", "expected").replace("Field required", "is missing")
-        message = message.removeprefix("Value error, ")
+        message = re.sub(r"^Value error, | or instance of \w+", "", message)
         more = f" (and {count - 1} more)" if count > 1 else ""
         said = [where, key, f"{message}{found}{more}"]
         raise RunError(": ".join(filter(None, said)) + (f"; {hint}" if hint else "")) from None

@@ -78,9 +78,11 @@ def _verify_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
-            damaged = packed[0] if packed else archive.testzip()  # torch packs nothing, and packed zeros could fill memory
+            damaged = None if packed else archive.testzip()
     except Exception as error:  # whatever zipfile meets in a damaged directory
         raise RunError(f"{path}: damaged or cut short ({error})") from None
+    if packed:  # torch packs nothing, and packed zeros could fill the memory
+        raise RunError(f"{path}: damaged or no checkpoint, {packed[0]!r} in it is compressed")
     if damaged is not None:
         raise RunError(f"{path}: damaged, a checksum does not match (in {damaged!r})")
     return True

@@ -104,10 +104,10 @@ def measure(
     """The metrics of a run on `data`, for images over the feature network `metrics`; ood: data to tell from these.
 
     Also written to eval/metrics.json in `out` (None: the run's directory), with pictures beside it: of image models
-    neighbours.png (a sample a row, then the training images nearest to it) and prd.png (the precision-recall curve); of densities density.png (points),
-    ood.png (both sets' log-probabilities) and certificate.json (of a network that has one); of models of texts
-    texts.jsonl. texts: {"decoding": ..., "measure": ...} for these. overrides: the command line's, of which those that
-    mean nothing to this model are refused.
+    neighbours.png (a sample a row, then the training images nearest to it) and prd.png (the precision-recall curve); of
+    densities density.png (points), ood.png (both sets' log-probabilities) and certificate.json (of a network that has one);
+    of models of texts texts.jsonl. texts: {"decoding": ..., "measure": ...} for these. overrides: the command line's, of
+    which those that mean nothing to this model are refused.
     """
     console, out = console or Console(stderr=True), out or run_path
     if data.name is None:

@@ -164,10 +164,10 @@ def load(
         used.update(sources)
         parts = [given[key][1] for key in sources]
         if not all(part.is_floating_point() and part.dim() == parameter.dim() for part in parts):
-            found = ", ".join(
-                f"{given[key][0]} {part.dtype} {list(part.shape)}" for key, part in zip(sources, parts, strict=True)
+            found = ", ".join(f"{part.dtype} {list(part.shape)}" for part in parts)
+            raise WeightsError(
+                f"{name}: {' + '.join(sources)}: expected floating-point numbers of {parameter.dim()} dimensions, found {found}"
             )
-            raise WeightsError(f"{name}: {found}; expected floating-point numbers of {parameter.dim()} dimensions")
         if len({part.shape[1:] for part in parts}) > 1:
             raise WeightsError(f"{name}: {' + '.join(sources)} have other shapes: {[list(part.shape) for part in parts]}")
         tensor = torch.cat(parts)
