@@ -25,6 +25,7 @@ from genlab.callbacks.restored import restoring
 from genlab.commands import eval as evaluation
 from genlab.export.explorer import explore
 from genlab.report.html import PICTURES, write_report
+from genlab.runs.schema import BegunManifest
 
 __all__ = ["run"]
 
@@ -187,7 +188,7 @@ def starts_processes(strategy: Any) -> bool:
 
 def open_manifest(run_dir: Path, settings: dict, overrides: list[str], resume: Path | None, sweep: bool) -> runs.Manifest:
     if resume is not None:
-        manifest = runs.Manifest.read(run_dir, writes=rank_zero_only.rank == 0)
+        manifest = runs.Manifest.read(run_dir, writes=rank_zero_only.rank == 0, schema=BegunManifest)
         if not sweep and [word for word in overrides if not word.startswith(("run=", "ckpt="))]:
             manifest.update(config=compare.digest(settings))
         return manifest

@@ -6,7 +6,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, model_validator
 from torch import Tensor
 
-__all__ = ["Certificate", "Manifest", "Results", "Resumable", "TrainedManifest", "Weights"]
+__all__ = ["BegunManifest", "Certificate", "Manifest", "Results", "Resumable", "TrainedManifest", "Weights"]
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -52,19 +52,19 @@ class Data(Part):
 
 
 class Manifest(Part):
-    """manifest.json of a run that has begun."""
+    """manifest.json: what it says must be of the right types."""
 
     status: str
-    steps: Count
-    images_seen: Count
-    seconds: Seconds
-    model: str
-    seed: int
-    started: str
-    command: str
-    overrides: list[str]
-    versions: dict[str, str | None]
-    hardware: str
+    steps: Count = 0
+    images_seen: Count = 0
+    seconds: Seconds = 0
+    model: str = ""
+    seed: int = 0
+    started: str = ""
+    command: str = ""
+    overrides: list[str] = []
+    versions: dict[str, str | None] = {}
+    hardware: str = ""
     git: Git | None = None
     data: Data = None
     metrics: dict[str, float] = {}
@@ -75,9 +75,23 @@ class Manifest(Part):
     error: str | None = None
 
 
-class TrainedManifest(Manifest):
-    """manifest.json of a run that has had its data, which a report and a card tell of."""
+class BegunManifest(Manifest):
+    """manifest.json of a run that training goes on with."""
 
+    steps: Count
+    images_seen: Count
+    seconds: Seconds
+
+
+class TrainedManifest(BegunManifest):
+    """manifest.json of a run that has had its data, with all that a report and a card tell."""
+
+    model: str
+    seed: int
+    started: str
+    command: str
+    versions: dict[str, str | None]
+    hardware: str
     data: Data
 
 

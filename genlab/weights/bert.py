@@ -166,7 +166,7 @@ def load(
         if not all(part.is_floating_point() and part.dim() == parameter.dim() for part in parts):
             found = ", ".join(f"{part.dtype} {list(part.shape)}" for part in parts)
             raise WeightsError(
-                f"{name}: {' + '.join(sources)}: expected floating-point numbers of {parameter.dim()} dimensions, found {found}"
+                f"{name}: {' + '.join(sources)}: expected {parameter.dim()} dimensions of floats, found {found}"
             )
         if len({part.shape[1:] for part in parts}) > 1:
             raise WeightsError(f"{name}: {' + '.join(sources)} have other shapes: {[list(part.shape) for part in parts]}")
