@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 import os
 import re
 import stat
@@ -17,6 +18,7 @@ from genlab.errors import RunError
 
 __all__ = ["checked", "parse_json", "read_bytes", "read_json", "read_rows", "read_text", "seal", "sealed"]
 
+log = logging.getLogger(__name__)
 MAX_BYTES = 256 << 20  # of a file that is read as a whole; all that genlab writes are far smaller
 MAX_DEPTH = 64  # of JSON
 
@@ -154,10 +156,15 @@ def read_rows(path: str | Path, key: str = "step", hint: str = "") -> list[dict[
         raise RunError(f"{path}: not readable as CSV ({error}){hint}") from None
     if key not in columns or len(set(columns)) < len(columns):
         raise RunError(f"{path}: expected a column {key!r} in its first line, and each name once{hint}")
-    return [row for row in rows if None not in row and None not in row.values() and _is_whole(row, key)]
+    whole = [row for row in rows if _is_whole(row, key)]
+    if len(rows) - len(whole) > 1:  # the last one may be cut short by a kill, and is written again
+        log.warning("%s: %d of its %d rows are damaged and left out", path, len(rows) - len(whole), len(rows))
+    return whole
 
 
 def _is_whole(row: dict[str, str], key: str) -> bool:
+    if None in row or None in row.values():
+        return False
     try:
         [float(value) for value in row.values() if value]
     except ValueError:

@@ -26,6 +26,10 @@ class Restored(Callback):
     def __init__(self, path: Path):
         self.path, self.done = path, False
 
+    def on_load_checkpoint(self, trainer, system, checkpoint) -> None:
+        self.step = checkpoint["global_step"]
+        self.counts = len(checkpoint["optimizer_states"]), len(checkpoint["lr_schedulers"])
+
     def on_sanity_check_start(self, trainer, system) -> None:
         self._check(trainer, system)
 
@@ -34,6 +38,16 @@ class Restored(Callback):
 
     def _check(self, trainer, system) -> None:
         self.done = True
+        counts = len(trainer.optimizers), len(trainer.lr_scheduler_configs)
+        if counts != self.counts:
+            raise RunError(
+                f"{self.path}: has the states of {self.counts[0]} optimisers and {self.counts[1]} schedules, and this run "
+                f"has {counts[0]} and {counts[1]}; the checkpoint is of another run or damaged"
+            )
+        if trainer.global_step != self.step:
+            raise RunError(
+                f"{self.path}: global_step: {self.step}, but its loops are at step {trainer.global_step}; it is damaged"
+            )
         names = {parameter: name for name, parameter in system.named_parameters()}
         for optimizer in trainer.optimizers:
             if type(optimizer).__name__ == "Adafactor" or not type(optimizer).__module__.startswith(("torch.", "genlab.")):
