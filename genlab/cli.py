@@ -84,7 +84,7 @@ def run_hydra(command: str, rest: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from genlab import config, explain, sweeps, words
+    from genlab import config, explain, files, sweeps, words
 
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors here instead of printing them
@@ -107,6 +107,8 @@ def run_hydra(command: str, rest: list[str]) -> None:
             fail(explain.explain(error, command, rest))
         if isinstance(error, ValueError):
             fail(str(error))
+        if (line := files.explained(error)) is not None:
+            fail(line)
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
         code = stop.code if isinstance(stop, SystemExit) else 130
@@ -128,6 +130,8 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from genlab import files
+
     hydra_cfg = HydraConfig.get()
     sweep = hydra_cfg.mode == RunMode.MULTIRUN
     sys.argv = argv
@@ -146,6 +150,8 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
             print(f"genlab: job {hydra_cfg.job.num} failed: {error}", file=sys.stderr)
         elif isinstance(error, ValueError) and not traceback:
             fail(str(error))  # here, because Hydra would add lines of its own
+        elif (line := files.explained(error)) is not None and not traceback:
+            fail(line)
         elif isinstance(error, BrokenPipeError):
             end_unread()
         raise

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, processors
 from torch import nn
 
 from genlab.files import write_text
+from genlab.tensors import save_safetensors
 from genlab.weights.bert import named
 from genlab.weights.source import ARGUMENTS, WeightsError
 from genlab.weights.vocabulary import NAMES
@@ -47,9 +47,8 @@ def save(net: nn.Module, tokenizer, out: str | Path, decoder: bool = False) -> l
             "network with net.embedding_dim=null can be exported"
         )
     config |= {"architectures": ["BertLMHeadModel" if decoder else "BertForMaskedLM"], "is_decoder": decoder}
-    out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in named(net.state_dict()).items()}
-    save_file(tensors, out / "model.safetensors", {"format": "pt"})
+    save_safetensors(tensors, out / "model.safetensors", {"format": "pt"})
     # Of the classes of transformers, only the general one reads all of a tokenizer.json.
     plain = not tokenizer.compose and tokenizer.clean_text and tokenizer.max_word == 100
     about = {
