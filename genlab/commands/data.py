@@ -84,7 +84,7 @@ def _more(data, split: str) -> str:
 def trained_on(run_path: Path, data) -> bool | None:
     """Whether `data` are those that the run was trained on, so that what it stored for them holds; None: not known."""
     try:
-        about = runs.Manifest.read(run_path).content.get("data")
+        about = runs.read_manifest(run_path).get("data")
     except RunError:
         return None
     known = about.get("fingerprint") if isinstance(about, Mapping) else None
@@ -106,7 +106,7 @@ def require_own_data(run_path: Path, data, overrides: Sequence[str]) -> bool | N
     elif named:
         tell_aside(f"{' '.join(named)}: not the data or the splits that {run_path} was trained on; {ASIDE}")
     else:
-        before = runs.Manifest.read(run_path).content["data"]
+        before = runs.read_manifest(run_path)["data"]
         raise ConfigError(
             f"data: {_difference(before, data)}, so {ASIDE}. Put the same data back; or, to use these all the same, "
             f"name them: {_by_name(data)}"
