@@ -21,6 +21,7 @@ __all__ = ["run"]
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     """Writes an .npz: `codes` (N, D) float32, `paths` or `ids`, `labels` where known, `log_prob` (N,) where asked for."""
     settings = config.resolve(cfg)
+    settings["allow"] = config.allowed(settings["allow"], overrides)
     run_path = require_run(settings, "encode")
     if (settings["input"] is None) == (settings["split"] is None):
         raise config.ConfigError("give either input=<folder, zip, image or npz> or split=train|val|test")

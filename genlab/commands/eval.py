@@ -31,6 +31,7 @@ DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[str, float]:
     """Writes <run>/eval/metrics.json and the report anew, prints a table; returns the metrics' values."""
     settings = config.resolve(cfg)
+    settings["allow"] = config.allowed(settings["allow"], overrides)
     run_path = require_run(settings, "eval")
     config.validate({k: settings.get(k) for k in ("data", "metrics", "ood", "allow")}, {"metrics": ["data"]})
     data = config.build(with_vocabulary(settings["data"], run_path), settings["allow"])

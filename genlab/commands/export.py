@@ -20,6 +20,7 @@ GRAPHS = {"torch_export": ("pt2", images.to_torch_export), "onnx": ("onnx", imag
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     """Writes what `format` says, all that the model can be written as if null, and README.md; prints each file's size."""
     settings = config.resolve(cfg)
+    settings["allow"] = config.allowed(settings["allow"], overrides)
     run_path = require_run(settings, "export")
     runs.Manifest.read(run_path)
     frozen = config.read_frozen(run_path)

@@ -23,6 +23,7 @@ GRID_SIDE = 300  # of the density beside points
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     """Writes <out>/<mode>.png (walk: .gif) and <mode>.npz, out being `run_dir` unless given; prints where."""
     settings = config.resolve(cfg)
+    settings["allow"] = config.allowed(settings["allow"], overrides)
     run_path = require_run(settings, "sample")
     system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
     refuse("sample", system, overrides)

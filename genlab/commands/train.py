@@ -38,7 +38,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> float 
 
     Raises ValueError (or a subclass) for whatever the user can put right, SystemExit when a signal ended the run.
     """
-    settings = check(cfg, sweep)
+    settings = check(cfg, overrides, sweep)
     quiet()
     with runs.on_disk(run_dir), runs.held(run_dir, writes=rank_zero_only.rank == 0):
         if sweep and (run_dir / "manifest.json").exists():
@@ -158,9 +158,12 @@ def fit(trainer, system, data, resume: Path | None, manifest: runs.Manifest, run
 # --- before ---------------------------------------------------------------------------------------------------------
 
 
-def check(cfg, sweep: bool) -> dict[str, Any]:
+def check(cfg, overrides: list[str], sweep: bool) -> dict[str, Any]:
     """`cfg` resolved and validated as a whole, before anything is touched."""
     settings = config.resolve(cfg)
+    settings["allow"] = config.allowed(settings["allow"], overrides, new=not settings["run"])
+    if settings["run"]:
+        config.refuse_outward(settings, overrides)
     config.validate(settings, SUPPLIED, KEYS)
     known = config.parameters(config.locate(settings["model"]["_target_"], settings["allow"]))
     for part in config.PARTS:

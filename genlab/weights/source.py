@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from genlab.plain import PlainError, read_yaml
 from genlab.weights.bundle import BundleError, read_bundle
 
 __all__ = ["ARGUMENTS", "Source", "WeightsError", "find", "read_tensors", "read_vocab"]
@@ -101,7 +101,12 @@ def _local(name: str, folder: Path, weights: Path | None) -> Source:
 
 def _run(name: str, folder: Path) -> Source:
     """A run whose network `net` is a BERT and whose vocabulary is in its checkpoint (genlab.data.codec)."""
-    net = yaml.safe_load((folder / "config.yaml").read_text()).get("net") or {}
+    try:
+        settings = read_yaml(folder / "config.yaml")
+    except PlainError as error:
+        raise WeightsError(f"weights={name}: {error}") from None
+    net = settings.get("net") if isinstance(settings, dict) else None
+    net = net if isinstance(net, dict) else {}
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if not str(net.get("_target_")).endswith("seq2seq.bert.BERT"):
         raise WeightsError(f"weights={name}: this run's net is {net.get('_target_')}; expected a run of a BERT")

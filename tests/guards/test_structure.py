@@ -20,8 +20,9 @@ MAY_IMPORT = {
     "cli": {"config", "errors", "explain", "sweeps", "words", ""},
     "errors": set(),
     "files": {"errors"},
+    "plain": set(),
     "sweeps": {"files", "report"},
-    "config": {"errors", "files", "words"},
+    "config": {"errors", "files", "plain", "words"},
     "words": set(),
     "explain": {"config"},
     "compare": {"config"},
@@ -40,14 +41,14 @@ MAY_IMPORT = {
         "systems",
     },
     "systems": {"losses", "metrics", "models", "nn", "config", "errors", "runs", "weights"},  # a run as an encoder
-    "weights": {"errors", "files", "models"},
+    "weights": {"errors", "files", "models", "plain"},
     "models": {"nn"},
     "losses": set(),
     "nn": set(),
     "data": {"errors", "files", "weights"},  # the vocabulary of pretrained weights
     "metrics": {"data", "errors", "files", "losses"},
     "callbacks": {"errors", "files", "metrics", "report"},
-    "report": {"files", "runs"},
+    "report": {"files", "plain", "runs"},
     "export": {"files", "losses", "nn", "report", "runs", "systems"},
 }
 NEED_TORCH_ALONE = {"models", "losses", "nn"}
