@@ -16,6 +16,8 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 
+from genlab.files import write_text
+
 __all__ = ["TrackioLogger", "attempt", "begin", "close", "finish", "mlflow", "show", "show_texts", "tensorboard", "wandb"]
 
 
@@ -32,9 +34,8 @@ def remembered(save_dir: str, logger: str, make) -> str:
     path = Path(save_dir) / "loggers.json"
     ids = json.loads(path.read_text()) if path.is_file() else {}
     if logger not in ids:
-        path.parent.mkdir(parents=True, exist_ok=True)
         ids[logger] = make()
-        path.write_text(json.dumps(ids) + "\n")
+        write_text(path, json.dumps(ids) + "\n")
     return ids[logger]
 
 

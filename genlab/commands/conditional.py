@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from genlab import config
@@ -16,6 +17,7 @@ from genlab.data import read_images
 from genlab.data.records import Example, read_labelled, text_of
 from genlab.data.rows import Drawn, TextBatches, TextDraw
 from genlab.data.sampler import in_order
+from genlab.files import writing
 
 __all__ = ["encode_conditional", "sample_conditional"]
 
@@ -71,7 +73,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         under += f" {row['t']:.2f}" if "t" in row else ""
         under += f" | {shortened(row['source'], 40)}" if "source" in row else ""
         for text, score in zip(row["texts"], row["scores"], strict=True):
-            table.add_row(under.strip() or "(nothing told)", text or "(nothing)", f"{score:.3g}")
+            table.add_row(*map(escape, (under.strip() or "(nothing told)", text or "(nothing)", f"{score:.3g}")))
     Console().print(table)
 
 
@@ -181,8 +183,8 @@ def encode_conditional(system, data, settings: dict[str, Any], run_dir: Path) ->
 
 
 def save(out: Path, arrays: dict[str, np.ndarray]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out, **arrays)
+    with writing(out) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
     print(f"codes    {out}  {arrays['codes'].shape[0]} x {arrays['codes'].shape[1]}, with {', '.join(arrays)}")
 
 

@@ -13,6 +13,7 @@ from genlab.commands.conditional import encode_conditional
 from genlab.commands.eval import pick_device, require_run, require_verb, trained_on
 from genlab.commands.text import encode_texts, refuse
 from genlab.data import read_images, read_points
+from genlab.files import writing
 from genlab.systems.inversion import invert
 
 __all__ = ["run"]
@@ -85,8 +86,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     out = Path(settings["out"] or run_dir / "codes.npz")
     if out.suffix != ".npz":
         raise config.ConfigError(f"out={out}: expected a name that ends in .npz")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out, **arrays)
+    with writing(out) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
     print(f"codes    {out}  {arrays['codes'].shape[0]} x {arrays['codes'].shape[1]}, with {', '.join(arrays)}")
 
 

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from genlab import config, runs
 from genlab.commands.text import measure_texts, refuse
 from genlab.data import DataError
+from genlab.files import refuse_links
 from genlab.metrics.classification import evaluate_classifier
 from genlab.metrics.density import evaluate_density
 from genlab.metrics.image_evaluation import evaluate_images
@@ -33,6 +34,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     settings = config.resolve(cfg)
     settings["allow"] = config.allowed(settings["allow"], overrides)
     run_path = require_run(settings, "eval")
+    refuse_links(run_path)
     config.validate({k: settings.get(k) for k in ("data", "metrics", "ood", "allow")}, {"metrics": ["data"]})
     data = config.build(with_vocabulary(settings["data"], run_path), settings["allow"])
     data.prepare_data()

@@ -10,6 +10,7 @@ from genlab.commands.conditional import sample_conditional
 from genlab.commands.eval import choose_sampler, pick_device, require_run, require_verb, taken
 from genlab.commands.text import refuse, sample_texts
 from genlab.data import read_images, read_points
+from genlab.files import writing
 from genlab.metrics.density import density_on_grid
 from genlab.report.images import save_gif, save_grid, save_pairs, save_rows, with_ends
 from genlab.report.points import save_lines, save_points, window
@@ -81,7 +82,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         rows = with_ends(start, system.interpolate(start, end, settings["steps"] or (50 if points else 10), **labels), end)
         picture = (save_lines if points else save_rows)(rows, out / "interpolate.png")
         arrays["points" if points else "images"] = rows
-    np.savez_compressed(out / f"{mode}.npz", **{name: value.cpu().numpy() for name, value in arrays.items()})
+    with writing(out / f"{mode}.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **{name: value.cpu().numpy() for name, value in arrays.items()})
     print(f"picture  {picture}\narrays   {out / f'{mode}.npz'}  (float32{'' if points else ' in [-1, 1]'})")
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from genlab import config, runs
 from genlab.data.records import Example, a_text, text_of
+from genlab.files import writing
 from genlab.metrics.conditional_evaluation import evaluate_conditional
 from genlab.metrics.language import evaluate_language
 from genlab.metrics.text_evaluation import Judged, evaluate_texts
@@ -82,7 +84,7 @@ def sample_texts(system, settings: dict[str, Any], run_dir: Path) -> None:
     for row in rows[:SHOWN]:
         for text, score in zip(row["texts"], row["scores"], strict=True):
             given = row.get("question") or row["source"]
-            table.add_row(shortened(given), text or "(no answer)", f"{score:.3g}")
+            table.add_row(*map(escape, (shortened(given), text or "(no answer)", f"{score:.3g}")))
     Console().print(table)
     print(f"texts    {out}  {len(rows)}" + (f", the first {SHOWN} above" if len(rows) > SHOWN else ""))
 
@@ -161,8 +163,8 @@ def encode_texts(system, data, settings: dict[str, Any], run_dir: Path) -> None:
     if settings["whiten"] is not False:
         codes, mean, kernel = whiten(codes, settings["whiten"])
         arrays |= {"mean": mean.numpy(), "kernel": kernel.numpy()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out, codes=codes.numpy(), **arrays)
+    with writing(out) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, codes=codes.numpy(), **arrays)
     print(f"codes    {out}  {codes.shape[0]} x {codes.shape[1]}, with codes, {', '.join(arrays)}")
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
+from rich.markup import escape
 
 from genlab import compare, config, runs
 from genlab.callbacks import loggers
@@ -106,7 +107,9 @@ def train_with(
     if manifest.writes:
         where = f"from step {step} " if step else ""
         console.print(
-            f"training [bold]{settings['name']}[/] on {data.name} {where}in {run_dir}", highlight=False, soft_wrap=True
+            f"training [bold]{escape(settings['name'])}[/] on {escape(f'{data.name} {where}in {run_dir}')}",
+            highlight=False,
+            soft_wrap=True,
         )
     loggers.begin(trainer.loggers, config.flatten(settings), resume is not None)
     if not trained:
@@ -301,11 +304,11 @@ def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool)
     for kind in PICTURES:
         made = sorted((run_dir / "samples").glob(f"{kind}_*.png"))
         lines += [f"{kind:<15}{made[-1]}"] if made else []
-    console.print("\n" + "\n".join(lines), highlight=False, soft_wrap=True)
+    console.print("\n" + "\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     if sweep:
         return
     run = shlex.quote(os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir))
-    console.print("try next\n  " + "\n  ".join(next_commands(run, system)), highlight=False, soft_wrap=True)
+    console.print("try next\n  " + "\n  ".join(next_commands(run, system)), highlight=False, markup=False, soft_wrap=True)
 
 
 def next_commands(run: str, system) -> list[str]:

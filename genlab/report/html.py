@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import hashlib
 import json
 import math
 import shlex
@@ -11,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 
-from genlab import runs
+from genlab import config, runs
 from genlab.report.images import SEEN_SIDE
 from genlab.report.tables import measured_on
 
@@ -41,6 +41,12 @@ CURVES = {  # what shares an axis; a metric that no group names gets one of its 
     "code correlation": ("train/code_correlation", "val/code_correlation"),
     "throughput": ("images_per_second",),
 }
+SCRIPTS = {
+    "report.html.j2": ("charts.js", "report.js"),
+    "sweep.html.j2": ("charts.js", "sweep.js"),
+    "explorer.html.j2": ("runtime.js", "explorer.js"),
+}
+POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 NOT_CURVES = {"step", "epoch", "images_seen"}
 
 
@@ -49,8 +55,8 @@ def write_report(run_dir: Path) -> Path:
     manifest = json.loads((run_dir / "manifest.json").read_text())
     results_file, certificate_file = run_dir / "eval" / "metrics.json", run_dir / "eval" / "certificate.json"
     results = json.loads(results_file.read_text()) if results_file.is_file() else {}
-    settings = (run_dir / "config.yaml").read_text()
-    data = yaml.safe_load(settings).get("data") or {}
+    data = config.read_frozen(run_dir).get("data") or {}
+    settings = (run_dir / "config.yaml").read_text(encoding="utf-8")
     shown = {
         "results": [(name, entry, measured_on(entry)) for name, entry in results.items()],
         "pictures": [(kind, title, _pictures(run_dir, kind)) for kind, title in PICTURES.items()],
@@ -87,12 +93,21 @@ def write_report(run_dir: Path) -> Path:
 
 
 def page(template: str, **content: Any) -> str:
-    """A template of this package, filled in, with the style and the code that it names inside."""
+    """A template of this package, filled in, with its style and its script inside.
+
+    Every value is escaped. The page's Content-Security-Policy lets no other script run than this one, known by its
+    hash, and nothing be loaded from anywhere: what the content holds can only be shown.
+    """
     here = files("genlab.report")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    code = {"style": "page.css", "charts": "charts.js", "runtime": "runtime.js", "explorer": "explorer.js"}
-    inline = {name: jinja2.utils.markupsafe.Markup(here.joinpath(file).read_text()) for name, file in code.items()}
-    return environment.from_string(here.joinpath(template).read_text()).render(**inline, **content)
+    script = "".join(here.joinpath(file).read_text(encoding="utf-8") for file in SCRIPTS[template])
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    inline = {
+        "policy": f"{POLICY}; script-src 'sha256-{digest}'",
+        "script": jinja2.utils.markupsafe.Markup(script),
+        "style": jinja2.utils.markupsafe.Markup(here.joinpath("page.css").read_text(encoding="utf-8")),
+    }
+    return environment.from_string(here.joinpath(template).read_text(encoding="utf-8")).render(**inline, **content)
 
 
 def _spaced(items: list, most: int) -> list:

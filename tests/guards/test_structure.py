@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "data": {"errors", "files", "weights"},  # the vocabulary of pretrained weights
     "metrics": {"data", "errors", "files", "losses"},
     "callbacks": {"errors", "files", "metrics", "report"},
-    "report": {"files", "plain", "runs"},
+    "report": {"config", "files", "runs"},
     "export": {"files", "losses", "nn", "report", "runs", "systems"},
 }
 NEED_TORCH_ALONE = {"models", "losses", "nn"}
