@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from genlab import config
+from genlab.commands.eval import data_of
 from genlab.commands.text import SHOWN, decoding_of, read_input, shortened, write_rows
 from genlab.data import read_images
 from genlab.data.records import Example, read_labelled, text_of
@@ -108,7 +109,7 @@ def under_images(system, settings: dict[str, Any]) -> tuple[torch.Tensor, list[d
         raise config.ConfigError("label: this model writes about images; give input=photos/")
     if settings["num"] < 1:
         raise config.ConfigError(f"num={settings['num']}: expected 1 or more")
-    data = config.build(settings["data"], settings["allow"])
+    data = data_of(settings)
     if settings["input"] is not None:
         images, names, _ = read_images(settings["input"], **data.image_shape, on_error="raise")
     else:

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from genlab import config, runs
 from genlab.commands.conditional import encode_conditional
-from genlab.commands.eval import pick_device, require_run, require_verb, trained_on
+from genlab.commands.eval import data_of, pick_device, require_run, require_verb, trained_on
 from genlab.commands.text import encode_texts, refuse
 from genlab.data import read_images, read_points
 from genlab.files import writing
@@ -32,7 +32,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         raise config.ConfigError(f"split={settings['split']}: expected train, val or test")
     if system.modality == "text":
         write = encode_conditional if hasattr(system, "condition") else encode_texts
-        return write(system, config.build(settings["data"], settings["allow"]), settings, run_dir)
+        return write(system, data_of(settings), settings, run_dir)
     method = settings["method"]
     if method not in ("encoder", "optimize"):
         raise config.ConfigError(
@@ -44,7 +44,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     tolerance = {} if settings["tolerance"] is None else {"tolerance": settings["tolerance"]}
     if tolerance and not hasattr(system, "stored_codes"):
         raise config.ConfigError(f"tolerance={settings['tolerance']}: {type(system).__name__} does not encode by descent")
-    data = config.build(settings["data"], settings["allow"])
+    data = data_of(settings)
     if hasattr(system, "bind"):
         system.bind(data)
     arrays: dict[str, np.ndarray] = {}

@@ -24,7 +24,8 @@ from genlab.report.plots import save_prd
 from genlab.report.points import save_histograms, save_points, window
 from genlab.report.tables import certificate_table, metrics_table
 
-__all__ = ["choose_sampler", "measure", "pick_device", "require_run", "require_verb", "run", "taken", "trained_on"]
+__all__ = ["choose_sampler", "data_of", "measure", "pick_device", "require_run", "require_verb", "run", "taken",
+           "trained_on"]  # fmt: skip
 
 DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
 
@@ -51,6 +52,12 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
             print(f"{name} {run_path / 'eval' / pattern}")
     print(f"report   {report}")
     return {name: entry["value"] for name, entry in results.items()}
+
+
+def data_of(settings: dict[str, Any]):
+    """The data of `data=`, or of the run; ConfigError names a key of theirs that cannot be."""
+    config.validate({name: settings[name] for name in ("data", "allow")})
+    return config.build(settings["data"], settings["allow"])
 
 
 def with_vocabulary(data: dict[str, Any], run_path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 
 from genlab import config, runs
 from genlab.commands.conditional import sample_conditional
-from genlab.commands.eval import choose_sampler, pick_device, require_run, require_verb, taken
+from genlab.commands.eval import choose_sampler, data_of, pick_device, require_run, require_verb, taken
 from genlab.commands.text import refuse, sample_texts
 from genlab.data import read_images, read_points
 from genlab.files import writing
@@ -114,7 +114,7 @@ def real_inputs(settings: dict, system, num: int) -> tuple[torch.Tensor, dict[st
 
     They are the first of input=, else drawn from the test split of the run's data; label= goes before the data's own.
     """
-    data = config.build(settings["data"], settings["allow"])
+    data = data_of(settings)
     if hasattr(system, "bind"):  # what it searches codes by may be a network over these data
         system.bind(data)
     if settings["input"] and system.modality == "point":
