@@ -16,7 +16,6 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
-from rich.markup import escape
 
 from genlab import compare, config, runs
 from genlab.callbacks import loggers
@@ -106,11 +105,8 @@ def train_with(
     step, trained = continue_from(resume, trainer, manifest, run_dir) if resume is not None else (0, False)
     if manifest.writes:
         where = f"from step {step} " if step else ""
-        console.print(
-            f"training [bold]{escape(settings['name'])}[/] on {escape(f'{data.name} {where}in {run_dir}')}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        line = f"training {settings['name']} on {data.name} {where}in {run_dir}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     loggers.begin(trainer.loggers, config.flatten(settings), resume is not None)
     if not trained:
         fit(trainer, system, data, resume, manifest, run_dir)

@@ -134,9 +134,9 @@ def test_nothing_of_a_strangers_config_runs(stranger, tmp_path, command):
         folder = stranger(lambda settings, p=payload, w=where: w.append(spread(settings, groups, p, rng)))
         where = f"{payload} {where}"
         refused_or_harmless(lambda folder=folder: genlab.load(folder), tmp_path, where)
-        verb, *words = verbs[number % 4]
+        verb, *words = [*verbs[number % 4], f"run={folder}"]
         words += ["format=safetensors", f"out={tmp_path / 'made' / str(number)}"] if verb == "export" else []
-        refused_or_harmless(lambda v=verb, w=words: command(v, tmp_path / "out", f"run={folder}", *w), tmp_path, where)
+        refused_or_harmless(lambda v=verb, w=words: command(v, tmp_path / "out", *w), tmp_path, where)
         assert not any(SECRET.encode() in content for content in contents(tmp_path).values()), where
 
 
