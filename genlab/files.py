@@ -10,7 +10,19 @@ from typing import BinaryIO
 
 from genlab.errors import RunError
 
-__all__ = ["allocate", "disk_is_full", "explained", "on_disk", "unwritable", "write_bytes", "write_text", "writing"]
+__all__ = [
+    "allocate",
+    "disk_is_full",
+    "explained",
+    "on_disk",
+    "refuse_links",
+    "unwritable",
+    "write_bytes",
+    "write_text",
+    "writing",
+]
+
+FOLDERS = ("checkpoints", "samples", "eval", ".hydra")  # of a run, that genlab writes in
 
 # What to do about what a file system refuses
 ADVICE = {
@@ -114,6 +126,30 @@ def writing(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def refuse_links(run_dir: str | Path) -> None:
+    """Checks a run directory before anything is written in it, as it may be somebody else's.
+
+    A link would lead what is written out of the directory, and a named pipe would block. What loggers leave in folders
+    of their own may hold links: genlab does not write there.
+
+    Raises:
+        RunError: An entry of the directory, or of a folder that genlab writes in, is neither a file nor a folder.
+    """
+    run_dir = Path(run_dir)
+    for folder in (run_dir, *(run_dir / name for name in FOLDERS)):
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
+                kind = "a symbolic link" if entry.is_symlink() else "neither a file nor a folder"
+                raise RunError(
+                    f"{entry.path}: is {kind}, and genlab writes only into the run directory itself; remove it, or put "
+                    "the file or folder itself in its place"
+                )
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:

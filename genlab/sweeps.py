@@ -21,9 +21,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from genlab.errors import RunError
+from genlab.files import refuse_links, write_text, writing
 from genlab.reading import read_json
 
 __all__ = ["Jobs", "finish", "folder_override", "job_folder", "jobs_of", "run_job", "stamp", "started", "summarise"]
@@ -87,6 +89,8 @@ class Jobs(Callback):
     def on_multirun_start(self, config, **kwargs: Any) -> None:
         folder = Path(str(config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
+        for job in (folder, *(entry for entry in folder.iterdir() if entry.is_dir())):
+            refuse_links(job)
         _started.append(folder)
 
 
@@ -112,7 +116,7 @@ def run_job(task: Callable[[], Any], run_dir: Path, overrides: Sequence[str], me
         interrupted = isinstance(error, SystemExit | KeyboardInterrupt)
         status |= {"status": "interrupted" if interrupted else "failed", "error": f"{type(error).__name__}: {error}"}
         if not interrupted:
-            (run_dir / "error.txt").write_text(traceback.format_exc())
+            write_text(run_dir / "error.txt", traceback.format_exc())
         raise
     else:
         status["status"] = "finished"
@@ -124,10 +128,7 @@ def run_job(task: Callable[[], Any], run_dir: Path, overrides: Sequence[str], me
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 # --- the summary ---------------------------------------------------------------------------------------------------
@@ -228,14 +229,15 @@ def summarise(sweep_dir: Path, console: Console | None = None) -> list[dict[str,
     names = [name for name in rows[0] if name not in ("error", "folder")]
     table = Table(box=None, pad_edge=False)
     for name in names:
-        table.add_column(name, justify="right" if name in (metric, "seconds") else "left", overflow="fold")
+        table.add_column(escape(name), justify="right" if name in (metric, "seconds") else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in map(row.get, names)))
+        shown = (f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in map(row.get, names))
+        table.add_row(*map(escape, shown))
     console.print(table)
     for job in jobs:
         if job["error"]:
             console.print(f"job {job['number']}: {job['error']}", highlight=False, markup=False, soft_wrap=True)
-    with open(sweep_dir / "summary.csv", "w", newline="") as file:
+    with writing(sweep_dir / "summary.csv") as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

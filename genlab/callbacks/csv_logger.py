@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from genlab.files import writing
 from genlab.reading import read_rows
 
 __all__ = ["CSVLogger"]
@@ -76,13 +77,10 @@ class CSVLogger(Logger):
             csv.DictWriter(file, self.columns).writerow(self.row)
 
     def _rewrite(self, rows: list[dict]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with open(temporary, "w", newline="") as file:
+        with writing(self.path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, self.path)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from genlab import config
 from genlab.commands.data import require_own_data
+from genlab.commands.eval import data_of
 from genlab.commands.text import SHOWN, decoding_of, lines_of, read_input, shortened, write_rows
 from genlab.data import read_images
 from genlab.data.reading import format_of
@@ -74,7 +76,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         under += f" {row['t']:.2f}" if "t" in row else ""
         under += f" | {shortened(row['source'], 40)}" if "source" in row else ""
         for text, score in zip(row["texts"], row["scores"], strict=True):
-            table.add_row(under.strip() or "(nothing told)", text or "(nothing)", f"{score:.3g}")
+            table.add_row(*map(escape, (under.strip() or "(nothing told)", text or "(nothing)", f"{score:.3g}")))
     Console().print(table)
 
 
@@ -109,7 +111,7 @@ def under_images(system, settings: dict[str, Any], overrides: Sequence[str]) -> 
         raise config.ConfigError("label: this model writes about images; give input=photos/")
     if settings["num"] < 1:
         raise config.ConfigError(f"num={settings['num']}: expected 1 or more")
-    data = config.build(settings["data"], settings["allow"])
+    data = data_of(settings)
     if settings["input"] is not None:
         images, names, _ = read_images(settings["input"], **data.image_shape, on_error="raise")
     else:

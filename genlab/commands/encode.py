@@ -11,7 +11,7 @@ from rich.progress import Progress
 from genlab import config, runs
 from genlab.commands.conditional import encode_conditional
 from genlab.commands.data import require_own_data, require_split, tell
-from genlab.commands.eval import pick_device, require_run, require_verb, with_vocabulary
+from genlab.commands.eval import data_of, pick_device, require_run, require_verb, with_vocabulary
 from genlab.commands.text import encode_texts, refuse
 from genlab.data import read_images, read_points
 from genlab.systems.inversion import invert
@@ -23,6 +23,7 @@ __all__ = ["run"]
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     """Writes an .npz: `codes` (N, D) float32, `paths` or `ids`, `labels` where known, `log_prob` (N,) where asked for."""
     settings = config.resolve(cfg)
+    settings["allow"] = config.allowed(settings["allow"], overrides)
     run_path = require_run(settings, "encode")
     if (settings["input"] is None) == (settings["split"] is None):
         raise config.ConfigError("give either input=<folder, zip, image or npz> or split=train|val|test")
@@ -32,7 +33,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         raise config.ConfigError(f"split={settings['split']}: expected train, val or test")
     if system.modality == "text":
         write = encode_conditional if hasattr(system, "condition") else encode_texts
-        data = config.build(with_vocabulary(settings["data"], run_path), settings["allow"])
+        data = data_of(settings | {"data": with_vocabulary(settings["data"], run_path)})
         if settings["split"]:
             set_up(data, settings["split"], run_path, overrides)
         return write(system, data, settings, run_dir)
@@ -47,7 +48,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     tolerance = {} if settings["tolerance"] is None else {"tolerance": settings["tolerance"]}
     if tolerance and not hasattr(system, "stored_codes"):
         raise config.ConfigError(f"tolerance={settings['tolerance']}: {type(system).__name__} does not encode by descent")
-    data = config.build(settings["data"], settings["allow"])
+    data = data_of(settings)
     if hasattr(system, "bind"):
         system.bind(data)
     arrays: dict[str, np.ndarray] = {}

@@ -16,7 +16,7 @@ from genlab import config, runs
 from genlab.commands.data import require_own_data, require_split, tell, trained_on
 from genlab.commands.text import measure_texts, refuse
 from genlab.data import DataError
-from genlab.files import explained, unwritable
+from genlab.files import explained, refuse_links, unwritable
 from genlab.metrics.classification import evaluate_classifier
 from genlab.metrics.density import evaluate_density
 from genlab.metrics.image_evaluation import evaluate_images
@@ -27,7 +27,17 @@ from genlab.report.points import save_histograms, save_points, window
 from genlab.report.tables import certificate_table, metrics_table
 from genlab.runs.schema import TrainedManifest
 
-__all__ = ["choose_sampler", "measure", "pick_device", "require_run", "require_verb", "run", "taken", "with_vocabulary"]
+__all__ = [
+    "choose_sampler",
+    "data_of",
+    "measure",
+    "pick_device",
+    "require_run",
+    "require_verb",
+    "run",
+    "taken",
+    "with_vocabulary",
+]
 
 DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
 
@@ -35,7 +45,9 @@ DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[str, float]:
     """Writes <run>/eval/metrics.json and the report anew, prints a table; returns the metrics' values."""
     settings = config.resolve(cfg)
+    settings["allow"] = config.allowed(settings["allow"], overrides)
     run_path = require_run(settings, "eval")
+    refuse_links(run_path)
     runs.check_layout(run_path)
     runs.read_manifest(run_path, TrainedManifest)  # before what takes long: the report tells of it
     out = place(run_path, run_dir)
@@ -70,6 +82,12 @@ def place(run_path: Path, instead: Path) -> Path:
         return run_path
     print(f"{explained(why) or f'{run_path}: {why.strerror}'}. The results go to {instead}", file=sys.stderr)
     return instead
+
+
+def data_of(settings: dict[str, Any]):
+    """The data of `data=`, or of the run; ConfigError names a key of theirs that cannot be."""
+    config.validate({name: settings[name] for name in ("data", "allow")})
+    return config.build(settings["data"], settings["allow"])
 
 
 def with_vocabulary(data: dict[str, Any], run_path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from genlab import config, runs
 from genlab.commands.eval import require_run
 from genlab.export import images
 from genlab.export.card import model_card
-from genlab.export.explorer import LINK, MAX_BYTES, first_line, write_explorer
+from genlab.export.explorer import MAX_BYTES, first_line, known_of_data, write_explorer
 from genlab.runs.schema import TrainedManifest
 
 __all__ = ["run"]
@@ -21,6 +21,7 @@ GRAPHS = {"torch_export": ("pt2", images.to_torch_export), "onnx": ("onnx", imag
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     """Writes what `format` says, all that the model can be written as if null, and README.md; prints each file's size."""
     settings = config.resolve(cfg)
+    settings["allow"] = config.allowed(settings["allow"], overrides)
     run_path = require_run(settings, "export")
     runs.read_manifest(run_path, TrainedManifest)  # before what takes long: the card tells of it
     runs.read_results(run_path)
@@ -75,13 +76,10 @@ def shape_of(data: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def explorer_page(system, run_path: Path, shape: tuple[int, int, int], out: Path, same: bool, must: bool) -> dict[str, str]:
-    """explorer.html: the run's own if it is of the `same` weights, which knows the data; else made without them."""
+    """explorer.html, made anew; what the run's own page knows of the data is taken if it is of the `same` weights."""
     try:
-        if same and (run_path / "explorer.html").is_file():
-            text = (run_path / "explorer.html").read_text()
-            runs.write_text(out / "explorer.html", text.replace(LINK, ""))
-        else:
-            write_explorer(system, run_path, out, shape, max_bytes=None if must else MAX_BYTES)
+        known = known_of_data(run_path / "explorer.html", system) if same else None
+        write_explorer(system, run_path, out, shape, max_bytes=None if must else MAX_BYTES, known=known)
     except OSError:
         raise
     except Exception as error:

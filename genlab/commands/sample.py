@@ -7,7 +7,7 @@ import torch
 from genlab import config, runs
 from genlab.commands.conditional import sample_conditional
 from genlab.commands.data import require_own_data
-from genlab.commands.eval import choose_sampler, pick_device, require_run, require_verb, taken
+from genlab.commands.eval import choose_sampler, data_of, pick_device, require_run, require_verb, taken
 from genlab.commands.text import refuse, sample_texts
 from genlab.data import read_images, read_points
 from genlab.metrics.density import density_on_grid
@@ -24,6 +24,7 @@ GRID_SIDE = 300  # of the density beside points
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     """Writes <out>/<mode>.png (walk: .gif) and <mode>.npz, out being `run_dir` unless given; prints where."""
     settings = config.resolve(cfg)
+    settings["allow"] = config.allowed(settings["allow"], overrides)
     run_path = require_run(settings, "sample")
     system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
     refuse("sample", system, overrides)
@@ -114,7 +115,7 @@ def real_inputs(
 
     They are the first of input=, else drawn from the test split of the run's data; label= goes before the data's own.
     """
-    data = config.build(settings["data"], settings["allow"])
+    data = data_of(settings)
     if hasattr(system, "bind"):  # what it searches codes by may be a network over these data
         system.bind(data)
     if settings["input"] and system.modality == "point":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from genlab import config, runs
@@ -84,7 +85,7 @@ def sample_texts(system, settings: dict[str, Any], run_dir: Path) -> None:
     for row in rows[:SHOWN]:
         for text, score in zip(row["texts"], row["scores"], strict=True):
             given = row.get("question") or row["source"]
-            table.add_row(shortened(given), text or "(no answer)", f"{score:.3g}")
+            table.add_row(*map(escape, (shortened(given), text or "(no answer)", f"{score:.3g}")))
     Console().print(table)
     print(f"texts    {out}  {len(rows)}" + (f", the first {SHOWN} above" if len(rows) > SHOWN else ""))
 

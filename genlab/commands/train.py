@@ -41,7 +41,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> float 
 
     Raises ValueError (or a subclass) for whatever the user can put right, SystemExit when a signal ended the run.
     """
-    settings = check(cfg, sweep)
+    settings = check(cfg, overrides, sweep)
     runs.check_layout(run_dir)
     quiet()
     with runs.on_disk(run_dir), runs.held(run_dir, writes=rank_zero_only.rank == 0):
@@ -113,9 +113,8 @@ def train_with(
     step, trained = continue_from(resume, trainer, manifest, run_dir) if resume is not None else (0, False)
     if manifest.writes:
         where = f"from step {step} " if step else ""
-        console.print(
-            f"training [bold]{settings['name']}[/] on {data.name} {where}in {run_dir}", highlight=False, soft_wrap=True
-        )
+        line = f"training {settings['name']} on {data.name} {where}in {run_dir}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     loggers.begin(trainer.loggers, config.flatten(settings), resume is not None)
     if not trained:
         fit(trainer, system, data, resume, manifest, run_dir)
@@ -167,9 +166,12 @@ def fit(trainer, system, data, resume: Path | None, manifest: runs.Manifest, run
 # --- before ---------------------------------------------------------------------------------------------------------
 
 
-def check(cfg, sweep: bool) -> dict[str, Any]:
+def check(cfg, overrides: list[str], sweep: bool) -> dict[str, Any]:
     """`cfg` resolved and validated as a whole, before anything is touched."""
     settings = config.resolve(cfg)
+    settings["allow"] = config.allowed(settings["allow"], overrides, new=not settings["run"])
+    if settings["run"]:
+        config.refuse_outward(settings, overrides)
     config.validate(settings, SUPPLIED, KEYS)
     known = config.parameters(config.locate(settings["model"]["_target_"], settings["allow"]))
     for part in config.PARTS:
@@ -306,11 +308,11 @@ def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool)
     for kind in PICTURES:
         made = sorted((run_dir / "samples").glob(f"{kind}_*.png"))
         lines += [f"{kind:<15}{made[-1]}"] if made else []
-    console.print("\n" + "\n".join(lines), highlight=False, soft_wrap=True)
+    console.print("\n" + "\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     if sweep:
         return
     run = shlex.quote(os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir))
-    console.print("try next\n  " + "\n  ".join(next_commands(run, system)), highlight=False, soft_wrap=True)
+    console.print("try next\n  " + "\n  ".join(next_commands(run, system)), highlight=False, markup=False, soft_wrap=True)
 
 
 def next_commands(run: str, system) -> list[str]:

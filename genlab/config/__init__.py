@@ -5,16 +5,18 @@ then into objects. Nothing here imports torch, and nothing here knows what a mod
 """
 
 from genlab.config.builder import PARTS, build, build_system
-from genlab.config.frozen import from_run, read_frozen
+from genlab.config.frozen import from_run, parse_frozen, read_frozen
 from genlab.config.interpolation import resolve
 from genlab.config.keys import closest, flatten
-from genlab.config.registry import locate, targets
+from genlab.config.outward import refuse_outward
+from genlab.config.registry import allowed, locate, registry, targets
 from genlab.config.validation import parameters, validate
 from genlab.errors import ConfigError
 
 __all__ = [
     "PARTS",
     "ConfigError",
+    "allowed",
     "build",
     "build_system",
     "closest",
@@ -22,7 +24,10 @@ __all__ = [
     "from_run",
     "locate",
     "parameters",
+    "parse_frozen",
     "read_frozen",
+    "refuse_outward",
+    "registry",
     "resolve",
     "targets",
     "validate",

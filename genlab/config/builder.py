@@ -1,13 +1,11 @@
 """Objects out of checked configs."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
-
 from genlab.config.interpolation import resolve
-from genlab.config.registry import locate, targets
+from genlab.config.registry import DIRECTIVES, FIXED, check_added, check_forms, locate, targets
 
 __all__ = ["PARTS", "build", "build_system"]
 
@@ -15,14 +13,41 @@ PARTS = ("net", "loss", "penalty", "augment")  # groups that are arguments of th
 
 
 def build(node: Mapping, allow: Iterable[str] = (), **kwargs: Any) -> Any:
-    """The object that `node` describes, nested nodes first; `kwargs` are added to the outermost call."""
+    """The object that `node` describes, nested nodes first.
+
+    A mapping with `_target_` is a call of that class with its other keys as arguments: with `_partial_: true` a
+    functools.partial of it, with `_args_` a list of arguments without names. Everything else is itself.
+
+    Args:
+        node: Of a config, plain or composed.
+        allow: Names and packages besides the registry; see genlab.config.registry.
+        kwargs: Added to the outermost call.
+
+    Raises:
+        ConfigError: A target is not allowed or not there, or the form of a node is wrong. What a constructor raises
+            comes through as it is.
+    """
     node = resolve(node)
+    check_forms(node)
+    check_added(node, kwargs)
     for _, inner in targets(node):
         locate(inner["_target_"], allow)
-    try:
-        return instantiate(node, _convert_="all", **kwargs)
-    except InstantiationException as error:
-        raise error.__cause__ or error from None  # what the constructor said, without Hydra's wrapping
+    return _made(node, allow, kwargs)
+
+
+def _made(node: Any, allow: Iterable[str], kwargs: Mapping[str, Any]) -> Any:
+    """`node` of `build`, checked."""
+    if isinstance(node, list):
+        return [_made(inner, allow, {}) for inner in node]
+    if not isinstance(node, Mapping):
+        return node
+    values = {key: _made(value, allow, {}) for key, value in node.items() if key not in kwargs} | kwargs
+    if "_target_" not in values:
+        return values
+    call = locate(values["_target_"], allow)
+    args = values.get("_args_", [])
+    options = {key: value for key, value in values.items() if key not in DIRECTIVES and key not in FIXED}
+    return partial(call, *args, **options) if values.get("_partial_") else call(*args, **options)
 
 
 def build_system(cfg: Mapping, allow: Iterable[str] = ()) -> Any:

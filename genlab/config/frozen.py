@@ -3,34 +3,73 @@
 import re
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from genlab.config.interpolation import escape
+from genlab.config.registry import check_forms
 from genlab.errors import ConfigError
+from genlab.files import refuse_links
+from genlab.plain import PlainError, parse_json, read_yaml
 from genlab.words import literal
 
-__all__ = ["from_run", "read_frozen"]
+__all__ = ["from_run", "parse_frozen", "read_frozen"]
+
+SECTIONS = ("model", "net", "loss", "penalty", "augment", "data", "trainer", "callbacks", "logger")
 
 
 def read_frozen(run: str | Path) -> dict:
     """The config that the run directory `run` was trained with, as plain containers.
 
-    Its `allow` list is emptied and anything for Hydra itself is dropped: what comes out of a run directory may be
-    somebody else's, and must not widen what can be built. Raises ConfigError where there is no readable config.
+    It may be somebody else's. So `${` in it is text, its `allow` list is emptied, and whatever Hydra would act on is
+    dropped.
+
+    Args:
+        run: A run directory, or the directory of an export.
+
+    Raises:
+        ConfigError: There is no config that can be read, it is beyond the limits of genlab.plain, or a section or a
+            node has the wrong form.
     """
     path = Path(run) / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"run={run}: there is no {path.name} in it; expected a directory that `genlab train` left")
     try:
-        frozen = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(frozen, dict) or not isinstance(frozen.get("model"), dict):
-        raise ConfigError(f"{path}: expected the config of a genlab run, with a 'model' in it")
-    return {key: value for key, value in frozen.items() if key not in ("hydra", "defaults")} | {"allow": []}
+        return _frozen(read_yaml(path))
+    except PlainError as error:
+        raise ConfigError(str(error)) from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def parse_frozen(text: str) -> dict:
+    """The config of a run out of its JSON, as `read_frozen` gives it."""
+    try:
+        return _frozen(parse_json(text))
+    except PlainError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _frozen(config: Any) -> dict:
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise ConfigError("expected the config of a genlab run, with a 'model' in it")
+    for name in SECTIONS:
+        if not isinstance(config.get(name), dict | None):
+            raise ConfigError(f"{name}: expected a mapping or null")
+    check_forms(config)
+    kept = {key: value for key, value in config.items() if key not in ("hydra", "defaults")}
+    return _without_defaults(kept) | {"allow": []}
+
+
+def _without_defaults(node: dict) -> dict:
+    """`node` without the `defaults` of its sections, which Hydra would take for a list of configs to add."""
+    return {
+        key: {name: inner for name, inner in value.items() if name != "defaults"} if isinstance(value, dict) else value
+        for key, value in node.items()
+    }
 
 
 def options(group: str) -> list[str]:
@@ -52,15 +91,16 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
             return "train", []
         if "-m" in words or "--multirun" in words:
             raise ConfigError("run= continues one run in place; it cannot be swept with -m")
-        frozen = read_frozen(runs[-1])
+        refuse_links(runs[-1])
+        frozen = read_frozen(runs[-1]) | {"run": None, "ckpt": "last"}
         defaults = ["_self_", {"hydra": "default"}]
-        ConfigStore.instance().store(name="resume", node={"defaults": defaults, **frozen})
+        ConfigStore.instance().store(name="resume", node={"defaults": defaults, **escape(frozen)})
         directory = QuotedString(str(Path(runs[-1]).absolute()), Quote.single).with_quotes()
         return "resume", [f"hydra.run.dir={directory}", "hydra.output_subdir=null", "hydra.job.name=train"]
     frozen = read_frozen(runs[-1]) if runs else {}
-    ConfigStore.instance().store(group="data", name="of_run", node=frozen.get("data", {}))
+    ConfigStore.instance().store(group="data", name="of_run", node=escape(frozen.get("data") or {}))
     if command == "eval":
         for name in options("data"):  # every data set may also be the one that is told from the run's: ood=<name>
             ConfigStore.instance().store(group="ood", name=name, node={"defaults": [{"/data@_here_": name}]})
-    name = re.sub(r"\W", "_", str(frozen.get("name")))
+    name = re.sub(r"\W", "_", str(frozen.get("name")))[:80]
     return command, [f"name={name}"] if runs else []

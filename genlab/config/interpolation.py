@@ -10,7 +10,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from genlab.config.keys import closest, flatten
 from genlab.errors import ConfigError
 
-__all__ = ["resolve"]
+__all__ = ["escape", "resolve"]
 
 
 def _shape(data: Mapping) -> list[int]:
@@ -44,3 +44,17 @@ def resolve(cfg: Any) -> Any:
         raise ConfigError(f"{error.full_key}: {why}") from None
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: a value is required here ({error.full_key}=...)") from None
+
+
+def escape(node: Any) -> Any:
+    """`node` of plain containers in OmegaConf's writing, so that composed and resolved it is `node` again.
+
+    A `${` in a text is an interpolation to OmegaConf; behind a backslash it is text, and backslashes before are doubled.
+    """
+    if isinstance(node, Mapping):
+        return {key: escape(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [escape(value) for value in node]
+    if isinstance(node, str):
+        return re.sub(r"(\\*)\$\{", lambda found: f"{2 * found[1]}\\${{", node)
+    return node

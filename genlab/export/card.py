@@ -1,5 +1,6 @@
 """A model card in Hugging Face's form: what a model is, what it was trained on, how good it is and how to use it."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,19 @@ def task_of(system) -> str | None:
     return "unconditional-image-generation" if system.modality == "image" else None
 
 
+def plain(value: Any) -> str:
+    """`value` as a piece of Markdown that shows it and does nothing: no markup, HTML, link or second line."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(value))
+    text = re.sub(r"([\\`*_\[\]<>|#&~$!@:{}])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"(?i)\b(www)\.", r"\1\\.", text)
+
+
+def fenced(text: str) -> list[str]:
+    """`text` as a block of code, whose fence is longer than any in it."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", text) or [""]))
+    return [fence, text, fence]
+
+
 def model_card(run_dir: Path, system, files: Mapping[str, str], licence: str | None = None, use: Sequence[str] = ()) -> str:
     """README.md of an export of the run `run_dir` with its model `system`, from its manifest and eval/metrics.json.
 
@@ -48,36 +62,35 @@ def model_card(run_dir: Path, system, files: Mapping[str, str], licence: str | N
             "metrics": measured,
         }
         front["model-index"] = [{"name": manifest["model"], "results": [result]}]
-    splits = ", ".join(f"{split} {about['count']}" for split, about in data["splits"].items())
+    model, name = plain(manifest["model"]), plain(data["name"])
+    splits = ", ".join(f"{plain(split)} {plain(about['count'])}" for split, about in data["splits"].items())
     lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", ""]
-    lines += [f"# {manifest['model']} on {data['name']}", ""]
-    took = f"{manifest['images_seen']:,} examples seen, {manifest['seconds']:.0f} s on {manifest['hardware']}"
-    lines += [f"Trained for {manifest['steps']:,} steps ({took}), seed {manifest['seed']}.", ""]
+    lines += [f"# {model} on {name}", ""]
+    took = f"{manifest['images_seen']:,} examples seen, {manifest['seconds']:.0f} s on {plain(manifest['hardware'])}"
+    lines += [f"Trained for {manifest['steps']:,} steps ({took}), seed {plain(manifest['seed'])}.", ""]
     if use:
         lines += ["```python", *use, "```", ""]
     lines += ["| file | |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in files.items()), ""]
-    lines += ["## Data", "", f"{data['name']}: {splits}; fingerprint `{data['fingerprint']}`.", ""]
+    lines += ["## Data", "", f"Of {name}: {splits}; fingerprint {plain(data['fingerprint'])}.", ""]
     lines += ["## Metrics", ""]
     if results:
         lines += ["| metric | value | measured on | features |", "|---|---|---|---|"]
-        for name, entry in results.items():
+        for metric, entry in results.items():
             apart = "" if entry.get("comparable") in (None, True) else " (not comparable with papers)"
-            features = f"{entry['features']}{apart}" if entry.get("features") else ""
-            lines.append(f"| {name} | {entry['value']:.4g} | {measured_on(entry)} | {features} |")
-        used = next(iter(results.values()))
+            features = f"{plain(entry['features'])}{apart}" if entry.get("features") else ""
+            lines.append(f"| {plain(metric)} | {entry['value']:.4g} | {plain(measured_on(entry))} | {features} |")
+        used = {key: plain(value) for key, value in next(iter(results.values())).items()}
         lines += ["", f"Weights {used['weights']} of checkpoint {used['ckpt']}, seed {used['seed']}."]
     else:
         lines += ["Not measured (`genlab eval run=<dir>`)."]
     lines += ["", "## Licence", ""]
-    lines += [licence or "None is given: ask whoever trained it, and mind the data's own licence."]
+    lines += [plain(licence) if licence else "None is given: ask whoever trained it, and mind the data's own licence."]
     lines += [
         "",
         "## To train it again",
         "",
-        "```",
-        shlex.join(["genlab", "train", *manifest.get("overrides", [])]),
-        "```",
+        *fenced(shlex.join(["genlab", "train", *map(str, manifest.get("overrides", []))])),
         "",
     ]
-    wanted = ", ".join(f"{name} {version}" for name, version in manifest["versions"].items() if version)
+    wanted = ", ".join(plain(f"{package} {version}") for package, version in manifest["versions"].items() if version)
     return "\n".join([*lines, f"With {wanted}.", ""])

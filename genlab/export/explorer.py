@@ -2,10 +2,10 @@
 
 import base64
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from jinja2.utils import markupsafe
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from genlab import runs
@@ -14,10 +14,11 @@ from genlab.export.program import program
 from genlab.report.html import page
 from genlab.systems.codes import principal_directions
 
-__all__ = ["LINK", "MAX_BYTES", "explore", "first_line", "write_explorer"]
+__all__ = ["MAX_BYTES", "explore", "first_line", "known_of_data", "write_explorer"]
 
+Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
+MAX_PAGE_BYTES = 200_000_000
 MAX_BYTES = 32_000_000  # of float16 weights in a page that nobody asked for
-LINK = '; <a href="report.html">the run\'s report</a>'  # not in an export, which has no report
 NUM_DIRECTIONS, NUM_IMAGES, NUM_SHOWN, NUM_DRAWN = 10, 1000, 12, 200
 NUM_BASES, STEP = 4, 0.1  # of the measured derivative
 
@@ -37,6 +38,43 @@ def explore(run_dir: Path, data, allow=()) -> str | None:
     return None
 
 
+class HeldOut(BaseModel):
+    """The held-out pictures of a page."""
+
+    pixels: Base64
+    codes: Base64
+    labels: list[int] | None
+
+
+class Known(BaseModel):
+    """What a page holds that only the data tell."""
+
+    mean: Base64
+    directions: Base64
+    deviations: list[float]
+    shares: list[float]
+    about: Annotated[str, Field(max_length=100)]
+    held_out: HeldOut | None
+
+
+def known_of_data(path: Path, system) -> dict[str, Any] | None:
+    """The directions and held-out pictures in the run's page `path`, as plain data; None where it holds no such.
+
+    The page may be somebody else's, so nothing else of it is taken over.
+    """
+    if not path.is_file() or path.stat().st_size > MAX_PAGE_BYTES:
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace").partition('id="data">')[2].partition("</script>")[0]
+    try:
+        known = Known.model_validate_json(text)
+        mean, directions = (len(base64.b64decode(part)) // 2 for part in (known.mean, known.directions))
+    except ValueError:
+        return None
+    count = len(known.shares)
+    fits = (mean, directions, len(known.deviations)) == (system.latent_dim, count * system.latent_dim, count)
+    return known.model_dump() if fits else None
+
+
 def first_line(error: Exception) -> str:
     """The first line of its message, or its kind where it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
@@ -50,12 +88,13 @@ def write_explorer(
     images: Tensor | None = None,
     held_out: dict[str, Tensor] | None = None,
     max_bytes: int | None = None,
+    known: dict[str, Any] | None = None,
 ) -> Path:
     """Writes <folder>/explorer.html for `system`, loaded from `run_dir`; returns its path.
 
     images: (N, C, H, W) of training, for the directions. held_out: {"image": ..., "label": ... if any}, shown to start from.
-    ValueError where the model cannot decode in one pass, an operation is not known to the page, or its weights are larger
-    than max_bytes.
+    known: what `known_of_data` found, in place of both. ValueError where the model cannot decode in one pass, an operation
+    is not known to the page, or its weights are larger than max_bytes.
     """
     verbs = graphs(system, shape)
     if "decode" not in verbs:
@@ -70,10 +109,10 @@ def write_explorer(
         )
     encodes = hasattr(system, "encode") and not hasattr(system, "stored_codes")
     scale = getattr(system, "code_scale", 1.0)
-    content: dict[str, Any] = directions(system, verbs["decode"], images if encodes else None, scale)
+    content: dict[str, Any] = known or directions(system, verbs["decode"], images if encodes else None, scale)
     content |= {"shape": list(shape), "num_classes": getattr(system, "num_classes", 0), "code_scale": scale}
     content["classes"] = getattr(system, "classes", None)
-    content |= {"prior": getattr(system, "prior_name", "normal"), "drawn": None, "held_out": None}
+    content |= {"prior": getattr(system, "prior_name", "normal"), "drawn": None, "held_out": content.get("held_out")}
     if hasattr(system, "stored_codes"):  # its prior is no formula
         content |= {"prior": None, "drawn": halves(system.prior(NUM_DRAWN, seed=0))}
     if held_out is not None and len(held_out["image"]) and encodes:
@@ -84,9 +123,7 @@ def write_explorer(
         content["held_out"]["codes"] = halves(scale * system.encode(x))
     content |= {"encode": None} | {verb: program(module) for verb, module in verbs.items()}
     manifest = runs.Manifest.read(run_dir).content
-    text = page(
-        "explorer.html.j2", manifest=manifest, content=content, link=markupsafe.Markup(LINK if folder == run_dir else "")
-    )
+    text = page("explorer.html.j2", manifest=manifest, content=content, linked=folder == run_dir)
     return runs.write_text(folder / "explorer.html", text)
 
 

@@ -61,8 +61,7 @@ function lineChart(holder, series, label = "step") {
   legend.className = "legend";
   const values = series.map((s, i) => {
     const entry = document.createElement("span");
-    entry.innerHTML = `<i class="c${i % 6}"></i>`;
-    entry.append(s.name + " ");
+    entry.append(Object.assign(document.createElement("i"), { className: `c${i % 6}` }), s.name + " ");
     const value = document.createElement("b");
     entry.append(value);
     legend.append(entry);

@@ -47,7 +47,9 @@ const sliders = data.shares.map((share, k) => {
   const input = Object.assign(document.createElement("input"), { type: "range", min: -4, max: 4, step: 0.05 });
   line.className = "slider";
   name.textContent = `${k + 1} `;
-  name.innerHTML += `<span class="soft">${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %</span>`;
+  const part = Object.assign(document.createElement("span"), { className: "soft" });
+  part.textContent = `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+  name.append(part);
   line.append(name, input, value);
   $("sliders").append(line);
   input.addEventListener("input", () => {

@@ -1,6 +1,7 @@
 """report.html: one file that shows what a run did, with its pictures and curves inside."""
 
 import base64
+import hashlib
 import json
 import logging
 import math
@@ -12,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 
-from genlab import runs
+from genlab import config, runs
 from genlab.reading import parse_json, read_text
 from genlab.report.images import SEEN_SIDE
 from genlab.report.tables import measured_on
@@ -44,6 +44,12 @@ CURVES = {  # what shares an axis; a metric that no group names gets one of its 
     "code correlation": ("train/code_correlation", "val/code_correlation"),
     "throughput": ("images_per_second",),
 }
+SCRIPTS = {
+    "report.html.j2": ("charts.js", "report.js"),
+    "sweep.html.j2": ("charts.js", "sweep.js"),
+    "explorer.html.j2": ("runtime.js", "explorer.js"),
+}
+POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 NOT_CURVES = {"step", "epoch", "images_seen"}
 STEP = re.compile(r"[0-9]{1,18}")  # in the name of a picture
 log = logging.getLogger(__name__)
@@ -64,7 +70,7 @@ def write_report(run_dir: Path, eval_dir: Path | None = None) -> Path:
     results = _if_readable(runs.read_results, eval_dir) or {}
     certificate = _if_readable(runs.read_certificate, eval_dir)
     settings = read_text(run_dir / "config.yaml")
-    data = yaml.safe_load(settings).get("data") or {}
+    data = config.read_frozen(run_dir).get("data") or {}
     shown = {
         "results": [(name, entry, measured_on(entry)) for name, entry in results.items()],
         "pictures": [(kind, title, _pictures(run_dir, kind)) for kind, title in PICTURES.items()],
@@ -110,12 +116,21 @@ def _if_readable(read: Callable[[Path], Any], path: Path) -> Any:
 
 
 def page(template: str, **content: Any) -> str:
-    """A template of this package, filled in, with the style and the code that it names inside."""
+    """A template of this package, filled in, with its style and its script inside.
+
+    Every value is escaped. The page's Content-Security-Policy lets no other script run than this one, known by its
+    hash, and nothing be loaded from anywhere: what the content holds can only be shown.
+    """
     here = files("genlab.report")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    code = {"style": "page.css", "charts": "charts.js", "runtime": "runtime.js", "explorer": "explorer.js"}
-    inline = {name: jinja2.utils.markupsafe.Markup(here.joinpath(file).read_text()) for name, file in code.items()}
-    return environment.from_string(here.joinpath(template).read_text()).render(**inline, **content)
+    script = "".join(here.joinpath(file).read_text(encoding="utf-8") for file in SCRIPTS[template])
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    inline = {
+        "policy": f"{POLICY}; script-src 'sha256-{digest}'",
+        "script": jinja2.utils.markupsafe.Markup(script),
+        "style": jinja2.utils.markupsafe.Markup(here.joinpath("page.css").read_text(encoding="utf-8")),
+    }
+    return environment.from_string(here.joinpath(template).read_text(encoding="utf-8")).render(**inline, **content)
 
 
 def _spaced(items: list, most: int) -> list:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from genlab import runs
 from genlab.report.html import page
@@ -23,10 +24,10 @@ def write_sweep_report(
     rows = []
     for job in jobs:
         finite = {name: value for name, value in job["metrics"].items() if math.isfinite(value)}
-        report = f"{job['folder']}/report.html"
+        report = f"./{quote(job['folder'])}/report.html"  # never read as an address like javascript:
         row = {name: job[name] for name in ("number", "status", "error", "seconds")} | {"metrics": finite}
         row["parameters"] = {key: job["parameters"][key] for key in keys if key in job["parameters"]}
-        rows.append(row | {"report": report if (sweep_dir / report).is_file() else None})
+        rows.append(row | {"report": report if (sweep_dir / job["folder"] / "report.html").is_file() else None})
     known = {name for row in rows for name in row["metrics"]} - {"images_seen"}
     text = page(
         "sweep.html.j2",

@@ -23,6 +23,8 @@ def load(run: str | Path, ckpt: str = "last", weights: str = "ema", device: str 
     if weights not in ("ema", "raw"):
         raise RunError(f"weights={weights}: expected ema or raw")
     frozen = config.read_frozen(run)
+    built = {name: frozen[name] for name in ("model", *config.PARTS) if frozen.get(name) is not None}
+    config.validate(built | {"allow": list(allow)}, {"model": config.PARTS})
     system = config.build_system(frozen, allow)
     exported = Path(run) / "model.safetensors"
     if exported.is_file() and not (Path(run) / "checkpoints").exists():  # of genlab export: one set of weights

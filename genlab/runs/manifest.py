@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from genlab.errors import RunError
-from genlab.files import write_text
+from genlab.files import refuse_links, write_text
 from genlab.runs import schema
 from genlab.runs.reading import read_manifest
 
@@ -78,7 +78,8 @@ def held(run_dir: Path, writes: bool = True):
         yield
         return
     Path(run_dir).mkdir(parents=True, exist_ok=True)
-    with open(Path(run_dir) / ".lock", "w") as file:
+    refuse_links(run_dir)
+    with open(Path(run_dir) / ".lock", "w", opener=_without_links) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -86,6 +87,10 @@ def held(run_dir: Path, writes: bool = True):
         except OSError:
             log.warning("%s: its file system has no locks, so two processes could train in it at once", run_dir)
         yield
+
+
+def _without_links(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def environment() -> dict[str, Any]:

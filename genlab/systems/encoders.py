@@ -1,6 +1,5 @@
 """From an image to the vector that steers its caption: a torchvision backbone, or another genlab run."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -109,7 +108,7 @@ class RunEncoder(ImageCondition):
     def __init__(self, run: str | None = None, frozen: str | None = None, ckpt: str = "last", dim: int = 128):
         if run is None:
             raise ValueError("model.condition.run: give the run whose codes steer the captions: outputs/train/ogan/<stamp>")
-        frozen = config.read_frozen(run) if frozen is None else json.loads(frozen)
+        frozen = config.read_frozen(run) if frozen is None else config.parse_frozen(frozen)
         system = config.build_system(frozen)
         able = hasattr(system, "encode") and hasattr(system, "latent_dim") and not hasattr(system, "stored_codes")
         if not able or system.modality != "image":

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pydantic import BaseModel, PositiveInt
 from torch import Tensor
 
 from genlab.errors import RunError
+from genlab.plain import PlainError, read_yaml
 from genlab.reading import parse_json, read_json
 from genlab.tensors import not_finite, read_safetensors, read_torch
 from genlab.weights.bundle import BundleError, read_bundle
@@ -134,7 +134,12 @@ def _local(name: str, folder: Path, weights: Path | None) -> Source:
 
 def _run(name: str, folder: Path) -> Source:
     """A run whose network `net` is a BERT and whose vocabulary is in its checkpoint (genlab.data.codec)."""
-    net = yaml.safe_load((folder / "config.yaml").read_text()).get("net") or {}
+    try:
+        settings = read_yaml(folder / "config.yaml")
+    except PlainError as error:
+        raise WeightsError(f"weights={name}: {error}") from None
+    net = settings.get("net") if isinstance(settings, dict) else None
+    net = net if isinstance(net, dict) else {}
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if not str(net.get("_target_")).endswith("seq2seq.bert.BERT"):
         raise WeightsError(f"weights={name}: this run's net is {net.get('_target_')}; expected a run of a BERT")

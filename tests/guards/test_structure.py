@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "reading": {"errors"},
     "tensors": {"errors", "files"},
     "files": {"errors"},
+    "plain": set(),
     "sweeps": {"errors", "files", "reading", "report"},
-    "config": {"errors", "files", "words"},
+    "config": {"errors", "files", "plain", "words"},
     "words": set(),
     "explain": {"config"},
     "compare": {"config"},
@@ -55,14 +56,14 @@ MAY_IMPORT = {
         "tensors",
         "weights",
     },  # a run as an encoder
-    "weights": {"errors", "files", "models", "reading", "tensors"},
+    "weights": {"errors", "files", "models", "plain", "reading", "tensors"},
     "models": {"nn"},
     "losses": set(),
     "nn": set(),
     "data": {"errors", "files", "reading", "weights"},  # the vocabulary of pretrained weights
     "metrics": {"data", "errors", "files", "losses", "tensors"},
     "callbacks": {"errors", "files", "metrics", "reading", "report"},
-    "report": {"files", "reading", "runs"},
+    "report": {"config", "files", "reading", "runs"},
     "export": {"files", "losses", "nn", "report", "runs", "systems", "tensors"},
 }
 NEED_TORCH_ALONE = {"models", "losses", "nn"}

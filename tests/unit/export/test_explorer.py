@@ -131,7 +131,7 @@ def content_of(page):
 def test_a_run_leaves_the_page_and_its_report_links_it(run):
     page = (run / "explorer.html").read_text()
     assert 'href="explorer.html"' in (run / "report.html").read_text() and 'href="report.html"' in page
-    assert "http" not in page
+    assert "://" not in page
     content = content_of(run / "explorer.html")
     assert content["shape"] == [1, 16, 16] and content["num_classes"] == 10 and "training images" in content["about"]
     shares = content["shares"]

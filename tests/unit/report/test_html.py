@@ -48,7 +48,7 @@ def test_a_runs_page_holds_all_and_fetches_nothing(tmp_path):
     for part in ("genlab train model=ogan seed=1", "answer", "0.8000", "model.lr", "32 texts a second", "&lt;b&gt;"):
         assert part in page, part
     assert "<script>alert" not in page and "nan" not in page.partition('id="data">')[2].partition("</script>")[0].lower()
-    assert "http" not in page.replace("http://www.w3.org/2000/svg", "") and "src=" in page
+    assert "://" not in page.replace("http://www.w3.org/2000/svg", "") and "src=" in page
 
 
 def test_a_runs_page_in_a_browser(opened, tmp_path):
