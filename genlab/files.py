@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,9 @@ from pathlib import Path
 
 from genlab.errors import RunError
 
-__all__ = ["disk_is_full", "on_disk", "write_bytes", "write_text", "writing"]
+__all__ = ["disk_is_full", "on_disk", "sweep_up", "write_bytes", "write_text", "writing"]
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # the names that `writing` gives
 
 
 def disk_is_full(error: BaseException) -> bool:
@@ -53,6 +56,15 @@ def writing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep_up(folder: Path) -> None:
+    """Removes what a killed process left of `writing` in `folder`; nobody else may be writing there."""
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    for path in folder.iterdir():
+        if TEMPORARY.fullmatch(path.name) and not path.is_dir():
+            path.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:

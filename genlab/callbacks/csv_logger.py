@@ -1,12 +1,15 @@
 """metrics.csv: one file for the whole life of a run, resumes included."""
 
 import csv
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from genlab.files import write_bytes
 
 __all__ = ["CSVLogger"]
 
@@ -73,15 +76,14 @@ class CSVLogger(Logger):
         with open(self.path, "r+", newline="") as file:
             self.start = file.seek(0, os.SEEK_END) if self.start is None else file.seek(self.start)
             csv.DictWriter(file, self.columns).writerow(self.row)
+            file.truncate()
 
     def _rewrite(self, rows: list[dict]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_bytes(self.path, text.getvalue().encode())
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -9,6 +9,7 @@ from genlab.config.frozen import from_run, read_frozen
 from genlab.config.interpolation import resolve
 from genlab.config.keys import closest, flatten
 from genlab.config.registry import locate, targets
+from genlab.config.resume import changes, refuse_changes
 from genlab.config.validation import parameters, validate
 from genlab.errors import ConfigError
 
@@ -17,12 +18,14 @@ __all__ = [
     "ConfigError",
     "build",
     "build_system",
+    "changes",
     "closest",
     "flatten",
     "from_run",
     "locate",
     "parameters",
     "read_frozen",
+    "refuse_changes",
     "resolve",
     "targets",
     "validate",

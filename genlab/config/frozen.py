@@ -9,6 +9,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from genlab.config.resume import refuse_groups
 from genlab.errors import ConfigError
 from genlab.words import literal
 
@@ -23,6 +24,8 @@ def read_frozen(run: str | Path) -> dict:
     """
     path = Path(run) / "config.yaml"
     if not path.is_file():
+        if path.with_name("manifest.json").exists():
+            raise ConfigError(f"run={run}: the run was stopped before its {path.name} was written; type its command again")
         raise ConfigError(f"run={run}: there is no {path.name} in it; expected a directory that `genlab train` left")
     try:
         frozen = yaml.safe_load(path.read_text())
@@ -53,6 +56,7 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
         if "-m" in words or "--multirun" in words:
             raise ConfigError("run= continues one run in place; it cannot be swept with -m")
         frozen = read_frozen(runs[-1])
+        refuse_groups(words, frozen, runs[-1])
         defaults = ["_self_", {"hydra": "default"}]
         ConfigStore.instance().store(name="resume", node={"defaults": defaults, **frozen})
         directory = QuotedString(str(Path(runs[-1]).absolute()), Quote.single).with_quotes()

@@ -44,9 +44,13 @@ CURVES = {  # what shares an axis; a metric that no group names gets one of its 
 NOT_CURVES = {"step", "epoch", "images_seen"}
 
 
-def write_report(run_dir: Path) -> Path:
-    """Writes <run_dir>/report.html from what lies there (manifest, metrics.csv, samples, eval) and returns its path."""
+def write_report(run_dir: Path, status: str | None = None) -> Path:
+    """Writes <run_dir>/report.html from what lies there (manifest, metrics.csv, samples, eval) and returns its path.
+
+    status: what the page calls the run, where the manifest cannot say so yet.
+    """
     manifest = json.loads((run_dir / "manifest.json").read_text())
+    manifest |= {"status": status} if status else {}
     results_file, certificate_file = run_dir / "eval" / "metrics.json", run_dir / "eval" / "certificate.json"
     results = json.loads(results_file.read_text()) if results_file.is_file() else {}
     settings = (run_dir / "config.yaml").read_text()

@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "cli": {"config", "errors", "explain", "sweeps", "words", ""},
     "errors": set(),
     "files": {"errors"},
-    "sweeps": {"files", "report"},
+    "signals": set(),
+    "sweeps": {"files", "report", "signals"},
     "config": {"errors", "files", "words"},
     "words": set(),
     "explain": {"config"},
@@ -37,6 +38,7 @@ MAY_IMPORT = {
         "metrics",
         "report",
         "runs",
+        "signals",
         "systems",
     },
     "systems": {"losses", "metrics", "models", "nn", "config", "errors", "runs", "weights"},  # a run as an encoder
@@ -46,7 +48,7 @@ MAY_IMPORT = {
     "nn": set(),
     "data": {"errors", "files", "weights"},  # the vocabulary of pretrained weights
     "metrics": {"data", "errors", "files", "losses"},
-    "callbacks": {"errors", "files", "metrics", "report"},
+    "callbacks": {"errors", "files", "metrics", "report", "signals"},
     "report": {"files", "runs"},
     "export": {"files", "losses", "nn", "report", "runs", "systems"},
 }
