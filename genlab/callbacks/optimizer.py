@@ -22,9 +22,12 @@ class Hyperparameters(Callback):
         self.configured = [[_settings(group) for group in one.param_groups] for one in trainer.optimizers]
 
     def on_train_start(self, trainer, system) -> None:
-        if self.saved is None or [len(one) for one in self.saved] != [len(one) for one in self.configured]:
+        if trainer.ckpt_path is None:
             return
-        for optimizer, before, now in zip(trainer.optimizers, self.saved, self.configured, strict=True):
+        saved = self.saved or [[_settings(group) for group in one.param_groups] for one in trainer.optimizers]
+        if [len(one) for one in saved] != [len(one) for one in self.configured]:
+            return
+        for optimizer, before, now in zip(trainer.optimizers, saved, self.configured, strict=True):
             for group, old, new in zip(optimizer.param_groups, before, now, strict=True):
                 group |= {name: value for name, value in new.items() if old.get(name) != value}
         for schedule in (entry.scheduler for entry in trainer.lr_scheduler_configs):
@@ -38,8 +41,10 @@ class Hyperparameters(Callback):
 
 
 def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """What was configured of a group: its initial rate, where a schedule makes its rate of that."""
     plain = (bool, int, float, str, type(None), list, tuple)
-    return {name: value for name, value in group.items() if name != "params" and isinstance(value, plain)}
+    derived = {"params", "lr"} if "initial_lr" in group else {"params"}
+    return {name: value for name, value in group.items() if name not in derived and isinstance(value, plain)}
 
 
 def _follow(schedule) -> None:

@@ -13,16 +13,16 @@ from genlab.commands import eval as evaluation
 from genlab.export.explorer import explore
 from genlab.report.html import PICTURES, write_report
 
-__all__ = ["all_closed", "announce", "chosen_metric", "close_run", "open_stages"]
+__all__ = ["all_closed", "announce", "chosen_metric", "close_run", "finished_stages"]
 
 
 def open_stages(settings: dict[str, Any], manifest: runs.Manifest) -> list[str]:
     """The stages behind training that `settings` ask for and that the run in the manifest has not finished."""
     asked = {"evaluation": settings["evaluate"], "explorer": settings.get("explorer", True)}
     wanted = [name for name, wish in asked.items() if wish]
-    states = _states(manifest)
-    left = [name for name in wanted if states.get(name) != "finished"]
-    return [*left, "report"] if left or states.get("report") != "finished" else []
+    states = finished_stages(manifest)
+    left = [name for name in wanted if name not in states]
+    return [*left, "report"] if left or "report" not in states else []
 
 
 def all_closed(settings: dict[str, Any], manifest: runs.Manifest) -> bool:
@@ -30,17 +30,18 @@ def all_closed(settings: dict[str, Any], manifest: runs.Manifest) -> bool:
     return manifest.content.get("status") == "finished" and not open_stages(settings, manifest)
 
 
-def _states(manifest: runs.Manifest) -> dict[str, str]:
-    """{stage: finished, failed or running}; of a run from before stages were kept, what its files tell."""
+def finished_stages(manifest: runs.Manifest) -> dict[str, str]:
+    """{stage: "finished"} of those that are; of a run from before stages were kept, as its files tell."""
     content, run_dir = manifest.content, manifest.path.parent
-    if "stages" in content or content.get("status") != "finished":
-        return content.get("stages", {})
-    left = {
-        "evaluation": any(name.startswith("test/") for name in content.get("metrics", {})),
+    measured = any(name.startswith("test/") for name in content.get("metrics", {}))
+    there = {
+        "evaluation": (run_dir / "eval" / "metrics.json").exists() and measured,
         "explorer": (run_dir / "explorer.html").exists() or "no_explorer" in content,
         "report": (run_dir / "report.html").exists(),
     }
-    return {name: "finished" for name, there in left.items() if there}
+    old = dict.fromkeys(there, "finished") if content.get("status") == "finished" else {}
+    states = content.get("stages", old)
+    return {name: state for name, state in states.items() if state == "finished" and there.get(name, True)}
 
 
 def close_run(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, trainer, system, data) -> None:
@@ -60,13 +61,12 @@ def close_run(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, 
         loggers.finish(trainer.loggers, measured, pictures, manifest.content["steps"])
         _mark(manifest, "evaluation", "finished")
     if "explorer" in stages:
-        if system.modality == "image":
-            manifest.update(no_explorer=explore(run_dir, data, settings["allow"]))
+        reason = explore(run_dir, data, settings["allow"]) if system.modality == "image" else None
+        manifest.update(no_explorer=reason)
         _mark(manifest, "explorer", "finished")
     if "report" in stages:
         write_report(run_dir, status="finished")
-        _mark(manifest, "report", "finished")
-    manifest.update(status="finished")
+    manifest.update(status="finished", stages=manifest.content.get("stages", {}) | {"report": "finished"})
 
 
 def _mark(manifest: runs.Manifest, stage: str, state: str) -> None:

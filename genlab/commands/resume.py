@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_only
 
 from genlab import compare, config, runs
-from genlab.commands.closing import all_closed, open_stages
+from genlab.commands.closing import all_closed, finished_stages
 from genlab.systems.steps import state_of
 
 __all__ = ["Start", "continue_job", "continue_run", "new_run"]
@@ -24,7 +24,7 @@ class Start:
     checkpoint: Path | None = None
     step: int = 0
     trained: bool = False
-    metrics: dict[str, float] = field(default_factory=dict)
+    changed: dict[str, Any] = field(default_factory=dict)
 
     def begin(self, run_dir: Path, loggers, settings: dict[str, Any]) -> None:
         """Writes down that the run goes on, when its first step is taken; until then the directory is as it was."""
@@ -97,33 +97,41 @@ def _continue(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, 
         return Start(settings, manifest)
     path = runs.checkpoint_path(settings["run"], settings["ckpt"])
     config.refuse_changes(changed, settings, settings["run"])
-    checkpoint = runs.read_checkpoint(path)
+    checkpoint = read_checkpoint(path, run_dir)
     step, state = checkpoint["global_step"], state_of(checkpoint)
     max_steps = settings["trainer"].get("max_steps") or -1
     ended = state.get("ended", content.get("status") == "finished")
     ended = ended and not any(key.startswith(("trainer.", "callbacks.")) for key in changed)
     trained = 0 < max_steps <= step or ended
-    if trained and not open_stages(settings, manifest):
+    if trained and all_closed(settings, manifest):
         raise config.ConfigError(
             f"trainer.max_steps={max_steps}: this run is at step {step} already; to go on, give more: "
             f"genlab train run={shlex.quote(str(run_dir))} trainer.max_steps={2 * step}"
         )
     metrics = {name: float(value) for name, value in state.get("metrics", {}).items()}
+    stages = {}
     if trained:
         metrics |= {name: value for name, value in content.get("metrics", {}).items() if name.startswith("test/")}
-        content |= {"stages": runs_stages(content) | {"training": "finished"}}
-    else:
-        content |= {"stages": {}}
+        stages = finished_stages(manifest) | {"training": "finished"}
+    content |= {"stages": stages}
     content |= {"status": "running", "steps": step, "resumed": resumed, "metrics": metrics}
     content.pop("error", None)
     for callback in checkpoint["callbacks"].values():
         if "images_seen" in callback:
             content["images_seen"] = callback["images_seen"]
-    return Start(settings, manifest, path, step, trained, metrics)
+    return Start(settings, manifest, path, step, trained, changed)
 
 
-def runs_stages(content: dict[str, Any]) -> dict[str, str]:
-    return {name: state for name, state in content.get("stages", {}).items() if state == "finished"}
+def read_checkpoint(path: Path, run_dir: Path) -> dict[str, Any]:
+    """Its content; the RunError of a damaged last.ckpt says how the run goes on from best.ckpt, if that is there."""
+    best = run_dir / "checkpoints" / "best.ckpt"
+    try:
+        return runs.read_checkpoint(path)
+    except runs.RunError as error:
+        if path == best or not best.is_file():
+            raise
+        again = f"genlab train run={shlex.quote(str(run_dir))} ckpt=best"
+        raise runs.RunError(f"{error}. best.ckpt is there, to go on from: {again}") from None
 
 
 def remove_leftovers(run_dir: Path) -> None:

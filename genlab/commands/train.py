@@ -142,6 +142,12 @@ def fit(trainer, system, data, start: Start, run_dir: Path) -> None:
     try:
         trainer.fit(system, datamodule=data, weights_only=True)
         finished = trainer.global_step > start.step
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        words = ", ".join(f"{key}={value}" for key, value in start.changed.items()) or "config.yaml"
+        line = str(error).splitlines()[1].strip()
+        raise config.ConfigError(f"{words}: the weights of {start.checkpoint} do not fit this network ({line})") from None
     except ValueError as error:
         if not trainer.global_step:
             raise
@@ -156,9 +162,8 @@ def fit(trainer, system, data, start: Start, run_dir: Path) -> None:
         manifest.update(**progress, stages={"training": "finished" if finished else "running"})
     if not finished:
         limits = ("max_steps", "max_epochs", "max_time", "limit_train_batches")
-        given = {name: trainer_setting for name in limits if (trainer_setting := start.settings["trainer"].get(name))}
-        words = ", ".join(f"trainer.{name}={value}" for name, value in given.items())
-        raise config.ConfigError(f"{words or 'trainer.max_steps=0'}: no step is left to train after step {start.step}")
+        words = ", ".join(f"trainer.{name}={start.settings['trainer'].get(name)}" for name in limits)
+        raise config.ConfigError(f"{words}: no step is left to train after step {start.step}")
 
 
 # --- before ---------------------------------------------------------------------------------------------------------

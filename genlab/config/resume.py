@@ -48,6 +48,10 @@ def refuse_changes(changed: Mapping[str, Any], settings: Mapping, run: str) -> N
         word = f"{key}={value}"
         if key.startswith(NETWORK):
             raise ConfigError(f"{word}: a run keeps its network; {_instead(settings, run, word)}")
+        if key.endswith("optimizer._target_"):
+            raise ConfigError(f"{word}: a run keeps its optimiser, whose state it has; {_instead(settings, run, word)}")
+        if key.startswith("callbacks.ema.modules"):
+            raise ConfigError(f"{word}: a run keeps what it averages; {_instead(settings, run, word)}")
         if key in BEGINNING:
             raise ConfigError(f"{word}: takes effect when a run begins; {_instead(settings, run, word)}")
         if key in ("seed", "data.seed"):

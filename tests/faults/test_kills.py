@@ -68,6 +68,11 @@ TIMES = {"started", "seconds", "resumed", "command"}
 DEFAULT = ["gan", "ogan", "epochs", "glann", "points", "classifier", "unilm", "pretrain_mlm", "closing"]
 
 
+def finished(run_dir: Path) -> bool:
+    path = run_dir / "manifest.json"
+    return path.exists() and json.loads(path.read_text())["status"] == "finished"
+
+
 class Forks:
     """Runs `genlab` in children of a warm process."""
 
@@ -94,7 +99,7 @@ class Forks:
             command = [f"run={run_dir}"] if begun else [*words, f"hydra.run.dir={run_dir}"]
             code, _ = self.run(command, run_dir, kill_at)
             happened += code == -9
-            if code == 0:
+            if code == 0 or finished(run_dir):  # killed in its very last moment
                 break
         return happened
 
@@ -104,6 +109,7 @@ def forks(tmp_path_factory):
     forks = Forks(tmp_path_factory.mktemp("forks"))
     yield forks
     forks.process.stdin.close()
+    forks.process.stdout.close()
     forks.process.wait()
 
 
