@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 
 import pytest
@@ -39,7 +41,7 @@ def last(run) -> dict:
         (["net.depth=3"], "net.depth=3"),
         (["data.batch_size=7"], "data.batch_size=7"),
         (["seed=5"], "seed=5"),
-        (["model.optimizer._target_=torch.optim.SGD"], "model.optimizer._target_"),
+        (["model.optimizer._target_=torch.optim.AdamW"], "model.optimizer._target_"),
         (["trainer.max_time=00:00:00:00"], "trainer.max_time"),
         (["data.num_val=60"], "data.num_val=60"),
         (["callbacks.ema.modules=[pixels]"], "callbacks.ema.modules"),
@@ -47,7 +49,7 @@ def last(run) -> dict:
 )
 def test_what_a_run_keeps_is_refused_and_nothing_is_touched(flow, trained_in, words, key):
     before = content(flow)
-    with pytest.raises(ValueError, match=rf"^{key.replace('.', '[.]')}") as refused:
+    with pytest.raises(ValueError, match=re.escape(key)) as refused:
         trained_in(flow, f"run={flow}", "trainer.max_steps=8", *[word.lstrip("+") for word in words])
     assert "Did you mean" not in str(refused.value)
     assert content(flow) == before
@@ -61,8 +63,6 @@ def test_a_finished_run_is_left_alone(flow, trained_in):
 
 
 def copied(flow, folder):
-    import shutil
-
     return shutil.copytree(flow, folder / "run")
 
 
@@ -147,13 +147,13 @@ def test_a_run_without_a_checkpoint_starts_anew(flow, trained_in, tmp_path):
 def test_two_signals_at_once_are_one(trained_in, tmp_path, monkeypatch, capsys, signum):
     from genlab.callbacks.reseed import Reseed
 
-    def twice(self, trainer, system, batch, batch_idx):
+    def twice(self, trainer, system, outputs, batch, batch_idx):
         if trainer.global_step == 2:
             os.kill(os.getpid(), signum)
             os.kill(os.getpid(), signum)
 
     before = signal.getsignal(signum)
-    monkeypatch.setattr(Reseed, "on_train_batch_end", twice)
+    monkeypatch.setattr(Reseed, "on_train_batch_end", twice, raising=False)
     with pytest.raises(SystemExit) as stop:
         trained_in(tmp_path / "run", *FLOW)
     assert stop.value.code == 128 + signum and "genlab train run=" in capsys.readouterr().err
