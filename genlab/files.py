@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ __all__ = [
     "explained",
     "on_disk",
     "refuse_links",
+    "sweep_up",
     "unwritable",
     "write_bytes",
     "write_text",
@@ -23,6 +25,8 @@ __all__ = [
 ]
 
 FOLDERS = ("checkpoints", "samples", "eval", ".hydra")  # of a run, that genlab writes in
+
+TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # the names that `writing` gives
 
 # What to do about what a file system refuses
 ADVICE = {
@@ -150,6 +154,15 @@ def refuse_links(run_dir: str | Path) -> None:
                     f"{entry.path}: is {kind}, and genlab writes only into the run directory itself; remove it, or put "
                     "the file or folder itself in its place"
                 )
+
+
+def sweep_up(folder: Path) -> None:
+    """Removes what a killed process left of `writing` in `folder`; nobody else may be writing there."""
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    for path in folder.iterdir():
+        if TEMPORARY.fullmatch(path.name) and not path.is_dir():
+            path.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:

@@ -7,12 +7,16 @@ import math
 import os
 import re
 import shlex
+import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from rich.table import Table
 from genlab.errors import RunError
 from genlab.files import refuse_links, write_text, writing
 from genlab.reading import read_json
+from genlab.signals import Handler, install
 
 __all__ = ["Jobs", "finish", "folder_override", "job_folder", "jobs_of", "run_job", "stamp", "started", "summarise"]
 
@@ -84,7 +89,10 @@ def folder_override(words: Sequence[str]) -> list[str]:
 
 
 class Jobs(Callback):
-    """Takes note of a sweep's directory when it starts, and makes it, for a study's database to go in."""
+    """Takes note of a sweep's directory when it starts, and makes it, for a study's database to go in.
+
+    A signal that asks the sweep to stop is passed on to the workers of a launcher (joblib), whose jobs save and end.
+    """
 
     def on_multirun_start(self, config, **kwargs: Any) -> None:
         folder = Path(str(config.hydra.sweep.dir))
@@ -92,6 +100,34 @@ class Jobs(Callback):
         for job in (folder, *(entry for entry in folder.iterdir() if entry.is_dir())):
             refuse_links(job)
         _started.append(folder)
+        begun = time.time()
+        install(Handler(lambda signum: stop_workers(folder, begun, signum)))
+
+
+def stop_workers(folder: Path, begun: float, signum: int) -> None:
+    """Signals the processes of this machine that run jobs in `folder` since `begun`; ends this one where there is none."""
+    paths = [path for path in folder.glob("*/status.json") if path.stat().st_mtime >= begun]
+    running = [_read(path, Status) for path in paths]
+    own = (socket.gethostname(), os.getpid())
+    workers = {job["pid"] for job in running if job.get("status") == "running" and job.get("host") == own[0]} - {own[1]}
+    for pid in workers:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGTERM)
+    if not workers:
+        raise SystemExit(128 + signum)
+
+
+@cache
+def watch_parent() -> None:
+    """In a launcher's worker: stops its job as SIGTERM does once the process that started the sweep is gone."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="watch_parent").start()
 
 
 def started() -> Path | None:
@@ -105,6 +141,8 @@ def started() -> Path | None:
 def run_job(task: Callable[[], Any], run_dir: Path, overrides: Sequence[str], metric: str | None, number: int) -> Any:
     """Runs `task`; <run_dir>/status.json says throughout how far it came, error.txt has the traceback of a failure."""
     begun = time.monotonic()
+    if started() is None:
+        watch_parent()
     status = {"status": "running", "number": number, "overrides": list(overrides), "metric": metric}
     status |= {"host": socket.gethostname(), "pid": os.getpid()}
     status |= {"started": datetime.now(UTC).isoformat(timespec="seconds")}

@@ -25,6 +25,7 @@ class CSVLogger(Logger):
         self.path = Path(save_dir) / "metrics.csv"
         self.columns: list[str] = ["step"]
         self.row: dict[str, Any] = {}
+        self.changed = False  # since it was last saved
         self.start: int | None = None  # where the current row begins in the file, once it is there
 
     @property
@@ -58,10 +59,11 @@ class CSVLogger(Logger):
             self.save()
             self.row, self.start = {}, None
         self.row |= {"step": step} | metrics
+        self.changed = True
 
     @rank_zero_only
     def save(self) -> None:
-        if not self.row:
+        if not self.changed:
             return
         new = [name for name in self.row if name not in self.columns]
         if new or not self.path.is_file():
@@ -75,6 +77,8 @@ class CSVLogger(Logger):
         with open(self.path, "r+", newline="") as file:
             self.start = file.seek(0, os.SEEK_END) if self.start is None else file.seek(self.start)
             csv.DictWriter(file, self.columns).writerow(self.row)
+            file.truncate()
+        self.changed = False
 
     def _rewrite(self, rows: list[dict]) -> None:
         with writing(self.path) as temporary, open(temporary, "w", newline="") as file:

@@ -32,6 +32,10 @@ class Grids(Callback):
         if trainer.global_step % self.every_num_steps == 0 or trainer.global_step == 1:
             self._draw(trainer, system)
 
+    def on_step_end(self, trainer, system, ended: bool) -> None:
+        if ended:
+            self._draw(trainer, system)
+
     def on_train_end(self, trainer, system) -> None:
         self._draw(trainer, system)
 

@@ -1,5 +1,6 @@
 """One progress bar for the whole run, with images a second and the time left."""
 
+import math
 import sys
 import time
 
@@ -37,6 +38,7 @@ class RunProgress(ProgressBar):
         if trainer.max_epochs not in (None, -1):
             in_epochs = trainer.max_epochs * trainer.num_training_batches // trainer.accumulate_grad_batches
             self.total = min(in_epochs, self.total) if self.total > 0 else in_epochs
+        self.total = self.total if 0 <= self.total < math.inf else None  # no end but a signal, a time or a callback
         if not (self.enabled and trainer.is_global_zero):
             return
         console = Console(file=sys.stderr)
@@ -53,7 +55,6 @@ class RunProgress(ProgressBar):
         rate = (self.images_seen - self.start_images) / (now - self.start_time)
         speed = f"{rate:{'.0f' if rate >= 10 else '.2g'}} {getattr(system, 'modality', 'image')}s/s"
         if step % trainer.log_every_n_steps == 0:
-            system.log("step", float(step), rank_zero_only=True)  # Lightning takes the x axis of its loggers from here
             system.log("images_seen", float(self.images_seen), rank_zero_only=True)
             system.log("images_per_second", rate, rank_zero_only=True)
         if not (self.enabled and trainer.is_global_zero):
@@ -63,10 +64,13 @@ class RunProgress(ProgressBar):
             self.bar.update(self.task, completed=step, description=getattr(system, "stage", "train"), **shown)
         elif now - self.printed >= self.every_seconds:
             self.printed = now
-            left = (self.total - step) * (now - self.start_time) / max(step - self.start_step, 1)
+            end = left = ""
+            if self.total is not None:
+                end = f"/{self.total}"
+                left = f"{(self.total - step) * (now - self.start_time) / max(step - self.start_step, 1):.0f} s left  "
             stage = f"{system.stage} " if hasattr(system, "stage") else ""
             print(
-                f"{stage}step {step}/{self.total}  {speed}  {left:.0f} s left  {self._metrics(trainer)}",
+                f"{stage}step {step}{end}  {speed}  {left}{self._metrics(trainer)}",
                 file=sys.stderr,
                 flush=True,
             )

@@ -32,7 +32,6 @@ class Quality(Callback):
         distance = frechet_distance(fake.compute(), self.real)
         system.log("val/fid_random", distance.float(), sync_dist=True)
         system.log("val/diversity", spread(samples) / self.real_spread, sync_dist=True)
-        system.log("step", float(trainer.global_step), rank_zero_only=True)
 
     def _measure_real(self, data, device: torch.device) -> None:
         self.features = random(data=data).to(device)

@@ -33,7 +33,6 @@ class Texts(Callback):
         system.log("val/quality", scores["f1" if question else "rouge_l"], sync_dist=True)
         if question:
             system.log("val/em", scores["em"], sync_dist=True)
-        system.log("step", float(trainer.global_step), rank_zero_only=True)
         if trainer.is_global_zero and not trainer.sanity_checking:
             rows = [
                 {"id": e.id, "source": e.sources[0], "question": e.question, "text": text, "accepted": e.accepted}
@@ -55,7 +54,6 @@ class ConditionalTexts(Callback):
             return
         given = {name: values[torch.arange(len(examples))] for name, values in data.given("val").items()}
         texts = [one.texts[0] for one in system.generate(examples, given=given)]
-        system.log("step", float(trainer.global_step), rank_zero_only=True)
         if trainer.is_global_zero:
             rows = zip(examples, texts, strict=True)
             write(trainer, [{"id": e.id, "labels": e.labels, "text": t, "accepted": e.accepted} for e, t in rows])
@@ -63,7 +61,7 @@ class ConditionalTexts(Callback):
 
 def write(trainer, rows: list[dict]) -> None:
     """Writes samples/texts_<step>.jsonl, and shows the rows to the loggers."""
-    folder = Path(trainer.default_root_dir) / "samples"
+    path = Path(trainer.default_root_dir) / "samples" / f"texts_{trainer.global_step:06d}.jsonl"
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_text(folder / f"texts_{trainer.global_step:06d}.jsonl", text)
+    write_text(path, text)
     show_texts(trainer.loggers, "samples/texts", rows, trainer.global_step)

@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,16 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from genlab import compare, config, runs
+from genlab import config, runs
 from genlab.callbacks import loggers
-from genlab.callbacks.checkpoint import Interrupted
+from genlab.callbacks.optimizer import Hyperparameters
 from genlab.callbacks.reseed import Reseed
 from genlab.callbacks.restored import restoring
-from genlab.commands import eval as evaluation
+from genlab.commands.closing import announce, chosen_metric, close_run
 from genlab.commands.data import describe_data, fit_to_data, tell
-from genlab.export.explorer import explore
-from genlab.report.html import PICTURES, write_report
-from genlab.runs.schema import BegunManifest
+from genlab.commands.record import Record
+from genlab.commands.resume import Start, continue_job, continue_run, new_run
+from genlab.signals import Interrupted, handled, ignored
 
 __all__ = ["run"]
 
@@ -45,42 +46,47 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> float 
     runs.check_layout(run_dir)
     quiet()
     with runs.on_disk(run_dir), runs.held(run_dir, writes=rank_zero_only.rank == 0):
-        if sweep and (run_dir / "manifest.json").exists():
-            settings, metrics = continue_job(run_dir, settings)
-            if metrics is not None:
-                return chosen_metric(settings["optimized_metric"], metrics)
-        return run_held(settings, run_dir, overrides, sweep)
+        if settings["run"]:
+            start = continue_run(run_dir, settings, overrides)
+        elif sweep and (run_dir / "manifest.json").exists():
+            start = continue_job(run_dir, settings)
+            if start is None:
+                return chosen_metric(settings["optimized_metric"], runs.Manifest.read(run_dir).content["metrics"])
+        else:
+            start = new_run(run_dir, settings, overrides)
+        return run_held(start, run_dir, sweep)
 
 
-def run_held(settings: dict, run_dir: Path, overrides: list[str], sweep: bool) -> float | None:
-    """`run` in a directory that no other process trains in."""
-    resume = runs.checkpoint_path(settings["run"], settings["ckpt"]) if settings["run"] else None
-    manifest = open_manifest(run_dir, settings, overrides, resume, sweep)
+def run_held(start: Start, run_dir: Path, sweep: bool) -> float | None:
+    """`run` in a directory that no other process trains in; whatever ends it is written down in the manifest."""
+    manifest = start.manifest
     try:
-        return train(settings, run_dir, resume, manifest, sweep)
+        with handled():
+            return train(start, run_dir, sweep)
     except (Interrupted, KeyboardInterrupt) as stop:
-        signum = signal.Signals(getattr(stop, "signum", signal.SIGINT))
-        if manifest.content["status"] == "running":
-            manifest.update(status="interrupted")
-        saved = f"step {manifest.content['steps']} is saved" if isinstance(stop, Interrupted) else "stopped"
-        print(f"{signum.name}: {saved}. To go on: genlab train run={run_dir}", file=sys.stderr)
+        with ignored():
+            signum = signal.Signals(getattr(stop, "signum", signal.SIGINT))
+            with suppress(OSError, runs.RunError):  # of a full disk, or a directory that is gone
+                manifest.update(status="interrupted")
+            saved = f"step {manifest.content['steps']} is saved" if getattr(stop, "saved", False) else "stopped at once"
+            print(f"{signum.name}: {saved}. To go on: genlab train run={shlex.quote(str(run_dir))}", file=sys.stderr)
         raise SystemExit(128 + signum) from None
     except BaseException as error:
         if isinstance(error, MisconfigurationException):  # Lightning's word for a user's error
             error = config.ConfigError(f"trainer: {error}")
-        if manifest.content["status"] == "running":  # not if all that failed is to measure a finished run, or to resume it
-            with suppress(OSError):  # of a full disk
-                manifest.update(status="failed", error=f"{type(error).__name__}: {error}")
+        with suppress(OSError, runs.RunError):
+            manifest.update(status="failed", error=f"{type(error).__name__}: {error}")
         raise error
 
 
-def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Manifest, sweep: bool) -> float | None:
+def train(start: Start, run_dir: Path, sweep: bool) -> float | None:
     """One run from data to report."""
+    settings, manifest = start.settings, start.manifest
     seed_everything(settings["seed"], workers=True, verbose=False)
     data = config.build(settings["data"], settings["allow"])
     data.prepare_data()
     data.setup()
-    same_data(manifest, data, resume)
+    same_data(manifest, data, start.checkpoint)
     settings, left_out = fit_to_data(settings, data)
     if manifest.writes:
         tell(data, left_out)
@@ -91,47 +97,37 @@ def train(settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Man
         condition = {"condition": settings["model"]["condition"] | {"values": data.label_values}}
         settings = settings | {"model": settings["model"] | condition}
     settings = with_frozen_run(settings)
-    if manifest.writes:
-        runs.save_config(run_dir, settings | {"run": None, "ckpt": "last"})
     system = config.build_system(settings, settings["allow"])
     if system.modality == "text":
         # On CPUs oneDNN keeps kernel and scratch memory of each of the last 1,024 shapes that it met, and batches of texts
         # have ever new ones: 10 GB after 500 steps of unilm_qa_cmrc, 5 with this. It is read once, at the first kernel.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    trainer = build_trainer(settings, run_dir)
+    trainer = build_trainer(settings, run_dir, manifest)
+    record = next(callback for callback in trainer.callbacks if isinstance(callback, Record))
+    record.begin = lambda: start.begin(run_dir, trainer.loggers, settings)
     try:
-        return train_with(trainer, system, data, settings, run_dir, resume, manifest, sweep)
+        return train_with(trainer, system, data, replace(start, settings=settings), record, run_dir, sweep)
     finally:
         loggers.close(trainer.loggers)
 
 
-def train_with(
-    trainer, system, data, settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Manifest, sweep: bool
-) -> float | None:
+def train_with(trainer, system, data, start: Start, record: Record, run_dir: Path, sweep: bool) -> float | None:
     """`train` from the first step on."""
-    console = Console(stderr=True)
-    step, trained = continue_from(resume, trainer, manifest, run_dir) if resume is not None else (0, False)
+    settings, manifest = start.settings, start.manifest
     if manifest.writes:
-        where = f"from step {step} " if step else ""
+        where = f"from step {start.step} " if start.step else ""
         line = f"training {settings['name']} on {data.name} {where}in {run_dir}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    loggers.begin(trainer.loggers, config.flatten(settings), resume is not None)
-    if not trained:
-        fit(trainer, system, data, resume, manifest, run_dir)
+        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+    if not manifest.held or start.trained:
+        record.start()
+    loggers.begin(trainer.loggers, config.flatten(settings), start.checkpoint is not None)
+    if not start.trained:
+        fit(trainer, system, data, start, run_dir)
     if not trainer.is_global_zero:
         return None
-    manifest.update(status="finished")
-    metrics = dict(manifest.content.get("metrics", {}))
-    if settings["evaluate"]:
-        results = evaluation.measure(run_dir, data, console=console, allow=settings["allow"])
-        measured = {f"test/{name}": entry["value"] for name, entry in results.items()}
-        metrics |= measured
-        manifest.update(metrics=metrics)
-        loggers.finish(trainer.loggers, measured, sorted((run_dir / "eval").glob("*.png")), trainer.global_step or step)
-    if settings.get("explorer", True) and system.modality == "image":
-        manifest.update(no_explorer=explore(run_dir, data, settings["allow"]))
-    announce(console, run_dir, write_report(run_dir), system, sweep)
-    return chosen_metric(settings["optimized_metric"], metrics)
+    close_run(run_dir, settings, manifest, trainer, system, data)
+    announce(run_dir, system, manifest.content["steps"], sweep)
+    return chosen_metric(settings["optimized_metric"], manifest.content.get("metrics", {}))
 
 
 def with_frozen_run(settings: dict) -> dict:
@@ -143,13 +139,16 @@ def with_frozen_run(settings: dict) -> dict:
     return settings | {"model": settings["model"] | {"condition": condition | frozen}}
 
 
-def fit(trainer, system, data, resume: Path | None, manifest: runs.Manifest, run_dir: Path) -> None:
-    """Trains, and writes down how far it came whatever happens."""
-    start, seconds = time.monotonic(), manifest.content["seconds"]
-    trainer.ckpt_path = resume  # an argument of fit is not known yet where a model's setup asks whether the run is new
+def fit(trainer, system, data, start: Start, run_dir: Path) -> None:
+    """Trains, and writes down how far it came whatever happens; ConfigError where no step was to be taken."""
+    manifest = start.manifest
+    begun, seconds = time.monotonic(), manifest.content["seconds"]
+    trainer.ckpt_path = start.checkpoint  # an argument of fit is not known yet where a model's setup asks if the run is new
+    finished = False
     try:
-        with restoring(trainer, resume):
+        with restoring(trainer, start.checkpoint):
             trainer.fit(system, datamodule=data, weights_only=True)
+        finished = trainer.global_step > start.step
     except ValueError as error:
         if not trainer.global_step or isinstance(error, runs.RunError):
             raise
@@ -158,9 +157,14 @@ def fit(trainer, system, data, resume: Path | None, manifest: runs.Manifest, run
         raise type(error)(f"{error} ({hint})") from error
     finally:
         images = next((c.images_seen for c in trainer.callbacks if hasattr(c, "images_seen")), 0)
-        elapsed = round(seconds + time.monotonic() - start, 1)
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name != "step"}
-        manifest.update(steps=trainer.global_step, images_seen=images, seconds=elapsed, metrics=metrics)
+        elapsed = round(seconds + time.monotonic() - begun, 1)
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        progress = {"steps": trainer.global_step, "images_seen": images, "seconds": elapsed, "metrics": metrics}
+        manifest.update(**progress, stages={"training": "finished" if finished else "running"})
+    if not finished:
+        limits = ("max_steps", "max_epochs", "max_time", "limit_train_batches")
+        words = ", ".join(f"trainer.{name}={start.settings['trainer'].get(name)}" for name in limits)
+        raise config.ConfigError(f"{words}: no step is left to train after step {start.step}")
 
 
 # --- before ---------------------------------------------------------------------------------------------------------
@@ -177,6 +181,12 @@ def check(cfg, overrides: list[str], sweep: bool) -> dict[str, Any]:
     for part in config.PARTS:
         if settings.get(part) is not None and part not in known:
             raise config.ConfigError(f"{part}: {settings['model']['_target_']} takes none; leave {part}= out")
+    metric = str(settings.get("optimized_metric") or "")
+    if metric.startswith("test/") and not settings["evaluate"]:
+        raise config.ConfigError(
+            f"optimized_metric={metric} evaluate=false: test/ metrics are measured when training ends; give evaluate=true, "
+            "or optimise a val/ metric"
+        )
     if sweep and starts_processes(settings["trainer"].get("strategy")):
         raise config.ConfigError(
             "trainer=ddp with -m: every process of a job would run the whole sweep again; start the jobs one by one, "
@@ -193,42 +203,6 @@ def starts_processes(strategy: Any) -> bool:
     return strategy in ("ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
 
 
-def open_manifest(run_dir: Path, settings: dict, overrides: list[str], resume: Path | None, sweep: bool) -> runs.Manifest:
-    if resume is not None:
-        manifest = runs.Manifest.read(run_dir, writes=rank_zero_only.rank == 0, schema=BegunManifest)
-        if not sweep and [word for word in overrides if not word.startswith(("run=", "ckpt="))]:
-            manifest.update(config=compare.digest(settings))
-        return manifest
-    content = {"command": shlex.join(["genlab", *sys.argv[1:]]), "overrides": overrides, "model": settings["name"]}
-    content |= {"seed": settings["seed"], **runs.environment(), "steps": 0, "images_seen": 0, "seconds": 0.0}
-    content |= {"config": compare.digest(settings), "differences": compare.differences(settings)}
-    return runs.Manifest.create(run_dir, content, writes=rank_zero_only.rank == 0)
-
-
-def continue_job(run_dir: Path, settings: dict) -> tuple[dict, dict[str, float] | None]:
-    """(settings, None) to run a job of a continued sweep from where it stopped, or (settings, its metrics): it is done.
-
-    RunError where the job's directory holds a run of another config.
-    """
-    manifest = runs.Manifest.read(run_dir)
-    status, metrics = manifest.content["status"], manifest.content.get("metrics", {})
-    if manifest.content.get("config") != compare.digest(settings):
-        raise runs.RunError(
-            f"{run_dir}: the run in it has another config than this job, so the sweep cannot go on in it; name another "
-            "hydra.sweep.dir, or remove that directory"
-        )
-    measured = not settings["evaluate"] or any(name.startswith("test/") for name in metrics)
-    if status == "finished" and measured:
-        print(f"{run_dir}: finished before, with the same config", file=sys.stderr)
-        return settings, metrics
-    if (run_dir / "checkpoints" / "last.ckpt").is_file():
-        manifest.update(status="interrupted")
-        return settings | {"run": str(run_dir), "ckpt": "last"}, None
-    for name in ("manifest.json", "metrics.csv"):  # it had saved nothing yet
-        (run_dir / name).unlink(missing_ok=True)
-    return settings, None
-
-
 def same_data(manifest: runs.Manifest, data, resume: Path | None) -> None:
     """Notes which data the run is trained on; ConfigError when a resumed run would go on with other data."""
     fingerprint = data.fingerprint()
@@ -241,31 +215,7 @@ def same_data(manifest: runs.Manifest, data, resume: Path | None) -> None:
     manifest.update(data=describe_data(data))
 
 
-def continue_from(resume: Path, trainer, manifest: runs.Manifest, run_dir: Path) -> tuple[int, bool]:
-    """The step of the checkpoint `resume`, and whether all is trained: a run killed after that is measured and reported.
-
-    ConfigError for a finished run of which nothing more is asked. Puts the loggers back to that step.
-    """
-    checkpoint = runs.read_resumable(resume)
-    step = checkpoint["global_step"]
-    trained = 0 < trainer.max_steps <= step
-    if trained and manifest.content["status"] == "finished":
-        raise config.ConfigError(
-            f"trainer.max_steps={trainer.max_steps}: this run is at step {step} already; to go on, give more: "
-            f"genlab train run={run_dir} trainer.max_steps={2 * step}"
-        )
-    for logger in trainer.loggers:
-        if hasattr(logger, "rewind"):
-            logger.rewind(step)
-    command = shlex.join(["genlab", *sys.argv[1:]])
-    manifest.update(status="running", steps=step, resumed=[*manifest.content.get("resumed", []), command])
-    for state in checkpoint["callbacks"].values():
-        if "images_seen" in state:
-            manifest.update(images_seen=state["images_seen"])
-    return step, trained
-
-
-def build_trainer(settings: dict, run_dir: Path):
+def build_trainer(settings: dict, run_dir: Path, manifest: runs.Manifest):
     allow = settings["allow"]
     nodes = (settings["callbacks"] or {}).values()
     callbacks = [config.build(node, allow) for node in nodes if node]
@@ -273,7 +223,7 @@ def build_trainer(settings: dict, run_dir: Path):
     return config.build(
         settings["trainer"],
         allow,
-        callbacks=[Reseed(settings["seed"]), *callbacks],
+        callbacks=[Record(manifest), Reseed(settings["seed"]), Hyperparameters(), *callbacks],
         logger=chosen or False,
         plugins=[runs.AtomicCheckpointIO()],
         default_root_dir=str(run_dir),
@@ -287,50 +237,3 @@ def quiet() -> None:
     for message in (".*does not have many workers.*", ".*number of training batches.*smaller than the logging.*",
                     ".*isinstance.treespec, LeafSpec.*", "Found .* module.s. in eval mode.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message)
-
-
-# --- after ----------------------------------------------------------------------------------------------------------
-
-
-def chosen_metric(name: str | None, metrics: dict[str, float]) -> float | None:
-    if name is None:
-        return None
-    if name not in metrics:
-        raise config.ConfigError(
-            f"optimized_metric={name}: this run has {', '.join(metrics)}.{config.closest(name, metrics)}"
-        )
-    return metrics[name]
-
-
-def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool) -> None:
-    """Says where everything is, and what to try next."""
-    lines = [f"run directory  {run_dir}", f"report         {report}"]
-    for kind in PICTURES:
-        made = sorted((run_dir / "samples").glob(f"{kind}_*.png"))
-        lines += [f"{kind:<15}{made[-1]}"] if made else []
-    console.print("\n" + "\n".join(lines), highlight=False, markup=False, soft_wrap=True)
-    if sweep:
-        return
-    run = shlex.quote(os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir))
-    console.print("try next\n  " + "\n  ".join(next_commands(run, system)), highlight=False, markup=False, soft_wrap=True)
-
-
-def next_commands(run: str, system) -> list[str]:
-    """What to try with a trained run, as it is typed; `run`: its directory, quoted."""
-    tries = [f"genlab sample run={run} num={10_000 if system.modality == 'point' else 64}"]
-    if system.modality == "text":
-        what = 'question="..." passages=["..."]' if system.codec.max_question else 'source="..."'
-        if hasattr(system, "condition") and system.writes_freely:
-            what = "num=8"
-        what = 'source="... [MASK] ..."' if getattr(system, "objective", "") == "mlm" else what
-        tries = [f"genlab sample run={run} {what}", f"genlab eval run={run}"]
-    elif not hasattr(system, "sample"):
-        tries = [f"genlab encode run={run} split=test out=codes.npz"]
-        if getattr(system, "invertible", True):
-            tries.insert(0, f"genlab sample run={run} mode=reconstruct num=16")
-    elif hasattr(system, "encode"):
-        mode = "interpolate" if system.modality == "point" else "walk"
-        tries += [f"genlab sample run={run} mode={mode} num=16", f"genlab encode run={run} split=test out=codes.npz"]
-    else:
-        tries += [f"genlab eval run={run}", f"genlab train run={run} trainer.max_steps={2 * system.global_step}"]
-    return tries

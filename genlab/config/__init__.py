@@ -10,6 +10,7 @@ from genlab.config.interpolation import resolve
 from genlab.config.keys import closest, flatten
 from genlab.config.outward import refuse_outward
 from genlab.config.registry import allowed, locate, registry, targets
+from genlab.config.resume import changes, refuse_changes
 from genlab.config.validation import parameters, validate
 from genlab.errors import ConfigError
 
@@ -19,6 +20,7 @@ __all__ = [
     "allowed",
     "build",
     "build_system",
+    "changes",
     "closest",
     "flatten",
     "from_run",
@@ -26,6 +28,7 @@ __all__ = [
     "parameters",
     "parse_frozen",
     "read_frozen",
+    "refuse_changes",
     "refuse_outward",
     "registry",
     "resolve",

@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from genlab.config.interpolation import escape
 from genlab.config.registry import check_forms
+from genlab.config.resume import refuse_groups
 from genlab.errors import ConfigError
 from genlab.files import refuse_links
 from genlab.plain import PlainError, parse_json, read_yaml
@@ -36,6 +37,8 @@ def read_frozen(run: str | Path) -> dict:
     """
     path = Path(run) / "config.yaml"
     if not path.is_file():
+        if path.with_name("manifest.json").exists():
+            raise ConfigError(f"run={run}: the run was stopped before its {path.name} was written; type its command again")
         raise ConfigError(f"run={run}: there is no {path.name} in it; expected a directory that `genlab train` left")
     try:
         return _frozen(read_yaml(path))
@@ -93,6 +96,7 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
             raise ConfigError("run= continues one run in place; it cannot be swept with -m")
         refuse_links(runs[-1])
         frozen = read_frozen(runs[-1]) | {"run": None, "ckpt": "last"}
+        refuse_groups(words, frozen, runs[-1])
         defaults = ["_self_", {"hydra": "default"}]
         ConfigStore.instance().store(name="resume", node={"defaults": defaults, **escape(frozen)})
         directory = QuotedString(str(Path(runs[-1]).absolute()), Quote.single).with_quotes()

@@ -55,18 +55,20 @@ STEP = re.compile(r"[0-9]{1,18}")  # in the name of a picture
 log = logging.getLogger(__name__)
 
 
-def write_report(run_dir: Path, eval_dir: Path | None = None) -> Path:
+def write_report(run_dir: Path, eval_dir: Path | None = None, status: str | None = None) -> Path:
     """Writes report.html of a run and returns its path.
 
     Args:
         run_dir: Where manifest.json, metrics.csv and samples/ are read.
         eval_dir: Where eval/ is read and the report is written; None: `run_dir`, too.
+        status: What the page calls the run, where the manifest cannot say so yet.
 
     Raises:
         RunError: The manifest is missing or damaged. Other files that are damaged are left out, with a warning.
     """
     eval_dir = eval_dir or run_dir
     manifest = runs.read_manifest(run_dir, TrainedManifest)
+    manifest |= {"status": status} if status else {}
     results = _if_readable(runs.read_results, eval_dir) or {}
     certificate = _if_readable(runs.read_certificate, eval_dir)
     settings = read_text(run_dir / "config.yaml")

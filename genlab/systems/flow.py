@@ -87,7 +87,6 @@ class Flow(LightningModule):
         x = batch[self.modality]
         value = self.scaled(self.log_prob(x, seed=batch_idx)).mean()
         self.log(f"val/{self.measure}", value, batch_size=len(x), sync_dist=True)
-        self.log("step", float(self.global_step), rank_zero_only=True)
 
     def configure_optimizers(self):
         optimizer = self.optimizer(self.net.parameters(), lr=self.lr)

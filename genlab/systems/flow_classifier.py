@@ -59,7 +59,6 @@ class InvertibleClassifier(LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         log_accuracy(self, self.classify(batch["image"]), batch)
-        self.log("step", float(self.global_step), rank_zero_only=True)
 
     def optimizer_step(self, *args, **kwargs) -> None:
         super().optimizer_step(*args, **kwargs)

@@ -112,8 +112,9 @@ class GraphStrategy(SingleDeviceStrategy):
         trainer, system = self.lightning_module.trainer, self.lightning_module
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
             hook, system._current_fx_name = system._current_fx_name, "training_step"
-            for name, (value, options) in self.logged.items():  # what another kind of step logged, too, as ever
+            for name, (value, options) in self.logged.items():  # what another kind of step has logged since, too
                 system.log(name, value, **options)
+            self.logged = {}
             system._current_fx_name = hook
         return closure._result.loss
 

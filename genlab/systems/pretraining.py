@@ -185,7 +185,6 @@ class Pretraining(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict({"val/loss": self.nll.compute(), "val/accuracy": self.right.compute()})
-        self.log("step", float(self.global_step), rank_zero_only=True)
         self.nll.reset()
         self.right.reset()
 

@@ -10,12 +10,13 @@ from lightning.pytorch import Callback
 from lightning.pytorch.accelerators import CPUAccelerator
 
 from genlab.systems.graph import GraphStrategy
+from genlab.systems.steps import EpochLoop, StepLogs
 
 __all__ = ["Compile", "Trainer"]
 
 
 class Trainer(lightning.pytorch.Trainer):
-    """Lightning's Trainer and its arguments, and besides:
+    """Lightning's Trainer and its arguments, with steps that end as a whole (genlab.systems.steps), and besides:
 
     graph: a training step is one CUDA graph (genlab.systems.graph), which a small model gains most by: one CUDA GPU, and a
     model whose steps can be captured. compile: the networks are compiled for training (torch.compile). Both can be had
@@ -28,6 +29,8 @@ class Trainer(lightning.pytorch.Trainer):
         if compile:
             options["callbacks"] = [Compile(), *(options.get("callbacks") or [])]
         super().__init__(*args, **options)
+        self.fit_loop.epoch_loop = EpochLoop(self, self.min_steps, self.max_steps)
+        self._logger_connector = StepLogs(self)
         if isinstance(self.accelerator, CPUAccelerator):
             keep_freed_memory()
 

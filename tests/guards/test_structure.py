@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "tensors": {"errors", "files"},
     "files": {"errors"},
     "plain": set(),
-    "sweeps": {"errors", "files", "reading", "report"},
+    "signals": set(),
+    "sweeps": {"errors", "files", "reading", "report", "signals"},
     "config": {"errors", "files", "plain", "words"},
     "words": set(),
     "explain": {"config"},
@@ -42,6 +43,7 @@ MAY_IMPORT = {
         "metrics",
         "report",
         "runs",
+        "signals",
         "systems",
         "tensors",
     },
@@ -62,7 +64,7 @@ MAY_IMPORT = {
     "nn": set(),
     "data": {"errors", "files", "reading", "weights"},  # the vocabulary of pretrained weights
     "metrics": {"data", "errors", "files", "losses", "tensors"},
-    "callbacks": {"errors", "files", "metrics", "reading", "report"},
+    "callbacks": {"errors", "files", "metrics", "reading", "report", "signals"},
     "report": {"config", "files", "reading", "runs"},
     "export": {"files", "losses", "nn", "report", "runs", "systems", "tensors"},
 }
