@@ -28,9 +28,12 @@ usage: genlab <command> [key=value ...]
 Tab completion: eval "$(genlab -sc install=bash)"
 """
 
+OUT_OF_MEMORY = "there is not enough memory for this; give smaller numbers (num=, batch_size=, data.batch_size=, net.*)"
+
 
 def main() -> None:
     """Entry point; exits 2 on a user's error, 1 when a job of a sweep failed, 128 + signal when interrupted."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file may have a name that no encoding knows
     try:
         run_command(sys.argv[1:])
         sys.stdout.flush()
@@ -58,6 +61,11 @@ def run_command(argv: list[str]) -> None:
         from genlab import __version__
 
         return print(f"genlab {__version__}")
+    for word in argv:
+        if word != word.encode(errors="replace").decode():
+            fail(
+                f"{word.encode(errors='backslashreplace').decode()}: not UTF-8; rename the file, or give the folder it is in"
+            )
     command = argv[0]
     if command not in COMMANDS:
         import difflib
@@ -84,13 +92,14 @@ def run_hydra(command: str, rest: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from genlab import config, explain, sweeps, words
+    from genlab import config, errors, explain, sweeps, words
 
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors here instead of printing them
     original = sys.argv
     try:
-        rest = [words.literal(word) for word in rest]
+        sweep = bool({"-m", "--multirun"} & set(rest))
+        rest = [words.literal(word, sweep) for word in rest]
         config_name, extra = config.from_run(command, rest)
         sys.argv = ["genlab", *rest, *extra, *sweeps.folder_override(rest)]
         task = partial(run_task, command, original, traceback)
@@ -107,6 +116,8 @@ def run_hydra(command: str, rest: list[str]) -> None:
             fail(explain.explain(error, command, rest))
         if isinstance(error, ValueError):
             fail(str(error))
+        if errors.out_of_memory(error):
+            fail(OUT_OF_MEMORY)
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
         code = stop.code if isinstance(stop, SystemExit) else 130
@@ -128,6 +139,8 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from genlab.errors import out_of_memory
+
     hydra_cfg = HydraConfig.get()
     sweep = hydra_cfg.mode == RunMode.MULTIRUN
     sys.argv = argv
@@ -146,6 +159,8 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
             print(f"genlab: job {hydra_cfg.job.num} failed: {error}", file=sys.stderr)
         elif isinstance(error, ValueError) and not traceback:
             fail(str(error))  # here, because Hydra would add lines of its own
+        elif out_of_memory(error) and not traceback:
+            fail(OUT_OF_MEMORY)
         elif isinstance(error, BrokenPipeError):
             end_unread()
         raise

@@ -19,8 +19,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.table import Table
+
+from genlab.console import Console, command, console
 
 __all__ = ["Jobs", "finish", "folder_override", "job_folder", "jobs_of", "run_job", "stamp", "started", "summarise"]
 
@@ -185,7 +186,7 @@ def parameters(job: dict[str, Any]) -> dict[str, str]:
     return {word.partition("=")[0]: word.partition("=")[2] for word in job["overrides"]}
 
 
-def summarise(sweep_dir: Path, console: Console | None = None) -> list[dict[str, Any]]:
+def summarise(sweep_dir: Path, out: Console | None = None) -> list[dict[str, Any]]:
     """Prints a table of a sweep's jobs and writes summary.csv and report.html in it; returns the jobs."""
     jobs = jobs_of(sweep_dir)
     if not jobs:
@@ -199,17 +200,17 @@ def summarise(sweep_dir: Path, console: Console | None = None) -> list[dict[str,
         rows.append(
             {"job": job["number"], **named, "seconds": job["seconds"], "error": job["error"], "folder": job["folder"]}
         )
-    console = console or Console(stderr=True)
+    out = out or console()
     names = [name for name in rows[0] if name not in ("error", "folder")]
     table = Table(box=None, pad_edge=False)
     for name in names:
         table.add_column(name, justify="right" if name in (metric, "seconds") else "left", overflow="fold")
     for row in rows:
         table.add_row(*(f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in map(row.get, names)))
-    console.print(table)
+    out.print(table)
     for job in jobs:
         if job["error"]:
-            console.print(f"job {job['number']}: {job['error']}", highlight=False, markup=False, soft_wrap=True)
+            out.print(f"job {job['number']}: {job['error']}", soft_wrap=True)
     with open(sweep_dir / "summary.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -234,9 +235,9 @@ def finish(argv: Sequence[str], error: BaseException | None = None) -> bool:
     print(f"summary  {folder / 'summary.csv'}\nreport   {folder / 'report.html'}", file=sys.stderr)
     metric = chosen_metric(jobs)
     if best := best_of(jobs, metric):
-        run = shlex.quote(os.path.relpath(folder / best["folder"]))
+        run = os.path.relpath(folder / best["folder"])
         print(f"best     {run}  {metric} {best['metrics'][metric]:.4g}\ntry next", file=sys.stderr)
-        print(f"  genlab sample run={run}\n  genlab export run={run} out=best", file=sys.stderr)
+        print(f"  {command('sample', run=run)}\n  {command('export', run=run, out='best')}", file=sys.stderr)
     left = [job for job in jobs if job["status"] != "finished"]
     if error is not None and not any(job["status"] == "failed" for job in jobs):
         print(f"genlab: error: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from genlab.callbacks.divergence import check_weights
+from genlab.ranges import PositiveFloat, PositiveInt
 
 __all__ = ["Checkpoint", "Interrupted"]
 
@@ -33,8 +34,8 @@ class Checkpoint(LightningCheckpoint):
 
     def __init__(
         self,
-        every_num_steps: int = 500,
-        every_minutes: float | None = 10,
+        every_num_steps: PositiveInt = 500,
+        every_minutes: PositiveFloat | None = 10,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
     ):

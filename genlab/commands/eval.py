@@ -2,16 +2,16 @@
 
 import inspect
 import json
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.progress import Progress
 
-from genlab import config, runs
+from genlab import config, console, runs
+from genlab.commands import options
 from genlab.commands.text import measure_texts, refuse
 from genlab.data import DataError
 from genlab.metrics.classification import evaluate_classifier
@@ -30,7 +30,7 @@ DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[str, float]:
     """Writes <run>/eval/metrics.json and the report anew, prints a table; returns the metrics' values."""
-    settings = config.resolve(cfg)
+    settings = options.read("eval", cfg)
     run_path = require_run(settings, "eval")
     config.validate({k: settings.get(k) for k in ("data", "metrics", "ood", "allow")}, {"metrics": ["data"]})
     data = config.build(with_vocabulary(settings["data"], run_path), settings["allow"])
@@ -80,7 +80,6 @@ def measure(
     scale: float | None = None,
     device: str = "auto",
     ood=None,
-    console: Console | None = None,
     texts: dict[str, Any] | None = None,
     overrides: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
@@ -92,7 +91,6 @@ def measure(
     texts.jsonl. texts: {"decoding": ..., "measure": ...} for these. overrides: the command line's, of which those that
     mean nothing to this model are refused.
     """
-    console = console or Console(stderr=True)
     if data.name is None:
         raise config.ConfigError("data: the run's config has no data to evaluate on; choose one, as in data=mnist5k")
     device = pick_device(device)
@@ -113,7 +111,7 @@ def measure(
     features = config.build(metrics, allow, data=data).to(device) if images else None
     chosen = {"split": split, "num_samples": num, "batch_size": batch_size, "seed": seed}
     results: dict[str, dict[str, Any]] = {}
-    with progress_bar(console) as progress:
+    with progress_bar() as progress:
         if system.modality == "text":
             settings = {"split": split, "num": num, "seed": seed, **(texts or {})}
             results |= measure_texts(system, data, run_path, settings, progress).results
@@ -147,14 +145,14 @@ def measure(
     used |= {name: value for name, value in {"sampler": sampler, "scale": scale}.items() if value is not None}
     results = {name: entry | used for name, entry in results.items()}
     runs.write_text(run_path / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
-    Console().print(metrics_table(results))
+    console.console(sys.stdout).print(metrics_table(results))
     return results
 
 
 @contextmanager
-def progress_bar(console: Console):
+def progress_bar():
     """A function (description, done, total) that shows how far each part of a measurement is."""
-    with Progress(console=console, transient=True) as bar:
+    with console.progress() as bar:
         tasks: dict[str, Any] = {}
 
         def progress(description: str, done: int, total: int) -> None:
@@ -170,7 +168,7 @@ def save_certificate(run_path: Path, certificate: dict[str, Any] | None) -> None
     if certificate is None:
         return
     runs.write_text(run_path / "eval" / "certificate.json", json.dumps(certificate, indent=2) + "\n")
-    Console().print(certificate_table(certificate))
+    console.console(sys.stdout).print(certificate_table(certificate))
 
 
 def other_data(node: dict[str, Any], data, allow):
@@ -238,6 +236,13 @@ def pick_device(name: str) -> str:
     import torch
 
     if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:  # torch compiled without it asserts
+            why = str(error).partition("\n")[0]
+            raise config.ConfigError(
+                f"device={name}: cannot be used here ({why}); device=auto takes what is there"
+            ) from None
         return name
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator.type if accelerator is not None else "cpu"

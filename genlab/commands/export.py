@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genlab import config, runs
+from genlab.commands import options
 from genlab.commands.eval import require_run
 from genlab.export import images
 from genlab.export.card import model_card
@@ -19,7 +20,7 @@ GRAPHS = {"torch_export": ("pt2", images.to_torch_export), "onnx": ("onnx", imag
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     """Writes what `format` says, all that the model can be written as if null, and README.md; prints each file's size."""
-    settings = config.resolve(cfg)
+    settings = options.read("export", cfg)
     run_path = require_run(settings, "export")
     runs.Manifest.read(run_path)
     frozen = config.read_frozen(run_path)

@@ -15,20 +15,19 @@ from typing import Any
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from rich.console import Console
 
 from genlab import compare, config, runs
 from genlab.callbacks import loggers
 from genlab.callbacks.checkpoint import Interrupted
 from genlab.callbacks.reseed import Reseed
 from genlab.commands import eval as evaluation
+from genlab.commands import options
+from genlab.console import Console, command, console
 from genlab.export.explorer import explore
 from genlab.report.html import PICTURES, write_report
 
 __all__ = ["run"]
 
-KEYS = {"name", "run", "ckpt", "seed", "allow", "model", "data", "trainer", "callbacks", "logger", "evaluate", "explorer"}
-KEYS |= {"optimized_metric", "tags", *config.PARTS}
 SUPPLIED = {"model": config.PARTS, "trainer": ["callbacks", "logger", "plugins", "default_root_dir"],
             "logger.*": ["save_dir"]}  # fmt: skip
 
@@ -59,7 +58,7 @@ def run_held(settings: dict, run_dir: Path, overrides: list[str], sweep: bool) -
         if manifest.content["status"] == "running":
             manifest.update(status="interrupted")
         saved = f"step {manifest.content['steps']} is saved" if isinstance(stop, Interrupted) else "stopped"
-        print(f"{signum.name}: {saved}. To go on: genlab train run={run_dir}", file=sys.stderr)
+        print(f"{signum.name}: {saved}. To go on: {command('train', run=run_dir)}", file=sys.stderr)
         raise SystemExit(128 + signum) from None
     except BaseException as error:
         if isinstance(error, MisconfigurationException):  # Lightning's word for a user's error
@@ -101,13 +100,11 @@ def train_with(
     trainer, system, data, settings: dict, run_dir: Path, resume: Path | None, manifest: runs.Manifest, sweep: bool
 ) -> float | None:
     """`train` from the first step on."""
-    console = Console(stderr=True)
+    out = console()
     step, trained = continue_from(resume, trainer, manifest, run_dir) if resume is not None else (0, False)
     if manifest.writes:
         where = f"from step {step} " if step else ""
-        console.print(
-            f"training [bold]{settings['name']}[/] on {data.name} {where}in {run_dir}", highlight=False, soft_wrap=True
-        )
+        out.print(f"training {settings['name']} on {data.name} {where}in {run_dir}", soft_wrap=True)
     loggers.begin(trainer.loggers, config.flatten(settings), resume is not None)
     if not trained:
         fit(trainer, system, data, resume, manifest, run_dir)
@@ -116,14 +113,14 @@ def train_with(
     manifest.update(status="finished")
     metrics = dict(manifest.content.get("metrics", {}))
     if settings["evaluate"]:
-        results = evaluation.measure(run_dir, data, console=console, allow=settings["allow"])
+        results = evaluation.measure(run_dir, data, allow=settings["allow"])
         measured = {f"test/{name}": entry["value"] for name, entry in results.items()}
         metrics |= measured
         manifest.update(metrics=metrics)
         loggers.finish(trainer.loggers, measured, sorted((run_dir / "eval").glob("*.png")), trainer.global_step or step)
     if settings.get("explorer", True) and system.modality == "image":
         manifest.update(no_explorer=explore(run_dir, data, settings["allow"]))
-    announce(console, run_dir, write_report(run_dir), system, sweep)
+    announce(out, run_dir, write_report(run_dir), system, sweep)
     return chosen_metric(settings["optimized_metric"], metrics)
 
 
@@ -160,8 +157,7 @@ def fit(trainer, system, data, resume: Path | None, manifest: runs.Manifest, run
 
 def check(cfg, sweep: bool) -> dict[str, Any]:
     """`cfg` resolved and validated as a whole, before anything is touched."""
-    settings = config.resolve(cfg)
-    config.validate(settings, SUPPLIED, KEYS)
+    settings = options.read("train", cfg, SUPPLIED)
     known = config.parameters(config.locate(settings["model"]["_target_"], settings["allow"]))
     for part in config.PARTS:
         if settings.get(part) is not None and part not in known:
@@ -242,13 +238,13 @@ def continue_from(resume: Path, trainer, manifest: runs.Manifest, run_dir: Path)
     if trained and manifest.content["status"] == "finished":
         raise config.ConfigError(
             f"trainer.max_steps={trainer.max_steps}: this run is at step {step} already; to go on, give more: "
-            f"genlab train run={run_dir} trainer.max_steps={2 * step}"
+            f"{command('train', f'trainer.max_steps={2 * step}', run=run_dir)}"
         )
     for logger in trainer.loggers:
         if hasattr(logger, "rewind"):
             logger.rewind(step)
-    command = shlex.join(["genlab", *sys.argv[1:]])
-    manifest.update(status="running", steps=step, resumed=[*manifest.content.get("resumed", []), command])
+    typed = shlex.join(["genlab", *sys.argv[1:]])
+    manifest.update(status="running", steps=step, resumed=[*manifest.content.get("resumed", []), typed])
     for state in checkpoint["callbacks"].values():
         if "images_seen" in state:
             manifest.update(images_seen=state["images_seen"])
@@ -292,35 +288,37 @@ def chosen_metric(name: str | None, metrics: dict[str, float]) -> float | None:
     return metrics[name]
 
 
-def announce(console: Console, run_dir: Path, report: Path, system, sweep: bool) -> None:
+def announce(out: Console, run_dir: Path, report: Path, system, sweep: bool) -> None:
     """Says where everything is, and what to try next."""
     lines = [f"run directory  {run_dir}", f"report         {report}"]
     for kind in PICTURES:
         made = sorted((run_dir / "samples").glob(f"{kind}_*.png"))
         lines += [f"{kind:<15}{made[-1]}"] if made else []
-    console.print("\n" + "\n".join(lines), highlight=False, soft_wrap=True)
+    out.print("\n" + "\n".join(lines), soft_wrap=True)
     if sweep:
         return
-    run = shlex.quote(os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir))
-    console.print("try next\n  " + "\n  ".join(next_commands(run, system)), highlight=False, soft_wrap=True)
+    run = os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir)
+    out.print("try next\n  " + "\n  ".join(next_commands(run, system)), soft_wrap=True)
 
 
 def next_commands(run: str, system) -> list[str]:
-    """What to try with a trained run, as it is typed; `run`: its directory, quoted."""
-    tries = [f"genlab sample run={run} num={10_000 if system.modality == 'point' else 64}"]
+    """What to try with a trained run, as it is typed; `run`: its directory."""
+    tries = [command("sample", run=run, num=10_000 if system.modality == "point" else 64)]
     if system.modality == "text":
-        what = 'question="..." passages=["..."]' if system.codec.max_question else 'source="..."'
+        what = "question='...' passages='[\"...\", \"...\"]'" if system.codec.max_question else 'source="..."'
         if hasattr(system, "condition") and system.writes_freely:
             what = "num=8"
         what = 'source="... [MASK] ..."' if getattr(system, "objective", "") == "mlm" else what
-        tries = [f"genlab sample run={run} {what}", f"genlab eval run={run}"]
+        tries = [command("sample", what, run=run), command("eval", run=run)]
     elif not hasattr(system, "sample"):
-        tries = [f"genlab encode run={run} split=test out=codes.npz"]
+        tries = [command("encode", run=run, split="test", out="codes.npz")]
         if getattr(system, "invertible", True):
-            tries.insert(0, f"genlab sample run={run} mode=reconstruct num=16")
+            tries.insert(0, command("sample", run=run, mode="reconstruct", num=16))
     elif hasattr(system, "encode"):
         mode = "interpolate" if system.modality == "point" else "walk"
-        tries += [f"genlab sample run={run} mode={mode} num=16", f"genlab encode run={run} split=test out=codes.npz"]
+        tries += [command("sample", run=run, mode=mode, num=16)]
+        tries += [command("encode", run=run, split="test", out="codes.npz")]
     else:
-        tries += [f"genlab eval run={run}", f"genlab train run={run} trainer.max_steps={2 * system.global_step}"]
+        tries += [command("eval", run=run)]
+        tries += [command("train", f"trainer.max_steps={2 * system.global_step}", run=run)]
     return tries

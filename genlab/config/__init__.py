@@ -9,18 +9,24 @@ from genlab.config.frozen import from_run, read_frozen
 from genlab.config.interpolation import resolve
 from genlab.config.keys import closest, flatten
 from genlab.config.registry import locate, targets
-from genlab.config.validation import parameters, validate
+from genlab.config.types import Node
+from genlab.config.validation import check_arguments, faults, listed, missing_arguments, parameters, validate
 from genlab.errors import ConfigError
 
 __all__ = [
     "PARTS",
     "ConfigError",
+    "Node",
     "build",
     "build_system",
+    "check_arguments",
     "closest",
+    "faults",
     "flatten",
     "from_run",
+    "listed",
     "locate",
+    "missing_arguments",
     "parameters",
     "read_frozen",
     "resolve",

@@ -6,6 +6,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from genlab.config.blame import blame
 from genlab.config.interpolation import resolve
 from genlab.config.registry import locate, targets
 
@@ -16,6 +17,11 @@ PARTS = ("net", "loss", "penalty", "augment")  # groups that are arguments of th
 
 def build(node: Mapping, allow: Iterable[str] = (), **kwargs: Any) -> Any:
     """The object that `node` describes, nested nodes first; `kwargs` are added to the outermost call."""
+    with blame(str(node.get("_target_"))):
+        return _build(node, allow, **kwargs)
+
+
+def _build(node: Mapping, allow: Iterable[str], **kwargs: Any) -> Any:
     node = resolve(node)
     for _, inner in targets(node):
         locate(inner["_target_"], allow)
@@ -27,5 +33,10 @@ def build(node: Mapping, allow: Iterable[str] = (), **kwargs: Any) -> Any:
 
 def build_system(cfg: Mapping, allow: Iterable[str] = ()) -> Any:
     """The system of `cfg.model`, handed those of PARTS that the config has."""
-    parts = {name: build(cfg[name], allow) for name in PARTS if cfg.get(name) is not None}
-    return build(cfg["model"], allow, **parts)
+    parts = {}
+    for name in PARTS:
+        if cfg.get(name) is not None:
+            with blame(name):
+                parts[name] = _build(cfg[name], allow)
+    with blame("model"):
+        return _build(cfg["model"], allow, **parts)

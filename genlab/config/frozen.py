@@ -6,11 +6,9 @@ from pathlib import Path
 
 import yaml
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 
 from genlab.errors import ConfigError
-from genlab.words import literal
+from genlab.words import literal, quoted, value_of
 
 __all__ = ["from_run", "read_frozen"]
 
@@ -44,9 +42,8 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
 
     `train run=` composes the run's frozen config itself; the other commands take its `data` as their default.
     """
-    runs = [word.partition("=")[2] for word in words if word.startswith("run=")]
-    parsed = [OverridesParser.create().parse_override(literal(f"run={run}")) for run in runs]
-    runs = [run if one.is_sweep_override() else str(one.value()) for run, one in zip(runs, parsed, strict=True)]
+    values = [value_of(literal(word)) for word in words if word.startswith("run=")]
+    runs = [run for run in values if run is not None]
     if command == "train":
         if not runs:
             return "train", []
@@ -55,8 +52,11 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
         frozen = read_frozen(runs[-1])
         defaults = ["_self_", {"hydra": "default"}]
         ConfigStore.instance().store(name="resume", node={"defaults": defaults, **frozen})
-        directory = QuotedString(str(Path(runs[-1]).absolute()), Quote.single).with_quotes()
-        return "resume", [f"hydra.run.dir={directory}", "hydra.output_subdir=null", "hydra.job.name=train"]
+        return "resume", [
+            f"hydra.run.dir={quoted(str(Path(runs[-1]).absolute()))}",
+            "hydra.output_subdir=null",
+            "hydra.job.name=train",
+        ]
     frozen = read_frozen(runs[-1]) if runs else {}
     ConfigStore.instance().store(group="data", name="of_run", node=frozen.get("data", {}))
     if command == "eval":

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +14,7 @@ from genlab.data.labelled import SteeredText
 from genlab.data.loader import MappedImages
 from genlab.data.module import SPLIT_SEED, SPLITS, ImageDataModule
 from genlab.data.records import Example, json_of
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["CocoCaptions", "LabelledImages"]
 
@@ -87,13 +89,13 @@ class CocoCaptions(SteeredText):
         self,
         root: str | None = None,
         year: int = 2014,
-        image_size: int = 224,
-        channels: int = 3,
+        image_size: PositiveInt = 224,
+        channels: PositiveInt = 3,
         crop: str | int = "center",
         resize: str = "bilinear",
-        on_error: str = "raise",
-        num_val: int = 1000,
-        num_test: int | None = 5000,
+        on_error: Literal["raise", "skip"] = "raise",
+        num_val: NonNegativeInt = 1000,
+        num_test: NonNegativeInt | None = 5000,
         **options,
     ) -> None:
         super().__init__(root=root, on_error=on_error, max_source=0, max_question=0, num_val=num_val, **options)

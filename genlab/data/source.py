@@ -15,10 +15,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TimeRemainingColumn
 from torch import Tensor
 
+from genlab.console import progress
 from genlab.data.decode import DataError, Transform
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".bmp", ".dib", ".gif", ".webp")
@@ -147,14 +147,13 @@ def decode_all(path: Path, total: int, transform: Transform) -> Iterator[tuple[s
         return _attempt(transform.decode, name, data)
 
     columns = ["{task.description}", BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()]
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    with ThreadPoolExecutor() as pool, bar as progress:
-        task = progress.add_task(f"Decoding {path.name}", total=total)
+    with ThreadPoolExecutor() as pool, progress(*columns) as bar:
+        task = bar.add_task(f"Decoding {path.name}", total=total)
         stream = entries(path)
         while chunk := [(name, _attempt(read)) for name, _, read in itertools.islice(stream, 256)]:
             for (name, _), result in zip(chunk, pool.map(decode, chunk), strict=True):
                 yield name, result
-            progress.advance(task, len(chunk))
+            bar.advance(task, len(chunk))
 
 
 def keep_or_raise(result: np.ndarray | DataError, on_error: str, skipped: list[str]) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
+from genlab.console import console
 from genlab.data.cache import data_root
 from genlab.data.decode import DataError
 
@@ -26,7 +26,7 @@ def cached(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file of any kind
-            Console(stderr=True).print(f"{path} cannot be read ({type(error).__name__}); it is made anew")
+            console().print(f"{path} cannot be read ({type(error).__name__}); it is made anew")
     content = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")

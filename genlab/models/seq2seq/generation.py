@@ -1,7 +1,8 @@
 """Targets for a batch of sources, or answers for a batch of questions, by one prefix-masked BERT."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from genlab.models.seq2seq.cached import captured
 from genlab.models.seq2seq.decoding import Decoded, LogProbs, Rules, beam_search, greedy, sample
 from genlab.models.seq2seq.voting import Extractive, Vote
 from genlab.nn.masks import CAUSAL, FULL, unilm
+from genlab.ranges import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 
 __all__ = ["Cached", "Decoding", "Guided", "Recomputed", "write"]
 
@@ -33,19 +35,19 @@ class Decoding:
     guidance: of a conditional model, how far its logits are taken from those without a condition through those with it; 1.
     """
 
-    method: str | None = None
-    num: int = 1
-    beams: int | None = None
+    method: Literal["greedy", "beam", "sample"] | None = None
+    num: PositiveInt = 1
+    beams: PositiveInt | None = None
     length_penalty: float | None = None
-    min_length: int | None = None
-    max_length: int | None = None
-    block_ngrams: int = 0
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
+    min_length: NonNegativeInt | None = None
+    max_length: PositiveInt | None = None
+    block_ngrams: NonNegativeInt = 0
+    temperature: PositiveFloat | None = None
+    top_k: PositiveInt | None = None
+    top_p: PositiveFraction | None = None
     extractive: bool | None = None
-    abstain: float | None = None
-    guidance: float | None = None
+    abstain: Fraction | None = None
+    guidance: NonNegativeFloat | None = None
 
     def __post_init__(self):
         if self.method not in (None, "greedy", "beam", "sample"):
@@ -69,17 +71,13 @@ class Decoding:
         return replace(
             self,
             method=method,
-            beams=max(self.beams or 4, self.num) if method == "beam" else None,
+            beams=max(4 if self.beams is None else self.beams, self.num) if method == "beam" else None,
             length_penalty=(float(asked) if self.length_penalty is None else self.length_penalty)
             if method == "beam"
             else None,
             min_length=int(not asked) if self.min_length is None else self.min_length,
             extractive=(self.extractive is not False) if asked else None,
         )
-
-    @classmethod
-    def names(cls) -> list[str]:
-        return [field.name for field in fields(cls)]
 
 
 class Cached:
