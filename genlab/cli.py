@@ -28,9 +28,6 @@ usage: genlab <command> [key=value ...]
 Tab completion: eval "$(genlab -sc install=bash)"
 """
 
-OUT_OF_MEMORY = "there is not enough memory for this; give smaller numbers (num=, batch_size=, data.batch_size=, net.*)"
-
-
 def main() -> None:
     """Entry point; exits 2 on a user's error, 1 when a job of a sweep failed, 128 + signal when interrupted."""
     sys.stdout.reconfigure(errors="backslashreplace")  # a file may have a name that no encoding knows
@@ -92,7 +89,8 @@ def run_hydra(command: str, rest: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from genlab import config, errors, explain, sweeps, words
+    from genlab import config, explain, sweeps, words
+    from genlab.errors import cause
 
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors here instead of printing them
@@ -112,12 +110,12 @@ def run_hydra(command: str, rest: list[str]) -> None:
             raise
         if not over:
             raise SystemExit(1) from None
-        if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
+        if isinstance(error, HydraException | OmegaConfBaseException | YAMLError) or type(error) is ValueError:
             fail(explain.explain(error, command, rest))
         if isinstance(error, ValueError):
             fail(str(error))
-        if errors.out_of_memory(error):
-            fail(OUT_OF_MEMORY)
+        if line := cause(error):
+            fail(line)
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
         code = stop.code if isinstance(stop, SystemExit) else 130
@@ -139,7 +137,7 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from genlab.errors import out_of_memory
+    from genlab.errors import cause
 
     hydra_cfg = HydraConfig.get()
     sweep = hydra_cfg.mode == RunMode.MULTIRUN
@@ -159,8 +157,8 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
             print(f"genlab: job {hydra_cfg.job.num} failed: {error}", file=sys.stderr)
         elif isinstance(error, ValueError) and not traceback:
             fail(str(error))  # here, because Hydra would add lines of its own
-        elif out_of_memory(error) and not traceback:
-            fail(OUT_OF_MEMORY)
+        elif (line := cause(error)) and not traceback:
+            fail(line)
         elif isinstance(error, BrokenPipeError):
             end_unread()
         raise
