@@ -28,6 +28,7 @@ usage: genlab <command> [key=value ...]
 Tab completion: eval "$(genlab -sc install=bash)"
 """
 
+
 def main() -> None:
     """Entry point; exits 2 on a user's error, 1 when a job of a sweep failed, 128 + signal when interrupted."""
     sys.stdout.reconfigure(errors="backslashreplace")  # a file may have a name that no encoding knows

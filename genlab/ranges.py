@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 __all__ = [
     "Decay",
+    "Depth",
     "Fraction",
     "NonNegativeFloat",
     "NonNegativeInt",
@@ -43,6 +44,7 @@ class Range:
 
 
 PositiveInt = Annotated[int, Range(ge=1)]
+Depth = Annotated[int, Range(ge=1, le=10_000)]  # of what is built one by one: layers, blocks, scales
 NonNegativeInt = Annotated[int, Range(ge=0)]
 PositiveFloat = Annotated[float, Range(gt=0)]
 NonNegativeFloat = Annotated[float, Range(ge=0)]

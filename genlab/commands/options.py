@@ -42,7 +42,7 @@ class Run:
 class Sample(Run):
     """genlab sample."""
 
-    data: dict[str, Any] = field(default_factory=dict)
+    data: Node | dict[str, Any] = field(default_factory=dict)
     mode: Literal["grid", "interpolate", "reconstruct", "walk"] = "grid"
     num: PositiveInt = 64
     seed: Seed = 0
@@ -65,7 +65,7 @@ class Sample(Run):
 class Encode(Run):
     """genlab encode."""
 
-    data: dict[str, Any] = field(default_factory=dict)
+    data: Node | dict[str, Any] = field(default_factory=dict)
     input: Text | None = None
     split: Split | None = None
     on_error: Literal["raise", "skip"] = "raise"
@@ -86,7 +86,7 @@ class Eval(Run):
     """genlab eval."""
 
     out: None = None  # it writes into the run
-    data: dict[str, Any] = field(default_factory=dict)
+    data: Node | dict[str, Any] = field(default_factory=dict)
     metrics: Node | None = None
     ood: Node | None = None
     split: Split = "test"

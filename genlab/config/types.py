@@ -4,7 +4,7 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from genlab.config.keys import closest
 
-__all__ = ["Node", "describe", "is_node", "type_error"]
+__all__ = ["Node", "describe", "is_node", "mismatches", "type_error"]
 
 # Strict: neither "1" nor true nor 1.0 is an int. Only an int is taken for a float.
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -31,18 +31,34 @@ def is_node(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
 
 
+def mismatches(place: str, value: Any, annotation: Any) -> Iterator[str]:
+    """What in the plain value is not of the type `annotation`, a line each that begins with its key.
+
+    Args:
+        place: the key of the value.
+        value: plain; of a mapping or list of configs with `_target_`, each child is looked at by itself.
+        annotation: of the argument.
+    """
+    if holds_nodes(value) and not is_node(value):
+        if isinstance(value, Mapping):
+            for name, child in value.items():
+                yield from mismatches(f"{place}.{name}", child, child_of(annotation, Mapping))
+        else:
+            for i, child in enumerate(value):
+                yield from mismatches(f"{place}[{i}]", child, child_of(annotation, list))
+    elif why := type_error(value, annotation):
+        shown = str(value)
+        yield f"{place}={shown if len(shown) <= 60 else shown[:59] + '…'}: {why}"
+
+
 def type_error(value: Any, annotation: Any) -> str | None:
     """Why the plain value cannot be of the type `annotation`; None if it can.
 
-    A config with `_target_` in the value is checked by itself: here it only has to be in a place for an object.
+    A config with `_target_` is checked by itself: here it only has to be in a place for an object.
     """
     if is_node(value):
         return None if takes_objects(annotation) else f"expected {describe(annotation)}, not a config with _target_"
-    if holds_nodes(value):  # each child by itself
-        children = value.values() if isinstance(value, Mapping) else value
-        each = child_of(annotation, Mapping if isinstance(value, Mapping) else list)
-        return next((why for child in children if (why := type_error(child, each))), None)
-    if (adapter := adapter_of(annotation)) is None:
+    if holds_nodes(value) or (adapter := adapter_of(annotation)) is None:
         return None
     try:
         # As JSON, in which a list may be a tuple: YAML knows no other way to write one.

@@ -9,7 +9,7 @@ from typing import Any
 from genlab.config.interpolation import resolve
 from genlab.config.keys import closest
 from genlab.config.registry import locate, targets
-from genlab.config.types import type_error
+from genlab.config.types import mismatches, type_error
 from genlab.errors import ConfigError
 from genlab.ranges import Decay, NonNegativeFloat
 
@@ -93,8 +93,7 @@ def check_arguments(key: str, target: Any, given: Mapping[str, Any], owner: str 
     for name, value in given.items():
         place = f"{key}.{name}" if key else str(name)
         if name in known:
-            why = type_error(value, known[name].annotation)
-            errors += [f"{place}={value}: {why}"] if why else []
+            errors += mismatches(place, value, known[name].annotation)
         elif not open_ended:
             what = f"{owner} has no such argument" if key else "no such key"
             errors.append(f"{place}: {what}.{closest(str(name), known)}")

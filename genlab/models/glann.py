@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from genlab.ranges import NonNegativeInt, PositiveInt
+from genlab.ranges import Depth, NonNegativeInt, PositiveInt
 
 __all__ = ["Generator", "Mapping"]
 
@@ -65,7 +65,7 @@ class Mapping(nn.Module):
     """e (B, E), normal noise -> z (B, Z), a code: num_layers hidden layers with batch norm and ReLU, no biases."""
 
     def __init__(
-        self, noise_dim: PositiveInt, latent_dim: PositiveInt, hidden_dim: PositiveInt = 128, num_layers: PositiveInt = 2
+        self, noise_dim: PositiveInt, latent_dim: PositiveInt, hidden_dim: PositiveInt = 128, num_layers: Depth = 2
     ):
         super().__init__()
         self.noise_dim = noise_dim

@@ -11,7 +11,7 @@ from genlab.nn.chain import Chain, MultiScale
 from genlab.nn.coupling import ConditionalGaussian, Coupling, conv_net, mlp
 from genlab.nn.invertible_linear import InvertibleLinear
 from genlab.nn.squeeze import Squeeze, squeezed
-from genlab.ranges import PositiveInt
+from genlab.ranges import Depth, PositiveInt
 
 __all__ = ["Glow", "halvings"]
 
@@ -40,9 +40,9 @@ class Glow(nn.Module):
     def __init__(
         self,
         shape: list[PositiveInt],
-        depth: PositiveInt = 32,
+        depth: Depth = 32,
         hidden: PositiveInt = 512,
-        levels: PositiveInt | None = None,
+        levels: Depth | None = None,
         coupling: Literal["sigmoid", "tanh", "additive"] = "sigmoid",
         lu: bool = True,
         recompute: bool = False,

@@ -12,7 +12,7 @@ from genlab.nn.lipschitz import refresh
 from genlab.nn.log_det import Exact, Truncated
 from genlab.nn.residual import Branch, ResidualBlock, conv_branch, dense_branch, estimator_moments
 from genlab.nn.squeeze import Squeeze, squeezed
-from genlab.ranges import NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
+from genlab.ranges import Depth, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
 
 __all__ = ["IResNet"]
 
@@ -34,19 +34,19 @@ class IResNet(nn.Module):
     def __init__(
         self,
         shape: list[PositiveInt],
-        num_blocks: PositiveInt | list[PositiveInt],
+        num_blocks: Depth | list[Depth],
         width: PositiveInt,
         log_det: Any = None,
         eval_log_det: Any = None,
-        levels: PositiveInt | None = None,
-        depth: PositiveInt = 3,
+        levels: Depth | None = None,
+        depth: Depth = 3,
         activation: Literal["elu", "softplus", "lipswish"] = "elu",
         coeff: OpenFraction | None = 0.9,
         squeeze_first: bool = True,
         factor_out: bool = True,
         norm: Literal["before", "after"] = "before",
         prior: Literal["diagonal", "standard"] = "diagonal",
-        dense_blocks: NonNegativeInt = 0,
+        dense_blocks: Literal[0] | Depth = 0,
         dense_width: PositiveInt = 128,
         num_probes: PositiveInt = 1,
         eval_num_probes: PositiveInt = 1,

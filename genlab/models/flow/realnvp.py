@@ -11,7 +11,7 @@ from genlab.nn.actnorm import ActNorm
 from genlab.nn.chain import Chain, MultiScale
 from genlab.nn.coupling import Coupling, MaskedCoupling, ZeroLayer, mlp
 from genlab.nn.squeeze import Squeeze, squeezed
-from genlab.ranges import PositiveInt
+from genlab.ranges import Depth, PositiveInt
 
 __all__ = ["RealNVP", "checkerboard"]
 
@@ -38,10 +38,10 @@ class RealNVP(nn.Module):
     def __init__(
         self,
         shape: list[PositiveInt],
-        depth: PositiveInt | None = None,
+        depth: Depth | None = None,
         hidden: PositiveInt = 64,
-        num_blocks: PositiveInt | None = None,
-        levels: PositiveInt | None = None,
+        num_blocks: Depth | None = None,
+        levels: Depth | None = None,
         coupling: Literal["tanh", "sigmoid", "additive"] = "tanh",
     ):
         super().__init__()

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from genlab.models.flow.iresnet import IResNet
-from genlab.ranges import NonNegativeInt, OpenFraction, PositiveInt
+from genlab.ranges import Depth, OpenFraction, PositiveInt
 
 __all__ = ["ResidualFlow"]
 
@@ -19,7 +19,7 @@ class ResidualFlow(IResNet):
     def __init__(
         self,
         shape: list[PositiveInt],
-        num_blocks: PositiveInt | list[PositiveInt],
+        num_blocks: Depth | list[Depth],
         width: PositiveInt,
         log_det: Any,
         activation: Literal["elu", "softplus", "lipswish"] = "lipswish",
@@ -28,7 +28,7 @@ class ResidualFlow(IResNet):
         factor_out: bool = False,
         norm: Literal["before", "after"] = "after",
         prior: Literal["diagonal", "standard"] = "standard",
-        dense_blocks: NonNegativeInt = 4,
+        dense_blocks: Literal[0] | Depth = 4,
         **options: Any,
     ):
         arrangement = {"squeeze_first": squeeze_first, "factor_out": factor_out, "norm": norm, "prior": prior}

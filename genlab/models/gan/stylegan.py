@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 
 from genlab.models.gan import dcgan
 from genlab.nn.norm import AdaIN
-from genlab.ranges import NonNegativeInt, PositiveFloat, PositiveInt
+from genlab.ranges import Depth, NonNegativeInt, PositiveFloat, PositiveInt
 
 __all__ = ["Constant", "Generator", "Mapping", "SlowLinear"]
 
@@ -91,7 +91,7 @@ class Generator(dcgan.Generator):
         width_multiple: PositiveInt = 8,
         kernel_size: Literal[4, 5] = 4,
         style_dim: PositiveInt | None = None,
-        num_layers: PositiveInt = 8,
+        num_layers: Depth = 8,
         mapping_rate: PositiveFloat = 0.01,
         upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "deconv",
         norm: Callable[[int, int, int], nn.Module] = AdaIN,

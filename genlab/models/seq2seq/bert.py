@@ -29,7 +29,7 @@ from genlab.nn.conditional_norm import ConditionalLayerNorm, LayerNorm, Projecti
 from genlab.nn.decode import add_norm
 from genlab.nn.init import init_positions, init_truncated
 from genlab.nn.masks import attend, bidirectional
-from genlab.ranges import NonNegativeInt, PartialFraction, PositiveFloat, PositiveInt
+from genlab.ranges import Depth, NonNegativeInt, PartialFraction, PositiveFloat, PositiveInt
 
 __all__ = ["BERT"]
 
@@ -107,7 +107,7 @@ class BERT(nn.Module):
         self,
         vocab_size: PositiveInt,
         dim: PositiveInt = 768,
-        num_layers: PositiveInt = 12,
+        num_layers: Depth = 12,
         num_heads: PositiveInt = 12,
         hidden_dim: PositiveInt = 3072,
         max_length: PositiveInt = 512,
