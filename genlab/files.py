@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from genlab.console import command
 from genlab.errors import RunError
 
 __all__ = ["disk_is_full", "on_disk", "write_bytes", "write_text", "writing"]
@@ -26,7 +27,7 @@ def on_disk(run_dir: Path):
         if not disk_is_full(error):
             raise
         raise RunError(
-            f"{error.filename or run_dir}: the disk is full. Free some space; then `genlab train run={run_dir}` goes on "
+            f"{error.filename or run_dir}: the disk is full. Free some space; then `{command('train', run=run_dir)}` goes on "
             "from the last checkpoint, if there is one"
         ) from error
 

@@ -37,10 +37,14 @@ class Range:
         return handler(source) | limits  # the schema of a number is a dict with these very keys
 
     def __str__(self) -> str:
-        words = {"ge": "{:g} or more", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
+        words = {"ge": "{} or more", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
         if (self.ge, self.le) == (0, 1):
             return "from 0 to 1"
-        return ", ".join(words[name].format(limit) for name, limit in vars(self).items() if limit is not None)
+        return ", ".join(
+            words[name].format(limit if limit != int(limit) else int(limit))
+            for name, limit in vars(self).items()
+            if limit is not None
+        )
 
 
 PositiveInt = Annotated[int, Range(ge=1)]

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from safetensors.torch import load_file
 
+from genlab.console import command
 from genlab.errors import RunError
 from genlab.files import disk_is_full, writing
 
@@ -26,7 +27,8 @@ class AtomicCheckpointIO(CheckpointIO):
             why = "the disk is full or the file cannot be written" if full else error.strerror
             kept = f"the previous {path.name} is whole" if path.exists() else "there is no earlier one"
             raise RunError(
-                f"{path}: could not be saved ({why}); {kept}. Free some space, then `genlab train run={path.parent.parent}`"
+                f"{path}: could not be saved ({why}); {kept}. Free some space, then "
+                f"`{command('train', run=path.parent.parent)}`"
             ) from error
 
     def load_checkpoint(self, path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 
+from genlab.console import command
 from genlab.errors import RunError
 from genlab.files import write_text
 
@@ -53,7 +54,7 @@ class Manifest:
                     return cls.create(run_dir, content)
             raise RunError(
                 f"hydra.run.dir={run_dir}: there is a run in it already; continue that one with "
-                f"`genlab train run={run_dir}`, or name another directory"
+                f"`{command('train', run=run_dir)}`, or name another directory"
             ) from None
         manifest.update()
         return manifest
