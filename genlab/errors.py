@@ -2,6 +2,20 @@
 
 __all__ = ["ConfigError", "RunError", "cause", "out_of_memory"]
 
+# What torch says of tensors that do not go together.
+SIZES = (
+    "cannot be multiplied",
+    "size mismatch",
+    "must match the size",
+    "channels, but got",
+    "should contain",
+    "is invalid for input",
+    "Sizes of tensors must match",
+    "split_sizes",
+    "smaller than kernel",
+    "not divisible",
+)
+
 
 class ConfigError(ValueError):
     """A setting that cannot be used; the message names its key."""
@@ -24,4 +38,7 @@ def cause(error: BaseException) -> str | None:
     if type(error).__name__ in ("LinAlgError", "_LinAlgError"):  # by name: NumPy's and torch's, and this imports neither
         said = str(error).partition("\n")[0]
         return f"the weights have diverged: {said} Try a lower rate (model.lr=, model.generator_lr=), or ckpt=best"
+    if isinstance(error, RuntimeError) and any(one in str(error) for one in SIZES):
+        said = str(error).strip().partition("\n")[0]
+        return f"net: the sizes do not fit each other, the data or model.latent_dim: {said}"
     return None

@@ -64,7 +64,7 @@ def entries(path: Path) -> Iterator[Entry]:
     """(name, [size, stamp], read) of each picture; call read before drawing the next. Raises DataError."""
     if path.is_dir():
         for file in _walk(path):
-            name = file.relative_to(path).as_posix()
+            name = os.fsencode(file.relative_to(path).as_posix()).decode(errors="backslashreplace")  # not all are UTF-8
             if _is_image(name) and file.is_file():
                 info = file.stat()
                 yield name, [info.st_size, info.st_mtime_ns], _limited(info.st_size, file.read_bytes)

@@ -8,7 +8,7 @@ from torch.nn.functional import mse_loss
 
 from genlab.metrics.neighbours import nearest
 from genlab.nn.norm import batch_statistics
-from genlab.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
+from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from genlab.systems.codes import Rows, draw
 from genlab.systems.glo import GLO
 
@@ -45,7 +45,7 @@ class GLANN(GLO):
     def __init__(
         self,
         *args,
-        glo_steps: PositiveInt,
+        glo_steps: NonNegativeInt,
         num_candidates: PositiveFloat = 2.0,
         mapping_lr: NonNegativeFloat = 1e-3,
         mapping_weight_decay: NonNegativeFloat = 1e-5,
