@@ -31,6 +31,7 @@ Tab completion: eval "$(genlab -sc install=bash)"
 
 def main() -> None:
     """Entry point; exits 2 on a user's error, 1 when a job of a sweep failed, 128 + signal when interrupted."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file may have a name that no encoding knows
     try:
         run_command(sys.argv[1:])
         sys.stdout.flush()
@@ -58,6 +59,11 @@ def run_command(argv: list[str]) -> None:
         from genlab import __version__
 
         return print(f"genlab {__version__}")
+    for word in argv:
+        if word != word.encode(errors="replace").decode():
+            fail(
+                f"{word.encode(errors='backslashreplace').decode()}: not UTF-8; rename the file, or give the folder it is in"
+            )
     command = argv[0]
     if command not in COMMANDS:
         import difflib
@@ -85,12 +91,14 @@ def run_hydra(command: str, rest: list[str]) -> None:
     from yaml import YAMLError
 
     from genlab import config, explain, files, sweeps, words
+    from genlab.errors import cause
 
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors here instead of printing them
     original = sys.argv
     try:
-        rest = [words.literal(word) for word in rest]
+        sweep = bool({"-m", "--multirun"} & set(rest))
+        rest = [words.literal(word, sweep) for word in rest]
         config_name, extra = config.from_run(command, rest)
         sys.argv = ["genlab", *rest, *extra, *sweeps.folder_override(rest)]
         task = partial(run_task, command, original, traceback)
@@ -103,11 +111,11 @@ def run_hydra(command: str, rest: list[str]) -> None:
             raise
         if not over:
             raise SystemExit(1) from None
-        if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
+        if isinstance(error, HydraException | OmegaConfBaseException | YAMLError) or type(error) is ValueError:
             fail(explain.explain(error, command, rest))
         if isinstance(error, ValueError):
             fail(str(error))
-        if (line := files.explained(error)) is not None:
+        if line := cause(error) or files.explained(error):
             fail(line)
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
@@ -131,6 +139,7 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
     from hydra.types import RunMode
 
     from genlab import files
+    from genlab.errors import cause
 
     hydra_cfg = HydraConfig.get()
     sweep = hydra_cfg.mode == RunMode.MULTIRUN
@@ -150,7 +159,7 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
             print(f"genlab: job {hydra_cfg.job.num} failed: {error}", file=sys.stderr)
         elif isinstance(error, ValueError) and not traceback:
             fail(str(error))  # here, because Hydra would add lines of its own
-        elif (line := files.explained(error)) is not None and not traceback:
+        elif (line := cause(error) or files.explained(error)) and not traceback:
             fail(line)
         elif isinstance(error, BrokenPipeError):
             end_unread()

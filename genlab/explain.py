@@ -69,6 +69,10 @@ def explain(error: Exception, command: str, words: Sequence[str] = ()) -> str:
         extra = EXTRAS.get(match[1])
         hint = f" It comes with an extra: pip install 'genlab[{extra}]'." if extra else closest(option, options)
         return f"{group}={option} is not there.{hint} Options: {', '.join(options)}."
+    if "Config group override must be a string or a list" in text:
+        left_out = [word.partition("=")[0] for word in words if re.fullmatch(r"\+*[\w/@]+=(null)?", word)]
+        named = " or ".join(f"~{key.lstrip('+')}" for key in left_out) or "~<group>"
+        return f"{', '.join(left_out)}: a group needs one of its options; to leave it out: {named}"
     if match := re.search(r"(\S+) appears more than once in the final defaults list", text):
         return f"{match[1]} is chosen twice; a defaults list changes what is chosen by '- override /<group>: <option>'."
     return text.partition("Config search path")[0].strip().replace("\n\n", "\n")

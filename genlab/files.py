@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from genlab.console import command
 from genlab.errors import RunError
 
 __all__ = [
@@ -97,8 +98,8 @@ def on_disk(run_dir: Path):
         if not disk_is_full(error):
             raise
         raise RunError(
-            f"{error.filename or run_dir}: the disk is full. Free some space; then `genlab train run={run_dir}` goes on "
-            "from the last checkpoint, if there is one"
+            f"{error.filename or run_dir}: the disk is full. Free some space; then "
+            f"`{command('train', run=run_dir)}` goes on from the last checkpoint, if there is one"
         ) from error
 
 

@@ -24,10 +24,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 from pydantic import BaseModel
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from genlab.console import Console, command, console
 from genlab.errors import RunError
 from genlab.files import refuse_links, write_text, writing
 from genlab.reading import read_json
@@ -249,7 +248,7 @@ def parameters(job: dict[str, Any]) -> dict[str, str]:
     return {word.partition("=")[0]: word.partition("=")[2] for word in job["overrides"]}
 
 
-def summarise(sweep_dir: Path, console: Console | None = None) -> list[dict[str, Any]]:
+def summarise(sweep_dir: Path, out: Console | None = None) -> list[dict[str, Any]]:
     """Prints a table of a sweep's jobs and writes summary.csv and report.html in it; returns the jobs."""
     jobs = jobs_of(sweep_dir)
     if not jobs:
@@ -263,18 +262,17 @@ def summarise(sweep_dir: Path, console: Console | None = None) -> list[dict[str,
         rows.append(
             {"job": job["number"], **named, "seconds": job["seconds"], "error": job["error"], "folder": job["folder"]}
         )
-    console = console or Console(stderr=True)
+    out = out or console()
     names = [name for name in rows[0] if name not in ("error", "folder")]
     table = Table(box=None, pad_edge=False)
     for name in names:
-        table.add_column(escape(name), justify="right" if name in (metric, "seconds") else "left", overflow="fold")
+        table.add_column(name, justify="right" if name in (metric, "seconds") else "left", overflow="fold")
     for row in rows:
-        shown = (f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in map(row.get, names))
-        table.add_row(*map(escape, shown))
-    console.print(table)
+        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v) for v in map(row.get, names)))
+    out.print(table)
     for job in jobs:
         if job["error"]:
-            console.print(f"job {job['number']}: {job['error']}", highlight=False, markup=False, soft_wrap=True)
+            out.print(f"job {job['number']}: {job['error']}", soft_wrap=True)
     with writing(sweep_dir / "summary.csv") as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -299,9 +297,9 @@ def finish(argv: Sequence[str], error: BaseException | None = None) -> bool:
     print(f"summary  {folder / 'summary.csv'}\nreport   {folder / 'report.html'}", file=sys.stderr)
     metric = chosen_metric(jobs)
     if best := best_of(jobs, metric):
-        run = shlex.quote(os.path.relpath(folder / best["folder"]))
+        run = os.path.relpath(folder / best["folder"])
         print(f"best     {run}  {metric} {best['metrics'][metric]:.4g}\ntry next", file=sys.stderr)
-        print(f"  genlab sample run={run}\n  genlab export run={run} out=best", file=sys.stderr)
+        print(f"  {command('sample', run=run)}\n  {command('export', run=run, out='best')}", file=sys.stderr)
     left = [job for job in jobs if job["status"] != "finished"]
     if error is not None and not any(job["status"] == "failed" for job in jobs):
         print(f"genlab: error: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}", file=sys.stderr)

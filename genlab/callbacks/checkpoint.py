@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from genlab.callbacks.divergence import check_weights
+from genlab.ranges import PositiveFloat, PositiveInt
 from genlab.signals import Interrupted, handled
 
 __all__ = ["Checkpoint"]
@@ -27,8 +28,8 @@ class Checkpoint(LightningCheckpoint):
 
     def __init__(
         self,
-        every_num_steps: int = 500,
-        every_minutes: float | None = 10,
+        every_num_steps: PositiveInt = 500,
+        every_minutes: PositiveFloat | None = 10,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
     ):

@@ -3,6 +3,8 @@
 import torch
 from lightning.pytorch import Callback
 
+from genlab.ranges import PositiveInt
+
 __all__ = ["Diverged", "DivergenceGuard", "check_weights"]
 
 ADVICE = "try a lower rate (model.lr=, or model.generator_lr= and model.discriminator_lr=), or trainer.gradient_clip_val=1"
@@ -26,7 +28,7 @@ class DivergenceGuard(Callback):
     makes weights so, and with them every later loss, and Checkpoint saves none of these.
     """
 
-    def __init__(self, every_num_steps: int | None = None):
+    def __init__(self, every_num_steps: PositiveInt | None = None):
         self.every_num_steps = every_num_steps
 
     def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:

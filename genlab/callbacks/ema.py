@@ -5,6 +5,8 @@ from contextlib import contextmanager
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from genlab.ranges import NonNegativeFloat, PositiveFloat
+
 __all__ = ["EMA", "averaged_weights"]
 
 
@@ -17,7 +19,7 @@ class EMA(Callback):
     averaged with the weights, counters are copied. Checkpoints hold the average under "ema", the raw weights as ever.
     """
 
-    def __init__(self, half_life: float, modules: list[str], ramp_up: float | None = 0.05):
+    def __init__(self, half_life: PositiveFloat, modules: list[str], ramp_up: NonNegativeFloat | None = 0.05):
         self.half_life, self.modules, self.ramp_up = half_life, modules, ramp_up
         self.average: dict[str, torch.Tensor] = {}
         self.images_seen = 0

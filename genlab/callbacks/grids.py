@@ -8,6 +8,7 @@ from lightning.pytorch import Callback
 from genlab.callbacks.ema import averaged_weights
 from genlab.callbacks.loggers import show
 from genlab.metrics.density import density_on_grid
+from genlab.ranges import PositiveInt
 from genlab.report.images import save_grid, save_pairs, save_rows, with_ends
 from genlab.report.points import save_points, window
 
@@ -24,7 +25,7 @@ class Grids(Callback):
     grid. Real images are of the validation split, the same each time. Of points: held-out ones, samples and the density.
     """
 
-    def __init__(self, every_num_steps: int = 500, num: int = 64):
+    def __init__(self, every_num_steps: PositiveInt = 500, num: PositiveInt = 64):
         self.every_num_steps, self.num = every_num_steps, num
         self.drawn_step = -1
 

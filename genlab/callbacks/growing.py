@@ -4,6 +4,8 @@ import math
 
 from lightning.pytorch import Callback
 
+from genlab.ranges import PositiveInt
+
 __all__ = ["Growing"]
 
 NETWORKS = ("generator", "discriminator")
@@ -19,7 +21,9 @@ class Growing(Callback):
     Refuses, naming it, a network that cannot grow.
     """
 
-    def __init__(self, train_images: int, fade_images: int, start_size: int = 4, reset_optimizer: bool = True):
+    def __init__(
+        self, train_images: PositiveInt, fade_images: PositiveInt, start_size: PositiveInt = 4, reset_optimizer: bool = True
+    ):
         if min(train_images, fade_images) < 0 or not train_images + fade_images:
             raise ValueError(
                 f"callbacks.growing.train_images={train_images}, fade_images={fade_images}: expected numbers of images "

@@ -5,8 +5,10 @@ import sys
 import time
 
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+
+from genlab.console import console, progress
+from genlab.ranges import PositiveFloat
 
 __all__ = ["RunProgress"]
 
@@ -18,7 +20,7 @@ class RunProgress(ProgressBar):
     trainer's logging steps.
     """
 
-    def __init__(self, every_seconds: float = 30.0):
+    def __init__(self, every_seconds: PositiveFloat = 30.0):
         super().__init__()
         self.every_seconds = every_seconds
         self.images_seen = 0
@@ -41,11 +43,10 @@ class RunProgress(ProgressBar):
         self.total = self.total if 0 <= self.total < math.inf else None  # no end but a signal, a time or a callback
         if not (self.enabled and trainer.is_global_zero):
             return
-        console = Console(file=sys.stderr)
-        if console.is_terminal:
-            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps")]
-            columns += [TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
-            self.bar = Progress(*columns, TextColumn("{task.fields[metrics]}"), console=console, refresh_per_second=4)
+        if console().is_terminal:
+            columns = ["{task.description}", BarColumn(), MofNCompleteColumn(), "steps"]
+            columns += ["{task.fields[rate]}", TimeElapsedColumn(), "left", TimeRemainingColumn()]
+            self.bar = progress(*columns, "{task.fields[metrics]}", transient=False, refresh_per_second=4)
             self.task = self.bar.add_task("train", total=self.total, completed=self.start_step, rate="", metrics="")
             self.bar.start()
 

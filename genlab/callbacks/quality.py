@@ -6,6 +6,7 @@ from lightning.pytorch import Callback
 from genlab.metrics.features import random
 from genlab.metrics.frechet import Moments, frechet_distance
 from genlab.metrics.neighbours import spread
+from genlab.ranges import PositiveInt
 
 __all__ = ["Quality"]
 
@@ -18,7 +19,7 @@ class Quality(Callback):
     images used. A code correlation can look well while all samples are alike: val/diversity cannot.
     """
 
-    def __init__(self, num: int = 1000):
+    def __init__(self, num: PositiveInt = 1000):
         self.num = num
         self.features = None
 

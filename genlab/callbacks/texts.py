@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from genlab.callbacks.loggers import show_texts
 from genlab.files import write_text
 from genlab.metrics.text_evaluation import is_chinese, judge
+from genlab.ranges import PositiveInt
 
 __all__ = ["ConditionalTexts", "Texts"]
 
@@ -20,7 +21,7 @@ class Texts(Callback):
     The validation has the averaged weights.
     """
 
-    def __init__(self, num: int = 100):
+    def __init__(self, num: PositiveInt = 100):
         self.num = num
 
     def on_validation_epoch_end(self, trainer, system) -> None:
@@ -44,7 +45,7 @@ class Texts(Callback):
 class ConditionalTexts(Callback):
     """At each validation, writes under the conditions of the first `num` validation examples: samples/texts_<step>.jsonl."""
 
-    def __init__(self, num: int = 20):
+    def __init__(self, num: PositiveInt = 20):
         self.num = num
 
     def on_validation_epoch_end(self, trainer, system) -> None:

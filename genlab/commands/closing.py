@@ -1,15 +1,13 @@
 """What `genlab train` does after the last step: evaluation, explorer and report, each a stage with a state of its own."""
 
 import os
-import shlex
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from genlab import config, runs
 from genlab.callbacks import loggers
 from genlab.commands import eval as evaluation
+from genlab.console import command, console
 from genlab.export.explorer import explore
 from genlab.report.html import PICTURES, write_report
 
@@ -46,12 +44,11 @@ def finished_stages(manifest: runs.Manifest) -> dict[str, str]:
 
 def close_run(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, trainer, system, data) -> None:
     """Measures, explores and reports a trained run as far as that is not done yet, and says at last that it is finished."""
-    console = Console(stderr=True)
     stages = open_stages(settings, manifest)
     if "evaluation" in stages:
         _mark(manifest, "evaluation", "running")
         try:
-            results = evaluation.measure(run_dir, data, console=console, allow=settings["allow"])
+            results = evaluation.measure(run_dir, data, allow=settings["allow"])
         except Exception:
             _mark(manifest, "evaluation", "failed")
             raise
@@ -86,36 +83,34 @@ def chosen_metric(name: str | None, metrics: dict[str, float]) -> float | None:
 
 def announce(run_dir: Path, system, steps: int, sweep: bool) -> None:
     """Says where everything is, and what to try next."""
-    console = Console(stderr=True)
     lines = [f"run directory  {run_dir}", f"report         {run_dir / 'report.html'}"]
     for kind in PICTURES:
         made = sorted((run_dir / "samples").glob(f"{kind}_*.png"))
         lines += [f"{kind:<15}{made[-1]}"] if made else []
-    console.print("\n" + "\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    console().print("\n" + "\n".join(lines), soft_wrap=True)
     if sweep:
         return
-    run = shlex.quote(os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir))
-    console.print(
-        "try next\n  " + "\n  ".join(next_commands(run, system, steps)), highlight=False, markup=False, soft_wrap=True
-    )
+    run = os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir)
+    console().print("try next\n  " + "\n  ".join(next_commands(run, system, steps)), soft_wrap=True)
 
 
 def next_commands(run: str, system, steps: int) -> list[str]:
-    """What to try with a run trained for `steps` steps, as it is typed; `run`: its directory, quoted."""
-    tries = [f"genlab sample run={run} num={10_000 if system.modality == 'point' else 64}"]
+    """What to try with a run trained for `steps` steps, as it is typed; `run`: its directory."""
+    tries = [command("sample", run=run, num=10_000 if system.modality == "point" else 64)]
     if system.modality == "text":
-        what = 'question="..." passages=["..."]' if system.codec.max_question else 'source="..."'
+        what = "question='...' passages='[\"...\", \"...\"]'" if system.codec.max_question else 'source="..."'
         if hasattr(system, "condition") and system.writes_freely:
             what = "num=8"
         what = 'source="... [MASK] ..."' if getattr(system, "objective", "") == "mlm" else what
-        tries = [f"genlab sample run={run} {what}", f"genlab eval run={run}"]
+        tries = [command("sample", what, run=run), command("eval", run=run)]
     elif not hasattr(system, "sample"):
-        tries = [f"genlab encode run={run} split=test out=codes.npz"]
+        tries = [command("encode", run=run, split="test", out="codes.npz")]
         if getattr(system, "invertible", True):
-            tries.insert(0, f"genlab sample run={run} mode=reconstruct num=16")
+            tries.insert(0, command("sample", run=run, mode="reconstruct", num=16))
     elif hasattr(system, "encode"):
         mode = "interpolate" if system.modality == "point" else "walk"
-        tries += [f"genlab sample run={run} mode={mode} num=16", f"genlab encode run={run} split=test out=codes.npz"]
+        tries += [command("sample", run=run, mode=mode, num=16)]
+        tries += [command("encode", run=run, split="test", out="codes.npz")]
     else:
-        tries += [f"genlab eval run={run}", f"genlab train run={run} trainer.max_steps={2 * steps}"]
+        tries += [command("eval", run=run), command("train", f"trainer.max_steps={2 * steps}", run=run)]
     return tries

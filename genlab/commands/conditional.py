@@ -1,5 +1,6 @@
 """What sample and encode do for a model of texts under a condition."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from genlab import config
+from genlab.commands import options
 from genlab.commands.data import require_own_data
-from genlab.commands.eval import data_of
 from genlab.commands.text import SHOWN, decoding_of, lines_of, read_input, shortened, write_rows
+from genlab.console import console
 from genlab.data import read_images
 from genlab.data.reading import format_of
 from genlab.data.records import Example, read_labelled
@@ -35,6 +35,8 @@ def sample_conditional(system, settings: dict[str, Any], run_dir: Path, override
     free = system.writes_freely
     if settings["mode"] not in ("grid", "interpolate"):
         raise config.ConfigError(f"mode={settings['mode']}: of texts under a condition, expected grid or interpolate")
+    if "data" in options.given(overrides) and hasattr(system.condition, "values"):
+        raise config.ConfigError("data: is not read for texts under labels; leave data.* out")
     for name, useful in {"prompt": free, "source": not free, "steps": settings["mode"] == "interpolate"}.items():
         if settings[name] is not None and not useful:
             why = {"prompt": "this model writes to a source=", "source": "this model is given no source, but a prompt="}
@@ -76,8 +78,8 @@ def show(rows: list[dict[str, Any]]) -> None:
         under += f" {row['t']:.2f}" if "t" in row else ""
         under += f" | {shortened(row['source'], 40)}" if "source" in row else ""
         for text, score in zip(row["texts"], row["scores"], strict=True):
-            table.add_row(*map(escape, (under.strip() or "(nothing told)", text or "(nothing)", f"{score:.3g}")))
-    Console().print(table)
+            table.add_row(under.strip() or "(nothing told)", text or "(nothing)", f"{score:.3g}")
+    console(sys.stdout).print(table)
 
 
 def sources(settings: dict[str, Any], by_labels: bool) -> list[str]:
@@ -95,8 +97,6 @@ def under_labels(system, settings: dict[str, Any], overrides: Sequence[str]) -> 
     condition, wanted = system.condition, settings["label"]
     if system.writes_freely and settings["input"] is not None:
         raise config.ConfigError("input=: this model needs none; give label= and prompt=")
-    if settings["num"] < 1:
-        raise config.ConfigError(f"num={settings['num']}: expected 1 or more")
     if wanted is None:
         field = next(iter(condition.values))
         wanted = [{field: name} for name in condition.values[field]]
@@ -109,9 +109,7 @@ def under_images(system, settings: dict[str, Any], overrides: Sequence[str]) -> 
     """The vectors of the first num images of input=, or of the run's test split, and {"image": name} of each."""
     if settings["label"] is not None:
         raise config.ConfigError("label: this model writes about images; give input=photos/")
-    if settings["num"] < 1:
-        raise config.ConfigError(f"num={settings['num']}: expected 1 or more")
-    data = data_of(settings)
+    data = options.build_data(settings)
     if settings["input"] is not None:
         images, names, _ = read_images(settings["input"], **data.image_shape, on_error="raise")
     else:
@@ -129,8 +127,6 @@ def between(conditions: torch.Tensor, names: list[dict[str, Any]], steps: int | 
         raise config.ConfigError(f"mode=interpolate: goes from one condition to another, and {len(names)} are given; "
                                  "label=[one,other], or num=2 of images")  # fmt: skip
     steps = 5 if steps is None else steps
-    if steps < 2:
-        raise config.ConfigError(f"steps={steps}: expected 2 or more")
     t = torch.linspace(0, 1, steps, device=conditions.device)
     ends = [n.get("labels") or n["image"] for n in names]
     shown = [" ".join(filter(None, e.values())) if isinstance(e, dict) else e for e in ends]

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
 from genlab import config, runs
+from genlab.commands import options
 from genlab.commands.conditional import encode_conditional
 from genlab.commands.data import require_own_data, require_split, tell
-from genlab.commands.eval import data_of, pick_device, require_run, require_verb, with_vocabulary
+from genlab.commands.eval import pick_device, require_run, require_verb, with_vocabulary
 from genlab.commands.text import encode_texts, refuse
+from genlab.console import progress
 from genlab.data import read_images, read_points
 from genlab.systems.inversion import invert
 from genlab.tensors import save_arrays
@@ -22,33 +22,33 @@ __all__ = ["run"]
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     """Writes an .npz: `codes` (N, D) float32, `paths` or `ids`, `labels` where known, `log_prob` (N,) where asked for."""
-    settings = config.resolve(cfg)
-    settings["allow"] = config.allowed(settings["allow"], overrides)
+    settings = options.read("encode", cfg, overrides)
     run_path = require_run(settings, "encode")
     if (settings["input"] is None) == (settings["split"] is None):
         raise config.ConfigError("give either input=<folder, zip, image or npz> or split=train|val|test")
     system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
     refuse("encode", system, overrides)
-    if settings["split"] not in (None, "train", "val", "test"):
-        raise config.ConfigError(f"split={settings['split']}: expected train, val or test")
+    if "on_error" in options.given(overrides) and settings["input"] is None:
+        raise config.ConfigError("on_error: has no effect with split=; it is for input= (data.on_error= for the run's data)")
     if system.modality == "text":
         write = encode_conditional if hasattr(system, "condition") else encode_texts
-        data = data_of(settings | {"data": with_vocabulary(settings["data"], run_path)})
+        data = options.build_data(settings | {"data": with_vocabulary(settings["data"], run_path)})
         if settings["split"]:
             set_up(data, settings["split"], run_path, overrides)
         return write(system, data, settings, run_dir)
     method = settings["method"]
-    if method not in ("encoder", "optimize"):
-        raise config.ConfigError(
-            f"method={method}: expected encoder or optimize.{config.closest(method, ('encoder', 'optimize'))}"
-        )
+    useful = {"label": method == "optimize", "seed": method == "optimize" or settings["log_prob"]}
+    for name in useful.keys() & options.given(overrides):
+        if not useful[name]:
+            raise config.ConfigError(f"{name}={settings[name]}: has no effect here; it is for method=optimize"
+                                     f"{' and log_prob=true' if name == 'seed' else ''}")  # fmt: skip
     require_verb(system, "encode" if method == "encoder" else "generator")
     if settings["log_prob"]:
         require_verb(system, "log_prob")
     tolerance = {} if settings["tolerance"] is None else {"tolerance": settings["tolerance"]}
     if tolerance and not hasattr(system, "stored_codes"):
         raise config.ConfigError(f"tolerance={settings['tolerance']}: {type(system).__name__} does not encode by descent")
-    data = data_of(settings)
+    data = options.build_data(settings)
     if hasattr(system, "bind"):
         system.bind(data)
     arrays: dict[str, np.ndarray] = {}
@@ -104,8 +104,7 @@ def set_up(data, split: str, run_path: Path, overrides: list[str]) -> bool | Non
 
 def optimized(system, images: torch.Tensor, label, seed: int) -> torch.Tensor:
     """The codes of one batch by optimisation, with its progress."""
-    console = Console(stderr=True)
-    with Progress(*Progress.get_default_columns(), console=console, transient=True) as bar:
+    with progress() as bar:
         task = bar.add_task(f"optimising {len(images)} codes", total=None)
         if label is not None and not hasattr(system, "labels"):
             raise config.ConfigError(f"label={label}: {type(system).__name__} knows no labels")

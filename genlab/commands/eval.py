@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.progress import Progress
 
-from genlab import config, runs
+from genlab import config, console, runs
+from genlab.commands import options
 from genlab.commands.data import require_own_data, require_split, tell, trained_on
 from genlab.commands.text import measure_texts, refuse
 from genlab.data import DataError
@@ -29,7 +28,6 @@ from genlab.runs.schema import TrainedManifest
 
 __all__ = [
     "choose_sampler",
-    "data_of",
     "measure",
     "pick_device",
     "require_run",
@@ -44,8 +42,7 @@ DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[str, float]:
     """Writes <run>/eval/metrics.json and the report anew, prints a table; returns the metrics' values."""
-    settings = config.resolve(cfg)
-    settings["allow"] = config.allowed(settings["allow"], overrides)
+    settings = options.read("eval", cfg, overrides)
     run_path = require_run(settings, "eval")
     refuse_links(run_path)
     runs.check_layout(run_path)
@@ -84,12 +81,6 @@ def place(run_path: Path, instead: Path) -> Path:
     return instead
 
 
-def data_of(settings: dict[str, Any]):
-    """The data of `data=`, or of the run; ConfigError names a key of theirs that cannot be."""
-    config.validate({name: settings[name] for name in ("data", "allow")})
-    return config.build(settings["data"], settings["allow"])
-
-
 def with_vocabulary(data: dict[str, Any], run_path: Path) -> dict[str, Any]:
     """The config of texts with the run's own vocabulary, whatever they were to be read with, and even where that is gone."""
     own = {"vocab": str(run_path.absolute()), "simplified": False}
@@ -120,7 +111,6 @@ def measure(
     scale: float | None = None,
     device: str = "auto",
     ood=None,
-    console: Console | None = None,
     texts: dict[str, Any] | None = None,
     overrides: Sequence[str] = (),
     out: Path | None = None,
@@ -133,7 +123,7 @@ def measure(
     of models of texts texts.jsonl. texts: {"decoding": ..., "measure": ...} for these. overrides: the command line's, of
     which those that mean nothing to this model are refused.
     """
-    console, out = console or Console(stderr=True), out or run_path
+    out = out or run_path
     if data.name is None:
         raise config.ConfigError("data: the run's config has no data to evaluate on; choose one, as in data=mnist5k")
     device = pick_device(device)
@@ -155,7 +145,7 @@ def measure(
     chosen = {"split": split, "num_samples": num, "batch_size": batch_size, "seed": seed}
     own = trained_on(run_path, data)
     results: dict[str, dict[str, Any]] = {}
-    with progress_bar(console) as progress:
+    with progress_bar() as progress:
         if system.modality == "text":
             settings = {"split": split, "num": num, "seed": seed, **(texts or {})}
             results |= measure_texts(system, data, out, settings, progress).results
@@ -187,15 +177,15 @@ def measure(
         used |= {"standing": standing, "crop": about.get("crop"), "resize": about.get("resize")}
     used |= {name: value for name, value in {"sampler": sampler, "scale": scale}.items() if value is not None}
     results = {name: entry | used for name, entry in results.items()}
-    Console().print(metrics_table(results))
+    console.console(sys.stdout).print(metrics_table(results))
     runs.write_text(out / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     return results
 
 
 @contextmanager
-def progress_bar(console: Console):
+def progress_bar():
     """A function (description, done, total) that shows how far each part of a measurement is."""
-    with Progress(console=console, transient=True) as bar:
+    with console.progress() as bar:
         tasks: dict[str, Any] = {}
 
         def progress(description: str, done: int, total: int) -> None:
@@ -211,7 +201,7 @@ def save_certificate(run_path: Path, certificate: dict[str, Any] | None) -> None
     if certificate is None:
         return
     runs.write_text(run_path / "eval" / "certificate.json", json.dumps(certificate, indent=2) + "\n")
-    Console().print(certificate_table(certificate))
+    console.console(sys.stdout).print(certificate_table(certificate))
 
 
 def other_data(node: dict[str, Any], data, allow):
@@ -274,6 +264,13 @@ def pick_device(name: str) -> str:
     import torch
 
     if name != "auto":
+        try:
+            torch.empty(0, device=name)
+        except (RuntimeError, AssertionError) as error:  # torch compiled without it asserts
+            why = str(error).partition("\n")[0]
+            raise config.ConfigError(
+                f"device={name}: cannot be used here ({why}); device=auto takes what is there"
+            ) from None
         return name
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator.type if accelerator is not None else "cpu"

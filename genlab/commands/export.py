@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genlab import config, runs
+from genlab.commands import options
 from genlab.commands.eval import require_run
 from genlab.export import images
 from genlab.export.card import model_card
@@ -20,8 +21,7 @@ GRAPHS = {"torch_export": ("pt2", images.to_torch_export), "onnx": ("onnx", imag
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     """Writes what `format` says, all that the model can be written as if null, and README.md; prints each file's size."""
-    settings = config.resolve(cfg)
-    settings["allow"] = config.allowed(settings["allow"], overrides)
+    settings = options.read("export", cfg, overrides)
     run_path = require_run(settings, "export")
     runs.read_manifest(run_path, TrainedManifest)  # before what takes long: the card tells of it
     runs.read_results(run_path)

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 
 from genlab import config, runs
+from genlab.commands import options
 from genlab.commands.conditional import sample_conditional
 from genlab.commands.data import require_own_data
-from genlab.commands.eval import choose_sampler, data_of, pick_device, require_run, require_verb, taken
+from genlab.commands.eval import choose_sampler, pick_device, require_run, require_verb, taken
 from genlab.commands.text import refuse, sample_texts
 from genlab.data import read_images, read_points
 from genlab.metrics.density import density_on_grid
@@ -17,14 +18,20 @@ from genlab.tensors import save_arrays
 
 __all__ = ["require_verb", "run"]
 
-MODES = ("grid", "interpolate", "reconstruct", "walk")
+MODES_OF = {  # in which alone an option has an effect
+    "scale": ("grid", "walk", "reconstruct"),
+    "temperature": ("grid", "walk"),
+    "sampler": ("grid", "walk"),
+    "steps": ("interpolate", "walk"),
+    "input": ("reconstruct", "interpolate"),
+    "data": ("reconstruct", "interpolate"),
+}
 GRID_SIDE = 300  # of the density beside points
 
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     """Writes <out>/<mode>.png (walk: .gif) and <mode>.npz, out being `run_dir` unless given; prints where."""
-    settings = config.resolve(cfg)
-    settings["allow"] = config.allowed(settings["allow"], overrides)
+    settings = options.read("sample", cfg, overrides)
     run_path = require_run(settings, "sample")
     system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
     refuse("sample", system, overrides)
@@ -33,18 +40,10 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
             return sample_conditional(system, settings, run_dir, overrides)
         return sample_texts(system, settings, run_dir)
     mode, num, seed, scale = settings["mode"], settings["num"], settings["seed"], settings["scale"]
-    if mode not in MODES:
-        raise config.ConfigError(f"mode={mode}: expected one of {', '.join(MODES)}.{config.closest(mode, MODES)}")
-    if num < 1:
-        raise config.ConfigError(f"num={num}: expected 1 or more")
-    for name, useful in {"scale": ("grid", "walk", "reconstruct"), "temperature": ("grid", "walk"),
-                         "steps": ("interpolate", "walk"), "input": ("reconstruct", "interpolate")}.items():  # fmt: skip
-        if settings[name] is not None and mode not in useful:
-            raise config.ConfigError(
-                f"{name}={settings[name]}: has no effect with mode={mode}; it is for {', '.join(useful)}"
-            )
-    if settings["sampler"] is not None and mode not in ("grid", "walk"):
-        raise config.ConfigError(f"sampler={settings['sampler']}: has no effect with mode={mode}; it is for grid, walk")
+    given = options.given(overrides)
+    for name, useful in MODES_OF.items():
+        if name in given and settings[name] is not None and mode not in useful:
+            raise config.ConfigError(f"{name}: has no effect with mode={mode}; it is for mode={' or '.join(useful)}")
     choose_sampler(system, settings["sampler"])
     if settings["standing"]:
         require_verb(system, "stand")
@@ -115,7 +114,7 @@ def real_inputs(
 
     They are the first of input=, else drawn from the test split of the run's data; label= goes before the data's own.
     """
-    data = data_of(settings)
+    data = options.build_data(settings)
     if hasattr(system, "bind"):  # what it searches codes by may be a network over these data
         system.bind(data)
     if settings["input"] and system.modality == "point":

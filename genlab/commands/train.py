@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shlex
 import signal
 import sys
 import time
@@ -16,23 +15,22 @@ from typing import Any
 from lightning.pytorch import seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from rich.console import Console
 
 from genlab import config, runs
 from genlab.callbacks import loggers
 from genlab.callbacks.optimizer import Hyperparameters
 from genlab.callbacks.reseed import Reseed
 from genlab.callbacks.restored import restoring
+from genlab.commands import options
 from genlab.commands.closing import announce, chosen_metric, close_run
 from genlab.commands.data import describe_data, fit_to_data, tell
 from genlab.commands.record import Record
 from genlab.commands.resume import Start, continue_job, continue_run, new_run
+from genlab.console import command, console
 from genlab.signals import Interrupted, handled, ignored
 
 __all__ = ["run"]
 
-KEYS = {"name", "run", "ckpt", "seed", "allow", "model", "data", "trainer", "callbacks", "logger", "evaluate", "explorer"}
-KEYS |= {"optimized_metric", "tags", *config.PARTS}
 SUPPLIED = {"model": config.PARTS, "trainer": ["callbacks", "logger", "plugins", "default_root_dir"],
             "logger.*": ["save_dir"]}  # fmt: skip
 
@@ -69,7 +67,7 @@ def run_held(start: Start, run_dir: Path, sweep: bool) -> float | None:
             with suppress(OSError, runs.RunError):  # of a full disk, or a directory that is gone
                 manifest.update(status="interrupted")
             saved = f"step {manifest.content['steps']} is saved" if getattr(stop, "saved", False) else "stopped at once"
-            print(f"{signum.name}: {saved}. To go on: genlab train run={shlex.quote(str(run_dir))}", file=sys.stderr)
+            print(f"{signum.name}: {saved}. To go on: {command('train', run=run_dir)}", file=sys.stderr)
         raise SystemExit(128 + signum) from None
     except BaseException as error:
         if isinstance(error, MisconfigurationException):  # Lightning's word for a user's error
@@ -117,7 +115,7 @@ def train_with(trainer, system, data, start: Start, record: Record, run_dir: Pat
     if manifest.writes:
         where = f"from step {start.step} " if start.step else ""
         line = f"training {settings['name']} on {data.name} {where}in {run_dir}"
-        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
+        console().print(line, soft_wrap=True)
     if not manifest.held or start.trained:
         record.start()
     loggers.begin(trainer.loggers, config.flatten(settings), start.checkpoint is not None)
@@ -172,11 +170,9 @@ def fit(trainer, system, data, start: Start, run_dir: Path) -> None:
 
 def check(cfg, overrides: list[str], sweep: bool) -> dict[str, Any]:
     """`cfg` resolved and validated as a whole, before anything is touched."""
-    settings = config.resolve(cfg)
-    settings["allow"] = config.allowed(settings["allow"], overrides, new=not settings["run"])
+    settings = options.read("train", cfg, overrides, SUPPLIED)
     if settings["run"]:
         config.refuse_outward(settings, overrides)
-    config.validate(settings, SUPPLIED, KEYS)
     known = config.parameters(config.locate(settings["model"]["_target_"], settings["allow"]))
     for part in config.PARTS:
         if settings.get(part) is not None and part not in known:

@@ -11,20 +11,26 @@ from genlab.config.keys import closest, flatten
 from genlab.config.outward import refuse_outward
 from genlab.config.registry import allowed, locate, registry, targets
 from genlab.config.resume import changes, refuse_changes
-from genlab.config.validation import parameters, validate
+from genlab.config.types import Node
+from genlab.config.validation import check_arguments, faults, listed, missing_arguments, parameters, validate
 from genlab.errors import ConfigError
 
 __all__ = [
     "PARTS",
     "ConfigError",
+    "Node",
     "allowed",
     "build",
     "build_system",
     "changes",
+    "check_arguments",
     "closest",
+    "faults",
     "flatten",
     "from_run",
+    "listed",
     "locate",
+    "missing_arguments",
     "parameters",
     "parse_frozen",
     "read_frozen",

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from genlab.config.blame import blame
 from genlab.config.interpolation import resolve
 from genlab.config.registry import DIRECTIVES, FIXED, check_added, check_forms, locate, targets
 
@@ -24,9 +25,14 @@ def build(node: Mapping, allow: Iterable[str] = (), **kwargs: Any) -> Any:
         kwargs: Added to the outermost call.
 
     Raises:
-        ConfigError: A target is not allowed or not there, or the form of a node is wrong. What a constructor raises
-            comes through as it is.
+        ConfigError: A target is not allowed or not there, the form of a node is wrong, or a constructor fails for what it
+            was given. A ValueError that names its key, and errors of genlab's own kinds, come through as they are.
     """
+    with blame(str(node.get("_target_"))):
+        return _build(node, allow, **kwargs)
+
+
+def _build(node: Mapping, allow: Iterable[str], **kwargs: Any) -> Any:
     node = resolve(node)
     check_forms(node)
     check_added(node, kwargs)
@@ -52,5 +58,10 @@ def _made(node: Any, allow: Iterable[str], kwargs: Mapping[str, Any]) -> Any:
 
 def build_system(cfg: Mapping, allow: Iterable[str] = ()) -> Any:
     """The system of `cfg.model`, handed those of PARTS that the config has."""
-    parts = {name: build(cfg[name], allow) for name in PARTS if cfg.get(name) is not None}
-    return build(cfg["model"], allow, **parts)
+    parts = {}
+    for name in PARTS:
+        if cfg.get(name) is not None:
+            with blame(name):
+                parts[name] = _build(cfg[name], allow)
+    with blame("model"):
+        return _build(cfg["model"], allow, **parts)

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 
 from genlab.config.interpolation import escape
 from genlab.config.registry import check_forms
@@ -15,7 +13,7 @@ from genlab.config.resume import refuse_groups
 from genlab.errors import ConfigError
 from genlab.files import refuse_links
 from genlab.plain import PlainError, parse_json, read_yaml
-from genlab.words import literal
+from genlab.words import literal, quoted, value_of
 
 __all__ = ["from_run", "parse_frozen", "read_frozen"]
 
@@ -86,9 +84,8 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
 
     `train run=` composes the run's frozen config itself; the other commands take its `data` as their default.
     """
-    runs = [word.partition("=")[2] for word in words if word.startswith("run=")]
-    parsed = [OverridesParser.create().parse_override(literal(f"run={run}")) for run in runs]
-    runs = [run if one.is_sweep_override() else str(one.value()) for run, one in zip(runs, parsed, strict=True)]
+    values = [value_of(literal(word)) for word in words if word.startswith("run=")]
+    runs = [run for run in values if run is not None]
     if command == "train":
         if not runs:
             return "train", []
@@ -99,8 +96,11 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
         refuse_groups(words, frozen, runs[-1])
         defaults = ["_self_", {"hydra": "default"}]
         ConfigStore.instance().store(name="resume", node={"defaults": defaults, **escape(frozen)})
-        directory = QuotedString(str(Path(runs[-1]).absolute()), Quote.single).with_quotes()
-        return "resume", [f"hydra.run.dir={directory}", "hydra.output_subdir=null", "hydra.job.name=train"]
+        return "resume", [
+            f"hydra.run.dir={quoted(str(Path(runs[-1]).absolute()))}",
+            "hydra.output_subdir=null",
+            "hydra.job.name=train",
+        ]
     frozen = read_frozen(runs[-1]) if runs else {}
     ConfigStore.instance().store(group="data", name="of_run", node=escape(frozen.get("data") or {}))
     if command == "eval":

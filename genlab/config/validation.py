@@ -9,18 +9,30 @@ from typing import Any
 from genlab.config.interpolation import resolve
 from genlab.config.keys import closest
 from genlab.config.registry import locate, targets
+from genlab.config.types import mismatches, type_error
 from genlab.errors import ConfigError
+from genlab.ranges import Decay, NonNegativeFloat
 
-__all__ = ["parameters", "validate"]
+__all__ = ["check_arguments", "faults", "listed", "missing_arguments", "parameters", "validate"]
 
-DIRECTIVES = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
+DIRECTIVES = {"_target_": str, "_partial_": bool, "_args_": list, "_recursive_": bool, "_convert_": str}
+# Arguments of torch's optimisers, whose own annotations have no ranges.
+OPTIMIZER = {
+    "lr": NonNegativeFloat,
+    "betas": tuple[Decay, Decay],
+    "alpha": Decay,
+    "rho": Decay,
+    "eps": NonNegativeFloat,
+    "weight_decay": NonNegativeFloat,
+    "momentum": NonNegativeFloat,
+}
 
 
 def parameters(target: Any) -> dict[str, inspect.Parameter]:
     """The named parameters of a class or function, through **kwargs up to the parents' constructors.
 
     What a library does with its **kwargs is not known: then a parameter of kind VAR_KEYWORD is among them, and no
-    parameter of a parent is required.
+    parameter of a parent is required. `**options: Unpack[Options]` names the keys of the TypedDict Options.
     """
     foreign = not target.__module__.startswith("genlab.")
     classes = target.__mro__ if inspect.isclass(target) else [target]
@@ -30,75 +42,110 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
         if call is None:
             continue
         try:
-            signature = list(inspect.signature(call).parameters.values())[inspect.isclass(cls) :]
+            signature = list(_signature(call).parameters.values())[inspect.isclass(cls) :]
         except (TypeError, ValueError):  # a C slot without a signature
             continue
         named = [p for p in signature if p.kind is not p.VAR_POSITIONAL and (foreign or p.kind is not p.VAR_KEYWORD)]
         if foreign and found:
             named = [p if p.kind is p.VAR_KEYWORD else p.replace(default=None) for p in named]
-        found = {p.name: p for p in named} | found
+        more = next((p.annotation for p in signature if p.kind is p.VAR_KEYWORD), None)
+        found = {p.name: p for p in [*_unpacked(more), *named]} | found
         if not any(p.kind is p.VAR_KEYWORD for p in signature):
             break
+    if _is_optimizer(target):
+        found |= {name: found[name].replace(annotation=OPTIMIZER[name]) for name in found.keys() & OPTIMIZER.keys()}
     return found
 
 
-def type_error(value: Any, annotation: Any) -> str | None:
-    """Why `value` cannot be of the simple type `annotation`; None if it can, or if that is not checked."""
-    options = typing.get_args(annotation)
-    if typing.get_origin(annotation) is typing.Literal:
-        if value in options:
-            return None
-        return f"expected one of {', '.join(map(str, options))}.{closest(str(value), map(str, options))}"
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        errors = [type_error(value, option) for option in options]
-        return None if None in errors else errors[0]
-    if annotation is types.NoneType:
-        return None if value is None else "expected null"
-    if annotation is float and isinstance(value, int) and not isinstance(value, bool):
-        return None
-    if annotation in (int, float, str, bool):
-        if isinstance(value, annotation) and not (annotation is int and isinstance(value, bool)):
-            return None
-        return f"expected {annotation.__name__}"
-    return None
+def _signature(call: Any) -> inspect.Signature:
+    try:
+        return inspect.signature(call, eval_str=True)
+    except (NameError, TypeError, AttributeError):  # names that only a type checker imports
+        return inspect.signature(call)
+
+
+def _unpacked(annotation: Any) -> Iterable[inspect.Parameter]:
+    """The keys of Unpack[Options] as keyword parameters that may be left out."""
+    if typing.get_origin(annotation) is not typing.Unpack:
+        return
+    for name, hint in typing.get_type_hints(typing.get_args(annotation)[0], include_extras=True).items():
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+
+
+def _is_optimizer(target: Any) -> bool:
+    return target.__module__.startswith("torch.optim.")
+
+
+def check_arguments(key: str, target: Any, given: Mapping[str, Any], owner: str | None = None) -> list[str]:
+    """What is wrong with the plain values `given` to `target`, each line beginning with its key.
+
+    Args:
+        key: where the values stand in the config; "" at its top.
+        target: a class or function, whose annotations say what it takes.
+        given: by name.
+        owner: what a user calls the target; its dotted path if None.
+    """
+    owner = owner or f"{target.__module__}.{target.__qualname__}"
+    known = parameters(target)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    known = {name: p for name, p in known.items() if p.kind is not p.VAR_KEYWORD}
+    errors = []
+    for name, value in given.items():
+        place = f"{key}.{name}" if key else str(name)
+        if name in known:
+            errors += mismatches(place, value, known[name].annotation)
+        elif not open_ended:
+            what = f"{owner} has no such argument" if key else "no such key"
+            errors.append(f"{place}: {what}.{closest(str(name), known)}")
+    return errors
+
+
+def missing_arguments(key: str, target: Any, given: Iterable[str], owner: str | None = None) -> list[str]:
+    """The arguments that `target` needs and that are not among the names `given`, a line each."""
+    owner = owner or f"{target.__module__}.{target.__qualname__}"
+    required = (p.name for p in parameters(target).values() if p.kind is not p.VAR_KEYWORD and p.default is p.empty)
+    places = [f"{key}.{name}" if key else name for name in required if name not in given]
+    return [f"{place}: {owner} needs a value here ({place}=...)" for place in places]
 
 
 def check_call(key: str, node: Mapping, supplied: Iterable[str], allow: Iterable[str]) -> Iterable[str]:
     """The errors in calling `node`'s target with its keys and the arguments `supplied` in code."""
+    directives = {name: type_error(node[name], kind) for name, kind in DIRECTIVES.items() if name in node}
+    if any(directives.values()):
+        yield from (f"{key}.{name}={node[name]}: {why}" for name, why in directives.items() if why)
+        return
     try:
         target = locate(node["_target_"], allow)
     except ConfigError as error:
         yield f"{key}: {error}"
         return
-    known = parameters(target)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    known = {name: p for name, p in known.items() if p.kind is not p.VAR_KEYWORD}
     given = {name: value for name, value in node.items() if name not in DIRECTIVES}
-    for name, value in given.items():
-        if name not in known and open_ended:
-            continue
-        if name not in known:
-            yield f"{key}.{name}: {node['_target_']} has no such argument.{closest(name, known)}"
-        elif not isinstance(value, Mapping) and (why := type_error(value, known[name].annotation)):
-            yield f"{key}.{name}={value}: {why}"
+    yield from check_arguments(key, target, given, node["_target_"])
     if not node.get("_partial_") and not node.get("_args_"):
-        for name, parameter in known.items():
-            if parameter.default is parameter.empty and name not in given and name not in supplied:
-                yield f"{key}.{name}: {node['_target_']} needs a value here ({key}.{name}=...)"
+        yield from missing_arguments(key, target, [*given, *supplied], node["_target_"])
 
 
-def validate(
-    cfg: Mapping, supplied: Mapping[str, Iterable[str]] = types.MappingProxyType({}), keys: Iterable[str] | None = None
-) -> None:
+def validate(cfg: Mapping, supplied: Mapping[str, Iterable[str]] = types.MappingProxyType({})) -> None:
     """Binds every `_target_` of `cfg` to its signature; one ConfigError lists all that is wrong, with key paths.
 
-    supplied: by key, the arguments that the command adds when it builds the node ("*" for the children of a key). keys:
-    those that may be there at the top, None: any.
+    supplied: by key, the arguments that the command adds when it builds the node ("*" for the children of a key).
     """
-    errors = [f"{key}: no such key.{closest(key, keys)}" for key in cfg if keys is not None and key not in keys]
-    for key, node in targets(resolve(cfg)):
+    if errors := faults(cfg, supplied):
+        raise ConfigError(listed(errors))
+
+
+def faults(cfg: Mapping, supplied: Mapping[str, Iterable[str]]) -> list[str]:
+    """What `validate` finds wrong, a line each."""
+    cfg, errors = resolve(cfg), []
+    for key, node in targets(cfg):
         parent = key.rpartition(".")[0]
         extra = [*supplied.get(key, ()), *(supplied.get(f"{parent}.*", ()))]
         errors += check_call(key, node, extra, cfg.get("allow") or ())
-    if errors:
-        raise ConfigError("\n  ".join([f"{len(errors)} error{'s' * (len(errors) > 1)} in the config:", *errors]))
+    return errors
+
+
+def listed(errors: list[str]) -> str:
+    """The message that says all `errors` at once."""
+    if len(errors) == 1:
+        return errors[0]
+    return "\n  ".join([f"{len(errors)} errors in the config:", *errors])

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +17,7 @@ from genlab.data.loader import MappedImages
 from genlab.data.module import SPLIT_SEED, SPLITS, ImageDataModule
 from genlab.data.reading import an_object, check, json_of
 from genlab.data.records import Example, a_text
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["CocoCaptions", "LabelledImages"]
 
@@ -100,13 +102,13 @@ class CocoCaptions(SteeredText):
         self,
         root: str | None = None,
         year: int = 2014,
-        image_size: int = 224,
-        channels: int = 3,
+        image_size: PositiveInt = 224,
+        channels: PositiveInt = 3,
         crop: str | int = "center",
         resize: str = "bilinear",
-        on_error: str = "raise",
-        num_val: int = 1000,
-        num_test: int | None = 5000,
+        on_error: Literal["raise", "skip"] = "raise",
+        num_val: NonNegativeInt = 1000,
+        num_test: NonNegativeInt | None = 5000,
         **options,
     ) -> None:
         super().__init__(root=root, on_error=on_error, max_source=0, max_question=0, num_val=num_val, **options)

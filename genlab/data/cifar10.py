@@ -11,6 +11,7 @@ from genlab.data.decode import DataError
 from genlab.data.loader import Arrays
 from genlab.data.module import Content, ImageDataModule, split_rows
 from genlab.data.official import fetch, official_splits
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 
 class CIFAR10(ImageDataModule):
@@ -28,9 +29,9 @@ class CIFAR10(ImageDataModule):
         self,
         root: str | None = None,
         download: bool = True,
-        channels: int = 3,
+        channels: PositiveInt = 3,
         flip: bool = True,
-        num_val: int = 5000,
+        num_val: NonNegativeInt = 5000,
         **options,
     ) -> None:
         super().__init__(channels=channels, flip=flip, num_val=num_val, **options)

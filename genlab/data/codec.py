@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from genlab.data.decode import DataError
 from genlab.data.tokenizer import Tokenizer
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["Codec", "pad"]
 
@@ -27,10 +28,10 @@ class Codec(nn.Module):
 
     def __init__(
         self,
-        max_source: int = 256,
-        max_target: int = 32,
-        max_question: int = 64,
-        stride: int | None = None,
+        max_source: NonNegativeInt = 256,
+        max_target: PositiveInt = 32,
+        max_question: NonNegativeInt = 64,
+        stride: PositiveInt | None = None,
         truncate: Literal["right", "left"] = "right",
         commas: bool = False,
     ):

@@ -9,10 +9,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
+from genlab.console import progress
 from genlab.data.cache import data_root
 from genlab.data.decode import DataError
 from genlab.data.documents import read_documents
@@ -24,6 +23,7 @@ from genlab.data.shuffle import digest, shuffled
 from genlab.data.tokenizer import Tokenizer, tokenizer_of
 from genlab.data.tokens import VERSION, Shards, Stream
 from genlab.data.vocabulary import SPECIALS, build_vocab
+from genlab.ranges import NonNegativeInt, PartialFraction, PositiveInt, Seed
 
 __all__ = ["Corpus", "RowDraw", "RowSampler", "Rows"]
 
@@ -125,22 +125,22 @@ class Corpus(StepDataModule):
         root: str | None = None,
         field: str = "text",
         on_error: Literal["raise", "skip"] = "raise",
-        val_part: float = 0.01,
-        test_part: float = 0.01,
+        val_part: PartialFraction = 0.01,
+        test_part: PartialFraction = 0.01,
         vocab: str | None = None,
-        vocab_size: int = 8000,
+        vocab_size: PositiveInt = 8000,
         vocab_kind: Literal["wordpiece", "characters"] = "wordpiece",
-        vocab_characters: int = 20_000_000,
+        vocab_characters: PositiveInt = 20_000_000,
         simplified: bool = False,
         lowercase: bool | None = None,
         words: Literal["spaces", "jieba", "pieces"] = "spaces",
-        max_length: int = 512,
+        max_length: PositiveInt = 512,
         pack: Literal["cross_document", "isolated"] = "cross_document",
-        masks: int | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        processes: int | None = None,
-        seed: int = 1,
+        masks: PositiveInt | None = None,
+        batch_size: PositiveInt = 32,
+        num_workers: NonNegativeInt = 0,
+        processes: PositiveInt | None = None,
+        seed: Seed = 1,
     ) -> None:
         super().__init__()
         numbers = {"batch_size": (batch_size, 1), "max_length": (max_length, 8), "num_workers": (num_workers, 0)}
@@ -262,8 +262,7 @@ class Corpus(StepDataModule):
         small = sum(size for _, size, _ in self.stamp(split)) < SMALL_BYTES
         processes = self.processes or (1 if small else len(os.sched_getaffinity(0)))
         read = lambda: self.documents(split)  # noqa: E731
-        with Progress(*Progress.get_default_columns()[:1], "{task.completed:,.0f} characters",
-                      console=Console(stderr=True), transient=True) as bar:  # fmt: skip
+        with progress("{task.description}", "{task.completed:,.0f} characters") as bar:
             task = bar.add_task("tokenising", total=None)
             advance: Callable[[int], None] = lambda characters: bar.advance(task, characters)  # noqa: E731
             return prepare(folder, read, tokenizer, self.words, parts, processes, progress=advance)

@@ -12,6 +12,7 @@ from genlab.data.decode import DataError
 from genlab.data.module import SPLIT_SEED
 from genlab.data.records import Example
 from genlab.data.text import TextDataModule
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["FactTexts", "Facts"]
 
@@ -74,7 +75,9 @@ class Facts(TextDataModule):
 
     name = "facts"
 
-    def __init__(self, num_train: int = 12_000, num_val: int = 200, num_test: int = 400, **options) -> None:
+    def __init__(
+        self, num_train: PositiveInt = 12_000, num_val: NonNegativeInt = 200, num_test: NonNegativeInt = 400, **options
+    ) -> None:
         super().__init__(num_val=num_val, num_test=num_test, **options)
         if min(num_train, num_val, num_test) < 1:
             raise DataError(f"data.num_train={num_train}, num_val={num_val}, num_test={num_test}: expected 1 or more")
@@ -100,7 +103,7 @@ class FactTexts(Corpus):
 
     name = "fact_texts"
 
-    def __init__(self, num_documents: int = 20_000, **options) -> None:
+    def __init__(self, num_documents: PositiveInt = 20_000, **options) -> None:
         super().__init__(**options)
         if num_documents < 20:
             raise DataError(f"data.num_documents={num_documents}: expected 20 or more")

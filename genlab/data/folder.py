@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from genlab.data.decode import DataError, Shrinking, printable
 from genlab.data.loader import Arrays
 from genlab.data.module import SPLITS, Content, ImageDataModule, split_rows
 from genlab.data.source import decode_all, keep_or_raise, list_names, report_left_out, report_skipped, summary
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 
 def _check_on_error(on_error: str) -> None:
@@ -35,13 +37,13 @@ class ImageFolder(ImageDataModule):
     def __init__(
         self,
         path: str | None = None,
-        on_error: str = "raise",
-        image_size: int = 64,
-        channels: int = 3,
+        on_error: Literal["raise", "skip"] = "raise",
+        image_size: PositiveInt = 64,
+        channels: PositiveInt = 3,
         crop: str | int = "center",
         resize: str = "lanczos",
         flip: bool = True,
-        num_test: int | None = None,
+        num_test: NonNegativeInt | None = None,
         **options,
     ) -> None:
         shape = {"image_size": image_size, "channels": channels, "crop": crop, "resize": resize}

@@ -13,6 +13,7 @@ from genlab.data.module import SPLITS
 from genlab.data.records import Example, Records, read_labelled
 from genlab.data.rows import Drawn
 from genlab.data.text import TextDataModule, split_documents
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["FactSentences", "LabelledText", "Poems", "SteeredText", "known_values"]
 
@@ -60,8 +61,8 @@ class LabelledText(SteeredText):
         fields: list = ("label",),
         text_field: str | int = "text",
         source_field: str | int | None = None,
-        min_count: int = 1,
-        max_source: int = 0,
+        min_count: PositiveInt = 1,
+        max_source: NonNegativeInt = 0,
         **options,
     ) -> None:
         super().__init__(max_source=max_source, max_question=0, stride=None, **options)
@@ -111,7 +112,7 @@ class FactSentences(LabelledText):
 
     name = "fact_sentences"
 
-    def __init__(self, num_val: int = 200, num_test: int = 400, **options) -> None:
+    def __init__(self, num_val: NonNegativeInt = 200, num_test: NonNegativeInt = 400, **options) -> None:
         super().__init__(["topic", "form"], num_val=num_val, num_test=num_test, **options)
 
     def _read(self) -> dict[str, list[Example]]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from genlab.data.decode import DataError, Transform
 from genlab.data.loader import Arrays, Batches, MappedImages, StepDataModule, StepLoader, normalize
 from genlab.data.sampler import Draw, StepSampler, in_order
+from genlab.ranges import NonNegativeInt, PositiveInt, Seed
 
 RESIDENT_BYTES = 512 << 20
 SPLIT_SEED = 20190301
@@ -69,17 +71,17 @@ class ImageDataModule(StepDataModule):
 
     def __init__(
         self,
-        image_size: int = 32,
-        channels: int = 1,
+        image_size: PositiveInt = 32,
+        channels: PositiveInt = 1,
         crop: str | int = "none",
         resize: str = "pad",
         flip: bool = False,
-        batch_size: int = 64,
-        num_workers: int | None = None,
-        resident: bool | str = "auto",
-        num_val: int | None = None,
-        num_train: int | None = None,
-        seed: int = 1,
+        batch_size: PositiveInt = 64,
+        num_workers: NonNegativeInt | None = None,
+        resident: bool | Literal["auto"] = "auto",
+        num_val: NonNegativeInt | None = None,
+        num_train: PositiveInt | None = None,
+        seed: Seed = 1,
     ) -> None:
         super().__init__()
         self.image_size, self.channels, self.crop, self.resize = image_size, channels, crop, resize

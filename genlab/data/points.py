@@ -15,6 +15,7 @@ from genlab.data.decode import DataError
 from genlab.data.loader import StepDataModule, StepLoader
 from genlab.data.module import SPLITS
 from genlab.data.sampler import Draw, StepSampler, in_order
+from genlab.ranges import NonNegativeInt, PositiveInt, Seed
 
 __all__ = ["PointSet", "read_points"]
 
@@ -123,11 +124,11 @@ class PointSet(StepDataModule):
     def __init__(
         self,
         name: str,
-        batch_size: int = 256,
-        num_train: int = 50_000,
-        num_val: int = 2_000,
-        num_test: int = 10_000,
-        seed: int = 1,
+        batch_size: PositiveInt = 256,
+        num_train: PositiveInt = 50_000,
+        num_val: NonNegativeInt = 2_000,
+        num_test: NonNegativeInt = 10_000,
+        seed: Seed = 1,
     ) -> None:
         super().__init__()
         if name not in SETS:

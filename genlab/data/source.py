@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TimeRemainingColumn
 
+from genlab.console import progress
 from genlab.data.decode import READS_AVIF, DataError, Transform, printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jp2", ".j2k", ".bmp", ".dib", ".gif", ".webp")
@@ -266,13 +266,12 @@ def decode_all(path: Path, total: int, transform: Transform) -> Iterator[tuple[s
         return _attempt(transform.decode, name, data)
 
     columns = ["{task.description}", BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()]
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
-    with ThreadPoolExecutor() as pool, bar as progress:
-        task = progress.add_task(f"Decoding {path.name}", total=total)
+    with ThreadPoolExecutor() as pool, progress(*columns) as bar:
+        task = bar.add_task(f"Decoding {path.name}", total=total)
         for chunk in _chunks(entries(path)):
             for (name, _), result in zip(chunk, pool.map(decode, chunk), strict=True):
                 yield name, result
-            progress.advance(task, len(chunk))
+            bar.advance(task, len(chunk))
             chunk.clear()  # before the next is read
 
 

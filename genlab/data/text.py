@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from genlab.data.rows import Encoded, LengthSampler, TextBatches, TextDraw
 from genlab.data.sampler import in_order
 from genlab.data.tokenizer import Tokenizer, tokenizer_of
 from genlab.data.vocabulary import build_vocab
+from genlab.ranges import NonNegativeInt, PartialFraction, PositiveInt, Seed
 
 __all__ = ["Pairs", "SquadJSON", "TextDataModule", "WebQA"]
 
@@ -60,26 +62,26 @@ class TextDataModule(StepDataModule):
         val_path: str | list | None = None,
         test_path: str | list | None = None,
         extra_path: str | list | None = None,
-        repeat: int = 1,
+        repeat: PositiveInt = 1,
         root: str | None = None,
-        on_error: str = "raise",
-        num_val: int = 500,
-        num_test: int = 500,
+        on_error: Literal["raise", "skip"] = "raise",
+        num_val: NonNegativeInt = 500,
+        num_test: NonNegativeInt = 500,
         vocab: str | None = None,
-        vocab_size: int = 8000,
-        vocab_kind: str = "wordpiece",
+        vocab_size: PositiveInt = 8000,
+        vocab_kind: Literal["wordpiece", "characters"] = "wordpiece",
         simplified: bool = False,
         lowercase: bool | None = None,
-        max_source: int = 256,
-        max_target: int = 32,
-        max_question: int = 64,
-        stride: int | None = None,
-        truncate: str = "right",
+        max_source: NonNegativeInt = 256,
+        max_target: PositiveInt = 32,
+        max_question: NonNegativeInt = 64,
+        stride: PositiveInt | None = None,
+        truncate: Literal["right", "left"] = "right",
         commas: bool = False,
-        no_answer: float = 0.0,
-        batch_size: int = 32,
-        pad_to_multiple_of: int | None = None,
-        seed: int = 1,
+        no_answer: PartialFraction = 0.0,
+        batch_size: PositiveInt = 32,
+        pad_to_multiple_of: PositiveInt | None = None,
+        seed: Seed = 1,
     ) -> None:
         super().__init__()
         if pad_to_multiple_of is not None and not (isinstance(pad_to_multiple_of, int) and pad_to_multiple_of > 0):

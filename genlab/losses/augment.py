@@ -1,5 +1,7 @@
 """Differentiable augmentation of what a discriminator sees."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -18,7 +20,7 @@ class DiffAugment:
     policy: some of color, translation, cutout; ValueError for others.
     """
 
-    def __init__(self, policy: list[str]):
+    def __init__(self, policy: list[Literal["color", "translation", "cutout"]]):
         if unknown := [name for name in policy if name not in POLICIES]:
             raise ValueError(f"augment.policy={unknown}: expected some of {', '.join(POLICIES)}")
         self.policy = policy

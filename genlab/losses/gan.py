@@ -7,9 +7,13 @@ with equal and opposite force, d generator / d fake = - d discriminator / d fake
 the real scores too.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
+
+from genlab.ranges import NonNegativeFloat
 
 __all__ = ["GANQP", "LSGAN", "RSGAN", "WGAN", "Hinge", "NonSaturating"]
 
@@ -51,7 +55,7 @@ class WGAN:
 
     symmetric, relative = True, False
 
-    def __init__(self, drift: float = 0.0):
+    def __init__(self, drift: NonNegativeFloat = 0.0):
         self.drift = drift
 
     def discriminator(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor) -> Tensor:
@@ -99,7 +103,7 @@ class GANQP:
 
     symmetric, relative = False, False
 
-    def __init__(self, weight: float = 0.25, distance: str = "l2"):
+    def __init__(self, weight: NonNegativeFloat = 0.25, distance: Literal["l1", "l2"] = "l2"):
         if distance not in ("l1", "l2"):
             raise ValueError(f"loss.distance={distance!r}: expected l1 or l2")
         self.weight, self.distance = weight, distance

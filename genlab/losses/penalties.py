@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from genlab.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
+
 __all__ = ["DRAGAN", "R1", "WGANGP", "WGANDiv", "ZeroCentred"]
 
 Critic = Callable[[Tensor], Tensor]
@@ -40,7 +42,7 @@ class WGANGP:
     "Improved Training of Wasserstein GANs", Gulrajani et al. 2017, arXiv 1704.00028, equation 3.
     """
 
-    def __init__(self, weight: float = 10.0, every: int = 1):
+    def __init__(self, weight: NonNegativeFloat = 10.0, every: PositiveInt = 1):
         self.weight, self.every = weight, every
 
     def __call__(self, critic: Critic, x: Tensor, k: Tensor) -> Tensor:
@@ -53,7 +55,7 @@ class ZeroCentred:
     "Improving Generalization and Stability of Generative Adversarial Networks", Thanh-Tung et al. 2019, arXiv 1902.03984.
     """
 
-    def __init__(self, weight: float = 10.0, every: int = 1):
+    def __init__(self, weight: NonNegativeFloat = 10.0, every: PositiveInt = 1):
         self.weight, self.every = weight, every
 
     def __call__(self, critic: Critic, x: Tensor, k: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ class R1:
     "Which Training Methods for GANs do actually Converge?", Mescheder et al. 2018, arXiv 1801.04406, equation 9.
     """
 
-    def __init__(self, weight: float = 10.0, every: int = 1):
+    def __init__(self, weight: NonNegativeFloat = 10.0, every: PositiveInt = 1):
         self.weight, self.every = weight, every
 
     def __call__(self, critic: Critic, x: Tensor, k: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ class WGANDiv:
     paper takes the gradient between real and fake instead.
     """
 
-    def __init__(self, weight: float = 2.0, power: float = 6.0, every: int = 1):
+    def __init__(self, weight: NonNegativeFloat = 2.0, power: PositiveFloat = 6.0, every: PositiveInt = 1):
         self.weight, self.power, self.every = weight, power, every
 
     def __call__(self, critic: Critic, x: Tensor, k: Tensor) -> Tensor:
@@ -95,7 +97,7 @@ class DRAGAN:
     whole batch.
     """
 
-    def __init__(self, weight: float = 10.0, every: int = 1):
+    def __init__(self, weight: NonNegativeFloat = 10.0, every: PositiveInt = 1):
         self.weight, self.every = weight, every
 
     def __call__(self, critic: Critic, x: Tensor, k: Tensor) -> Tensor:

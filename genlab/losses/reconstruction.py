@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
+from genlab.ranges import Depth, NonNegativeFloat
+
 __all__ = ["L1", "L2", "FeatureDistance", "Laplacian", "laplacian_pyramid"]
 
 
@@ -53,7 +55,7 @@ class Laplacian:
     by 2^(-2j), minimal_glo all alike.
     """
 
-    def __init__(self, num_levels: int = 3, weights: Sequence[float] | None = None):
+    def __init__(self, num_levels: Depth = 3, weights: Sequence[NonNegativeFloat] | None = None):
         if weights is not None and len(weights) != num_levels + 1:
             raise ValueError(f"loss.weights={list(weights)}: expected num_levels + 1 = {num_levels + 1} of them")
         self.num_levels, self.weights = num_levels, weights or [1.0] * (num_levels + 1)

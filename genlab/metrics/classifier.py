@@ -4,11 +4,11 @@ import hashlib
 import itertools
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 
+from genlab.console import progress
 from genlab.data.loader import normalize
 from genlab.metrics.cache import cached
 
@@ -63,8 +63,8 @@ def train_classifier(data) -> tuple[Classifier, float]:
     """A classifier trained on the train split, and its accuracy on the test split (val where that is empty)."""
     train = data.arrays("train")
     steps = 1000 + min(len(train), 50_000) // 25
-    columns = [TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()]
-    with torch.random.fork_rng(devices=[]), Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    columns = ["{task.description}", BarColumn(), TimeRemainingColumn()]
+    with torch.random.fork_rng(devices=[]), progress(*columns) as bar:
         torch.manual_seed(SEED)
         network = Classifier(data.channels, data.num_classes)
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)

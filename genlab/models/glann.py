@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from genlab.ranges import Depth, NonNegativeInt, PositiveInt
+
 __all__ = ["Generator", "Mapping"]
 
 
@@ -21,12 +23,12 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        latent_dim: int,
-        num_classes: int = 0,
-        dim: int = 64,
-        hidden_dim: int = 1024,
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        latent_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        dim: PositiveInt = 64,
+        hidden_dim: PositiveInt = 1024,
         batch_norm: bool = True,
     ):
         super().__init__()
@@ -62,7 +64,9 @@ class Generator(nn.Module):
 class Mapping(nn.Module):
     """e (B, E), normal noise -> z (B, Z), a code: num_layers hidden layers with batch norm and ReLU, no biases."""
 
-    def __init__(self, noise_dim: int, latent_dim: int, hidden_dim: int = 128, num_layers: int = 2):
+    def __init__(
+        self, noise_dim: PositiveInt, latent_dim: PositiveInt, hidden_dim: PositiveInt = 128, num_layers: Depth = 2
+    ):
         super().__init__()
         self.noise_dim = noise_dim
         dims, layers = [noise_dim] + num_layers * [hidden_dim], []

@@ -10,6 +10,8 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
+from genlab.ranges import PositiveInt
+
 __all__ = ["Labels", "leave_out"]
 
 SHOWN = 20  # values in an error message
@@ -27,7 +29,7 @@ class Labels(nn.Module):
     values: field -> its labels' names. They come with the data (genlab train fills them in) and stay in the run's config.
     """
 
-    def __init__(self, values: Mapping[str, Sequence[str]] | None = None, dim: int = 128):
+    def __init__(self, values: Mapping[str, Sequence[str]] | None = None, dim: PositiveInt = 128):
         super().__init__()
         self.values, self.dim = {field: list(names) for field, names in (values or {}).items()}, dim
         self.tables = nn.ModuleList(nn.Embedding(len(names) + 1, dim) for names in self.values.values())

@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from genlab.ranges import NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
+
 __all__ = [
     "Exact",
     "Roulette",
@@ -40,7 +42,7 @@ def remainder(lipschitz: float, num_terms: int, dim: int) -> float:
 class Truncated:
     """The first `num_terms` terms: biased by at most `remainder`, the same terms each time."""
 
-    def __init__(self, num_terms: int):
+    def __init__(self, num_terms: PositiveInt):
         if num_terms < 1:
             raise ValueError(f"num_terms={num_terms}: a series needs one term or more")
         self.num_terms = num_terms
@@ -56,7 +58,7 @@ class Truncated:
 class Within:
     """As many terms as keep the bias below `bits` bits a dimension, whatever the norm of J is at the time."""
 
-    def __init__(self, bits: float = 1e-5, max_terms: int = 2000):
+    def __init__(self, bits: PositiveFloat = 1e-5, max_terms: PositiveInt = 2000):
         if not bits > 0:
             raise ValueError(f"bits={bits}: expected a positive bound")
         self.bits, self.max_terms = bits, max_terms
@@ -88,10 +90,10 @@ class Roulette:
 
     def __init__(
         self,
-        num_exact: int = 2,
+        num_exact: NonNegativeInt = 2,
         distribution: Literal["geometric", "poisson"] = "geometric",
-        p: float | None = None,
-        rate: float | None = None,
+        p: OpenFraction | None = None,
+        rate: PositiveFloat | None = None,
     ):
         if num_exact < 0:
             raise ValueError(f"num_exact={num_exact}: expected 0 or more")

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from genlab.ranges import NonNegativeInt, PositiveInt
+
 __all__ = [
     "AdaIN",
     "BatchNorm",
@@ -30,7 +32,7 @@ KERAS_BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
 class BatchNorm(nn.BatchNorm2d):
     """Plain batch normalisation: blind to condition and label."""
 
-    def __init__(self, num_features: int, latent_dim: int, num_classes: int = 0):
+    def __init__(self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0):
         super().__init__(num_features, **KERAS_BATCH_NORM)
 
     def forward(self, h: Tensor, c: Tensor, y: Tensor | None = None) -> Tensor:
@@ -44,7 +46,7 @@ class ConditionalBatchNorm(nn.Module):
     "cGANs with Projection Discriminator", Miyato and Koyama 2018, arXiv 1802.05637. ValueError without classes.
     """
 
-    def __init__(self, num_features: int, latent_dim: int, num_classes: int = 0):
+    def __init__(self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0):
         super().__init__()
         if not num_classes:
             raise ValueError("net/modulation=conditional: needs labels; give model.num_classes=")
@@ -68,10 +70,10 @@ class SelfModulation(nn.Module):
 
     def __init__(
         self,
-        num_features: int,
-        latent_dim: int,
-        num_classes: int = 0,
-        hidden_dim: int | None = None,
+        num_features: PositiveInt,
+        latent_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        hidden_dim: PositiveInt | None = None,
         shared: bool = False,
     ):
         super().__init__()
@@ -97,7 +99,7 @@ class AdaIN(nn.Module):
     equation 1; c is the output of the mapping network there. Labels reach it through c.
     """
 
-    def __init__(self, num_features: int, latent_dim: int, num_classes: int = 0):
+    def __init__(self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0):
         super().__init__()
         self.norm = nn.InstanceNorm2d(num_features, eps=1e-5)
         self.affine = nn.Linear(latent_dim, 2 * num_features)

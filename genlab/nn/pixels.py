@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from genlab.ranges import PositiveInt
+
 __all__ = ["Pixels", "bits_per_dim"]
 
 
@@ -26,7 +28,7 @@ class Pixels(nn.Module):
 
     levels: Tensor
 
-    def __init__(self, levels: int = 256, alpha: float = 0.05):
+    def __init__(self, levels: PositiveInt = 256, alpha: float = 0.05):
         super().__init__()
         if not 0 <= alpha < 0.5:
             raise ValueError(f"model.alpha={alpha}: expected a number from 0 (no logit) to 0.5")

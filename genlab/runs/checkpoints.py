@@ -5,6 +5,7 @@ from typing import Any
 
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from genlab.console import command
 from genlab.errors import RunError
 from genlab.files import disk_is_full
 from genlab.reading import checked
@@ -25,7 +26,8 @@ class AtomicCheckpointIO(CheckpointIO):
             why = "the disk is full" if disk_is_full(error) else error.strerror
             kept = f"the previous {path.name} is whole" if path.exists() else "there is no earlier one"
             raise RunError(
-                f"{path}: could not be saved ({why}); {kept}. Free some space, then `genlab train run={path.parent.parent}`"
+                f"{path}: could not be saved ({why}); {kept}. Free some space, then "
+                f"`{command('train', run=path.parent.parent)}`"
             ) from error
 
     def load_checkpoint(self, path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:

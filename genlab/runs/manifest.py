@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 
+from genlab.console import command
 from genlab.errors import RunError
 from genlab.files import disk_is_full, refuse_links, sweep_up, write_text
 from genlab.runs import schema
@@ -55,7 +56,7 @@ class Manifest:
         if there is not None and not (there.is_empty() and (same or not there.content.get("steps"))):
             raise RunError(
                 f"hydra.run.dir={run_dir}: there is a run in it already; continue that one with "
-                f"`genlab train run={run_dir}`, or name another directory"
+                f"`{command('train', run=run_dir)}`, or name another directory"
             )
         manifest = cls(run_dir, content)
         manifest.update()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genlab.models.seq2seq.generation import Decoding
+from genlab.ranges import PartialFraction
 from genlab.systems.seq2seq import Seq2Seq
 from genlab.systems.writing import ROWS, Generated, generate
 
@@ -32,7 +33,7 @@ class Conditional(Seq2Seq):
         codec: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
         condition: nn.Module,
-        condition_dropout: float = 0.1,
+        condition_dropout: PartialFraction = 0.1,
         **options,
     ):
         super().__init__(net, codec, optimizer, **options)

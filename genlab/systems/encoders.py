@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from genlab import config, runs
 from genlab.nn.conditions import leave_out
+from genlab.ranges import PositiveInt
 from genlab.tensors import read_torch
 
 __all__ = ["Backbone", "RunEncoder"]
@@ -50,7 +51,9 @@ class Backbone(ImageCondition):
     null: random ones. frozen: only the linear map behind it is trained, and its batch norms keep their statistics.
     """
 
-    def __init__(self, name: str = "mobilenet_v3_small", weights: str | None = None, frozen: bool = True, dim: int = 128):
+    def __init__(
+        self, name: str = "mobilenet_v3_small", weights: str | None = None, frozen: bool = True, dim: PositiveInt = 128
+    ):
         known = torchvision.models.list_models(torchvision.models)
         if name not in known:
             raise ValueError(f"model.condition.name={name}: torchvision.models has none of it.{config.closest(name, known)}")
@@ -105,7 +108,7 @@ class RunEncoder(ImageCondition):
     weights, can be used without that one. ckpt: best, last or a path, read when training starts.
     """
 
-    def __init__(self, run: str | None = None, frozen: str | None = None, ckpt: str = "last", dim: int = 128):
+    def __init__(self, run: str | None = None, frozen: str | None = None, ckpt: str = "last", dim: PositiveInt = 128):
         if run is None:
             raise ValueError("model.condition.run: give the run whose codes steer the captions: outputs/train/ogan/<stamp>")
         frozen = config.read_frozen(run) if frozen is None else config.parse_frozen(frozen)

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from lightning.pytorch import LightningModule
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from genlab.nn.log_det import Exact, Truncated
 from genlab.nn.pixels import Pixels, bits_per_dim
 from genlab.nn.residual import ResidualBlock, without_log_det
+from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 from genlab.systems.codes import draw
 
 __all__ = ["Flow"]
@@ -34,11 +36,11 @@ class Flow(LightningModule):
         self,
         net: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
-        lr: float,
-        warmup_steps: int = 0,
-        decay_steps: int | None = None,
-        levels: int | None = None,
-        alpha: float = 0.05,
+        lr: NonNegativeFloat,
+        warmup_steps: NonNegativeInt = 0,
+        decay_steps: PositiveInt | None = None,
+        levels: PositiveInt | None = None,
+        alpha: Annotated[float, Range(ge=0, lt=0.5)] = 0.05,
     ):
         super().__init__()
         torch.backends.cudnn.allow_tf32 = False  # three digits of a convolution, where an inverse is found to six

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from genlab.nn.pixels import Pixels
 from genlab.nn.residual import without_log_det
+from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from genlab.systems.flow import Flow
 
 __all__ = ["HybridFlow", "InvertibleClassifier"]
@@ -28,10 +29,10 @@ class InvertibleClassifier(LightningModule):
         self,
         net: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
-        lr: float,
-        warmup_steps: int = 0,
-        decay_steps: int | None = None,
-        shift: int = 0,
+        lr: NonNegativeFloat,
+        warmup_steps: NonNegativeInt = 0,
+        decay_steps: PositiveInt | None = None,
+        shift: NonNegativeInt = 0,
     ):
         super().__init__()
         torch.backends.cudnn.allow_tf32 = False  # three digits of a convolution, where an inverse is found to six
@@ -108,7 +109,7 @@ class HybridFlow(Flow):
     4.4). The classifier sees the dequantised image.
     """
 
-    def __init__(self, *args, likelihood_weight: float = 1.0, **kwargs):
+    def __init__(self, *args, likelihood_weight: NonNegativeFloat = 1.0, **kwargs):
         super().__init__(*args, **kwargs)
         if not likelihood_weight > 0:
             raise ValueError(

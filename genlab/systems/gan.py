@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from genlab.errors import ConfigError
 from genlab.nn.norm import frozen_statistics, standing_statistics
 from genlab.nn.spectral_norm import advance_spectral_norm
+from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from genlab.systems import updates
 from genlab.systems.classes import class_numbers
 
@@ -36,16 +37,16 @@ class GAN(LightningModule):
     def __init__(
         self,
         net: Mapping[str, nn.Module],
-        loss,
-        latent_dim: int,
+        loss: object,
+        latent_dim: PositiveInt,
         optimizer: Callable[..., torch.optim.Optimizer],
-        generator_lr: float,
-        discriminator_lr: float,
-        num_classes: int = 0,
-        out_dim: int = 1,
+        generator_lr: NonNegativeFloat,
+        discriminator_lr: NonNegativeFloat,
+        num_classes: NonNegativeInt = 0,
+        out_dim: PositiveInt = 1,
         update: Literal["shared", "single", "scaled", "alternating"] = "shared",
-        num_discriminator_steps: int = 1,
-        score_scale: float = 1.0,
+        num_discriminator_steps: PositiveInt = 1,
+        score_scale: PositiveFloat = 1.0,
         prior: Literal["normal", "uniform"] = "normal",
         scheduler: Callable | None = None,
         channels_last: bool = True,

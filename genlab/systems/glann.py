@@ -8,6 +8,7 @@ from torch.nn.functional import mse_loss
 
 from genlab.metrics.neighbours import nearest
 from genlab.nn.norm import batch_statistics
+from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from genlab.systems.codes import Rows, draw
 from genlab.systems.glo import GLO
 
@@ -44,11 +45,11 @@ class GLANN(GLO):
     def __init__(
         self,
         *args,
-        glo_steps: int,
-        num_candidates: float = 2.0,
-        mapping_lr: float = 1e-3,
-        mapping_weight_decay: float = 1e-5,
-        mapping_halve_every: int = 50,
+        glo_steps: NonNegativeInt,
+        num_candidates: PositiveFloat = 2.0,
+        mapping_lr: NonNegativeFloat = 1e-3,
+        mapping_weight_decay: NonNegativeFloat = 1e-5,
+        mapping_halve_every: PositiveInt = 50,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from genlab.metrics.neighbours import nearest
 from genlab.nn.norm import batch_statistics, standing_statistics
+from genlab.ranges import Decay, NonNegativeFloat, PositiveInt
 from genlab.systems.codes import Codes, check_parts, draw, initial_codes
 from genlab.systems.inversion import refine
 
@@ -36,14 +37,14 @@ class GLO(LightningModule):
         self,
         net: Mapping[str, nn.Module],
         loss: Callable[[Tensor, Tensor], Tensor],
-        latent_dim: int,
+        latent_dim: PositiveInt,
         optimizer: Callable[..., torch.optim.Optimizer],
-        generator_lr: float = 1e-3,
-        code_lr: float = 1e-2,
+        generator_lr: NonNegativeFloat = 1e-3,
+        code_lr: NonNegativeFloat = 1e-2,
         code_init: Literal["normal", "pca"] = "normal",
-        code_betas: list[float] | tuple[float, float] = (0.5, 0.999),
+        code_betas: tuple[Decay, Decay] = (0.5, 0.999),
         space: Literal["sphere", "ball"] = "sphere",
-        halve_every: int = 20,
+        halve_every: PositiveInt = 20,
         reset_optimizer: bool = False,
         batch_statistics: bool = False,
         channels_last: bool = True,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from genlab.metrics.neighbours import nearest
 from genlab.nn.norm import standing_statistics
+from genlab.ranges import NonNegativeFloat, PositiveInt
 from genlab.systems.codes import check_parts, draw
 
 __all__ = ["IMLE"]
@@ -30,10 +31,10 @@ class IMLE(LightningModule):
         self,
         net: Mapping[str, nn.Module],
         loss: Callable[[Tensor, Tensor], Tensor],
-        latent_dim: int,
+        latent_dim: PositiveInt,
         optimizer: Callable[..., torch.optim.Optimizer],
-        generator_lr: float = 1e-4,
-        num_candidates: int | None = None,
+        generator_lr: NonNegativeFloat = 1e-4,
+        num_candidates: PositiveInt | None = None,
         channels_last: bool = True,
     ):
         super().__init__()

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from genlab.ranges import Decay, NonNegativeFloat, PositiveFloat
+
 __all__ = ["LAMB"]
 
 
@@ -19,10 +21,10 @@ class LAMB(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        weight_decay: float = 0.01,
+        lr: NonNegativeFloat = 1e-3,
+        betas: tuple[Decay, Decay] = (0.9, 0.999),
+        eps: PositiveFloat = 1e-6,
+        weight_decay: NonNegativeFloat = 0.01,
         bias_correction: bool = False,
         adapt: bool = True,
         capturable: bool = False,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from genlab.losses.code import pearson, standardise
+from genlab.ranges import NonNegativeFloat
 from genlab.systems.gan import GAN
 
 __all__ = ["OGAN"]
@@ -19,7 +20,7 @@ class OGAN(GAN):
     code_scale: the factor on N(E(x)) before it is decoded, 0.9 in the source's code.
     """
 
-    def __init__(self, *args, code_weight: float = 0.5, code_scale: float = 0.9, **kwargs):
+    def __init__(self, *args, code_weight: NonNegativeFloat = 0.5, code_scale: NonNegativeFloat = 0.9, **kwargs):
         super().__init__(*args, **kwargs)
         if self.out_dim != self.latent_dim:
             raise ValueError(

@@ -14,6 +14,7 @@ from genlab.losses.language import IGNORED, Question, continued, masked, most_ma
 from genlab.models.seq2seq.bert import Layer
 from genlab.models.seq2seq.generation import Decoding
 from genlab.nn.masks import CAUSAL, FULL, bidirectional, causal, positions_of, unilm
+from genlab.ranges import NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveInt
 from genlab.systems.filling import fill_masks, go_on
 from genlab.systems.graph import refuse_checkpointing
 from genlab.systems.lamb import LAMB
@@ -45,11 +46,11 @@ class Pretraining(LightningModule):
         codec: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
         objective: Literal["mlm", "gpt", "unilm"] = "mlm",
-        mask_rate: float = 0.15,
-        lr: float = 1e-3,
-        weight_decay: float = 0.01,
-        warmup: int = 0,
-        decay: int | None = None,
+        mask_rate: OpenFraction = 0.15,
+        lr: NonNegativeFloat = 1e-3,
+        weight_decay: NonNegativeFloat = 0.01,
+        warmup: NonNegativeInt = 0,
+        decay: PositiveInt | None = None,
         unit: Literal["steps", "tokens"] = "steps",
         init: str | None = None,
     ):

@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from genlab.losses.language import select
 from genlab.models.seq2seq.generation import Decoding
 from genlab.nn.masks import CAUSAL, bidirectional, unilm
+from genlab.ranges import NonNegativeFloat, NonNegativeInt, PartialFraction, PositiveInt
 from genlab.systems.graph import refuse_checkpointing
 from genlab.systems.writing import Generated, generate, vectors
 from genlab.weights.bert import fill
@@ -42,14 +43,14 @@ class Seq2Seq(LightningModule):
         net: nn.Module,
         codec: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
-        lr: float = 1e-5,
-        weight_decay: float = 0.01,
-        warmup_steps: int = 0,
-        decay_steps: int | None = None,
-        label_smoothing: float = 0.0,
-        adversarial: float = 0.0,
-        source_segment: int = 0,
-        target_segment: int = 1,
+        lr: NonNegativeFloat = 1e-5,
+        weight_decay: NonNegativeFloat = 0.01,
+        warmup_steps: NonNegativeInt = 0,
+        decay_steps: PositiveInt | None = None,
+        label_smoothing: PartialFraction = 0.0,
+        adversarial: NonNegativeFloat = 0.0,
+        source_segment: NonNegativeInt = 0,
+        target_segment: NonNegativeInt = 1,
         init: str | None = None,
     ):
         super().__init__()

@@ -2,17 +2,44 @@
 
 import ctypes
 import platform
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 import lightning.pytorch
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.accelerators import Accelerator, CPUAccelerator
+from lightning.pytorch.profilers import Profiler
 
+from genlab.ranges import Fraction, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 from genlab.systems.graph import GraphStrategy
 from genlab.systems.steps import EpochLoop, StepLogs
 
 __all__ = ["Compile", "Trainer"]
+
+
+class Options(TypedDict, total=False):
+    """The arguments of Lightning's Trainer that have a range, which its own annotations do not say."""
+
+    devices: PositiveInt | Literal[-1, "auto"] | list[NonNegativeInt] | str
+    num_nodes: PositiveInt
+    max_steps: PositiveInt | Literal[-1]
+    max_epochs: PositiveInt | Literal[-1] | None
+    min_steps: NonNegativeInt | None
+    min_epochs: NonNegativeInt | None
+    limit_train_batches: PositiveInt | PositiveFraction | None
+    limit_val_batches: NonNegativeInt | Fraction | None
+    overfit_batches: NonNegativeInt | Fraction
+    fast_dev_run: bool | NonNegativeInt
+    val_check_interval: PositiveInt | PositiveFraction | str | None
+    check_val_every_n_epoch: PositiveInt | None
+    num_sanity_val_steps: NonNegativeInt | Literal[-1] | None
+    log_every_n_steps: PositiveInt | None
+    accumulate_grad_batches: PositiveInt
+    gradient_clip_val: PositiveFloat | None
+    gradient_clip_algorithm: Literal["norm", "value"] | None
+    profiler: Literal["simple", "advanced", "pytorch", "xla"] | Profiler | None
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] | Accelerator
+    reload_dataloaders_every_n_epochs: NonNegativeInt
 
 
 class Trainer(lightning.pytorch.Trainer):
@@ -23,7 +50,7 @@ class Trainer(lightning.pytorch.Trainer):
     together. Raises ValueError where a graph cannot be had. On a CPU freed memory stays with the process.
     """
 
-    def __init__(self, *args: Any, graph: bool = False, compile: bool = False, **options: Any):
+    def __init__(self, *args: Any, graph: bool = False, compile: bool = False, **options: Unpack[Options]):
         if graph:
             options["strategy"] = _graph_strategy(options)
         if compile:

@@ -11,6 +11,7 @@ from genlab.nn.chain import Chain, MultiScale
 from genlab.nn.coupling import ConditionalGaussian, Coupling, conv_net, mlp
 from genlab.nn.invertible_linear import InvertibleLinear
 from genlab.nn.squeeze import Squeeze, squeezed
+from genlab.ranges import Depth, PositiveInt
 
 __all__ = ["Glow", "halvings"]
 
@@ -38,10 +39,10 @@ class Glow(nn.Module):
 
     def __init__(
         self,
-        shape: list[int],
-        depth: int = 32,
-        hidden: int = 512,
-        levels: int | None = None,
+        shape: list[PositiveInt],
+        depth: Depth = 32,
+        hidden: PositiveInt = 512,
+        levels: Depth | None = None,
         coupling: Literal["sigmoid", "tanh", "additive"] = "sigmoid",
         lu: bool = True,
         recompute: bool = False,

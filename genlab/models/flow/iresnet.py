@@ -12,6 +12,7 @@ from genlab.nn.lipschitz import refresh
 from genlab.nn.log_det import Exact, Truncated
 from genlab.nn.residual import Branch, ResidualBlock, conv_branch, dense_branch, estimator_moments
 from genlab.nn.squeeze import Squeeze, squeezed
+from genlab.ranges import Depth, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
 
 __all__ = ["IResNet"]
 
@@ -32,29 +33,29 @@ class IResNet(nn.Module):
 
     def __init__(
         self,
-        shape: list[int],
-        num_blocks: int | list[int],
-        width: int,
+        shape: list[PositiveInt],
+        num_blocks: Depth | list[Depth],
+        width: PositiveInt,
         log_det: Any = None,
         eval_log_det: Any = None,
-        levels: int | None = None,
-        depth: int = 3,
+        levels: Depth | None = None,
+        depth: Depth = 3,
         activation: Literal["elu", "softplus", "lipswish"] = "elu",
-        coeff: float | None = 0.9,
+        coeff: OpenFraction | None = 0.9,
         squeeze_first: bool = True,
         factor_out: bool = True,
         norm: Literal["before", "after"] = "before",
         prior: Literal["diagonal", "standard"] = "diagonal",
-        dense_blocks: int = 0,
-        dense_width: int = 128,
-        num_probes: int = 1,
-        eval_num_probes: int = 1,
+        dense_blocks: Literal[0] | Depth = 0,
+        dense_width: PositiveInt = 128,
+        num_probes: PositiveInt = 1,
+        eval_num_probes: PositiveInt = 1,
         probe: Literal["rademacher", "normal"] = "rademacher",
         backward: Literal["recompute", "store"] = "recompute",
-        tolerance: float = 1e-6,
-        anderson: int = 0,
+        tolerance: PositiveFloat = 1e-6,
+        anderson: NonNegativeInt = 0,
         detach_sigma: bool = False,
-        refresh_tolerance: float = 1e-3,
+        refresh_tolerance: PositiveFloat = 1e-3,
     ):
         super().__init__()
         self.shape, self.dims = tuple(shape), math.prod(shape)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from genlab.models.flow.iresnet import IResNet
+from genlab.ranges import Depth, NonNegativeInt, PositiveInt
 
 __all__ = ["IResNetClassifier"]
 
@@ -23,16 +24,16 @@ class IResNetClassifier(IResNet):
 
     def __init__(
         self,
-        shape: list[int],
-        num_classes: int,
-        num_blocks: int | list[int],
-        width: int,
-        inject: int = 0,
+        shape: list[PositiveInt],
+        num_classes: NonNegativeInt,
+        num_blocks: Depth | list[Depth],
+        width: PositiveInt,
+        inject: NonNegativeInt = 0,
         head: Literal["pool", "conv"] = "pool",
         log_det: Any = None,
         factor_out: bool = False,
         prior: Literal["diagonal", "standard"] = "standard",
-        dense_blocks: int = 0,
+        dense_blocks: Literal[0] | Depth = 0,
         **options: Any,
     ):
         if len(shape) != 3:

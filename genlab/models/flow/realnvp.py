@@ -11,6 +11,7 @@ from genlab.nn.actnorm import ActNorm
 from genlab.nn.chain import Chain, MultiScale
 from genlab.nn.coupling import Coupling, MaskedCoupling, ZeroLayer, mlp
 from genlab.nn.squeeze import Squeeze, squeezed
+from genlab.ranges import Depth, PositiveInt
 
 __all__ = ["RealNVP", "checkerboard"]
 
@@ -36,11 +37,11 @@ class RealNVP(nn.Module):
 
     def __init__(
         self,
-        shape: list[int],
-        depth: int | None = None,
-        hidden: int = 64,
-        num_blocks: int | None = None,
-        levels: int | None = None,
+        shape: list[PositiveInt],
+        depth: Depth | None = None,
+        hidden: PositiveInt = 64,
+        num_blocks: Depth | None = None,
+        levels: Depth | None = None,
         coupling: Literal["tanh", "sigmoid", "additive"] = "tanh",
     ):
         super().__init__()

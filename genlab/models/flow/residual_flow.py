@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from genlab.models.flow.iresnet import IResNet
+from genlab.ranges import Depth, OpenFraction, PositiveInt
 
 __all__ = ["ResidualFlow"]
 
@@ -17,17 +18,17 @@ class ResidualFlow(IResNet):
 
     def __init__(
         self,
-        shape: list[int],
-        num_blocks: int | list[int],
-        width: int,
+        shape: list[PositiveInt],
+        num_blocks: Depth | list[Depth],
+        width: PositiveInt,
         log_det: Any,
         activation: Literal["elu", "softplus", "lipswish"] = "lipswish",
-        coeff: float | None = 0.98,
+        coeff: OpenFraction | None = 0.98,
         squeeze_first: bool = False,
         factor_out: bool = False,
         norm: Literal["before", "after"] = "after",
         prior: Literal["diagonal", "standard"] = "standard",
-        dense_blocks: int = 4,
+        dense_blocks: Literal[0] | Depth = 4,
         **options: Any,
     ):
         arrangement = {"squeeze_first": squeeze_first, "factor_out": factor_out, "norm": norm, "prior": prior}

@@ -9,6 +9,7 @@ base width, 96 in the source (64 at 32 pixels), which the tables multiply.
 
 import itertools
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from genlab.nn.head import Head
 from genlab.nn.init import init_orthogonal
 from genlab.nn.spectral_norm import SpectralNorm
 from genlab.nn.upsample import Resize, pooled_conv, resized_conv
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["DBlock", "Discriminator", "GBlock", "Generator", "LinearModulation"]
 
@@ -58,7 +60,7 @@ class LinearModulation(nn.Module):
     Labels reach it through c.
     """
 
-    def __init__(self, num_features: int, latent_dim: int, num_classes: int = 0):
+    def __init__(self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0):
         super().__init__()
         self.norm = nn.BatchNorm2d(num_features, eps=1e-5, affine=False)
         self.gain = nn.Linear(latent_dim, num_features, bias=False)
@@ -126,14 +128,14 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        latent_dim: int,
-        num_classes: int = 0,
-        dim: int = 96,
-        embedding_dim: int = 128,
-        attention: int | None = None,
-        upsample: str = "nearest",
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        latent_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        dim: PositiveInt = 96,
+        embedding_dim: PositiveInt = 128,
+        attention: PositiveInt | None = None,
+        upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "nearest",
         norm: Callable[[int, int, int], nn.Module] = LinearModulation,
     ):
         super().__init__()
@@ -180,12 +182,12 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        out_dim: int,
-        num_classes: int = 0,
-        dim: int = 96,
-        attention: int | None = None,
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        out_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        dim: PositiveInt = 96,
+        attention: PositiveInt | None = None,
     ):
         super().__init__()
         _check(image_size, attention)

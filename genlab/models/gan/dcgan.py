@@ -12,6 +12,7 @@ their gradients took a tenth of a step.
 
 import itertools
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from genlab.nn.layout import Flatten, gradient_in_own_layout
 from genlab.nn.norm import BatchNorm, discriminator_norm
 from genlab.nn.spectral_norm import normalise_all
 from genlab.nn.upsample import Upsample
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["Discriminator", "Generator", "num_strides"]
 
@@ -48,13 +50,13 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        latent_dim: int,
-        num_classes: int = 0,
-        width_multiple: int = 8,
-        kernel_size: int = 4,
-        upsample: str = "deconv",
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        latent_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        width_multiple: PositiveInt = 8,
+        kernel_size: Literal[4, 5] = 4,
+        upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "deconv",
         norm: Callable[[int, int, int], nn.Module] = BatchNorm,
     ):
         super().__init__()
@@ -99,13 +101,13 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        out_dim: int,
-        num_classes: int = 0,
-        width_multiple: int = 8,
-        kernel_size: int = 4,
-        norm: str = "batch",
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        out_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        width_multiple: PositiveInt = 8,
+        kernel_size: Literal[4, 5] = 4,
+        norm: Literal["batch", "group", "none"] = "batch",
         spectral_norm: bool = False,
     ):
         super().__init__()

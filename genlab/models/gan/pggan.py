@@ -9,6 +9,7 @@ up to s = 32 and halves with every doubling from there. Levels: see genlab.nn.gr
 
 import itertools
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from genlab.nn.growing import StagedDiscriminator, StagedGenerator
 from genlab.nn.head import Head
 from genlab.nn.layout import Flatten
 from genlab.nn.upsample import Resize, resized_conv
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["Discriminator", "EqualisedRate", "Generator", "MinibatchStddev", "PixelNorm", "equalise"]
 
@@ -59,7 +61,7 @@ def _conv(c_in: int, c_out: int, kernel_size: int = 3, gain: float = 2**0.5) -> 
 class PixelNorm(nn.Module):
     """h (B, C, ...) -> h / sqrt(mean over C of h^2 + 1e-8), blind to condition and label; a layer as in genlab.nn.norm."""
 
-    def __init__(self, num_features: int, latent_dim: int, num_classes: int = 0):
+    def __init__(self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0):
         super().__init__()
 
     def forward(self, h: Tensor, c: Tensor | None = None, y: Tensor | None = None) -> Tensor:
@@ -102,12 +104,12 @@ class Generator(StagedGenerator):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        latent_dim: int,
-        num_classes: int = 0,
-        dim: int = 512,
-        upsample: str = "nearest",
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        latent_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        dim: PositiveInt = 512,
+        upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "nearest",
         norm: Callable[[int, int, int], nn.Module] = PixelNorm,
     ):
         widths = _widths(image_size, dim)
@@ -144,12 +146,12 @@ class Discriminator(StagedDiscriminator):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        out_dim: int,
-        num_classes: int = 0,
-        dim: int = 512,
-        group_size: int = 4,
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        out_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        dim: PositiveInt = 512,
+        group_size: PositiveInt = 4,
     ):
         widths = _widths(image_size, dim)
         super().__init__(image_size)

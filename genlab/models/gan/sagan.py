@@ -8,6 +8,7 @@ None: S/2, at most 64, which is the paper's choice at 128 (after G's fourth bloc
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from genlab.nn.attention import SelfAttention
 from genlab.nn.init import init_xavier
 from genlab.nn.norm import BatchNorm
 from genlab.nn.spectral_norm import normalise_all
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["Discriminator", "Generator", "attention_size_of"]
 
@@ -48,13 +50,13 @@ class Generator(sngan.Generator):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        latent_dim: int,
-        num_classes: int = 0,
-        dim: int = 64,
-        attention_size: int | None = None,
-        upsample: str = "nearest",
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        latent_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        dim: PositiveInt = 64,
+        attention_size: PositiveInt | None = None,
+        upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "nearest",
         spectral_norm: bool = True,
         norm: Callable[[int, int, int], nn.Module] = BatchNorm,
     ):
@@ -77,12 +79,12 @@ class Discriminator(sngan.Discriminator):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        out_dim: int,
-        num_classes: int = 0,
-        dim: int = 64,
-        attention_size: int | None = None,
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        out_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        dim: PositiveInt = 64,
+        attention_size: PositiveInt | None = None,
         spectral_norm: bool = True,
     ):
         size = attention_size_of(image_size, attention_size)

@@ -10,6 +10,7 @@ at S/2, S/4 and S/8, where both networks end, whatever S.
 
 import itertools
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from genlab.nn.layout import Flatten, gradient_in_own_layout
 from genlab.nn.norm import BatchNorm
 from genlab.nn.spectral_norm import normalise_all
 from genlab.nn.upsample import Upsample
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["Discriminator", "Generator"]
 
@@ -43,12 +45,12 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        latent_dim: int,
-        num_classes: int = 0,
-        dim: int = 64,
-        upsample: str = "deconv",
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        latent_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        dim: PositiveInt = 64,
+        upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "deconv",
         norm: Callable[[int, int, int], nn.Module] = BatchNorm,
     ):
         super().__init__()
@@ -75,11 +77,11 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        out_dim: int,
-        num_classes: int = 0,
-        dim: int = 64,
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        out_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        dim: PositiveInt = 64,
         spectral_norm: bool = True,
     ):
         super().__init__()

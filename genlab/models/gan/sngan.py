@@ -10,6 +10,7 @@ the source, which the tables multiply.
 
 import itertools
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
@@ -19,6 +20,7 @@ from genlab.nn.init import init_xavier
 from genlab.nn.norm import BatchNorm
 from genlab.nn.spectral_norm import normalise_all
 from genlab.nn.upsample import Resize, pooled_conv, resized_conv
+from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["DBlock", "Discriminator", "GBlock", "Generator", "check_image_size"]
 
@@ -117,12 +119,12 @@ class Generator(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        latent_dim: int,
-        num_classes: int = 0,
-        dim: int = 64,
-        upsample: str = "nearest",
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        latent_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        dim: PositiveInt = 64,
+        upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "nearest",
         spectral_norm: bool = False,
         norm: Callable[[int, int, int], nn.Module] = BatchNorm,
     ):
@@ -162,11 +164,11 @@ class Discriminator(nn.Module):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        out_dim: int,
-        num_classes: int = 0,
-        dim: int = 64,
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        out_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        dim: PositiveInt = 64,
         spectral_norm: bool = True,
     ):
         super().__init__()

@@ -9,6 +9,7 @@ Shapes: B batch, C image channels, S image size, Z latent_dim, W style_dim.
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn.functional import linear
 
 from genlab.models.gan import dcgan
 from genlab.nn.norm import AdaIN
+from genlab.ranges import Depth, NonNegativeInt, PositiveFloat, PositiveInt
 
 __all__ = ["Constant", "Generator", "Mapping", "SlowLinear"]
 
@@ -82,16 +84,16 @@ class Generator(dcgan.Generator):
 
     def __init__(
         self,
-        image_size: int,
-        channels: int,
-        latent_dim: int,
-        num_classes: int = 0,
-        width_multiple: int = 8,
-        kernel_size: int = 4,
-        style_dim: int | None = None,
-        num_layers: int = 8,
-        mapping_rate: float = 0.01,
-        upsample: str = "deconv",
+        image_size: PositiveInt,
+        channels: PositiveInt,
+        latent_dim: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        width_multiple: PositiveInt = 8,
+        kernel_size: Literal[4, 5] = 4,
+        style_dim: PositiveInt | None = None,
+        num_layers: Depth = 8,
+        mapping_rate: PositiveFloat = 0.01,
+        upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "deconv",
         norm: Callable[[int, int, int], nn.Module] = AdaIN,
     ):
         style_dim = latent_dim if style_dim is None else style_dim

@@ -29,6 +29,7 @@ from genlab.nn.conditional_norm import ConditionalLayerNorm, LayerNorm, Projecti
 from genlab.nn.decode import add_norm
 from genlab.nn.init import init_positions, init_truncated
 from genlab.nn.masks import attend, bidirectional
+from genlab.ranges import Depth, NonNegativeInt, PartialFraction, PositiveFloat, PositiveInt
 
 __all__ = ["BERT"]
 
@@ -104,25 +105,25 @@ class BERT(nn.Module):
 
     def __init__(
         self,
-        vocab_size: int,
-        dim: int = 768,
-        num_layers: int = 12,
-        num_heads: int = 12,
-        hidden_dim: int = 3072,
-        max_length: int = 512,
-        num_segments: int = 2,
-        embedding_dim: int | None = None,
-        dropout: float = 0.1,
-        attention_dropout: float = 0.1,
-        eps: float = 1e-12,
+        vocab_size: PositiveInt,
+        dim: PositiveInt = 768,
+        num_layers: Depth = 12,
+        num_heads: PositiveInt = 12,
+        hidden_dim: PositiveInt = 3072,
+        max_length: PositiveInt = 512,
+        num_segments: PositiveInt = 2,
+        embedding_dim: PositiveInt | None = None,
+        dropout: PartialFraction = 0.1,
+        attention_dropout: PartialFraction = 0.1,
+        eps: PositiveFloat = 1e-12,
         activation: str = "gelu",
-        init_std: float = 0.02,
+        init_std: PositiveFloat = 0.02,
         position_init: Literal["normal", "sinusoidal"] = "normal",
-        pad_id: int | None = 0,
+        pad_id: NonNegativeInt | None = 0,
         checkpointing: bool = False,
-        condition_dim: int = 0,
+        condition_dim: NonNegativeInt = 0,
         condition_by: Literal["layer_norm", "prefix", "embedding"] = "layer_norm",
-        condition_hidden: int = 0,
+        condition_hidden: NonNegativeInt = 0,
         condition_activation: str | None = None,
     ):
         super().__init__()

@@ -1,6 +1,7 @@
 """How a text is to be written: what a user says of it, with its defaults, checked."""
 
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 __all__ = ["Decoding"]
 
@@ -47,7 +48,7 @@ class Decoding:
             1.
     """
 
-    method: str | None = None
+    method: Literal["greedy", "beam", "sample"] | None = None
     num: int = 1
     beams: int | None = None
     length_penalty: float | None = None

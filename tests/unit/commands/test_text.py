@@ -33,7 +33,7 @@ def ask(run, tmp_path, command):
 
 
 def test_a_question_is_answered_from_the_command_line(ask, tmp_path, capsys):
-    ask("sample", "question=What is the capital of Peru?", "passages=[The capital of Peru is Lima.,Cuba is warm.]",
+    ask("sample", "question=What is the capital of Peru?", 'passages=["The capital of Peru is Lima.", "Cuba is warm."]',
         "decoding.abstain=1", "decoding.method=beam", "decoding.num=2")  # fmt: skip
     (row,) = [json.loads(line) for line in (tmp_path / "texts.jsonl").read_text().splitlines()]
     assert row["question"] == "What is the capital of Peru?" and len(row["texts"]) == len(row["scores"]) == 2

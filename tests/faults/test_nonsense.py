@@ -1,0 +1,287 @@
+"""Nonsense in any key of any command is refused in a line that names the key, before anything is touched."""
+
+import copy
+import random
+import resource
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import yaml
+
+from genlab import config
+from genlab.commands import options, train
+from genlab.errors import cause
+
+RECIPES = {
+    "ogan": ["model=ogan", "data=digits", "net.generator.width_multiple=1"],
+    "glann": ["model=glann", "data=digits", "net.generator.dim=4", "data.flip=false"],
+    "glow": ["model=glow", "net.depth=2", "net.hidden=8"],
+    "realnvp": ["model=realnvp", "data=moons", "net.depth=2"],
+    "iresnet_classifier": ["model=iresnet_classifier", "data=digits8", "net.num_blocks=1", "net.width=8"],
+    "unilm_qa": ["model=unilm_qa", "net=bert_tiny", "data.vocab_size=200"],
+    "cln_lm": ["model=cln_lm", "net=bert_tiny", "data.vocab_size=200", "model.init=null"],
+    "pretrain_mlm": ["model=pretrain_mlm", "data=fact_texts", "net=bert_tiny"],
+}
+VALUES = [-1, 0, 1, 7, -0.5, 1.5, 1e30, 1e-30, float("nan"), float("inf"), "", None, [], {}, [1, 2], [[1]], [-1, 2],
+          ["a"], True, False, "abc", "a b", 10**12, -(10**12), 2**31, "[/b]", "..", "/dev/null", "ünï", "${oc.env:HOME}",
+          {"a": 1}, "1", "0x10", "\n", "\udcff"]  # fmt: skip
+LEFT = ("name", "run", "ckpt", "allow", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
+
+
+def with_value(settings: dict, key: str, value) -> dict:
+    """A copy of `settings` with another value at the dotted key."""
+    settings = copy.deepcopy(settings)
+    *path, last = key.split(".")
+    node = settings
+    for name in path:
+        node = node[name]
+    node[last] = value
+    return settings
+
+
+@pytest.fixture(scope="module")
+def recipes(composed):
+    found = {}
+    for name, words in RECIPES.items():
+        found[name] = config.resolve(composed(*words, "trainer=cpu"))
+        found[name]["logger"] = None
+    return found
+
+
+@pytest.fixture(scope="module")
+def bounded():
+    """Two more gigabytes of memory for this process, so that networks of any size are refused and none is made."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (2 << 30), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def attempt(settings: dict, tmp_path) -> str | None:
+    """What `genlab train` says to `settings` before it reads data; None if it takes them."""
+    try:
+        checked = train.check(settings, sweep=False)
+        config.build(checked["data"], checked["allow"])
+        if "vocab_size" in (checked.get("net") or {}):
+            checked = with_value(checked, "net.vocab_size", 50)
+        config.build_system(checked, checked["allow"])
+        train.build_trainer(checked, tmp_path)
+    except ValueError as error:
+        return str(error)
+    except Exception as error:
+        if cause(error) is None and type(error).__name__ != "MisconfigurationException":
+            raise
+        return str(error)
+    return None
+
+
+def fuzz(recipes, tmp_path, count: int, seed: int) -> None:
+    draw = random.Random(seed)
+    for _ in range(count):
+        recipe = draw.choice(sorted(recipes))
+        keys = [key for key in config.flatten(recipes[recipe]) if not key.startswith(LEFT) and not key.startswith("hydra")]
+        key, value = draw.choice(keys), draw.choice(VALUES)
+        try:
+            said = attempt(with_value(recipes[recipe], key, value), tmp_path)
+        except Exception as error:
+            raise AssertionError(f"{recipe} {key}={value!r}: {type(error).__name__}: {error}") from error
+        assert said is None or said.strip(), (recipe, key, value)
+
+
+def test_no_override_of_a_recipe_is_a_traceback(recipes, bounded, tmp_path):
+    fuzz(recipes, tmp_path, 150, seed=25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_two_thousand_overrides_are_no_traceback(recipes, bounded, tmp_path, seed):
+    fuzz(recipes, tmp_path, 250, seed)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "value"),
+    [
+        ("ogan", "trainer.max_steps", -5),
+        ("ogan", "trainer.max_steps", 0),
+        ("ogan", "trainer.gradient_clip_val", -1),
+        ("ogan", "trainer.accumulate_grad_batches", 0),
+        ("ogan", "trainer.accumulate_grad_batches", -5),
+        ("ogan", "trainer.overfit_batches", {}),
+        ("ogan", "trainer.profiler", True),
+        ("ogan", "trainer.max_time", False),
+        ("ogan", "trainer.accelerator", {}),
+        ("ogan", "trainer.benchmark", {}),
+        ("ogan", "callbacks.checkpoint.every_num_steps", 0),
+        ("ogan", "callbacks.grids.every_num_steps", 0),
+        ("ogan", "callbacks.divergence_guard.every_num_steps", 0),
+        ("ogan", "callbacks.ema.half_life", -100),
+        ("ogan", "callbacks.quality.num", 0),
+        ("ogan", "callbacks.ema", 7),
+        ("ogan", "model.generator_lr", -1),
+        ("ogan", "model.generator_lr", True),
+        ("ogan", "model.generator_lr", "1"),
+        ("ogan", "model.latent_dim", 0),
+        ("ogan", "model.latent_dim", 1.0),
+        ("ogan", "model.code_weight", -1),
+        ("ogan", "model.optimizer.alpha", 2),
+        ("ogan", "model.optimizer._partial_", "1"),
+        ("ogan", "model.optimizer._target_", 7),
+        ("ogan", "net.generator._target_", [1, 2]),
+        ("ogan", "data.image_size", "7"),
+        ("ogan", "data.resize", {}),
+        ("ogan", "data.num_workers", -1),
+        ("ogan", "evaluate", "flase"),
+        ("ogan", "explorer", {"a": 1}),
+        ("ogan", "seed", -1),
+        ("ogan", "tags", "abc"),
+        ("ogan", "model", None),
+        ("glow", "net.shape", -1),
+        ("glow", "model.warmup_steps", -1),
+        ("glow", "model.optimizer.eps", -1),
+        ("glow", "model.optimizer.betas", 1),
+        ("glow", "model.optimizer.betas", [0.9, 1.5]),
+        ("glow", "model.alpha", float("nan")),
+        ("glann", "model.code_betas", 0.5),
+        ("iresnet_classifier", "net.coeff", {}),
+        ("iresnet_classifier", "net.width", {"a": 1}),
+        ("unilm_qa", "data.lowercase", float("nan")),
+        ("unilm_qa", "data.stride", "/"),
+        ("unilm_qa", "model.decay_steps", {"a": 1}),
+        ("pretrain_mlm", "data.val_part", None),
+    ],
+)
+def test_what_means_nothing_is_refused_with_its_key(recipes, recipe, key, value):
+    with pytest.raises(config.ConfigError, match=rf"(?m)^ *{key.replace('.', chr(92) + '.')}\b"):
+        train.check(with_value(recipes[recipe], key, value), sweep=False)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key", "value"),
+    [("ogan", "trainer.max_steps", -1), ("ogan", "trainer.max_time", "00:00:10:00"), ("ogan", "trainer.precision", 32),
+     ("ogan", "trainer.limit_train_batches", 1.0), ("ogan", "model.generator_lr", 1), ("ogan", "callbacks", None),
+     ("ogan", "callbacks.ema", None), ("glow", "model.optimizer.betas", [0.5, 0.9]), ("glow", "net.levels", None)],
+)  # fmt: skip
+def test_what_means_something_is_taken(recipes, recipe, key, value):
+    train.check(with_value(recipes[recipe], key, value), sweep=False)
+
+
+@pytest.mark.parametrize("key", ["net.generator.latent_dim", "net.generator.dim"])
+def test_networks_that_no_memory_holds_are_refused_by_their_key(recipes, bounded, key):
+    with pytest.raises(config.ConfigError, match=r"^net: "):
+        config.build_system(with_value(recipes["glann"], key, 10**12))
+
+
+# --- options of the commands ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["sample", "encode", "eval", "export", "train"])
+def test_the_shipped_config_of_a_command_and_its_schema_agree(command):
+    shipped = yaml.safe_load(files("genlab.conf").joinpath(f"{command}.yaml").read_text())
+    groups = {key for entry in shipped.pop("defaults") if isinstance(entry, dict) for key in entry}
+    shipped = {key: value for key, value in shipped.items() if key != "hydra"}
+    if command == "train":  # a recipe is in its groups
+        shipped |= {"model": {"_target_": "x"}, "data": {"_target_": "x"}, "trainer": {"_target_": "x"}}
+    read = options.read(command, dict(shipped))
+    assert read.items() >= shipped.items()
+    fields = config.parameters(options.SCHEMAS[command])
+    assert shipped.keys() <= fields.keys() <= shipped.keys() | groups | {"net", "loss", "out"}
+    for name in shipped.keys() - {"model", "data", "trainer", "name", "decoding"}:
+        left = options.read(command, {key: value for key, value in shipped.items() if key != name})
+        assert left[name] == shipped[name], name
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "value"),
+    [
+        ("sample", "num", []),
+        ("sample", "num", -3),
+        ("sample", "num", 0),
+        ("sample", "num", 0.5),
+        ("sample", "num", None),
+        ("sample", "seed", {"a": 1}),
+        ("sample", "seed", "abc"),
+        ("sample", "scale", float("nan")),
+        ("sample", "scale", [-1, 2]),
+        ("sample", "temperature", 0),
+        ("sample", "steps", 1),
+        ("sample", "mode", "gird"),
+        ("sample", "label", 1.5),
+        ("sample", "label", []),
+        ("sample", "device", 0.5),
+        ("sample", "device", "abc"),
+        ("sample", "device", "cuda:x"),
+        ("sample", "weights", "emma"),
+        ("sample", "ckpt", False),
+        ("sample", "out", 1.5),
+        ("sample", "run", [1]),
+        ("sample", "allow", "mypackage"),
+        ("sample", "decoding", {"beams": 0}),
+        ("sample", "decoding", {"max_length": 0}),
+        ("sample", "decoding", {"num": [1, 2]}),
+        ("sample", "decoding", {"bems": 2}),
+        ("sample", "sedd", 1),
+        ("encode", "batch_size", -1),
+        ("encode", "batch_size", True),
+        ("encode", "input", {"a": 1}),
+        ("encode", "input", ""),
+        ("encode", "tolerance", []),
+        ("encode", "whiten", "abc"),
+        ("encode", "split", "tset"),
+        ("encode", "log_prob", -0.5),
+        ("eval", "num", {}),
+        ("eval", "batch_size", [[1]]),
+        ("eval", "metrics", 7),
+        ("eval", "ood", {"a": 1}),
+        ("eval", "measure", "squad2"),
+        ("export", "licence", 1e30),
+        ("export", "format", -0.5),
+    ],
+)
+def test_an_option_that_means_nothing_is_refused_with_its_key(command, key, value):
+    with pytest.raises(config.ConfigError, match=f"^{key}"):
+        options.read(command, {key: value})
+
+
+def test_no_option_of_any_command_is_a_traceback():
+    for command, schema in options.SCHEMAS.items():
+        for name in config.parameters(schema):
+            for value in VALUES:
+                try:
+                    options.read(command, {name: value})
+                except config.ConfigError as error:
+                    assert "\n  " in str(error) or str(error).startswith(name) or command == "train"
+
+
+@pytest.fixture(scope="module")
+def run(trained_in, tiny, tmp_path_factory):
+    words = [word for word in tiny if not word.startswith("trainer.max_steps")]
+    path = tmp_path_factory.mktemp("nonsense") / "ogan"
+    trained_in(path, "model=ogan", "data=digits", *words, "trainer.max_steps=3")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("command_name", "words", "key"),
+    [
+        ("sample", ["data.image_size=16"], "data"),  # mode=grid reads none
+        ("sample", ["ckpt=7"], "ckpt"),
+        ("sample", ["device=cuda:99"], "device"),
+        ("encode", ["split=test", "label=7"], "label"),
+        ("encode", ["split=test", "seed=7"], "seed"),
+        ("encode", ["split=test", "on_error=skip"], "on_error"),
+        ("encode", ["split=test", "data.batch_size=abc"], "data.batch_size"),
+        ("encode", ["split=test", "data._target_=7"], "data._target_"),
+        ("eval", ["metrics._target_=-0.5"], "metrics._target_"),
+        ("export", ["format=-0.5"], "format"),
+    ],
+)
+def test_a_setting_without_effect_or_meaning_is_refused(run, command, tmp_path, command_name, words, key):
+    with pytest.raises(ValueError, match=f"^{key}"):
+        command(command_name, tmp_path, f"run={run}", *words)
+
+
+def test_a_deleted_option_takes_its_default(run, command, tmp_path):
+    command("sample", tmp_path, f"run={run}", "~weights", "~seed", "num=2")
+    assert (tmp_path / "grid.png").exists()

@@ -1,0 +1,115 @@
+"""Texts and paths are taken as they are typed and printed as they are; printed commands can be pasted."""
+
+import os
+import random
+import shlex
+import sys
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from genlab import cli, console
+from genlab.commands.text import asked
+from genlab.words import literal, value_of
+
+PATH_KEYS = ("run", "ckpt", "input", "out", "data.path", "data.root", "data.vocab", "model.init", "hydra.run.dir",
+             "hydra.sweep.dir", "+data.val_path", "model.condition.run", "metrics.weights_path")  # fmt: skip
+NAMES = ["7", "./7", "2019", "1e3", "08", "1_000", "true", "holiday, 2019", "runs[/a]", "ogan[lr=2e-4]", "[bold]x", "{a:1}",
+         "a=b", "it's", 'say "x"', "a b", " a", "ünï", "李白", "$(x)", "choice(a,b)", "a\\b", "${",
+         "b;c", "#x", "a(1)"]  # fmt: skip
+
+
+def read(word: str, sweep: bool = False):
+    """What the value of a command line's word is when a command sees it."""
+    override = OverridesParser.create().parse_override(literal(word, sweep))
+    assert not override.is_sweep_override()
+    return OmegaConf.to_container(OmegaConf.create({"value": override.value()}), resolve=True)["value"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_is_the_one_that_is_typed(name):
+    for key in PATH_KEYS:
+        assert read(f"{key}={name}") == name
+        assert literal(literal(f"{key}={name}")) == literal(f"{key}={name}")
+    assert value_of(literal(f"run={name}")) == name
+
+
+def test_a_path_of_any_letters_is_the_one_that_is_typed():
+    draw = random.Random(7)
+    for _ in range(300):
+        name = "".join(draw.choices("ab1.,:=[]{}()'\"\\$ -_/#~äé李", k=draw.randrange(2, 12)))
+        quotes = name[0] == name[-1] and name[0] in "'\""
+        lists = name.startswith("[") and name.endswith("]")
+        if not (quotes or lists or "${" in name):
+            assert read(f"data.path={name}") == name
+            (word,) = shlex.split(console.command("sample", run=name))[2:]
+            assert value_of(literal(word)) == name
+
+
+def test_what_is_there_is_meant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert read("data.path=[x]") == ["x"] and read("data.path=[2019,a]") == ["2019", "a"]
+    os.mkdir("[x]")
+    assert read("data.path=[x]") == "[x]"
+    assert read("input=[y]") == "[y]" and read("input=null") is None
+
+
+def test_a_sweep_over_paths_is_one_with_m_alone():
+    assert OverridesParser.create().parse_override(literal("data.path=a,b", sweep=True)).is_sweep_override()
+    assert read("data.path=a,b") == "a,b"
+
+
+@pytest.mark.parametrize(
+    ("word", "passages"),
+    [
+        ("passages=[In Peru, people pay with sol, and in Chile with pesos.]",
+         ["In Peru, people pay with sol, and in Chile with pesos."]),
+        ("passages=[秘鲁人用索尔。]", ["秘鲁人用索尔。"]),
+        ("passages=Lima, mostly.", ["Lima, mostly."]),
+        ('passages=["In Peru, the sol.", "In Chile, the peso."]', ["In Peru, the sol.", "In Chile, the peso."]),
+        ("passages=['one']", ["one"]),
+        ("passages=7", ["7"]),
+    ],
+)  # fmt: skip
+def test_passages_are_one_text_unless_each_is_quoted(word, passages):
+    settings = {"source": None, "input": None, "question": "What?", "passages": read(word)}
+    assert list(asked(settings)[0].sources) == passages
+
+
+@pytest.mark.parametrize("text", ["see [/usr/bin]", "[MASK]", "what [/x]", "a [bold]b", "7", "true", "it's ${x}, or {so}"])
+def test_a_text_is_the_one_that_is_typed(text):
+    for key in ("source", "question", "prompt", "licence"):
+        assert read(f"{key}={text}") == text
+
+
+@pytest.mark.parametrize("name", ["runs[/a]", "[bold]x", "ogan[lr=2e-4], new", "a:car:b"])
+def test_names_are_printed_as_they_are_and_commands_can_be_pasted(name, trained_in, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["model=realnvp", "data=moons", "net.depth=2", "trainer=cpu", "trainer.max_steps=1", "callbacks.grids=null"]
+    trained_in(tmp_path / name, *words, "trainer.val_check_interval=1", "evaluate=false", "data.num_val=100")
+    said = capsys.readouterr().err
+    assert str(tmp_path / name) in said
+    commands = [shlex.split(line) for line in said.splitlines() if line.startswith("  genlab ")]
+    assert commands
+    for command in commands:
+        assert (tmp_path / value_of(literal(next(w for w in command if w.startswith("run="))))).is_dir()
+
+
+def test_tables_and_progress_print_names_as_they_are(capsys):
+    from rich.table import Table
+
+    table = Table("a [/x]")
+    table.add_row("[red]b")
+    console.console().print(table)
+    with console.progress(transient=False) as bar:
+        bar.add_task("decoding [/c]", total=1)
+    said = capsys.readouterr().err
+    assert "a [/x]" in said and "[red]b" in said and "decoding [/c]" in said
+
+
+def test_a_word_that_is_not_utf8_is_refused(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["genlab", "sample", "run=\udcff"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2 and "UTF-8" in capsys.readouterr().err
