@@ -107,7 +107,7 @@ def train_with(
         where = f"from step {step} " if step else ""
         line = f"training {settings['name']} on {data.name} {where}in {run_dir}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    loggers.begin(trainer.loggers, config.flatten(settings), resume is not None)
+    loggers.begin(trainer.loggers, config.flatten(settings | {"allow": []}), resume is not None)
     if not trained:
         fit(trainer, system, data, resume, manifest, run_dir)
     if not trainer.is_global_zero:
