@@ -118,7 +118,7 @@ def train_with(trainer, system, data, start: Start, record: Record, run_dir: Pat
         console().print(line, soft_wrap=True)
     if not manifest.held or start.trained:
         record.start()
-    loggers.begin(trainer.loggers, config.flatten(settings), start.checkpoint is not None)
+    loggers.begin(trainer.loggers, config.flatten(settings | {"allow": []}), start.checkpoint is not None)
     if not start.trained:
         fit(trainer, system, data, start, run_dir)
     if not trainer.is_global_zero:

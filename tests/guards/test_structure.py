@@ -127,7 +127,7 @@ def test_a_file_is_read_in_one_sitting():
 def undocumented(path: Path) -> list[str]:
     """What is public in a file and has no docstring; the file itself, too."""
     tree = ast.parse(path.read_text())
-    lists = (node for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "__all__")
+    lists = (node for node in tree.body if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__")
     public = next((ast.literal_eval(node.value) for node in lists), [])
     nodes = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in public]
     missing = [node.name for node in nodes if not ast.get_docstring(node)]
