@@ -108,9 +108,9 @@ class Corpus(StepDataModule):
     val_path, test_path: those of the other splits; without them the parts val_part and test_part of the documents are held
     out. vocab: a vocab.txt or tokenizer.json, a directory with one, a run, or the name of pretrained weights; null: built of
     the first vocab_characters, vocab_size tokens of vocab_kind. simplified: drop the tokens that BERT's splitting cannot
-    produce. words: what is masked as a whole: spaces, jieba (for Chinese), pieces. pack: cross_document lets a row's documents see
-    each other, isolated restarts mask and positions with each. masks: so many static maskings, epochs in turn, instead of a
-    new one each epoch. processes: that tokenise; null: one a core for more than a few megabytes.
+    produce. words: what is masked as a whole: spaces, jieba (for Chinese), pieces. pack: cross_document lets a row's
+    documents see each other, isolated restarts mask and positions with each. masks: so many static maskings, epochs in turn,
+    instead of a new one each epoch. processes: that tokenise; null: one a core for more than a few megabytes.
     """
 
     name = "corpus"
