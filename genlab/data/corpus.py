@@ -107,11 +107,11 @@ class Corpus(StepDataModule):
 
     path: a file or a pattern (corpus/*.txt.gz), or a list of them, looked for as given and below root or $GENLAB_DATA;
     val_path, test_path: those of the other splits; without them the parts val_part and test_part of the documents are held
-    out. vocab: a vocab.txt, a directory with one, a run, or the name of pretrained weights; null: built of the first
-    vocab_characters, vocab_size tokens of vocab_kind. simplified: drop the tokens that BERT's splitting cannot produce.
-    words: what is masked as a whole: spaces, jieba (for Chinese), pieces. pack: cross_document lets a row's documents see
-    each other, isolated restarts mask and positions with each. masks: so many static maskings, epochs in turn, instead of a
-    new one each epoch. processes: that tokenise; null: one a core for more than a few megabytes.
+    out. vocab: a vocab.txt or tokenizer.json, a directory with one, a run, or the name of pretrained weights; null: built of
+    the first vocab_characters, vocab_size tokens of vocab_kind. simplified: drop the tokens that BERT's splitting cannot
+    produce. words: what is masked as a whole: spaces, jieba (for Chinese), pieces. pack: cross_document lets a row's
+    documents see each other, isolated restarts mask and positions with each. masks: so many static maskings, epochs in turn,
+    instead of a new one each epoch. processes: that tokenise; null: one a core for more than a few megabytes.
     """
 
     name = "corpus"
@@ -219,7 +219,7 @@ class Corpus(StepDataModule):
         """A vocabulary of the first texts, made once: all processes of a run read the same file."""
         lowercase = True if self.lowercase is None else self.lowercase
         settings = [self.wanted_size, self.vocab_kind, lowercase, self.vocab_characters]
-        folder = self.cached("vocab", self.stamp("train"), self.field, *settings)
+        folder = self.cached("vocab", self.stamp("train"), self.field, *settings, "with marks")  # those without are older
         file = folder / "vocab.json"
         with alone(folder):
             tokenizer = kept_tokenizer(file)

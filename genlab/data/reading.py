@@ -130,7 +130,7 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 def an_object(value: Any) -> dict:
-    """`value`, if it is a JSON object; else ValueError."""
+    """`value`, if it is an object of JSON; ValueError if not."""
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, got {type(value).__name__}")
     return value

@@ -46,11 +46,12 @@ class TextDataModule(StepDataModule):
 
     path: a file or several, looked for as given and below root or $GENLAB_DATA; val_path and test_path: files that are
     those splits; without them num_val and num_test examples of `path` are held out, by whole documents. extra_path: more
-    files to train on; repeat: how often an epoch goes over the examples of `path`. vocab: a vocab.txt, a directory with
-    one, a run, or the name of pretrained weights; null: built of the training texts, vocab_size tokens of vocab_kind
-    (wordpiece, characters). simplified: drop the tokens that BERT's splitting cannot produce. no_answer: the part of the
-    training questions that are shown a passage without their answer. pad_to_multiple_of: a number, so that rows of training
-    batches have few different widths (trainer.graph=true); null: the longest's. See Codec for max_source to commas.
+    files to train on; repeat: how often an epoch goes over the examples of `path`. vocab: a vocab.txt or tokenizer.json,
+    a directory with one, a run, or the name of pretrained weights; null: built of the training texts, vocab_size tokens of
+    vocab_kind (wordpiece, characters), in which marks (é, й, が) stay with their letters. simplified: drop the tokens that
+    BERT's splitting cannot produce. no_answer: the part of the training questions that are shown a passage without their
+    answer. pad_to_multiple_of: a number, so that rows of training batches have few different widths (trainer.graph=true);
+    null: the longest's. See Codec for max_source to commas.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """Targets for a batch of sources, or answers for a batch of questions, by one prefix-masked BERT."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,13 +9,13 @@ from torch import Tensor
 from genlab.models.seq2seq.cached import captured
 from genlab.models.seq2seq.decoding import Decoded, LogProbs, Rules, beam_search, greedy, sample
 from genlab.models.seq2seq.options import Decoding
-from genlab.models.seq2seq.voting import Extractive, Vote
+from genlab.models.seq2seq.voting import Extractive, Room, Sparing, Vote
 from genlab.nn.masks import CAUSAL, FULL, unilm
 
-__all__ = ["Cached", "Decoding", "Guided", "Recomputed", "Sparing", "write"]
+__all__ = ["Cached", "Decoding", "Guided", "Recomputed", "write"]
 
 FEW = 64  # windows of questions that are read at once, however long
-READ = 1 << 15  # tokens that are read at once where there are more windows, and tokens that caches hold of these
+READ = 1 << 14  # tokens that are read at once where there are more windows, and tokens that caches hold of these
 
 
 class Cached:
@@ -113,61 +113,6 @@ class Recomputed:
         self.condition = None if self.condition is None else self.condition[rows]
 
 
-@dataclass
-class Room:
-    """What is left of the memory that some scorers share, in tokens."""
-
-    tokens: int
-
-    def take(self, tokens: int) -> bool:
-        """Whether there is room for so many; it is theirs from then on."""
-        fits = tokens <= self.tokens
-        self.tokens -= tokens * fits
-        return fits
-
-
-class Sparing:
-    """The same Scorer for a part of many windows: it needs little memory always, and much time where many have an answer.
-
-    The first token is written without a cache. The rows that are still there then get one if there is `room`; else they are
-    read again for each token.
-    """
-
-    def __init__(
-        self,
-        net,
-        ids: Tensor,
-        segments: Tensor,
-        lengths: Tensor,
-        num: int,
-        max_length: int,
-        target_segment: int,
-        condition: Tensor | None,
-        room: Room,
-    ):
-        self.options, self.room = (num, max_length, target_segment), room
-        self.scorer: Cached | Recomputed = Recomputed(net, ids, segments, lengths, *self.options, condition)
-
-    def start(self) -> Tensor:
-        return self.scorer.start()
-
-    def step(self, tokens: Tensor) -> Tensor:
-        if self.room is not None:
-            one, (num, max_length, _) = self.scorer, self.options
-            if len(one.ids) and self.room.take(len(one.ids) * (one.ids.shape[1] + num * max_length)):
-                rows = (one.ids, one.segments, one.lengths)
-                self.scorer = Cached(one.net, *rows, *self.options, one.condition, graph=False)
-                self.scorer.start()
-            self.room = None  # it is decided
-        return self.scorer.step(tokens)
-
-    def reorder(self, parents: Tensor) -> None:
-        self.scorer.reorder(parents)
-
-    def keep(self, rows: Tensor) -> None:
-        self.scorer.keep(rows)
-
-
 class Guided:
     """A Scorer of the logits without + scale (with - without): rows of a scorer of 2B, B with a condition, B without.
 
@@ -196,6 +141,28 @@ class Guided:
     def keep(self, rows: Tensor) -> None:
         self.scorer.keep(torch.cat([rows, rows + self.rows]))
         self.rows = len(rows)
+
+
+def voters(
+    scorer: type, net, inputs: Sequence[Tensor], groups: Tensor, num: int, max_length: int, target_segment: int
+) -> tuple[list, Sequence[Tensor]]:
+    """(scorers, the groups of each): one of all rows, or of many rows several that never have all in memory at once.
+
+    inputs: ids, segments, lengths and perhaps condition, (N, ...) each; else as in `write`.
+    """
+    places = inputs[0].shape[1] + num * max_length
+    size = max(1, READ // places)
+    several = len(groups) > max(size, FEW)
+    kind = partial(scorer, graph=False) if several and scorer is Cached else scorer
+
+    def make(ids: Tensor, segments: Tensor, lengths: Tensor, condition: Tensor | None = None):
+        return kind(net, ids, segments, lengths, num, max_length, target_segment, condition)
+
+    if not several:
+        return [make(*inputs)], [groups]
+    room = Room(READ)
+    parts = zip(*(tensor.split(size) for tensor in inputs), strict=True)
+    return [Sparing(make, part, num, places, room) for part in parts], groups.split(size)
 
 
 @torch.no_grad()
@@ -229,23 +196,12 @@ def write(
             raise ValueError(f"decoding.guidance={decoding.guidance}: is for texts under a condition")
         rows, condition = tuple(torch.cat([part, part]) for part in rows), torch.cat([condition, free])
     rules = Rules(end, max_length, decoding.min_length, decoding.block_ngrams, banned)
-    size = max(1, READ // (num * rows[0].shape[1]))
-    if groups is None or len(groups) <= max(size, FEW):
-        model = scorer(net, *rows, num, max_length, target_segment, condition)
-        parts = [model], [groups]
-    else:
-        room, under = Room(READ), (condition,) * len(groups) if condition is None else condition.split(size)
-        parts = (
-            [
-                Sparing(net, *part, num, max_length, target_segment, each, room)
-                for *part, each in zip(*(tensor.split(size) for tensor in rows), under, strict=False)
-            ],
-            groups.split(size),
-        )
     if groups is None:
+        model = scorer(net, *rows, num, max_length, target_segment, condition)
         scores = LogProbs(Guided(model, decoding.guidance) if guided else model)
     else:
-        scores = Vote(*parts, end, decoding.abstain)
+        inputs = rows if condition is None else (*rows, condition)
+        scores = Vote(*voters(scorer, net, inputs, groups, num, max_length, target_segment), end, decoding.abstain)
         if decoding.extractive:
             scores = Extractive(scores, passages, groups, end)
     if decoding.method == "greedy":

@@ -1,6 +1,6 @@
 """One answer out of many passages: they vote on each next token, and it may have to be a piece of one of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from genlab.models.seq2seq.decoding import NEVER, Scorer, log_probs
 
-__all__ = ["Extractive", "Vote"]
+__all__ = ["Extractive", "Room", "Sparing", "Vote"]
 
 
 @dataclass
@@ -108,6 +108,57 @@ class Vote:
 def score(total: Tensor, squares: Tensor) -> Tensor:
     """P's logarithm (Q, K, V)."""
     return (squares / (total + 1) + 1e-12).log()
+
+
+@dataclass
+class Room:
+    """What is left of the memory that some scorers share, in tokens."""
+
+    tokens: int
+
+    def take(self, tokens: int) -> bool:
+        """Whether there is room for so many; it is theirs from then on."""
+        fits = tokens <= self.tokens
+        self.tokens -= tokens * fits
+        return fits
+
+
+class Sparing:
+    """A Scorer for some of many windows: what it needs of memory is bounded, and the time longer where many answer.
+
+    The first token is written without keeping a cache. The rows that are still there then keep one if there is `room`; else
+    they are read, and written to, again for each token.
+    """
+
+    def __init__(self, make: Callable[..., Scorer], rows: Sequence[Tensor], num: int, places: int, room: Room):
+        self.make, self.rows, self.places, self.room = make, rows, places, room
+        self.written, self.cached = rows[0].new_zeros(len(rows[0]), num, 0), None
+
+    def start(self) -> Tensor:
+        return self.make(*self.rows).start()
+
+    def step(self, tokens: Tensor) -> Tensor:
+        if self.cached is not None:
+            return self.cached.step(tokens)
+        first = not self.written.shape[2]
+        self.written = torch.cat([self.written, tokens[..., None]], 2)
+        one = self.make(*self.rows)
+        one.start()
+        for column in self.written.unbind(2):
+            logits = one.step(column)
+        if first and self.room.take(len(tokens) * self.places):
+            self.cached = one
+        return logits
+
+    def reorder(self, parents: Tensor) -> None:
+        if self.cached is not None:
+            self.cached.reorder(parents)
+        self.written = self.written.gather(1, parents[..., None].expand(-1, -1, self.written.shape[2]))
+
+    def keep(self, rows: Tensor) -> None:
+        if self.cached is not None:
+            self.cached.keep(rows)
+        self.rows, self.written = [part[rows] for part in self.rows], self.written[rows]
 
 
 class Extractive:

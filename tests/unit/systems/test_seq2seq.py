@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from genlab.data.codec import Codec
 from genlab.data.records import Example
 from genlab.data.tokenizer import Tokenizer
+from genlab.models.seq2seq import generation
 from genlab.models.seq2seq.bert import BERT
 from genlab.models.seq2seq.generation import Cached, Decoding, Recomputed, write
 from genlab.systems.seq2seq import Seq2Seq
@@ -229,6 +230,43 @@ def test_answers_do_not_depend_on_what_else_is_asked_and_are_pieces_of_a_passage
     assert system.generate(examples, Decoding(abstain=0.0)) == [type(one)([""], [0.0]) for one in together]
     never = system.generate(examples, Decoding(abstain=1.0))
     assert all(one.texts[0] for one in never)
+
+
+@pytest.mark.parametrize("read", [1, 40, 400, 1 << 20])  # tokens at once: nothing keeps a cache, some do, all do
+@pytest.mark.parametrize("how", [{}, {"method": "beam", "beams": 3, "num": 2}, {"extractive": False, "abstain": 0.3}])
+def test_many_windows_are_read_a_few_at_a_time_with_the_same_result(monkeypatch, read, how):
+    system = made(codec={"stride": 5})
+    random = torch.Generator().manual_seed(3)
+    examples = [asked([text(torch.randint(0, 40, (n,), generator=random).tolist())], "w1", i) for i, n in ((0, 400), (1, 9))]
+    expected, counts = system.generate(examples, Decoding(**how)), []
+    monkeypatch.setattr(generation, "FEW", 0)
+    monkeypatch.setattr(generation, "READ", read)
+
+    start = Cached.start
+    monkeypatch.setattr(Cached, "start", lambda self: (counts.append(self.inputs[0].numel()), start(self))[1])
+    found = system.generate(examples, Decoding(**how))
+    assert [one.texts for one in found] == [one.texts for one in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-10)
+    assert max(counts) <= max(read, 20)  # or one window
+
+
+def test_an_option_of_decoding_takes_effect_or_is_refused():
+    system = made(codec={"max_question": 0})
+    one = [Example("0", ("w1 w2 w3",), ((),))]
+    whole = {"num", "beams", "min_length", "max_length", "block_ngrams", "top_k"}
+    wrong = [(name, value) for name in whole for value in (-1, 1.5, True, "3", [])]
+    wrong += [(name, 0) for name in ("num", "beams", "max_length", "temperature", "top_k", "top_p")]
+    wrong += [("top_p", 1.5), ("abstain", 2), ("guidance", -1), ("temperature", float("nan")), ("length_penalty", "x")]
+    for name, value in wrong:
+        with pytest.raises(ValueError, match=rf"decoding\.{name}="):
+            Decoding(**{name: value})
+    with pytest.raises(ValueError, match=r"decoding\.beams=2: .*decoding\.num=3"):
+        Decoding("beam", num=3, beams=2)
+    with pytest.raises(ValueError, match=r"decoding\.max_length=100: expected at most 6"):
+        system.generate(one, Decoding(max_length=100))
+    assert Decoding("beam", num=6).settled(False).beams == 6 and Decoding(beams=1).settled(False).beams == 1
+    assert len(system.generate(one, Decoding(max_length=2))[0].texts[0].split()) <= 2
 
 
 def test_texts_are_written_to_plain_sources_and_sampled_by_seed_alone():
