@@ -1,4 +1,4 @@
-"""Pictures as people have them: damaged, beside other files, in splits and classes of their own, in archives of strangers."""
+"""Pictures as people have them: damaged, beside other files, in splits and classes, in archives of strangers."""
 
 import gzip
 import io
@@ -384,8 +384,9 @@ def test_classes_are_sampled_by_name(shared_cache, command, tmp_path):
         sample("cats")
 
 
-def test_changed_data_are_refused_unless_they_are_named(shared_cache, command, tmp_path, capsys):
-    run, folder = shared_cache / "run", shared_cache / "set"
+def test_changed_data_are_refused_unless_they_are_named(trained_in, command, tmp_path, capsys):
+    run, folder = tmp_path / "run", save(tmp_path / "set", [f"{i}.png" for i in range(40)])
+    trained_in(run, *TRAIN, f"data.path={folder}", "evaluate=false")
     measuring = [f"run={run}", "num=8", "metrics=random"]  # which needs no training
 
     def measured(*words):
@@ -396,7 +397,7 @@ def test_changed_data_are_refused_unless_they_are_named(shared_cache, command, t
     assert measured()[0] == {True}
     own, said = measured("data.num_test=5")
     assert own == {False} and "warning: data.num_test=5" in said
-    added = folder / "1/new.png"
+    added = folder / "new.png"
     added.write_bytes(picture(99))
     try:
         for name, words in {
