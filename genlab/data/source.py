@@ -32,7 +32,10 @@ MAX_DIRECTORY_BYTES = 1 << 28  # of a zip, whose list of members is read into me
 MAX_HEADER_BYTES = 1 << 20  # of a tar's long names, read into memory too
 READ_WHOLE = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 READ_WHOLE += (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
-CHUNK, CHUNK_BYTES = 256, 1 << 26  # how many files are read before they are decoded, in parallel
+SUSPECT_BYTES = 1 << 24  # larger, and packed SUSPECT_RATIO times smaller, than a picture in a zip can be
+SUSPECT_RATIO = 100
+CHUNK = 256  # files, of CHUNK_BYTES in all, that are read before they are decoded in parallel
+CHUNK_BYTES = 1 << 26
 RULES = 2  # raised with a change to what counts as a picture or to how one is decoded: caches are made anew
 Entry = tuple[str, list[int], Callable[[], bytes]]
 log = logging.getLogger(__name__)
@@ -73,10 +76,14 @@ def _utf8(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _limited(size: int, read: Callable[[], bytes]) -> Callable[[], bytes]:
+def _limited(size: int, read: Callable[[], bytes], packed: int | None = None) -> Callable[[], bytes]:
+    """`read`, which refuses a file of too many bytes; packed: how many it takes in its archive, where that is known."""
+
     def limited() -> bytes:
         if size > MAX_FILE_BYTES:
             raise DataError(f"{size} bytes, over the limit of {MAX_FILE_BYTES} for one image")
+        if packed is not None and size > max(SUSPECT_BYTES, SUSPECT_RATIO * packed):
+            raise DataError(f"{size} bytes packed into {packed}, as no image can be")
         return read()
 
     return limited
@@ -172,7 +179,7 @@ def _members(path: Path, sieve: _Sieve) -> Iterator[Entry]:
                 start = lambda member=member: _zip_start(archive, member)  # noqa: E731
                 regular = not stat.S_ISLNK(member.external_attr >> 16)
                 if not member.is_dir() and sieve.keeps(member.filename, regular, start, packed=True):
-                    read = _limited(member.file_size, lambda member=member: archive.read(member))
+                    read = _limited(member.file_size, lambda member=member: archive.read(member), member.compress_size)
                     yield _utf8(str(PurePosixPath(member.filename))), [member.file_size, member.CRC], read
     else:
         raise DataError(f"{path} is neither an image nor a folder, .zip or tar of images, or damaged at its start")
@@ -239,7 +246,8 @@ def _attempt(function: Callable, *args):
     try:
         return function(*args)
     except Exception as error:
-        return error
+        error.__context__ = None  # it would keep the bytes that it is about
+        return error.with_traceback(None)
 
 
 def _chunks(stream: Iterator[Entry]) -> Iterator[list[tuple[str, bytes | Exception]]]:
