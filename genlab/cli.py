@@ -113,9 +113,12 @@ def run_hydra(command: str, rest: list[str]) -> None:
             raise SystemExit(1) from None
         if isinstance(error, HydraException | OmegaConfBaseException | YAMLError) or type(error) is ValueError:
             fail(explain.explain(error, command, rest))
+        inner = error.__cause__ if type(error) is ValueError else error  # logging's own, about the file of a log
+        if (line := files.explained(inner)) is not None:
+            fail(line)
         if isinstance(error, ValueError):
             fail(str(error))
-        if line := cause(error) or files.explained(error):
+        if line := cause(error):
             fail(line)
         raise
     except (KeyboardInterrupt, SystemExit) as stop:

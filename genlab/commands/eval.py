@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,7 @@ def measure(
     chosen = {"split": split, "num_samples": num, "batch_size": batch_size, "seed": seed}
     own = trained_on(run_path, data)
     results: dict[str, dict[str, Any]] = {}
+    files: list[Callable[[], Any]] = []
     with progress_bar() as progress:
         if system.modality == "text":
             settings = {"split": split, "num": num, "seed": seed, **(texts or {})}
@@ -152,23 +154,23 @@ def measure(
         if hasattr(system, "classify"):
             found = evaluate_classifier(system, data, split=split, batch_size=batch_size, seed=seed, progress=progress)
             results |= found.results
-            save_certificate(out, found.certificate)
+            files += [partial(save_certificate, out, found.certificate)]
         if hasattr(system, "log_prob"):
             view = None if system.modality == "image" else window(data.arrays("train"))
             found = evaluate_density(system, data, **chosen, ood=ood, view=view, progress=progress)
             results |= found.results
-            save_certificate(out, found.certificate)
+            files += [partial(save_certificate, out, found.certificate)]
             if found.density is not None:
                 panels = {f"{split} split": data.arrays(split), "samples": found.samples, "density": found.density}
-                save_points(panels, out / "eval" / "density.png", view)
+                files += [partial(save_points, panels, out / "eval" / "density.png", view)]
             if found.scores:
                 named = {name: system.scaled(values) for name, values in found.scores.items()}
-                save_histograms(named, out / "eval" / "ood.png", system.measure)
+                files += [partial(save_histograms, named, out / "eval" / "ood.png", system.measure)]
         if images:
             found = evaluate_images(system, data, features, **chosen, scale=scale, own_data=bool(own), progress=progress)
             results |= found.results
-            save_rows(found.neighbours, out / "eval" / "neighbours.png")
-            save_prd(*found.prd, out / "eval" / "prd.png")
+            files += [partial(save_rows, found.neighbours, out / "eval" / "neighbours.png")]
+            files += [partial(save_prd, *found.prd, out / "eval" / "prd.png")]
     used = {"weights": weights, "ckpt": str(ckpt), "data": data.name, "own_data": own}
     if system.modality == "text":
         used |= dict.fromkeys(("features_hash", "comparable", "crop", "resize"))
@@ -177,7 +179,9 @@ def measure(
         used |= {"standing": standing, "crop": about.get("crop"), "resize": about.get("resize")}
     used |= {name: value for name, value in {"sampler": sampler, "scale": scale}.items() if value is not None}
     results = {name: entry | used for name, entry in results.items()}
-    console.console(sys.stdout).print(metrics_table(results))
+    console.console(sys.stdout).print(metrics_table(results))  # before the files, for which the disk may have no room
+    for write in files:
+        write()
     runs.write_text(out / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     return results
 

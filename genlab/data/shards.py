@@ -132,7 +132,7 @@ def kept_tokenizer(file: Path) -> Tokenizer | None:
         content = read_json(file, State)
         if not sealed(content):
             raise ValueError(f"{file}: is damaged")
-        return Tokenizer.from_state(content)
+        return Tokenizer.from_state({key: value for key, value in content.items() if key != "checksum"})
     except FileNotFoundError:
         return None
     except ValueError as error:
