@@ -84,7 +84,7 @@ def run_hydra(command: str, rest: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from genlab import config, explain, sweeps, words
+    from genlab import config, explain, files, sweeps, words
 
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors here instead of printing them
@@ -105,6 +105,9 @@ def run_hydra(command: str, rest: list[str]) -> None:
             raise SystemExit(1) from None
         if isinstance(error, HydraException | OmegaConfBaseException | YAMLError):
             fail(explain.explain(error, command, rest))
+        cause = error.__cause__ if type(error) is ValueError else error  # logging's own, about the file of a log
+        if (line := files.explained(cause)) is not None:
+            fail(line)
         if isinstance(error, ValueError):
             fail(str(error))
         raise
@@ -128,6 +131,8 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from genlab import files
+
     hydra_cfg = HydraConfig.get()
     sweep = hydra_cfg.mode == RunMode.MULTIRUN
     sys.argv = argv
@@ -146,6 +151,8 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
             print(f"genlab: job {hydra_cfg.job.num} failed: {error}", file=sys.stderr)
         elif isinstance(error, ValueError) and not traceback:
             fail(str(error))  # here, because Hydra would add lines of its own
+        elif (line := files.explained(error)) is not None and not traceback:
+            fail(line)
         elif isinstance(error, BrokenPipeError):
             end_unread()
         raise

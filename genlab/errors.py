@@ -8,4 +8,4 @@ class ConfigError(ValueError):
 
 
 class RunError(ValueError):
-    """A run directory or a file in it that cannot be used as asked; the message names the file."""
+    """A run directory, or a file that genlab wrote, that cannot be used as asked; the message names the file."""

@@ -19,8 +19,12 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
+
+from genlab.errors import RunError
+from genlab.reading import read_json
 
 __all__ = ["Jobs", "finish", "folder_override", "job_folder", "jobs_of", "run_job", "stamp", "started", "summarise"]
 
@@ -134,7 +138,7 @@ def jobs_of(sweep_dir: Path) -> list[dict[str, Any]]:
     metrics, seconds}. A job that still calls itself running was killed."""
     jobs = []
     for path in sorted(sweep_dir.glob("*/status.json")):
-        status, manifest = _read(path), _read(path.with_name("manifest.json"))
+        status, manifest = _read(path, Status), _read(path.with_name("manifest.json"), Measured)
         failed = status.get("status") != "finished"
         job = {"folder": path.parent.name, "status": status.get("status"), "number": status.get("number", 0)}
         job |= {"error": (str(status.get("error") or "").splitlines() or [""])[0] if failed else ""}
@@ -149,11 +153,32 @@ def jobs_of(sweep_dir: Path) -> list[dict[str, Any]]:
     return sorted(jobs, key=lambda job: job["number"])
 
 
-def _read(path: Path) -> dict[str, Any]:
+class Measured(BaseModel):
+    """What of a job's manifest.json a summary tells."""
+
+    seconds: float = 0
+    metrics: dict[str, float] = {}
+
+
+class Status(Measured):
+    """What a job's status.json says."""
+
+    status: str
+    number: int = 0
+    overrides: list[str] = []
+    metric: str | None = None
+    error: str | None = None
+    value: float = 0
+
+
+def _read(path: Path, schema: type[Measured]) -> dict[str, Any]:
+    """The content of a job's file, {} where there is none; where it is damaged, it says so as the job's status."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        return read_json(path, schema)
+    except FileNotFoundError:
         return {}
+    except RunError as error:
+        return {"status": "damaged", "error": str(error)} if schema is Status else {}
 
 
 def chosen_metric(jobs: Sequence[dict[str, Any]]) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from genlab.reading import read_rows
+
 __all__ = ["CSVLogger"]
 
 
@@ -42,10 +44,9 @@ class CSVLogger(Logger):
 
     def rewind(self, step: int) -> None:
         """Drops the rows after `step`, and a last line that a kill cut short."""
-        if not self.path.is_file():
+        if not self.path.exists():
             return
-        with open(self.path, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if (row["step"] or "").isdigit() and None not in row.values()]
+        rows = read_rows(self.path, hint="move it away, and the run goes on without its earlier rows")
         self.columns = list(rows[0]) if rows else ["step"]
         self._rewrite([row for row in rows if int(row["step"]) <= step])
 

@@ -16,6 +16,9 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from PIL import Image
 
+from genlab.files import write_text
+from genlab.reading import read_json
+
 __all__ = ["TrackioLogger", "attempt", "begin", "close", "finish", "mlflow", "show", "show_texts", "tensorboard", "wandb"]
 
 
@@ -30,11 +33,11 @@ def require(package: str, logger: str) -> Any:
 def remembered(save_dir: str, logger: str, make) -> str:
     """The id that the run in `save_dir` has with a logger's service: what was noted at its start, or what `make` returns."""
     path = Path(save_dir) / "loggers.json"
-    ids = json.loads(path.read_text()) if path.is_file() else {}
+    hint = "move it away, and the services get a new run"
+    ids = read_json(path, dict[str, str], hint) if path.exists() else {}
     if logger not in ids:
-        path.parent.mkdir(parents=True, exist_ok=True)
         ids[logger] = make()
-        path.write_text(json.dumps(ids) + "\n")
+        write_text(path, json.dumps(ids) + "\n")
     return ids[logger]
 
 

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import Callback
 
 from genlab.callbacks.loggers import show_texts
+from genlab.files import write_text
 from genlab.metrics.text_evaluation import is_chinese, judge
 
 __all__ = ["ConditionalTexts", "Texts"]
@@ -63,7 +64,6 @@ class ConditionalTexts(Callback):
 def write(trainer, rows: list[dict]) -> None:
     """Writes samples/texts_<step>.jsonl, and shows the rows to the loggers."""
     folder = Path(trainer.default_root_dir) / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / f"texts_{trainer.global_step:06d}.jsonl").write_text(text, encoding="utf-8")
+    write_text(folder / f"texts_{trainer.global_step:06d}.jsonl", text)
     show_texts(trainer.loggers, "samples/texts", rows, trainer.global_step)

@@ -16,6 +16,7 @@ from genlab.data import read_images
 from genlab.data.records import Example, read_labelled, text_of
 from genlab.data.rows import Drawn, TextBatches, TextDraw
 from genlab.data.sampler import in_order
+from genlab.tensors import save_arrays
 
 __all__ = ["encode_conditional", "sample_conditional"]
 
@@ -181,8 +182,7 @@ def encode_conditional(system, data, settings: dict[str, Any], run_dir: Path) ->
 
 
 def save(out: Path, arrays: dict[str, np.ndarray]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out, **arrays)
+    save_arrays(out, **arrays)
     print(f"codes    {out}  {arrays['codes'].shape[0]} x {arrays['codes'].shape[1]}, with {', '.join(arrays)}")
 
 

@@ -14,6 +14,7 @@ from genlab.commands.eval import pick_device, require_run, require_verb, trained
 from genlab.commands.text import encode_texts, refuse
 from genlab.data import read_images, read_points
 from genlab.systems.inversion import invert
+from genlab.tensors import save_arrays
 
 __all__ = ["run"]
 
@@ -84,8 +85,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     out = Path(settings["out"] or run_dir / "codes.npz")
     if out.suffix != ".npz":
         raise config.ConfigError(f"out={out}: expected a name that ends in .npz")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out, **arrays)
+    save_arrays(out, **arrays)
     print(f"codes    {out}  {arrays['codes'].shape[0]} x {arrays['codes'].shape[1]}, with {', '.join(arrays)}")
 
 

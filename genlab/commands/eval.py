@@ -2,8 +2,10 @@
 
 import inspect
 import json
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from rich.progress import Progress
 from genlab import config, runs
 from genlab.commands.text import measure_texts, refuse
 from genlab.data import DataError
+from genlab.files import explained, unwritable
 from genlab.metrics.classification import evaluate_classifier
 from genlab.metrics.density import evaluate_density
 from genlab.metrics.image_evaluation import evaluate_images
@@ -22,6 +25,7 @@ from genlab.report.images import save_rows
 from genlab.report.plots import save_prd
 from genlab.report.points import save_histograms, save_points, window
 from genlab.report.tables import certificate_table, metrics_table
+from genlab.runs.schema import TrainedManifest
 
 __all__ = ["choose_sampler", "measure", "pick_device", "require_run", "require_verb", "run", "taken", "trained_on"]
 
@@ -32,6 +36,9 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     """Writes <run>/eval/metrics.json and the report anew, prints a table; returns the metrics' values."""
     settings = config.resolve(cfg)
     run_path = require_run(settings, "eval")
+    runs.check_layout(run_path)
+    runs.read_manifest(run_path, TrainedManifest)  # before what takes long: the report tells of it
+    out = place(run_path, run_dir)
     config.validate({k: settings.get(k) for k in ("data", "metrics", "ood", "allow")}, {"metrics": ["data"]})
     data = config.build(with_vocabulary(settings["data"], run_path), settings["allow"])
     data.prepare_data()
@@ -40,14 +47,24 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     chosen = {name: settings[name] for name in names}
     chosen |= {"texts": {"decoding": settings["decoding"], "measure": settings["measure"]}, "overrides": overrides}
     ood = other_data(settings["ood"], data, settings["allow"]) if settings.get("ood") else None
-    results = measure(run_path, data, settings["metrics"], settings["allow"], ood=ood, **chosen)
-    report = write_report(run_path)
-    print(f"metrics  {run_path / 'eval' / 'metrics.json'}")
+    results = measure(run_path, data, settings["metrics"], settings["allow"], ood=ood, out=out, **chosen)
+    report = write_report(run_path, out)
+    print(f"metrics  {out / 'eval' / 'metrics.json'}")
     for name, pattern in (("pictures", "*.png"), ("texts   ", "*.jsonl")):
-        if any((run_path / "eval").glob(pattern)):
-            print(f"{name} {run_path / 'eval' / pattern}")
+        if any((out / "eval").glob(pattern)):
+            print(f"{name} {out / 'eval' / pattern}")
     print(f"report   {report}")
     return {name: entry["value"] for name, entry in results.items()}
+
+
+def place(run_path: Path, instead: Path) -> Path:
+    """Where the results go: the run's directory, or, said in a line, `instead` where that cannot be written."""
+    folders = [folder for folder in (run_path, run_path / "eval") if folder.is_dir()]
+    why = next(filter(None, map(unwritable, folders)), None)
+    if why is None:
+        return run_path
+    print(f"{explained(why) or f'{run_path}: {why.strerror}'}. The results go to {instead}", file=sys.stderr)
+    return instead
 
 
 def with_vocabulary(data: dict[str, Any], run_path: Path) -> dict[str, Any]:
@@ -83,16 +100,17 @@ def measure(
     console: Console | None = None,
     texts: dict[str, Any] | None = None,
     overrides: Sequence[str] = (),
+    out: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
     """The metrics of a run on `data`, for images over the feature network `metrics`; ood: data to tell from these.
 
-    Also written to <run>/eval/metrics.json, with pictures beside it: of image models neighbours.png (a sample a row, then
-    the training images nearest to it) and prd.png (the precision-recall curve); of densities density.png (points),
-    ood.png (both sets' log-probabilities) and certificate.json (of a network that has one); of models of texts
-    texts.jsonl. texts: {"decoding": ..., "measure": ...} for these. overrides: the command line's, of which those that
-    mean nothing to this model are refused.
+    Also written to eval/metrics.json in `out` (None: the run's directory), with pictures beside it: of image models
+    neighbours.png (a sample a row, then the training images nearest to it) and prd.png (the precision-recall curve); of
+    densities density.png (points), ood.png (both sets' log-probabilities) and certificate.json (of a network that has one);
+    of models of texts texts.jsonl. texts: {"decoding": ..., "measure": ...} for these. overrides: the command line's, of
+    which those that mean nothing to this model are refused.
     """
-    console = console or Console(stderr=True)
+    console, out = console or Console(stderr=True), out or run_path
     if data.name is None:
         raise config.ConfigError("data: the run's config has no data to evaluate on; choose one, as in data=mnist5k")
     device = pick_device(device)
@@ -113,31 +131,32 @@ def measure(
     features = config.build(metrics, allow, data=data).to(device) if images else None
     chosen = {"split": split, "num_samples": num, "batch_size": batch_size, "seed": seed}
     results: dict[str, dict[str, Any]] = {}
+    files: list[Callable[[], Any]] = []
     with progress_bar(console) as progress:
         if system.modality == "text":
             settings = {"split": split, "num": num, "seed": seed, **(texts or {})}
-            results |= measure_texts(system, data, run_path, settings, progress).results
+            results |= measure_texts(system, data, out, settings, progress).results
         if hasattr(system, "classify"):
             found = evaluate_classifier(system, data, split=split, batch_size=batch_size, seed=seed, progress=progress)
             results |= found.results
-            save_certificate(run_path, found.certificate)
+            files += [partial(save_certificate, out, found.certificate)]
         if hasattr(system, "log_prob"):
             view = None if system.modality == "image" else window(data.arrays("train"))
             found = evaluate_density(system, data, **chosen, ood=ood, view=view, progress=progress)
             results |= found.results
-            save_certificate(run_path, found.certificate)
+            files += [partial(save_certificate, out, found.certificate)]
             if found.density is not None:
                 panels = {f"{split} split": data.arrays(split), "samples": found.samples, "density": found.density}
-                save_points(panels, run_path / "eval" / "density.png", view)
+                files += [partial(save_points, panels, out / "eval" / "density.png", view)]
             if found.scores:
                 named = {name: system.scaled(values) for name, values in found.scores.items()}
-                save_histograms(named, run_path / "eval" / "ood.png", system.measure)
+                files += [partial(save_histograms, named, out / "eval" / "ood.png", system.measure)]
         if images:
             own = trained_on(run_path, data)
             found = evaluate_images(system, data, features, **chosen, scale=scale, own_data=own, progress=progress)
             results |= found.results
-            save_rows(found.neighbours, run_path / "eval" / "neighbours.png")
-            save_prd(*found.prd, run_path / "eval" / "prd.png")
+            files += [partial(save_rows, found.neighbours, out / "eval" / "neighbours.png")]
+            files += [partial(save_prd, *found.prd, out / "eval" / "prd.png")]
     used = {"weights": weights, "ckpt": str(ckpt), "data": data.name}
     if system.modality == "text":
         used |= dict.fromkeys(("features_hash", "comparable", "crop", "resize"))
@@ -146,8 +165,10 @@ def measure(
         used |= {"standing": standing, "crop": about.get("crop"), "resize": about.get("resize")}
     used |= {name: value for name, value in {"sampler": sampler, "scale": scale}.items() if value is not None}
     results = {name: entry | used for name, entry in results.items()}
-    runs.write_text(run_path / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
-    Console().print(metrics_table(results))
+    Console().print(metrics_table(results))  # before the files, for which the disk may have no room
+    for write in files:
+        write()
+    runs.write_text(out / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     return results
 
 
@@ -230,7 +251,7 @@ def choose_sampler(system, name: str | None) -> None:
 
 def trained_on(run_path: Path, data) -> bool:
     """Whether `data` are those that the run was trained on, so that what it stored for them holds."""
-    return runs.Manifest.read(run_path).content.get("data", {}).get("fingerprint") == data.fingerprint()
+    return runs.read_manifest(run_path).get("data", {}).get("fingerprint") == data.fingerprint()
 
 
 def pick_device(name: str) -> str:

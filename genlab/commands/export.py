@@ -11,6 +11,7 @@ from genlab.commands.eval import require_run
 from genlab.export import images
 from genlab.export.card import model_card
 from genlab.export.explorer import LINK, MAX_BYTES, first_line, write_explorer
+from genlab.runs.schema import TrainedManifest
 
 __all__ = ["run"]
 
@@ -21,7 +22,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     """Writes what `format` says, all that the model can be written as if null, and README.md; prints each file's size."""
     settings = config.resolve(cfg)
     run_path = require_run(settings, "export")
-    runs.Manifest.read(run_path)
+    runs.read_manifest(run_path, TrainedManifest)  # before what takes long: the card tells of it
+    runs.read_results(run_path)
     frozen = config.read_frozen(run_path)
     system = runs.load(run_path, settings["ckpt"], settings["weights"], "cpu", settings["allow"])
     wanted = settings["format"]

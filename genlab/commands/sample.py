@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from genlab import config, runs
@@ -13,6 +12,7 @@ from genlab.data import read_images, read_points
 from genlab.metrics.density import density_on_grid
 from genlab.report.images import save_gif, save_grid, save_pairs, save_rows, with_ends
 from genlab.report.points import save_lines, save_points, window
+from genlab.tensors import save_arrays
 
 __all__ = ["require_verb", "run"]
 
@@ -80,7 +80,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         rows = with_ends(start, system.interpolate(start, end, settings["steps"] or (50 if points else 10), **labels), end)
         picture = (save_lines if points else save_rows)(rows, out / "interpolate.png")
         arrays["points" if points else "images"] = rows
-    np.savez_compressed(out / f"{mode}.npz", **{name: value.cpu().numpy() for name, value in arrays.items()})
+    save_arrays(out / f"{mode}.npz", **{name: value.cpu().numpy() for name, value in arrays.items()})
     print(f"picture  {picture}\narrays   {out / f'{mode}.npz'}  (float32{'' if points else ' in [-1, 1]'})")
 
 

@@ -17,6 +17,7 @@ from genlab.metrics.conditional_evaluation import evaluate_conditional
 from genlab.metrics.language import evaluate_language
 from genlab.metrics.text_evaluation import Judged, evaluate_texts
 from genlab.systems.writing import Decoding
+from genlab.tensors import save_arrays
 
 __all__ = ["encode_texts", "measure_texts", "refuse", "sample_texts"]
 
@@ -161,8 +162,7 @@ def encode_texts(system, data, settings: dict[str, Any], run_dir: Path) -> None:
     if settings["whiten"] is not False:
         codes, mean, kernel = whiten(codes, settings["whiten"])
         arrays |= {"mean": mean.numpy(), "kernel": kernel.numpy()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(out, codes=codes.numpy(), **arrays)
+    save_arrays(out, codes=codes.numpy(), **arrays)
     print(f"codes    {out}  {codes.shape[0]} x {codes.shape[1]}, with codes, {', '.join(arrays)}")
 
 
@@ -187,8 +187,8 @@ def whiten(codes: torch.Tensor, dim: int | bool) -> tuple[torch.Tensor, torch.Te
 # --- eval ----------------------------------------------------------------------------------------------------------
 
 
-def measure_texts(system, data, run_path: Path, settings: dict[str, Any], progress) -> Judged:
-    """The metrics of a text model; also writes <run>/eval/texts.jsonl, what it wrote beside what is right."""
+def measure_texts(system, data, out: Path, settings: dict[str, Any], progress) -> Judged:
+    """The metrics of a text model; also writes <out>/eval/texts.jsonl, what it wrote beside what is right."""
     measure = settings.get("measure")
     if hasattr(system, "objective"):  # of pretraining, where nothing written is right or wrong
         for name in ("measure", "decoding"):
@@ -206,5 +206,5 @@ def measure_texts(system, data, run_path: Path, settings: dict[str, Any], progre
         judged = evaluate_texts(system, data, **options, measure=measure)
     if "bleu" not in judged.results and "rouge_l" in judged.results:
         print("BLEU is not measured: pip install 'genlab[text]' for sacrebleu", file=sys.stderr)
-    write_rows(run_path / "eval" / "texts.jsonl", judged.rows)
+    write_rows(out / "eval" / "texts.jsonl", judged.rows)
     return judged

@@ -21,9 +21,11 @@ from genlab import compare, config, runs
 from genlab.callbacks import loggers
 from genlab.callbacks.checkpoint import Interrupted
 from genlab.callbacks.reseed import Reseed
+from genlab.callbacks.restored import restoring
 from genlab.commands import eval as evaluation
 from genlab.export.explorer import explore
 from genlab.report.html import PICTURES, write_report
+from genlab.runs.schema import BegunManifest
 
 __all__ = ["run"]
 
@@ -39,6 +41,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> float 
     Raises ValueError (or a subclass) for whatever the user can put right, SystemExit when a signal ended the run.
     """
     settings = check(cfg, sweep)
+    runs.check_layout(run_dir)
     quiet()
     with runs.on_disk(run_dir), runs.held(run_dir, writes=rank_zero_only.rank == 0):
         if sweep and (run_dir / "manifest.json").exists():
@@ -141,9 +144,10 @@ def fit(trainer, system, data, resume: Path | None, manifest: runs.Manifest, run
     start, seconds = time.monotonic(), manifest.content["seconds"]
     trainer.ckpt_path = resume  # an argument of fit is not known yet where a model's setup asks whether the run is new
     try:
-        trainer.fit(system, datamodule=data, weights_only=True)
+        with restoring(trainer, resume):
+            trainer.fit(system, datamodule=data, weights_only=True)
     except ValueError as error:
-        if not trainer.global_step:
+        if not trainer.global_step or isinstance(error, runs.RunError):
             raise
         saved = run_dir / "checkpoints" / "last.ckpt"
         hint = f"{saved} is the last good checkpoint" if saved.exists() else "no checkpoint was saved before"
@@ -184,7 +188,7 @@ def starts_processes(strategy: Any) -> bool:
 
 def open_manifest(run_dir: Path, settings: dict, overrides: list[str], resume: Path | None, sweep: bool) -> runs.Manifest:
     if resume is not None:
-        manifest = runs.Manifest.read(run_dir, writes=rank_zero_only.rank == 0)
+        manifest = runs.Manifest.read(run_dir, writes=rank_zero_only.rank == 0, schema=BegunManifest)
         if not sweep and [word for word in overrides if not word.startswith(("run=", "ckpt="))]:
             manifest.update(config=compare.digest(settings))
         return manifest
@@ -236,7 +240,7 @@ def continue_from(resume: Path, trainer, manifest: runs.Manifest, run_dir: Path)
 
     ConfigError for a finished run of which nothing more is asked. Puts the loggers back to that step.
     """
-    checkpoint = runs.read_checkpoint(resume)
+    checkpoint = runs.read_resumable(resume)
     step = checkpoint["global_step"]
     trained = 0 < trainer.max_steps <= step
     if trained and manifest.content["status"] == "finished":

@@ -14,14 +14,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel
 
 from genlab.data.decode import DataError, Transform
 from genlab.data.loader import MappedImages
 from genlab.data.source import decode_all, keep_or_raise, list_names, report_skipped, stamp
+from genlab.files import allocate
+from genlab.reading import read_json, seal, sealed
 
-VERSION = 1
+VERSION = 2
 BLOCK_BYTES = 1 << 20
-BLOCKS = 64
+BLOCKS = 1024
 log = logging.getLogger(__name__)
 
 
@@ -31,17 +34,32 @@ def data_root() -> Path:
 
 
 def _blocks_digest(file: Path) -> str:
-    """sha256 of 64 evenly spaced blocks of 1 MiB: all of a small file, a quick check of a large one."""
-    digest, last = hashlib.sha256(), max(file.stat().st_size - BLOCK_BYTES, 0)
+    """sha256 of a file up to 1 GiB; of a larger one a quick check, of 1024 evenly spaced blocks of 1 MiB."""
+    size = file.stat().st_size
     with file.open("rb") as stream:
+        if size <= BLOCKS * BLOCK_BYTES:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest, last = hashlib.sha256(), size - BLOCK_BYTES
         for block in range(BLOCKS):
             stream.seek(last * block // (BLOCKS - 1))
             digest.update(stream.read(BLOCK_BYTES))
     return digest.hexdigest()
 
 
-def _checksum(manifest: dict) -> str:
-    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+class _Manifest(BaseModel):
+    """What the JSON file of a cache must say; a checksum tells that the rest is as it was written."""
+
+    data: str
+    complete: bool
+    version: int
+    source: str
+    shape: list[int]
+    sha256: str
+    blocks: str
+    names: list[str]
+    rows: list[int]
+    skipped: list[str]
+    checksum: str
 
 
 def _trusted(manifest_file: Path, source: str) -> dict | None:
@@ -49,21 +67,20 @@ def _trusted(manifest_file: Path, source: str) -> dict | None:
     if not manifest_file.exists():
         return None
     try:
-        manifest = json.loads(manifest_file.read_text())
+        manifest = read_json(manifest_file, _Manifest)
         data = manifest_file.with_name(manifest["data"])
-        checksum = manifest.pop("checksum")
         if not (manifest["complete"] and manifest["version"] == VERSION):
             reason = "is incomplete or of another version"
         elif manifest["source"] != source:
             reason = "is older than its source"
         elif data.stat().st_size != math.prod(manifest["shape"]):
             reason = "is truncated"
-        elif _checksum(manifest) != checksum or _blocks_digest(data) != manifest["blocks"]:
+        elif not sealed(manifest) or _blocks_digest(data) != manifest["blocks"]:
             reason = "is damaged"
         else:
             return manifest
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"cannot be read ({type(error).__name__}: {error})"
+    except (OSError, ValueError) as error:
+        reason = f"cannot be read ({error})"
     log.warning("the image cache %s %s; it is made anew", manifest_file, reason)
     return None
 
@@ -75,12 +92,16 @@ def _temporary(file: Path) -> Iterator[Path]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
-    except OSError as error:
-        raise DataError(f"{file.parent} cannot be written ({error}); set GENLAB_DATA to a folder that can") from None
-    try:
         yield temporary
+    except OSError as error:
+        if error.filename not in (None, str(temporary), str(file.parent)):
+            raise
+        raise DataError(
+            f"{file.parent} cannot be written ({error.strerror}); set GENLAB_DATA to a folder with room"
+        ) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _build(path: Path, transform: Transform, on_error: str, manifest_file: Path, source: str) -> dict:
@@ -94,7 +115,9 @@ def _build(path: Path, transform: Transform, on_error: str, manifest_file: Path,
                 f"{path} needs {size / 2**30:.1f} GiB, {manifest_file.parent} has {free / 2**30:.1f} free; "
                 "set GENLAB_DATA to a folder with more room, or lower data.image_size"
             )
-        images = np.memmap(temporary, np.uint8, "w+", shape=shape)
+        with temporary.open("wb") as stream:
+            allocate(stream, size)
+        images = np.memmap(temporary, np.uint8, "r+", shape=shape)
         row_of = {name: row for row, name in enumerate(names)}
         kept, skipped = set(), []
         for name, result in decode_all(path, len(names), transform):
@@ -118,7 +141,7 @@ def _build(path: Path, transform: Transform, on_error: str, manifest_file: Path,
         }
         os.replace(temporary, data)
     with _temporary(manifest_file) as temporary:
-        temporary.write_text(json.dumps(manifest | {"checksum": _checksum(manifest)}))
+        temporary.write_text(json.dumps(seal(manifest)))
         os.replace(temporary, manifest_file)
     for old in manifest_file.parent.glob(f"{glob.escape(manifest_file.stem)}-*.u8"):
         if old != data:

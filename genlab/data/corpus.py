@@ -19,9 +19,10 @@ from genlab.data.documents import read_documents
 from genlab.data.loader import StepDataModule, StepLoader
 from genlab.data.module import SPLITS
 from genlab.data.sampler import StepSampler, in_order
-from genlab.data.shards import CHARACTERS, VERSION, Shards, Stream, alone, prepare, replace
+from genlab.data.shards import CHARACTERS, alone, keep_tokenizer, kept_tokenizer, prepare
 from genlab.data.shuffle import digest, shuffled
 from genlab.data.tokenizer import Tokenizer, tokenizer_of
+from genlab.data.tokens import VERSION, Shards, Stream
 from genlab.data.vocabulary import SPECIALS, build_vocab
 
 __all__ = ["Corpus", "RowDraw", "RowSampler", "Rows"]
@@ -221,10 +222,12 @@ class Corpus(StepDataModule):
         folder = self.cached("vocab", self.stamp("train"), self.field, *settings)
         file = folder / "vocab.json"
         with alone(folder):
-            if not file.is_file():
+            tokenizer = kept_tokenizer(file)
+            if tokenizer is None:
                 vocab = build_vocab(self._first_texts(), self.wanted_size, self.vocab_kind, lowercase)
-                replace(file, json.dumps(Tokenizer(vocab, lowercase).state()).encode())
-        return Tokenizer.from_state(json.loads(file.read_text()))
+                tokenizer = Tokenizer(vocab, lowercase)
+                keep_tokenizer(file, tokenizer)
+            return tokenizer
 
     def _first_texts(self) -> Iterator[str]:
         left = self.vocab_characters

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import importlib.util
 import json
+import logging
 import multiprocessing
 import os
 import warnings
@@ -19,16 +20,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel
 
 from genlab.data.decode import DataError
 from genlab.data.tokenizer import Tokenizer
+from genlab.data.tokens import SPLITS, VERSION, Shards, described, opened
+from genlab.files import write_bytes
+from genlab.reading import read_json, seal, sealed
 
-__all__ = ["WORDS", "Shards", "Stream", "prepare"]
+__all__ = ["WORDS", "kept_tokenizer", "prepare"]
 
-VERSION = 1
 CHARACTERS = 4 << 20  # of a shard
-SPLITS = ("train", "val", "test")
 WORDS = ("spaces", "jieba", "pieces")
+log = logging.getLogger(__name__)
 
 
 # --- one shard -----------------------------------------------------------------------------------------------------
@@ -106,15 +110,39 @@ def segmenter() -> Callable[[str], Iterable[str]]:
 
 def replace(file: Path, content: bytes) -> None:
     """Writes a file that is never half there."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-        os.replace(temporary, file)
+        write_bytes(file, content)
     except OSError as error:
-        raise DataError(f"{file}: cannot be written ({error}); set GENLAB_DATA to a folder with more room") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise DataError(
+            f"{file}: cannot be written ({error.strerror}); set GENLAB_DATA to a folder with more room"
+        ) from None
+
+
+class State(BaseModel):
+    """What vocab.json must say: Tokenizer.state()."""
+
+    vocab: list[str]
+    lowercase: bool
+    keep_tokens: list[int] | None
+
+
+def kept_tokenizer(file: Path) -> Tokenizer | None:
+    """The tokenizer that was kept in `file`; None if there is none, or, said in a line, if it is damaged."""
+    try:
+        content = read_json(file, State)
+        if not sealed(content):
+            raise ValueError(f"{file}: is damaged")
+        return Tokenizer.from_state(content)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        log.warning("%s; it is made anew", error)
+        return None
+
+
+def keep_tokenizer(file: Path, tokenizer: Tokenizer) -> None:
+    """Writes a tokenizer for `kept_tokenizer`."""
+    replace(file, json.dumps(seal(tokenizer.state())).encode())
 
 
 # --- all of them ---------------------------------------------------------------------------------------------------
@@ -144,15 +172,6 @@ def chunks(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
     yield from [chunk] if chunk else []
 
 
-def described(file: Path, itemsize: int) -> dict | None:
-    """What the .json of a shard says, if the shard is whole."""
-    try:
-        about = json.loads(file.with_suffix(".json").read_text())
-        return about if file.stat().st_size == itemsize * sum(about["tokens"].values()) else None
-    except (OSError, ValueError, KeyError):
-        return None
-
-
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """One process at a time; the others wait."""
@@ -160,7 +179,10 @@ def alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
-        raise DataError(f"{folder} cannot be written ({error}); set GENLAB_DATA to a folder that can") from None
+        if folder.is_dir():  # of a read-only disk: what is there may be used, and nobody writes in it
+            yield
+            return
+        raise DataError(f"{folder} cannot be written ({error.strerror}); set GENLAB_DATA to a folder that can") from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -211,70 +233,6 @@ def prepare(
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
         shards = [described(folder / f"{i:05d}.tokens", itemsize) for i in range(number + 1)]
-        replace(index, json.dumps({"version": VERSION, "itemsize": itemsize, "shards": shards}).encode())
-        return opened(index, itemsize)
-
-
-def opened(index: Path, itemsize: int) -> "Shards | None":
-    """The shards that an index.json lists, if all are there."""
-    try:
-        content = json.loads(index.read_text())
-    except (OSError, ValueError):
-        return None
-    files = [index.with_name(f"{i:05d}.tokens") for i in range(len(content["shards"]))]
-    whole = content["version"] == VERSION and content["itemsize"] == itemsize
-    sizes = (itemsize * sum(about["tokens"].values()) for about in content["shards"])
-    if not whole or not all(f.is_file() and f.stat().st_size == size for f, size in zip(files, sizes, strict=True)):
-        return None
-    return Shards(files, content["shards"], itemsize)
-
-
-class Shards:
-    """Prepared shards: the streams of their splits, and what their index says."""
-
-    def __init__(self, files: list[Path], about: list[dict], itemsize: int):
-        self.files, self.about, self.dtype = files, about, np.dtype(f"<u{itemsize}")
-
-    def total(self, what: str, split: str | None = None) -> int:
-        """The sum of tokens, documents (of a split), characters or unknown over the shards."""
-        return sum(about[what][split] if split else about[what] for about in self.about)
-
-    @property
-    def sha256(self) -> str:
-        """Of the tokens of all shards."""
-        return hashlib.sha256(" ".join(about["sha256"] for about in self.about).encode()).hexdigest()
-
-    def stream(self, split: str) -> "Stream":
-        """The documents of a split, one after the other."""
-        before = [sum(about["tokens"][s] for s in SPLITS[: SPLITS.index(split)]) for about in self.about]
-        return Stream(self.files, before, [about["tokens"][split] for about in self.about], self.dtype)
-
-
-class Stream:
-    """stream[start:stop]: stored tokens, out of memory maps that are opened when they are needed."""
-
-    def __init__(self, files: list[Path], offsets: list[int], sizes: list[int], dtype: np.dtype):
-        self.files, self.offsets, self.dtype = files, offsets, dtype
-        self.ends = np.cumsum(sizes, dtype=np.int64)
-        self.maps: dict[int, np.ndarray] = {}
-
-    def __len__(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"maps": {}}  # a worker opens the files for itself
-
-    def __getitem__(self, part: slice) -> np.ndarray:
-        start, stop = part.start, min(part.stop, len(self))
-        found = []
-        shard = int(np.searchsorted(self.ends, start, "right"))
-        while start < stop:
-            if shard not in self.maps:
-                self.maps[shard] = np.memmap(self.files[shard], self.dtype, "r")
-            first = int(self.ends[shard - 1]) if shard else 0
-            end = min(stop, int(self.ends[shard]))
-            if end > start:
-                here = self.offsets[shard] - first
-                found.append(self.maps[shard][start + here : end + here])
-            start, shard = max(start, end), shard + 1
-        return np.concatenate(found) if len(found) != 1 else np.asarray(found[0])
+        content = {"version": VERSION, "itemsize": itemsize, "shards": shards}
+        replace(index, json.dumps(seal(content)).encode())
+        return Shards([folder / f"{i:05d}.tokens" for i in range(number + 1)], shards, itemsize)

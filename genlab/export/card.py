@@ -1,6 +1,5 @@
 """A model card in Hugging Face's form: what a model is, what it was trained on, how good it is and how to use it."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,9 @@ from typing import Any
 
 import yaml
 
+from genlab import runs
 from genlab.report.tables import measured_on
+from genlab.runs.schema import TrainedManifest
 
 __all__ = ["model_card"]
 
@@ -30,9 +31,7 @@ def model_card(run_dir: Path, system, files: Mapping[str, str], licence: str | N
     files: {name: what it is} of what was exported. licence: an SPDX name for the front matter, which the exporter knows;
     without one the card says that none is given. use: lines of Python that use it.
     """
-    manifest = json.loads((run_dir / "manifest.json").read_text())
-    results_file = run_dir / "eval" / "metrics.json"
-    results = json.loads(results_file.read_text()) if results_file.is_file() else {}
+    manifest, results = runs.read_manifest(run_dir, TrainedManifest), runs.read_results(run_dir)
     data, task = manifest["data"], task_of(system)
     measured = [
         {"type": name, "value": round(entry["value"], 6), "name": f"{name}, {measured_on(entry)}"}

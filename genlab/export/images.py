@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from genlab import runs
+from genlab.files import writing
 from genlab.losses.code import standardise
 from genlab.nn.invertible_linear import InvertibleLinear, apply_matrix
 from genlab.nn.residual import without_log_det
 from genlab.systems.codes import Codes
+from genlab.tensors import save_safetensors, writing_torch
 
 __all__ = ["OPSET", "Verb", "graphs", "to_onnx", "to_safetensors", "to_torch_export"]
 
@@ -136,19 +137,17 @@ def to_safetensors(system: nn.Module, folder: Path, config: Mapping[str, Any]) -
 
     The weights are those that `system` has now, averaged or raw. config: the run's, as plain containers.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in system.state_dict().items()}
     runs.save_config(folder, dict(config))
-    save_file(state, folder / "model.safetensors", {"format": "pt", "system": type(system).__name__})
-    return folder / "model.safetensors"
+    return save_safetensors(state, folder / "model.safetensors", {"format": "pt", "system": type(system).__name__})
 
 
 def to_torch_export(verb: Verb, path: Path) -> Path:
     """Writes `verb` as a torch.export program of any batch size, for torch.export.load(path).module(); returns `path`."""
     with torch.no_grad():
         program = torch.export.export(verb, verb.example(), dynamic_shapes=_dynamic(verb), strict=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.export.save(program, path)
+    with writing_torch(path) as file:
+        torch.export.save(program, file)
     return path
 
 
@@ -163,20 +162,18 @@ def to_onnx(verb: Verb, path: Path) -> Path:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError(f"ONNX: {error}; pip install 'genlab[export]'") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
     options = {"dynamo": True, "opset_version": OPSET, "external_data": False, "verbose": False, "optimize": True}
     names = {"input_names": list(verb.inputs), "output_names": [OUTPUTS[verb.verb]]}
-    with torch.no_grad():
-        torch.onnx.export(verb, verb.example(), path, dynamic_shapes=_dynamic(verb), **names, **options)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    with torch.no_grad(), writing(path) as temporary:
+        torch.onnx.export(verb, verb.example(), temporary, dynamic_shapes=_dynamic(verb), **names, **options)
+        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
         for num in (1, 5):
             inputs = verb.example(num)
             want = verb(*inputs)
             fed = {name: value.numpy() for name, value in zip(verb.inputs, inputs, strict=True)}
             error = (torch.from_numpy(session.run(None, fed)[0]) - want).abs().max().item()
             if not error <= 1e-3 * max(1.0, want.abs().max().item()):
-                path.unlink()
-                raise ValueError(f"ONNX: {verb.verb} of {num} differs from torch by {error:.3g}; the file was removed")
+                raise ValueError(f"ONNX: {verb.verb} of {num} differs from torch by {error:.3g}; no file was written")
     return path
 
 

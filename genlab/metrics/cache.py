@@ -1,41 +1,48 @@
 """What is made once for a data set, or fetched once, and kept under $GENLAB_DATA/features."""
 
 import hashlib
-import os
-import secrets
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
 
 from genlab.data.cache import data_root
 from genlab.data.decode import DataError
+from genlab.errors import RunError
+from genlab.files import explained
+from genlab.tensors import read_torch, save_torch
 
 __all__ = ["cached", "pretrained"]
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-def cached(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The tensors and plain values of the file `name`, which `make` fills where it is not there or cannot be read.
 
-    Nothing in the file is executed. The name must tell everything that the content depends on.
+def cached(name: str, make: Callable[[], dict[str, Any]], use: Callable[[dict[str, Any]], T]) -> T:
+    """What `use` makes of the tensors and plain values that `make` computes once.
+
+    Nothing in a file is executed. A cache that cannot be written is said in a line: all that it saves is time.
+
+    Args:
+        name: Of the file, which must tell everything that the content depends on.
+        make: Computes the content where the file is missing, damaged, or of other content.
+        use: Takes what it needs of the content; it may raise anything where that does not fit.
     """
     path = data_root() / "features" / name
-    if path.is_file():
+    if path.exists():
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file of any kind
-            Console(stderr=True).print(f"{path} cannot be read ({type(error).__name__}); it is made anew")
+            return use(read_torch(path))
+        except Exception as error:  # whatever a content of another kind leads to
+            why = error if isinstance(error, RunError) else f"{path}: of other content ({type(error).__name__}: {error})"
+            log.warning("%s; it is made anew", why)
     content = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return content
+        save_torch(content, path)
+    except OSError as error:
+        log.warning("%s; it is not kept, and made again the next time", explained(error) or error)
+    return use(content)
 
 
 def pretrained(name: str, url: str, sha256: str, weights_path: str | None, key: str, instead: str) -> Path:
@@ -46,8 +53,8 @@ def pretrained(name: str, url: str, sha256: str, weights_path: str | None, key: 
     """
     path = Path(weights_path).expanduser() if weights_path else data_root() / "features" / url.rpartition("/")[2]
     if not weights_path and not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
         except (OSError, RuntimeError) as error:
             raise DataError(

@@ -51,9 +51,12 @@ def trained_classifier(data) -> tuple[Classifier, float]:
         trained, accuracy = train_classifier(data)
         return {"state_dict": trained.state_dict(), "accuracy": accuracy}
 
-    content = cached(f"classifier-{data.name}-{key}.pt", make)
-    network.load_state_dict(content["state_dict"])
-    return network.eval(), content["accuracy"]
+    def use(content: dict) -> float:
+        network.load_state_dict(content["state_dict"])
+        return float(content["accuracy"])
+
+    accuracy = cached(f"classifier-{data.name}-{key}.pt", make, use)
+    return network.eval(), accuracy
 
 
 def train_classifier(data) -> tuple[Classifier, float]:

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 from genlab.data.decode import DataError
 from genlab.metrics.cache import pretrained
 from genlab.metrics.classifier import trained_classifier
+from genlab.tensors import read_torch
 
 __all__ = ["FeatureNetwork", "auto", "classifier", "inception", "random", "weights_hash"]
 
@@ -138,7 +139,7 @@ def inception(data=None, weights_path: str | None = None) -> FeatureNetwork:
     path = pretrained("Inception", INCEPTION_URL, INCEPTION_SHA256, weights_path, "metrics.weights_path", instead)
     # torch-fidelity unpickles the file it is given, so it is given one that holds tensors and nothing else.
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
-        torch.save(torch.load(path, map_location="cpu", weights_only=True), file)
+        torch.save(read_torch(path), file)
         file.flush()
         extractor = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], file.name)
     head = nn.Linear(2048, 1008, bias=False)  # the Inception Score is taken of logits without their bias

@@ -144,8 +144,15 @@ def real_cloud(
         return {"points": cloud.points(), "mean": mean, "covariance": covariance}
 
     key = f"{data.fingerprint()} {split} {features.name} {features.hash} {keep} {seed}"
-    content = cached(f"real-{data.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt", make)
-    cloud.rows, cloud.known = [content["points"]], (content["mean"], content["covariance"])
+
+    def use(content: dict[str, Any]) -> None:
+        points, mean, covariance = content["points"], content["mean"], content["covariance"]
+        wanted = ((int(cloud.kept.sum()), features.dim), (features.dim,), (features.dim, features.dim))
+        if (points.shape, mean.shape, covariance.shape) != wanted:
+            raise ValueError(f"expected shapes {wanted}")
+        cloud.rows, cloud.known = [points], (mean, covariance)
+
+    cached(f"real-{data.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt", make, use)
     return cloud
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad
 
 from genlab.losses.reconstruction import FeatureDistance
 from genlab.metrics.cache import pretrained
+from genlab.tensors import read_torch
 
 __all__ = ["VGGMaps", "features", "vgg"]
 
@@ -63,7 +63,7 @@ def _vgg_maps(weights_path: str | None, data) -> VGGMaps:
     from torchvision.models.vgg import cfgs, make_layers
 
     path = pretrained("VGG16", VGG_URL, VGG_SHA256, weights_path, "loss.weights_path", "loss=laplacian")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_torch(path)
     layers = make_layers(cfgs["D"])
     layers.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")})
     return VGGMaps(layers)

@@ -53,7 +53,7 @@ def trained_text_classifier(data, tokenizer) -> TextClassifier:
             ).state_dict()
         }
 
-    network.load_state_dict(cached(f"texts-{data.name}-{key}.pt", make)["state_dict"])
+    cached(f"texts-{data.name}-{key}.pt", make, lambda content: network.load_state_dict(content["state_dict"]))
     return network.eval()
 
 

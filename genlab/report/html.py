@@ -1,11 +1,12 @@
 """report.html: one file that shows what a run did, with its pictures and curves inside."""
 
 import base64
-import csv
 import json
+import logging
 import math
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import jinja2
 import yaml
 
 from genlab import runs
+from genlab.reading import parse_json, read_text
 from genlab.report.images import SEEN_SIDE
 from genlab.report.tables import measured_on
+from genlab.runs.schema import TrainedManifest
 
 __all__ = ["PICTURES", "page", "write_report"]
 
@@ -42,26 +45,37 @@ CURVES = {  # what shares an axis; a metric that no group names gets one of its 
     "throughput": ("images_per_second",),
 }
 NOT_CURVES = {"step", "epoch", "images_seen"}
+STEP = re.compile(r"[0-9]{1,18}")  # in the name of a picture
+log = logging.getLogger(__name__)
 
 
-def write_report(run_dir: Path) -> Path:
-    """Writes <run_dir>/report.html from what lies there (manifest, metrics.csv, samples, eval) and returns its path."""
-    manifest = json.loads((run_dir / "manifest.json").read_text())
-    results_file, certificate_file = run_dir / "eval" / "metrics.json", run_dir / "eval" / "certificate.json"
-    results = json.loads(results_file.read_text()) if results_file.is_file() else {}
-    settings = (run_dir / "config.yaml").read_text()
+def write_report(run_dir: Path, eval_dir: Path | None = None) -> Path:
+    """Writes report.html of a run and returns its path.
+
+    Args:
+        run_dir: Where manifest.json, metrics.csv and samples/ are read.
+        eval_dir: Where eval/ is read and the report is written; None: `run_dir`, too.
+
+    Raises:
+        RunError: The manifest is missing or damaged. Other files that are damaged are left out, with a warning.
+    """
+    eval_dir = eval_dir or run_dir
+    manifest = runs.read_manifest(run_dir, TrainedManifest)
+    results = _if_readable(runs.read_results, eval_dir) or {}
+    certificate = _if_readable(runs.read_certificate, eval_dir)
+    settings = read_text(run_dir / "config.yaml")
     data = yaml.safe_load(settings).get("data") or {}
     shown = {
         "results": [(name, entry, measured_on(entry)) for name, entry in results.items()],
         "pictures": [(kind, title, _pictures(run_dir, kind)) for kind, title in PICTURES.items()],
-        "texts": [part for part in (_texts_of_training(run_dir), _texts_of_eval(run_dir)) if part],
+        "texts": [part for part in (_texts_of_training(run_dir), _texts_of_eval(eval_dir)) if part],
         "measured": [
-            (name, title, _uri((run_dir / "eval" / f"{name}.png").read_bytes()))
+            (name, title, _uri((eval_dir / "eval" / f"{name}.png").read_bytes()))
             for name, title in MEASURED.items()
-            if (run_dir / "eval" / f"{name}.png").is_file()
+            if (eval_dir / "eval" / f"{name}.png").is_file()
         ],
-        "certificate": _certificate(json.loads(certificate_file.read_text())) if certificate_file.is_file() else [],
-        "curves": _curves(run_dir / "metrics.csv"),
+        "certificate": _certificate(certificate) if certificate else [],
+        "curves": _curves(_if_readable(runs.read_curves, run_dir) or []),
     }
     titles = [(kind, {"fixed": "samples"}.get(kind, f"{kind}s")) for kind, _, steps in shown["pictures"] if steps]
     titles += [(kind, kind) for kind, *_ in shown["texts"]] + [(name, name) for name, *_ in shown["measured"]]
@@ -83,7 +97,16 @@ def write_report(run_dir: Path) -> Path:
         settings=settings,
         **shown,
     )
-    return runs.write_text(run_dir / "report.html", text)
+    return runs.write_text(eval_dir / "report.html", text)
+
+
+def _if_readable(read: Callable[[Path], Any], path: Path) -> Any:
+    """What `read` makes of `path`; None, said in a line, where it is damaged: a report shows what there is."""
+    try:
+        return read(path)
+    except runs.RunError as error:
+        log.warning("left out of the report: %s", error)
+        return None
 
 
 def page(template: str, **content: Any) -> str:
@@ -101,8 +124,8 @@ def _spaced(items: list, most: int) -> list:
 
 
 def _by_step(run_dir: Path, pattern: str) -> list[tuple[int, Path]]:
-    found = [(int(path.stem.rpartition("_")[2]), path) for path in (run_dir / "samples").glob(pattern)]
-    return _spaced(sorted(found), MAX_PICTURES)
+    found = [(path.stem.rpartition("_")[2], path) for path in (run_dir / "samples").glob(pattern)]
+    return _spaced(sorted((int(step), path) for step, path in found if STEP.fullmatch(step)), MAX_PICTURES)
 
 
 def _pictures(run_dir: Path, kind: str) -> list[tuple[int, str]]:
@@ -115,19 +138,21 @@ def _uri(content: bytes) -> str:
 
 
 def _texts_of_training(run_dir: Path) -> tuple[str, str, list] | None:
-    steps = [(step, *_table(path)) for step, path in _by_step(run_dir, "texts_*.jsonl")]
+    tables = [(step, _if_readable(_table, path)) for step, path in _by_step(run_dir, "texts_*.jsonl")]
+    steps = [(step, *table) for step, table in tables if table]
     return ("texts", "Held-out inputs, and what the model writes to them as training goes on", steps) if steps else None
 
 
 def _texts_of_eval(run_dir: Path) -> tuple[str, str, list] | None:
     path = run_dir / "eval" / "texts.jsonl"
-    return ("written", "What was measured: texts beside what is right", [(None, *_table(path))]) if path.is_file() else None
+    table = _if_readable(_table, path) if path.is_file() else None
+    return ("written", "What was measured: texts beside what is right", [(None, *table)]) if table else None
 
 
 def _table(path: Path) -> tuple[list[str], list[list[str]]]:
     """The columns and the first rows of JSON lines; a column that is empty throughout is left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    rows = [json.loads(line) for line in lines[:MAX_TEXTS] if line.strip()]
+    lines = read_text(path).split("\n")[:MAX_TEXTS]
+    rows = [parse_json(line, dict[str, Any], f"{path}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
     columns = [name for name in (rows[0] if rows else ()) if any(row.get(name) not in (None, "", []) for row in rows)]
     return columns, [[_letters(row.get(name)) for name in columns] for row in rows]
 
@@ -152,15 +177,13 @@ def _certificate(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _curves(path: Path) -> list[dict[str, Any]]:
-    """{title, series: [{name, points}]} for each group of metrics that metrics.csv holds."""
+def _curves(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """{title, series: [{name, points}]} for each group of metrics in the rows of metrics.csv."""
     series: dict[str, list[tuple[int, float]]] = {}
-    if path.is_file():
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if value and name not in NOT_CURVES and math.isfinite(float(value)):
-                        series.setdefault(name, []).append((int(row["step"]), float(f"{float(value):.6g}")))
+    for row in rows:
+        for name, value in row.items():
+            if value and name not in NOT_CURVES and math.isfinite(float(value)):
+                series.setdefault(name, []).append((int(row["step"]), float(f"{float(value):.6g}")))
     groups = {title: [name for name in names if name in series] for title, names in CURVES.items()}
     grouped = {name for names in groups.values() for name in names}
     groups |= {name: [name] for name in series if name not in grouped}

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from genlab.files import writing
+
 __all__ = ["save_gif", "save_grid", "save_pairs", "save_rows", "with_ends"]
 
 SEEN_SIDE = 64  # smaller images are enlarged by whole pixels up to this, or a grid of them is a postage stamp
@@ -66,8 +68,6 @@ def _canvas(images: Tensor) -> np.ndarray:
 
 
 def _save(path: Path, write) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with writing(path) as temporary, open(temporary, "wb") as file:
         write(file)
-    return path
+    return Path(path)

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from genlab.files import writing
+
 __all__ = ["save_prd"]
 
 
@@ -14,6 +16,6 @@ def save_prd(precision, recall, path: Path) -> Path:
     axes.plot(recall, precision)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
     axes.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=110)
+    with writing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
     return path

@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from genlab.files import writing
+
 __all__ = ["Window", "save_histograms", "save_lines", "save_points", "window"]
 
 Window = tuple[float, float, float, float]  # left, right, bottom, top
@@ -68,7 +70,6 @@ def _panels(titles) -> tuple[Figure, list]:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=110)
-    return path
+    with writing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    return Path(path)

@@ -17,6 +17,8 @@ import yaml
 
 from genlab.errors import RunError
 from genlab.files import write_text
+from genlab.runs import schema
+from genlab.runs.reading import read_manifest
 
 __all__ = ["Manifest", "environment", "held", "save_config"]
 
@@ -59,15 +61,9 @@ class Manifest:
         return manifest
 
     @classmethod
-    def read(cls, run_dir: Path, writes: bool = True) -> "Manifest":
+    def read(cls, run_dir: Path, writes: bool = True, schema: type = schema.Manifest) -> "Manifest":
         """The manifest of an existing run; RunError if there is none or it is damaged."""
-        path = Path(run_dir) / "manifest.json"
-        try:
-            return cls(run_dir, json.loads(path.read_text()), writes)
-        except FileNotFoundError:
-            raise RunError(f"run={run_dir}: there is no manifest.json in it; expected a run directory") from None
-        except json.JSONDecodeError as error:
-            raise RunError(f"{path}: not readable as JSON ({error})") from None
+        return cls(run_dir, read_manifest(run_dir, schema), writes)
 
     def update(self, **content: Any) -> None:
         self.content |= content

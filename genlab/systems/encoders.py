@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from genlab import config, runs
 from genlab.nn.conditions import leave_out
+from genlab.tensors import read_torch
 
 __all__ = ["Backbone", "RunEncoder"]
 
@@ -78,7 +79,7 @@ class Backbone(ImageCondition):
             return
         path = Path(self.weights).expanduser()
         if path.is_file():
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = read_torch(path)
         else:
             state = torchvision.models.get_model_weights(self.name)[self.weights].get_state_dict(progress=False)
         state = {name: value for name, value in state.items() if not name.startswith(f"{self.head}.")}

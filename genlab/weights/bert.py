@@ -162,7 +162,15 @@ def load(
             report.missing.append(ours)
             continue
         used.update(sources)
-        tensor = torch.cat([given[key][1] for key in sources])
+        parts = [given[key][1] for key in sources]
+        if not all(part.is_floating_point() and part.dim() == parameter.dim() for part in parts):
+            found = ", ".join(f"{part.dtype} {list(part.shape)}" for part in parts)
+            raise WeightsError(
+                f"{name}: {' + '.join(sources)}: expected {parameter.dim()} dimensions of floats, found {found}"
+            )
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise WeightsError(f"{name}: {' + '.join(sources)} have other shapes: {[list(part.shape) for part in parts]}")
+        tensor = torch.cat(parts)
         if keep_tokens is not None and ours in ("word.weight", "head.bias"):
             tensor = _rows(tensor, keep_tokens, parameter, name)
         if ours == "position.weight" and len(tensor) > len(parameter):

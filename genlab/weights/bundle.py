@@ -31,6 +31,15 @@ def read_bundle(prefix: str | Path) -> dict[str, Tensor]:
     prefix = Path(str(prefix).removesuffix(".index"))
     index = prefix.with_name(prefix.name + ".index")
     try:
+        return _read(prefix, index)
+    except BundleError:
+        raise
+    except (ValueError, LookupError, TypeError, OverflowError, AttributeError, MemoryError) as error:
+        raise BundleError(f"{index}: not readable as the index of a TensorFlow checkpoint ({error})") from None
+
+
+def _read(prefix: Path, index: Path) -> dict[str, Tensor]:
+    try:
         content = index.read_bytes()
         entries = dict(_table(content))
         header = _message(entries.pop(b""))

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import nn
 
+from genlab.files import write_text
+from genlab.tensors import save_safetensors
 from genlab.weights.bert import named
 from genlab.weights.source import ARGUMENTS, WeightsError
 
@@ -32,11 +33,10 @@ def save(net: nn.Module, tokenizer, out: str | Path, decoder: bool = False) -> l
             "network with net.embedding_dim=null can be exported"
         )
     config |= {"architectures": ["BertLMHeadModel" if decoder else "BertForMaskedLM"], "is_decoder": decoder}
-    out.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in named(net.state_dict()).items()}
-    save_file(tensors, out / "model.safetensors", {"format": "pt"})
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (out / "vocab.txt").write_text("".join(f"{token}\n" for token in tokenizer.vocab), encoding="utf-8")
+    save_safetensors(tensors, out / "model.safetensors", {"format": "pt"})
+    write_text(out / "config.json", json.dumps(config, indent=2) + "\n")
+    write_text(out / "vocab.txt", "".join(f"{token}\n" for token in tokenizer.vocab))
     about = {"tokenizer_class": "BertTokenizer", "do_lower_case": tokenizer.lowercase, "model_max_length": net.max_length}
-    (out / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    write_text(out / "tokenizer_config.json", json.dumps(about, indent=2) + "\n")
     return ["config.json", "model.safetensors", "vocab.txt", "tokenizer_config.json"]

@@ -1,17 +1,19 @@
 """Where pretrained weights lie: a local directory or file, a run, an installed package, or the Hugging Face Hub."""
 
 import importlib.util
-import json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from pydantic import BaseModel, PositiveInt
 from torch import Tensor
 
+from genlab.errors import RunError
+from genlab.reading import parse_json, read_json
+from genlab.tensors import not_finite, read_safetensors, read_torch
 from genlab.weights.bundle import BundleError, read_bundle
 
 __all__ = ["ARGUMENTS", "Source", "WeightsError", "find", "read_tensors", "read_vocab"]
@@ -36,6 +38,33 @@ ARGUMENTS = {
     "initializer_range": "init_std",
     "pad_token_id": "pad_id",
 }
+
+
+class Config(BaseModel):
+    """What config.json must say where it says it."""
+
+    vocab_size: PositiveInt = 1
+    hidden_size: PositiveInt = 1
+    num_hidden_layers: PositiveInt = 1
+    num_attention_heads: PositiveInt = 1
+    intermediate_size: PositiveInt = 1
+    max_position_embeddings: PositiveInt = 1
+    type_vocab_size: PositiveInt = 1
+    embedding_size: PositiveInt | None = None
+    hidden_dropout_prob: float = 0
+    attention_probs_dropout_prob: float = 0
+    layer_norm_eps: float = 0
+    hidden_act: str = ""
+    initializer_range: float = 0
+    pad_token_id: int | None = None
+
+
+class Vocabulary(BaseModel):
+    """Tokenizer.state(), as a checkpoint of texts has it."""
+
+    vocab: list[str]
+    lowercase: bool
+    keep_tokens: list[int] | None
 
 
 class WeightsError(ValueError):
@@ -107,25 +136,36 @@ def _run(name: str, folder: Path) -> Source:
         raise WeightsError(f"weights={name}: this run's net is {net.get('_target_')}; expected a run of a BERT")
     if not checkpoint.is_file():
         raise WeightsError(f"weights={name}: the run has no checkpoint yet")
-    content = _checkpoint(checkpoint).get("codec.content")
-    if content is None or not len(content):
-        raise WeightsError(f"{checkpoint}: there is no vocabulary in it; expected a run of a model of texts")
-    tokenizer = json.loads(content.numpy().tobytes().decode())
+    with _own_errors():
+        content = _checkpoint(checkpoint).get("codec.content")
+        if content is None or not content.numel() or content.dtype != torch.uint8:
+            raise WeightsError(f"{checkpoint}: there is no vocabulary in it; expected a run of a model of texts")
+        tokenizer = parse_json(content.numpy().tobytes(), Vocabulary, f"{checkpoint}: codec.content")
     config = {theirs: net[ours] for theirs, ours in ARGUMENTS.items() if net.get(ours) is not None}
     return Source(name, checkpoint, config | {"vocab_size": len(tokenizer["vocab"])}, None, tokenizer)
 
 
 def _checkpoint(file: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint of a run, its averaged weights where it has them."""
-    content = torch.load(file, "cpu", weights_only=True, mmap=True)  # the optimiser's states are not read
-    return content["state_dict"] | content.get("ema", {})
+    content = read_torch(file, mmap=True)  # the optimiser's states are only held against their checksums
+    parts = [content.get(part, {}) for part in ("state_dict", "ema")] if isinstance(content, dict) else [None]
+    if not all(isinstance(part, dict) and all(isinstance(v, Tensor) for v in part.values()) for part in parts):
+        raise WeightsError(f"{file}: expected a checkpoint of a run, with tensors by name in state_dict")
+    return parts[0] | parts[1]
 
 
 def _json(path: Path) -> dict[str, Any]:
+    with _own_errors():
+        return read_json(path, Config)
+
+
+@contextmanager
+def _own_errors():
+    """Turns an error about a file into a WeightsError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not readable as JSON ({error})") from None
+        yield
+    except RunError as error:
+        raise WeightsError(str(error)) from None
 
 
 def _hub(name: str) -> Source:
@@ -172,16 +212,17 @@ def read_tensors(source: Source) -> dict[str, Tensor]:
     file = source.weights
     try:
         if file.suffix == ".index":
-            return read_bundle(file)
-        if source.tokenizer is not None:
-            return {k.removeprefix("net."): v for k, v in _checkpoint(file).items() if k.startswith("net.")}
-        tensors = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+            tensors = read_bundle(file)
+        elif source.tokenizer is not None:
+            tensors = {k.removeprefix("net."): v for k, v in _checkpoint(file).items() if k.startswith("net.")}
+        else:
+            tensors = read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
     except BundleError as error:
         raise WeightsError(str(error)) from None
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise WeightsError(f"{file}: not readable ({str(error).splitlines()[0]}); fetch it again") from None
-    except Exception as error:  # pickle's own, where a file holds more than tensors
-        raise WeightsError(f"{file}: holds more than tensors, or is damaged ({type(error).__name__})") from None
+    except RunError as error:
+        raise WeightsError(f"{error}; fetch it again") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise WeightsError(f"{file}: expected a dict of tensors by name, as state_dict() gives it")
+    if bad := not_finite(tensors):
+        raise WeightsError(f"{file}: {bad[0]} holds NaN or infinity")
     return tensors

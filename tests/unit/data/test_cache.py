@@ -14,6 +14,7 @@ import torch
 from genlab.data import cache
 from genlab.data.cache import cached_images, data_root
 from genlab.data.decode import DataError, Transform
+from genlab.reading import seal
 
 PLAIN = Transform(6, 3, "none", "pad")
 
@@ -84,7 +85,7 @@ def remake(**changes):
     def change(manifest, data):
         content = json.loads(manifest.read_text()) | changes
         content.pop("checksum")
-        manifest.write_text(json.dumps(content | {"checksum": cache._checksum(content)}))
+        manifest.write_text(json.dumps(seal(content)))
 
     return change
 
