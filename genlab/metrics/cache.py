@@ -1,7 +1,7 @@
 """What is made once for a data set, or fetched once, and kept under $GENLAB_DATA/features."""
 
 import hashlib
-import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +16,8 @@ from genlab.tensors import read_torch, save_torch
 
 __all__ = ["cached", "pretrained"]
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
+_not_kept: dict[Path, dict[str, Any]] = {}  # what this process made and could not write
 
 
 def cached(name: str, make: Callable[[], dict[str, Any]], use: Callable[[dict[str, Any]], T]) -> T:
@@ -31,17 +31,20 @@ def cached(name: str, make: Callable[[], dict[str, Any]], use: Callable[[dict[st
         use: Takes what it needs of the content; it may raise anything where that does not fit.
     """
     path = data_root() / "features" / name
+    if path in _not_kept:
+        return use(_not_kept[path])
     if path.exists():
         try:
             return use(read_torch(path))
         except Exception as error:  # whatever a content of another kind leads to
             why = error if isinstance(error, RunError) else f"{path}: of other content ({type(error).__name__}: {error})"
-            log.warning("%s; it is made anew", why)
+            print(f"{why}; it is made anew", file=sys.stderr)
     content = make()
     try:
         save_torch(content, path)
     except OSError as error:
-        log.warning("%s; it is not kept, and made again the next time", explained(error) or error)
+        print(f"{explained(error) or error}. What is made for it is lost with this command", file=sys.stderr)
+        _not_kept[path] = content
     return use(content)
 
 

@@ -113,11 +113,11 @@ def test_a_cache_of_pictures_without_room_says_where_it_could_go(what, number, t
     assert not list((tmp_path / "data" / "cache").iterdir())
 
 
-def test_features_are_computed_though_they_cannot_be_kept(small, monkeypatch, caplog):
+def test_features_are_computed_though_they_cannot_be_kept(small, monkeypatch, capsys):
     monkeypatch.setenv("GENLAB_DATA", str(small))
     subprocess.run(["mount", "-o", "remount,ro", small], check=True)
     assert cache.cached("x.pt", lambda: {"x": 3}, lambda content: content["x"]) == 3
-    assert f"{small / 'features'}: the file system is read-only" in caplog.text
+    assert f"{small / 'features'}: the file system is read-only" in capsys.readouterr().err
 
 
 def test_the_command_line_says_it_in_a_line(run, tmp_path, monkeypatch, capsys):
