@@ -111,11 +111,11 @@ def run_hydra(command: str, rest: list[str]) -> None:
             raise
         if not over:
             raise SystemExit(1) from None
-        if isinstance(error, HydraException | OmegaConfBaseException | YAMLError) or type(error) is ValueError:
-            fail(explain.explain(error, command, rest))
         inner = error.__cause__ if type(error) is ValueError else error  # logging's own, about the file of a log
         if (line := files.explained(inner)) is not None:
             fail(line)
+        if isinstance(error, HydraException | OmegaConfBaseException | YAMLError) or type(error) is ValueError:
+            fail(explain.explain(error, command, rest))
         if isinstance(error, ValueError):
             fail(str(error))
         if line := cause(error):

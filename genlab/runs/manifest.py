@@ -52,7 +52,7 @@ class Manifest:
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         there = cls.read(run_dir) if (run_dir / "manifest.json").exists() else None
-        same = there is not None and there.content.get("config") == content.get("config")
+        same = there is not None and there.content.get("config", "") == content.get("config")
         if there is not None and not (there.is_empty() and (same or not there.content.get("steps"))):
             raise RunError(
                 f"hydra.run.dir={run_dir}: there is a run in it already; continue that one with "

@@ -57,7 +57,6 @@ RECIPES = {
         "trainer.max_steps=100",
     ],
 }
-DDP = [
     "trainer=ddp_cpu",
     "trainer.max_steps=6",
     "data.batch_size=8",
@@ -65,7 +64,7 @@ DDP = [
     "callbacks.quality=null",
 ]
 TIMES = {"started", "seconds", "resumed", "command"}
-DEFAULT = ["gan", "ogan", "epochs", "glann", "points", "classifier", "unilm", "pretrain_mlm", "closing"]
+DEFAULT = ["ogan", "epochs", "glann", "classifier", "unilm", "pretrain_mlm", "closing"]
 
 
 def finished(run_dir: Path) -> bool:

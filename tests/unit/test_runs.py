@@ -9,10 +9,11 @@ from genlab import runs
 
 
 def test_a_manifest_is_claimed_once_and_written_whole(tmp_path):
+    runs.Manifest.create(tmp_path / "run", {"model": "dcgan"})  # killed before its first step
     manifest = runs.Manifest.create(tmp_path / "run", {"model": "ogan"})
+    manifest.update(status="finished", steps=3)
     with pytest.raises(runs.RunError, match="there is a run in it already"):
         runs.Manifest.create(tmp_path / "run", {})
-    manifest.update(status="finished", steps=3)
     again = runs.Manifest.read(tmp_path / "run")
     assert again.content["status"] == "finished" and again.content["model"] == "ogan" and again.content["steps"] == 3
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["manifest.json"]
@@ -79,3 +80,13 @@ def test_saving_replaces_a_checkpoint_or_leaves_it_alone(tmp_path):
     with pytest.raises(Exception, match=r"local object .*<lambda>"):
         io.save_checkpoint({"step": lambda: 0}, path)
     assert runs.read_checkpoint(path) == {"state_dict": {}} and len(list(path.parent.iterdir())) == 1
+
+
+def test_a_held_manifest_is_written_when_it_is_released(tmp_path):
+    manifest = runs.Manifest.create(tmp_path / "run", {"steps": 1})
+    before = manifest.path.read_bytes()
+    manifest.hold()
+    manifest.update(steps=2)
+    assert manifest.path.read_bytes() == before
+    manifest.release(status="running")
+    assert runs.Manifest.read(tmp_path / "run").content["steps"] == 2
