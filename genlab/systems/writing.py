@@ -41,7 +41,7 @@ def generate(
     if len(asked) > 1:
         raise ValueError("some examples have a question and others none; write to them apart")
     decoding = decoding.settled(True in asked)
-    most = codec.max_target
+    max_length = min(decoding.max_length or codec.max_target, codec.max_target)
     plain = iter(codec.sources([source for e in examples for source in e.sources]))
     questions = codec.tokenizer.plain([e.question or "" for e in examples])
     rows: list[list[list[int]]] = []
@@ -55,13 +55,9 @@ def generate(
     if not codec.max_source:
         longest = max(len(windows[0]) for windows in rows) - 1
         if longest > codec.max_target - 2:
-            raise ValueError(
-                f"prompt: a beginning of {longest} tokens; expected at most data.max_target - 2 = {codec.max_target - 2}"
-            )
-        most -= longest
-    if decoding.max_length is not None and decoding.max_length > most:
-        raise ValueError(f"decoding.max_length={decoding.max_length}: this model writes at most {most} tokens here")
-    max_length = most if decoding.max_length is None else decoding.max_length
+            most = f"data.max_target - 2 = {codec.max_target - 2}"
+            raise ValueError(f"prompt: a beginning of {longest} tokens; expected at most {most}")
+        max_length = min(max_length, codec.max_target - longest)
     uniforms = None
     if decoding.method == "sample":
         random = torch.Generator().manual_seed(seed)
