@@ -1,7 +1,7 @@
 """Targets for a batch of sources, or answers for a batch of questions, by one prefix-masked BERT."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
@@ -78,6 +78,10 @@ class Decoding:
             min_length=int(not asked) if self.min_length is None else self.min_length,
             extractive=(self.extractive is not False) if asked else None,
         )
+
+    @classmethod
+    def names(cls) -> list[str]:
+        return [field.name for field in fields(cls)]
 
 
 class Cached:
