@@ -119,7 +119,7 @@ def test_two_thousand_overrides_are_no_traceback(recipes, bounded, tmp_path, see
         ("ogan", "callbacks.grids.every_num_steps", 0),
         ("ogan", "callbacks.divergence_guard.every_num_steps", 0),
         ("ogan", "callbacks.ema.half_life", -100),
-        ("ogan", "callbacks.quality.num", 0),
+        ("ogan", "callbacks.quality.num", 1),
         ("ogan", "callbacks.ema", 7),
         ("ogan", "model.generator_lr", -1),
         ("ogan", "model.generator_lr", True),
