@@ -1,12 +1,14 @@
 """A Frechet distance on the validation split during training: cheap, needs no weights, comparable within one run."""
 
+from typing import Annotated
+
 import torch
 from lightning.pytorch import Callback
 
 from genlab.metrics.features import random
 from genlab.metrics.frechet import Moments, frechet_distance
 from genlab.metrics.neighbours import spread
-from genlab.ranges import PositiveInt
+from genlab.ranges import Range
 
 __all__ = ["Quality"]
 
@@ -19,7 +21,7 @@ class Quality(Callback):
     images used. A code correlation can look well while all samples are alike: val/diversity cannot.
     """
 
-    def __init__(self, num: PositiveInt = 1000):
+    def __init__(self, num: Annotated[int, Range(ge=2)] = 1000):
         self.num = num
         self.features = None
 

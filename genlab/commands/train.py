@@ -230,6 +230,11 @@ def quiet() -> None:
     """Drops what Lightning says that a reader of our own lines does not need."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*number of training batches.*smaller than the logging.*",
-                    ".*isinstance.treespec, LeafSpec.*", "Found .* module.s. in eval mode.*", "Total length of `list`.*"):  # fmt: skip
+    for message in (
+        ".*does not have many workers.*",
+        ".*number of training batches.*smaller than the logging.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        "Found .* module.s. in eval mode.*",
+        "Total length of `list`.*",
+    ):
         warnings.filterwarnings("ignore", message)

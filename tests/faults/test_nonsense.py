@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
 from genlab import config
 from genlab.commands import options, train
@@ -117,7 +119,7 @@ def test_two_thousand_overrides_are_no_traceback(recipes, bounded, tmp_path, see
         ("ogan", "callbacks.grids.every_num_steps", 0),
         ("ogan", "callbacks.divergence_guard.every_num_steps", 0),
         ("ogan", "callbacks.ema.half_life", -100),
-        ("ogan", "callbacks.quality.num", 0),
+        ("ogan", "callbacks.quality.num", 1),
         ("ogan", "callbacks.ema", 7),
         ("ogan", "model.generator_lr", -1),
         ("ogan", "model.generator_lr", True),
@@ -285,3 +287,46 @@ def test_a_setting_without_effect_or_meaning_is_refused(run, command, tmp_path, 
 def test_a_deleted_option_takes_its_default(run, command, tmp_path):
     command("sample", tmp_path, f"run={run}", "~weights", "~seed", "num=2")
     assert (tmp_path / "grid.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_no_override_of_a_whole_command_is_a_traceback(run, command, bounded, tmp_path, monkeypatch, seed):
+    monkeypatch.chdir(tmp_path)
+    draw = random.Random(seed)
+    words = {"sample": ["num=2"], "encode": ["split=test"], "eval": ["num=40", "metrics=random"],
+             "export": ["format=safetensors"]}  # fmt: skip
+    texts = [
+        "-1",
+        "0",
+        "7",
+        "1.5",
+        "nan",
+        "inf",
+        "''",
+        "null",
+        "[]",
+        "{}",
+        "[1,2]",
+        "true",
+        "abc",
+        "'1'",
+        "{a:1}",
+        "[/b]",
+        "1e30",
+    ]
+    for i in range(40):
+        name = draw.choice(["sample", "sample", "encode", "eval", "export"])
+        keys = [
+            key for key in config.parameters(options.SCHEMAS[name]) if key not in ("run", "name", "allow", "out", "metrics")
+        ]
+        keys = [key for key in keys if key != "data" and not (name == "eval" and key == "ood")]
+        keys += [f"data.{key}" for key in ("batch_size", "num_train", "crop", "resize", "flip", "seed")] * (name == "encode")
+        word = f"{draw.choice(keys)}={draw.choice(texts)}"
+        (tmp_path / f"{i}").mkdir()
+        try:
+            command(name, tmp_path / f"{i}", f"run={run}", *words[name], word)
+        except (ValueError, HydraException, OmegaConfBaseException):
+            pass
+        except Exception as error:
+            assert cause(error), f"{name} {word}: {type(error).__name__}: {error}"

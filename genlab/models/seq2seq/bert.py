@@ -135,6 +135,8 @@ class BERT(nn.Module):
         known = f"null, or with net.condition_hidden= one of {', '.join(ACTIVATIONS)}"
         if condition_activation is not None and (condition_activation not in ACTIVATIONS or not condition_hidden):
             raise ValueError(f"net.condition_activation={condition_activation}: expected {known}")
+        if condition_hidden and not condition_dim:
+            raise ValueError(f"net.condition_hidden={condition_hidden}: has no effect without net.condition_dim=")
         width, norm = embedding_dim or dim, partial(LayerNorm, eps=eps)
         if condition_dim and condition_by == "layer_norm":
             act = ACTIVATIONS[condition_activation]() if condition_activation else nn.Identity()

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from genlab import config
-from genlab.commands.text import decoding_of, read_input, refuse, whiten
+from genlab.commands import options
+from genlab.commands.text import read_input, refuse, whiten
 
 
 @pytest.fixture(scope="module")
@@ -114,4 +115,4 @@ def test_settings_of_texts_mean_nothing_to_images():
         refuse("sample", Images(), ["run=x", "source=a"])
     refuse("sample", Images(), ["run=x", "mode=walk"])
     with pytest.raises(config.ConfigError, match=r"decoding\.bems.*Did you mean 'beams'"):
-        decoding_of({"decoding": {"bems": 3}})
+        options.read("sample", {"decoding": {"bems": 3}})
