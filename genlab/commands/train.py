@@ -20,6 +20,7 @@ from rich.console import Console
 
 from genlab import config, runs
 from genlab.callbacks import loggers
+from genlab.callbacks.buffers import SharedBuffers
 from genlab.callbacks.optimizer import Hyperparameters
 from genlab.callbacks.reseed import Reseed
 from genlab.commands.closing import announce, chosen_metric, close_run
@@ -220,7 +221,7 @@ def build_trainer(settings: dict, run_dir: Path, manifest: runs.Manifest):
     return config.build(
         settings["trainer"],
         allow,
-        callbacks=[Record(manifest), Reseed(settings["seed"]), Hyperparameters(), *callbacks],
+        callbacks=[Record(manifest), Reseed(settings["seed"]), Hyperparameters(), *callbacks, SharedBuffers()],
         logger=chosen or False,
         plugins=[runs.AtomicCheckpointIO()],
         default_root_dir=str(run_dir),
