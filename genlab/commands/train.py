@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from genlab import config, runs
 from genlab.callbacks import loggers
+from genlab.callbacks.buffers import SharedBuffers
 from genlab.callbacks.optimizer import Hyperparameters
 from genlab.callbacks.reseed import Reseed
 from genlab.callbacks.restored import restoring
@@ -219,7 +220,7 @@ def build_trainer(settings: dict, run_dir: Path, manifest: runs.Manifest):
     return config.build(
         settings["trainer"],
         allow,
-        callbacks=[Record(manifest), Reseed(settings["seed"]), Hyperparameters(), *callbacks],
+        callbacks=[Record(manifest), Reseed(settings["seed"]), Hyperparameters(), *callbacks, SharedBuffers()],
         logger=chosen or False,
         plugins=[runs.AtomicCheckpointIO()],
         default_root_dir=str(run_dir),

@@ -57,12 +57,6 @@ RECIPES = {
         "trainer.max_steps=100",
     ],
 }
-    "trainer=ddp_cpu",
-    "trainer.max_steps=6",
-    "data.batch_size=8",
-    "net.discriminator.norm=group",
-    "callbacks.quality=null",
-]
 TIMES = {"started", "seconds", "resumed", "command"}
 DEFAULT = ["ogan", "epochs", "glann", "classifier", "unilm", "pretrain_mlm", "closing"]
 
