@@ -279,7 +279,7 @@ def quiet() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*number of training batches.*smaller than the logging.*",
-                    ".*isinstance.treespec, LeafSpec.*", "Found .* module.s. in eval mode.*", "Total length of `list`.*"):  # fmt: skip
+                    ".*isinstance.treespec, LeafSpec.*", "Found .* module.s. in eval mode.*", "Total length of.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message)
 
 
