@@ -278,8 +278,8 @@ def quiet() -> None:
     """Drops what Lightning says that a reader of our own lines does not need."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*number of training batches.*smaller than the logging.*",
-                    ".*isinstance.treespec, LeafSpec.*", "Found .* module.s. in eval mode.*", "Total length of.*"):  # fmt: skip
+    for message in (".*does not have many workers.*", ".*number of training batches.*smaller.*", "Total length of.*",
+                    ".*isinstance.treespec, LeafSpec.*", "Found .* module.s. in eval mode.*"):  # fmt: skip
         warnings.filterwarnings("ignore", message)
 
 
