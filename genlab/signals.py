@@ -24,18 +24,20 @@ class Interrupted(BaseException):
 class Handler:
     """Hands the first signal to `note`, and raises Interrupted at a later one that is no repeat."""
 
+    last = -REPEAT_SECONDS  # when any handler was last called: a repeat may meet another one than the signal did
+
     def __init__(self, note: Callable[[int], None] | None):
-        self.note, self.first = note, None
+        self.note = note
 
     def __call__(self, signum: int, frame) -> None:
         now = time.monotonic()
-        if self.first is None:
-            self.first = now
-            if self.note is not None:
-                return self.note(signum)
-        elif now - self.first < REPEAT_SECONDS:
-            return None
-        raise Interrupted(signum)
+        if now - Handler.last < REPEAT_SECONDS:
+            return
+        Handler.last = now
+        note, self.note = self.note, None
+        if note is None:
+            raise Interrupted(signum)
+        note(signum)
 
 
 @contextmanager
@@ -45,6 +47,8 @@ def handled(note: Callable[[int], None] | None = None) -> Iterator[None]:
     A signal that this process was started to ignore (SIGHUP under nohup) stays ignored. Other threads than the main one
     receive no signals, so nothing is changed there.
     """
+    if note is None:
+        Handler.last = -REPEAT_SECONDS
     with _handlers(Handler(note)):
         yield
 

@@ -99,6 +99,9 @@ class Checkpoint(LightningCheckpoint):
         check_weights(system, trainer.global_step)
         trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / f"{name}.ckpt")
 
+    def on_exception(self, trainer, system, exception) -> None:
+        self.signals.close()
+
     def teardown(self, trainer, system, stage: str) -> None:
         self.signals.close()
 
