@@ -155,19 +155,30 @@ def read(
     settings, schema = config.resolve(cfg), SCHEMAS[command]
     errors = config.check_arguments("", schema, settings)
     errors += config.missing_arguments("", schema, settings, f"genlab {command}")
-    if "decoding" in settings and isinstance(settings["decoding"], dict):
-        given = {name: value for name, value in settings["decoding"].items() if value is not None}
-        errors += config.check_arguments("decoding", Decoding, given)
-    if all(isinstance(package, str) for package in settings.get("allow") or []):
+    if isinstance(settings.get("decoding"), dict):
+        errors += decoding_errors(settings["decoding"])
+    allow = settings.get("allow", [])
+    if isinstance(allow, list) and all(isinstance(package, str) for package in allow):
         own = command == "train" and not settings.get("run")
-        settings["allow"] = config.allowed(settings.get("allow") or [], overrides, new=own)
-    if supplied is not None and isinstance(settings["allow"], list):
-        errors += config.faults(settings, supplied)
+        settings["allow"] = config.allowed(allow, overrides, new=own)
+        errors += config.faults(settings, supplied) if supplied is not None else []
     if errors:
         raise config.ConfigError(config.listed(errors))
     defaults = {one.name: one.default_factory() if one.default is MISSING else one.default
                 for one in fields(schema) if one.name not in settings}  # fmt: skip
     return settings | defaults
+
+
+def decoding_errors(decoding: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the options of `decoding.*`, a line each; null leaves one to its default."""
+    given = {name: value for name, value in decoding.items() if value is not None}
+    if errors := config.check_arguments("decoding", Decoding, given):
+        return errors
+    try:
+        Decoding(**given)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def given(overrides: Iterable[str]) -> set[str]:

@@ -11,7 +11,7 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from genlab import config
+from genlab import config, runs
 from genlab.commands import options, train
 from genlab.errors import cause
 
@@ -64,12 +64,12 @@ def bounded():
 def attempt(settings: dict, tmp_path) -> str | None:
     """What `genlab train` says to `settings` before it reads data; None if it takes them."""
     try:
-        checked = train.check(settings, sweep=False)
+        checked = train.check(settings, [], sweep=False)
         config.build(checked["data"], checked["allow"])
         if "vocab_size" in (checked.get("net") or {}):
             checked = with_value(checked, "net.vocab_size", 50)
         config.build_system(checked, checked["allow"])
-        train.build_trainer(checked, tmp_path)
+        train.build_trainer(checked, tmp_path, runs.Manifest(tmp_path, {}))
     except ValueError as error:
         return str(error)
     except Exception as error:
@@ -156,7 +156,7 @@ def test_two_thousand_overrides_are_no_traceback(recipes, bounded, tmp_path, see
 )
 def test_what_means_nothing_is_refused_with_its_key(recipes, recipe, key, value):
     with pytest.raises(config.ConfigError, match=rf"(?m)^ *{key.replace('.', chr(92) + '.')}\b"):
-        train.check(with_value(recipes[recipe], key, value), sweep=False)
+        train.check(with_value(recipes[recipe], key, value), [], sweep=False)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_what_means_nothing_is_refused_with_its_key(recipes, recipe, key, value)
      ("ogan", "callbacks.ema", None), ("glow", "model.optimizer.betas", [0.5, 0.9]), ("glow", "net.levels", None)],
 )  # fmt: skip
 def test_what_means_something_is_taken(recipes, recipe, key, value):
-    train.check(with_value(recipes[recipe], key, value), sweep=False)
+    train.check(with_value(recipes[recipe], key, value), [], sweep=False)
 
 
 @pytest.mark.parametrize("key", ["net.generator.latent_dim", "net.generator.dim"])
@@ -186,10 +186,10 @@ def test_the_shipped_config_of_a_command_and_its_schema_agree(command):
     if command == "train":  # a recipe is in its groups
         shipped |= {"model": {"_target_": "x"}, "data": {"_target_": "x"}, "trainer": {"_target_": "x"}}
     read = options.read(command, dict(shipped))
-    assert read.items() >= shipped.items()
+    assert read.items() >= {key: value for key, value in shipped.items() if key != "allow"}.items()  # which read adds to
     fields = config.parameters(options.SCHEMAS[command])
     assert shipped.keys() <= fields.keys() <= shipped.keys() | groups | {"net", "loss", "out"}
-    for name in shipped.keys() - {"model", "data", "trainer", "name", "decoding"}:
+    for name in shipped.keys() - {"model", "data", "trainer", "name", "decoding", "allow"}:
         left = options.read(command, {key: value for key, value in shipped.items() if key != name})
         assert left[name] == shipped[name], name
 
