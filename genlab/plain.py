@@ -1,15 +1,17 @@
-"""YAML and JSON that somebody else may have written, read as plain data, with limits.
+"""YAML that somebody else may have written, read as plain data, with limits.
 
 What comes out holds None, bool, int, float, str, list and dict alone. It is a tree: an alias is a copy, and counts as one.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "PlainError", "parse_json", "parse_yaml", "read_yaml"]
+from genlab.errors import RunError
+from genlab.reading import read_text
+
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "PlainError", "parse_yaml", "read_yaml"]
 
 MAX_BYTES = 8_000_000
 MAX_DEPTH = 40  # a run's config has a depth of about 6
@@ -47,17 +49,14 @@ def read_yaml(path: str | Path) -> Any:
     Raises:
         PlainError: The file cannot be read, is no YAML, holds anything but plain data, or is beyond the limits.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise PlainError(f"{path}: there is no such file")
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        return parse_yaml(content.decode())
-    except UnicodeDecodeError as error:
-        raise PlainError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except (OSError, PlainError) as error:
-        raise PlainError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        return parse_yaml(read_text(path, MAX_BYTES))
+    except FileNotFoundError:
+        raise PlainError(f"{path}: there is no such file") from None
+    except PlainError as error:
+        raise PlainError(f"{path}: {error}") from None
+    except RunError as error:
+        raise PlainError(str(error)) from None
 
 
 def parse_yaml(text: str) -> Any:
@@ -72,19 +71,6 @@ def parse_yaml(text: str) -> Any:
         raise PlainError(f"{where}not readable as YAML ({problem or str(error).splitlines()[0]})") from None
     except OverflowError as error:
         raise PlainError(f"not readable as YAML ({error})") from None
-
-
-def parse_json(text: str) -> Any:
-    """The plain data of a JSON text. Raises PlainError as `read_yaml` does, without the file."""
-    _limit_bytes(text)
-    try:
-        return _checked(json.loads(text))
-    except RecursionError:
-        raise PlainError(f"nested deeper than {MAX_DEPTH}") from None
-    except ValueError as error:
-        if isinstance(error, PlainError):
-            raise
-        raise PlainError(f"not readable as JSON ({error})") from None
 
 
 def _limit_bytes(text: str) -> None:

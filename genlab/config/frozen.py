@@ -10,9 +10,10 @@ from hydra.core.config_store import ConfigStore
 from genlab.config.interpolation import escape
 from genlab.config.registry import check_forms
 from genlab.config.resume import refuse_groups
-from genlab.errors import ConfigError
+from genlab.errors import ConfigError, RunError
 from genlab.files import refuse_links
-from genlab.plain import PlainError, parse_json, read_yaml
+from genlab.plain import PlainError, read_yaml
+from genlab.reading import parse_json
 from genlab.words import literal, quoted, value_of
 
 __all__ = ["from_run", "parse_frozen", "read_frozen"]
@@ -49,8 +50,8 @@ def read_frozen(run: str | Path) -> dict:
 def parse_frozen(text: str) -> dict:
     """The config of a run out of its JSON, as `read_frozen` gives it."""
     try:
-        return _frozen(parse_json(text))
-    except PlainError as error:
+        return _frozen(parse_json(text, dict, "model.condition.frozen"))
+    except RunError as error:
         raise ConfigError(str(error)) from None
 
 
