@@ -102,6 +102,7 @@ def _continue(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, 
     step, state = checkpoint["global_step"], state_of(checkpoint)
     max_steps = settings["trainer"].get("max_steps") or -1
     ended = state.get("ended", content.get("status") == "finished")
+    ended = ended and content.get("stages", {}).get("training") != going_on(step)
     ended = ended and not any(key.startswith(("trainer.", "callbacks.")) for key in changed)
     trained = 0 < max_steps <= step or ended
     if trained and all_closed(settings, manifest):
@@ -110,7 +111,7 @@ def _continue(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, 
             f"genlab train run={shlex.quote(str(run_dir))} trainer.max_steps={2 * step}"
         )
     metrics = {name: float(value) for name, value in state.get("metrics", {}).items()}
-    stages = {}
+    stages = {"training": going_on(step)}
     if trained:
         metrics |= {name: value for name, value in content.get("metrics", {}).items() if name.startswith("test/")}
         stages = finished_stages(manifest) | {"training": "finished"}
@@ -121,6 +122,11 @@ def _continue(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, 
         if "images_seen" in callback:
             content["images_seen"] = callback["images_seen"]
     return Start(settings, manifest, path, step, trained, changed)
+
+
+def going_on(step: int) -> str:
+    """The state of a run that is trained beyond `step`, where a fit had ended: the same command goes on, not to its end."""
+    return f"from step {step}"
 
 
 def read_checkpoint(path: Path, run_dir: Path) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def fit(trainer, system, data, start: Start, run_dir: Path) -> None:
         elapsed = round(seconds + time.monotonic() - begun, 1)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         progress = {"steps": trainer.global_step, "images_seen": images, "seconds": elapsed, "metrics": metrics}
-        manifest.update(**progress, stages={"training": "finished" if finished else "running"})
+        manifest.update(**progress, **({"stages": {"training": "finished"}} if finished else {}))
     if not finished:
         limits = ("max_steps", "max_epochs", "max_time", "limit_train_batches")
         words = ", ".join(f"trainer.{name}={start.settings['trainer'].get(name)}" for name in limits)

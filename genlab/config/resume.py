@@ -27,7 +27,7 @@ GROUPS = {
 KEPT = {"model", "net", "encoder", "experiment", "data"}  # a new run is needed for another
 NETWORK = ("net.", "encoder.", "model.latent_dim", "model.num_classes", "model._target_", "model.codec.")
 # keys of data that say where and how it is read, not what it is: the fingerprint tells whether it is the same
-READING = {"path", "root", "test_path", "val_path", "extra_path", "vocab", "download"}
+READING = {"path", "root", "test_path", "val_path", "extra_path", "vocab", "simplified", "download"}
 READING |= {"num_workers", "processes", "resident", "on_error"}
 BEGINNING = ("model.init", "model.code_init")  # of use to a run's first step alone
 PROCESSES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator")

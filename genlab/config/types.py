@@ -1,6 +1,7 @@
 """A plain value against an annotation: pydantic decides, strictly, and the answer is in a user's words."""
 
 import functools
+import inspect
 import json
 import types
 import typing
@@ -82,7 +83,7 @@ def _adapter(annotation: Any) -> TypeAdapter | None:
 
 
 def adapter_of(annotation: Any) -> TypeAdapter | None:
-    if annotation is Any or isinstance(annotation, str):
+    if annotation in (Any, inspect.Parameter.empty) or isinstance(annotation, str):
         return None
     try:
         return _adapter(annotation)
