@@ -21,6 +21,7 @@ __all__ = ["checked", "parse_json", "read_bytes", "read_json", "read_rows", "rea
 log = logging.getLogger(__name__)
 MAX_BYTES = 256 << 20  # of a file that is read as a whole; all that genlab writes are far smaller
 MAX_DEPTH = 64  # of JSON
+CELL = 1 << 30  # characters of a cell of CSV: a text may be longer than the 128 KiB that csv allows
 
 
 def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
@@ -150,6 +151,7 @@ def read_rows(path: str | Path, key: str = "step", hint: str = "") -> list[dict[
     if not text:
         return []
     try:
+        csv.field_size_limit(CELL)
         reader = csv.DictReader(text.splitlines(keepends=True))
         columns, rows = reader.fieldnames or [], list(reader)
     except csv.Error as error:

@@ -80,7 +80,7 @@ def _verify_zip(path: Path) -> bool:
             packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
             damaged = None if packed else archive.testzip()
     except Exception as error:  # whatever zipfile meets in a damaged directory
-        raise RunError(f"{path}: damaged or cut short ({error})") from None
+        raise RunError(f"{path}: not a readable checkpoint, damaged or cut short ({error})") from None
     if packed:  # torch packs nothing, and packed zeros could fill the memory
         raise RunError(f"{path}: damaged or no checkpoint, {packed[0]!r} in it is compressed")
     if damaged is not None:

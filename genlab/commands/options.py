@@ -47,7 +47,7 @@ class Sample(Run):
     num: PositiveInt = 64
     seed: Seed = 0
     scale: NonNegativeFloat | None = None
-    temperature: PositiveFloat | None = None
+    temperature: NonNegativeFloat | None = None
     steps: Annotated[int, Range(ge=2)] | None = None
     label: Labels | None = None
     input: Text | None = None

@@ -97,6 +97,7 @@ def _continue(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, 
         content.pop("error", None)
         return Start(settings, manifest)
     path = runs.checkpoint_path(settings["run"], settings["ckpt"])
+    runs.read_curves(run_dir)  # of which the run keeps the rows
     config.refuse_changes(changed, settings, settings["run"])
     checkpoint = read_checkpoint(path, run_dir)
     step, state = checkpoint["global_step"], state_of(checkpoint)

@@ -43,7 +43,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     given = options.given(overrides)
     for name, useful in MODES_OF.items():
         if name in given and settings[name] is not None and mode not in useful:
-            raise config.ConfigError(f"{name}: has no effect with mode={mode}; it is for mode={' or '.join(useful)}")
+            modes = " or ".join(useful)
+            raise config.ConfigError(f"{name}={settings[name]}: has no effect with mode={mode}; it is for mode={modes}")
     choose_sampler(system, settings["sampler"])
     if settings["standing"]:
         require_verb(system, "stand")

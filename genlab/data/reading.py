@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from genlab.data.decode import DataError
+from genlab.reading import CELL
 
 __all__ = [
     "an_object",
@@ -29,7 +30,6 @@ __all__ = [
 
 PACKED = (".gz", ".zst", ".zstd")
 DELIMITERS = {".tsv": "\t", ".csv": ","}
-csv.field_size_limit(1 << 30)  # a text may be longer than the 128 KiB that csv allows
 
 Row = tuple[str, Callable[[], dict]]  # where it is, and what gives its values or raises ValueError
 
@@ -198,6 +198,7 @@ def record(lines: list[str], first: int, delimiter: str, width: int) -> tuple[li
     if '"' not in lines[first]:
         return plain, 1
     following = (f"{lines[i]}\n" for i in range(first, len(lines)))
+    csv.field_size_limit(CELL)
     reader = csv.reader(following, delimiter=delimiter, strict=True)
     try:
         cells = next(reader)

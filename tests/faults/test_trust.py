@@ -312,7 +312,7 @@ def test_a_link_in_place_of_a_lock_is_not_opened(tmp_path, monkeypatch):
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
     monkeypatch.setattr("genlab.runs.manifest.refuse_links", lambda folder: None)  # made after it looked
-    with pytest.raises(OSError), runs.held(tmp_path / "run"):
+    with pytest.raises(runs.RunError, match=r"\.lock"), runs.held(tmp_path / "run"):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
 
