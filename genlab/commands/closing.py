@@ -81,7 +81,7 @@ def chosen_metric(name: str | None, metrics: dict[str, float]) -> float | None:
     return metrics[name]
 
 
-def announce(run_dir: Path, system, steps: int, sweep: bool) -> None:
+def announce(run_dir: Path, system, manifest: runs.Manifest, sweep: bool) -> None:
     """Says where everything is, and what to try next."""
     lines = [f"run directory  {run_dir}", f"report         {run_dir / 'report.html'}"]
     for kind in PICTURES:
@@ -90,12 +90,15 @@ def announce(run_dir: Path, system, steps: int, sweep: bool) -> None:
     console().print("\n" + "\n".join(lines), soft_wrap=True)
     if sweep:
         return
+    held_out = "test" if manifest.content["data"]["splits"]["test"]["count"] else "train"
     run = os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir)
-    console().print("try next\n  " + "\n  ".join(next_commands(run, system, steps)), soft_wrap=True)
+    console().print(
+        "try next\n  " + "\n  ".join(next_commands(run, system, manifest.content["steps"], held_out)), soft_wrap=True
+    )
 
 
-def next_commands(run: str, system, steps: int) -> list[str]:
-    """What to try with a run trained for `steps` steps, as it is typed; `run`: its directory."""
+def next_commands(run: str, system, steps: int, split: str = "test") -> list[str]:
+    """What to try with a run trained for `steps` steps, as it is typed; `run`: its directory; split: one with examples."""
     tries = [command("sample", run=run, num=10_000 if system.modality == "point" else 64)]
     if system.modality == "text":
         what = "question='...' passages='[\"...\", \"...\"]'" if system.codec.max_question else 'source="..."'
@@ -104,13 +107,13 @@ def next_commands(run: str, system, steps: int) -> list[str]:
         what = 'source="... [MASK] ..."' if getattr(system, "objective", "") == "mlm" else what
         tries = [command("sample", what, run=run), command("eval", run=run)]
     elif not hasattr(system, "sample"):
-        tries = [command("encode", run=run, split="test", out="codes.npz")]
+        tries = [command("encode", run=run, split=split, out="codes.npz")]
         if getattr(system, "invertible", True):
             tries.insert(0, command("sample", run=run, mode="reconstruct", num=16))
     elif hasattr(system, "encode"):
         mode = "interpolate" if system.modality == "point" else "walk"
         tries += [command("sample", run=run, mode=mode, num=16)]
-        tries += [command("encode", run=run, split="test", out="codes.npz")]
+        tries += [command("encode", run=run, split=split, out="codes.npz")]
     else:
         tries += [command("eval", run=run), command("train", f"trainer.max_steps={2 * steps}", run=run)]
     return tries

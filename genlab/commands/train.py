@@ -125,7 +125,7 @@ def train_with(trainer, system, data, start: Start, record: Record, run_dir: Pat
     if not trainer.is_global_zero:
         return None
     close_run(run_dir, settings, manifest, trainer, system, data)
-    announce(run_dir, system, manifest.content["steps"], sweep)
+    announce(run_dir, system, manifest, sweep)
     return chosen_metric(settings["optimized_metric"], manifest.content.get("metrics", {}))
 
 

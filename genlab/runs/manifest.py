@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -153,6 +153,8 @@ def held(run_dir: Path, writes: bool = True):
     finally:
         if descriptor in _locks:
             _locks.discard(descriptor)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # at once, also where a child forked just now has not let go of it
             os.close(descriptor)
 
 

@@ -8,7 +8,7 @@ from torch.nn.functional import mse_loss
 
 from genlab.metrics.neighbours import nearest
 from genlab.nn.norm import batch_statistics
-from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from genlab.systems.codes import Rows, draw
 from genlab.systems.glo import GLO
 
@@ -49,7 +49,7 @@ class GLANN(GLO):
         num_candidates: PositiveFloat = 2.0,
         mapping_lr: NonNegativeFloat = 1e-3,
         mapping_weight_decay: NonNegativeFloat = 1e-5,
-        mapping_halve_every: PositiveInt = 50,
+        mapping_halve_every: NonNegativeInt = 50,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)

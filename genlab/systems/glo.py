@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from genlab.metrics.neighbours import nearest
 from genlab.nn.norm import batch_statistics, standing_statistics
-from genlab.ranges import Decay, NonNegativeFloat, PositiveInt
+from genlab.ranges import Decay, NonNegativeFloat, NonNegativeInt, PositiveInt
 from genlab.systems.codes import Codes, check_parts, draw, initial_codes
 from genlab.systems.inversion import refine
 
@@ -44,7 +44,7 @@ class GLO(LightningModule):
         code_init: Literal["normal", "pca"] = "normal",
         code_betas: tuple[Decay, Decay] = (0.5, 0.999),
         space: Literal["sphere", "ball"] = "sphere",
-        halve_every: PositiveInt = 20,
+        halve_every: NonNegativeInt = 20,
         reset_optimizer: bool = False,
         batch_statistics: bool = False,
         channels_last: bool = True,

@@ -11,7 +11,7 @@ import genlab
 from genlab import config
 from genlab.commands import eval as evaluation
 from genlab.commands import export
-from genlab.commands.train import next_commands
+from genlab.commands.closing import next_commands
 from genlab.data.records import Example
 from genlab.runs import read_checkpoint
 from genlab.systems.writing import Decoding
@@ -121,7 +121,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(run, trained_in, sma
 
 def test_what_it_says_to_try_next_works(run, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for tried in next_commands(str(run), genlab.load(run)):
+    for tried in next_commands(str(run), genlab.load(run), 6):
         _, name, *words = shlex.split(tried.replace("...", "a"))
         if name in ("sample", "encode"):  # eval and train have tests of their own
             command(name, tmp_path / name, *words)
