@@ -24,6 +24,7 @@ class EMA(Callback):
         self.average: dict[str, torch.Tensor] = {}
         self.images_seen = 0
         self.swapped = False
+        self.kept: dict[str, torch.Tensor] = {}  # the raw weights, while the averaged ones are in their place
 
     def _state(self, system: LightningModule) -> dict[str, torch.Tensor]:
         prefixes = tuple(f"{name}." for name in self.modules)
@@ -57,13 +58,19 @@ class EMA(Callback):
 
     @torch.no_grad()
     def swap(self, system: LightningModule) -> None:
-        """Exchanges raw and averaged weights in place; a system that derives something from them is told to `refresh`."""
+        """Puts the averaged weights in the place of the raw ones, or the raw ones back.
+
+        A system that derives something from its weights is told to `refresh`. What that leaves in the averages' place is
+        dropped: a validation or a picture changes nothing that training goes on with.
+        """
         self.swapped = not self.swapped
+        if self.swapped:
+            self.kept = {name: value.clone() for name, value in self.raw.items()}
         for name, value in self.raw.items():
-            raw = value.clone()
-            value.copy_(self.average[name])
-            self.average[name].copy_(raw)
-        if self.swapped and hasattr(system, "refresh"):  # the raw weights come back with what was derived from them
+            value.copy_((self.average if self.swapped else self.kept)[name])
+        if not self.swapped:
+            self.kept = {}
+        elif hasattr(system, "refresh"):
             system.refresh()
 
     def on_validation_start(self, trainer, system) -> None:
