@@ -181,7 +181,7 @@ def jobs_of(sweep_dir: Path) -> list[dict[str, Any]]:
         job = {"folder": path.parent.name, "status": status.get("status"), "number": status.get("number", 0)}
         job |= {"error": (str(status.get("error") or "").splitlines() or [""])[0] if failed else ""}
         if job["status"] == "running":
-            job |= {"status": "killed", "error": "ended without a word: killed, or its machine was lost"}
+            job |= {"status": "killed", "error": "no final status: the job was killed or its node was lost"}
         job |= {"overrides": status.get("overrides", []), "metric": status.get("metric"), "seconds": status.get("seconds")}
         job["seconds"] = manifest.get("seconds", job["seconds"])
         job["metrics"] = dict(status.get("metrics") or manifest.get("metrics") or {})
@@ -307,6 +307,6 @@ def finish(argv: Sequence[str], error: BaseException | None = None) -> bool:
         return True
     words = [word for word in argv[1:] if not word.startswith("hydra.sweep.dir=")]
     again = shlex.join(["genlab", *words, f"hydra.sweep.dir={folder}"])
-    print(f"genlab: {len(left)} of {len(jobs)} jobs are not finished. To go on, without doing the others again:\n  {again}",
+    print(f"genlab: {len(left)} of {len(jobs)} jobs are not finished. To resume (finished jobs are skipped):\n  {again}",
           file=sys.stderr)  # fmt: skip
     return False

@@ -147,7 +147,7 @@ def attempt(logger: Logger, call: Callable, *args: Any, **kwargs: Any) -> Any:
     except Exception as error:
         if not getattr(logger, "has_failed", False):
             logger.has_failed = True
-            what = f"logger={_word(logger)} failed, and misses what follows while the run goes on"
+            what = f"logger={_word(logger)} failed; training continues, later values may be missing there"
             print(f"genlab: warning: {what}: {_first_line(error)}", file=sys.stderr)
 
 
