@@ -54,7 +54,7 @@ def run(argv: list[str], cwd: str, below: str, kill_at: int, log: str, answer: i
         os.dup2(output, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         watch = KillAt(below, kill_at)
-        sys.argv = ["genlab", *argv]
+        sys.argv = [os.path.join(os.path.dirname(sys.executable), "genlab"), *argv]  # Lightning starts other processes by it
         try:
             importlib.import_module("genlab.cli").main()
             code = 0

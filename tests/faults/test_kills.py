@@ -44,6 +44,7 @@ RECIPES = {
     "pretrain_mlm": ["model=pretrain_mlm", "data=fact_texts", *TEXTS, *OPEN, "data.num_documents=100", "model.warmup=2"],
     "closing": ["model=realnvp", "data=moons", "net.depth=2", "callbacks.grids=null", "data.num_test=200"],
     "closing_images": ["model=ogan", *IMAGES, "data.num_test=20"],
+    "two_processes": ["model=dcgan", *IMAGES, *OPEN, "trainer=ddp_cpu", "net.discriminator.norm=group"],
     "early_stop": [
         "model=realnvp",
         "data=moons",
@@ -145,7 +146,7 @@ def assert_same(one, other, where: str) -> None:
 def assert_same_run(whole: Path, killed: Path) -> None:
     """Every file of two run directories is the same, times and places aside."""
     files = [{str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()} for run in (whole, killed)]
-    hydra = {name for names in files for name in names if name.startswith(".hydra/") or name == "train.log"}
+    hydra = {name for names in files for name in names if name.startswith(".hydra/") or name.endswith(".log")}
     assert files[0] - hydra == files[1] - hydra
     for name in sorted(files[0] - hydra - {"report.html", "explorer.html", ".lock"}):
         one, other = whole / name, killed / name
