@@ -15,7 +15,7 @@ SPLITS = ("train", "val", "test")
 HOW_READ = {"batch_size", "num_workers", "resident", "flip", "seed", "on_error", "download", "masks", "processes"}
 HOW_READ |= {"pad_to_multiple_of", "vocab", "simplified"}
 LEAST = {"image": 2}  # examples that a split needs to be measured; of images, statistics are compared
-ASIDE = "pictures that this run was trained on may be measured as held out"
+ASIDE = "examples that this run was trained on may be measured as held out"
 
 
 def describe_data(data) -> dict[str, Any]:
