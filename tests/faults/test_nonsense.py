@@ -206,7 +206,7 @@ def test_the_shipped_config_of_a_command_and_its_schema_agree(command):
         ("sample", "seed", "abc"),
         ("sample", "scale", float("nan")),
         ("sample", "scale", [-1, 2]),
-        ("sample", "temperature", 0),
+        ("sample", "temperature", -1),
         ("sample", "steps", 1),
         ("sample", "mode", "gird"),
         ("sample", "label", 1.5),
