@@ -50,7 +50,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     runs.read_manifest(run_path, TrainedManifest)  # before what takes long: the report tells of it
     out = place(run_path, run_dir)
     config.validate({k: settings.get(k) for k in ("data", "metrics", "ood", "allow")}, {"metrics": ["data"]})
-    data = config.build(with_vocabulary(settings["data"], run_path), settings["allow"])
+    data = options.build_data(settings | {"data": with_vocabulary(settings["data"], run_path)})
     data.prepare_data()
     data.setup()
     tell(data)

@@ -72,6 +72,8 @@ ABOUT = {
 
 def shape_of(data: dict[str, Any]) -> tuple[int, int, int]:
     """(C, H, W) of a config's images."""
+    if "image_size" not in (data or {}):
+        raise config.ConfigError("data: the run's config has no images, whose size the model is exported for")
     return data["channels"], data["image_size"], data["image_size"]
 
 

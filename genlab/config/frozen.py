@@ -61,6 +61,8 @@ def _frozen(config: Any) -> dict:
     for name in SECTIONS:
         if not isinstance(config.get(name), dict | None):
             raise ConfigError(f"{name}: expected a mapping or null")
+    if "_target_" not in config["model"] or config["model"].get("_partial_"):
+        raise ConfigError("model: expected a config with _target_, and without _partial_")
     check_forms(config)
     kept = {key: value for key, value in config.items() if key not in ("hydra", "defaults")}
     return _without_defaults(kept) | {"allow": []}

@@ -18,7 +18,7 @@ def a_run(run):
                 "git": None, "versions": {"python": "3.12"}, "differences": {"model.lr": [0.1, "<b>"]},
                 "data": {"name": "made-up", "fingerprint": "f", "splits": SPLITS}}  # fmt: skip
     runs.write_text(run / "manifest.json", json.dumps(manifest))
-    runs.write_text(run / "config.yaml", "data: {image_size: 8, channels: 1}\nmodel: {}\n")
+    runs.write_text(run / "config.yaml", "data: {image_size: 8, channels: 1}\nmodel: {_target_: genlab.systems.ogan.OGAN}\n")
     lines = [f"{i},{1 / i},{i}.5,{'nan' if i == 2 else i}" for i in range(1, 40)]
     runs.write_text(run / "metrics.csv", "\n".join(["step,train/loss_d,train/loss_g,val/x", *lines]) + "\n")
     for step in (1, 2, 4):
