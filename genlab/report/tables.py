@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["certificate_table", "measured_on", "metrics_table"]
@@ -16,8 +15,7 @@ def metrics_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(name, justify=justify)
     for name, entry in results.items():
         error = f" ± {entry['standard_error']:.1g}" if "standard_error" in entry else ""
-        shown = (name, f"{entry['value']:.4g}{error}", measured_on(entry), entry["features"] or "")
-        table.add_row(*map(escape, shown))
+        table.add_row(name, f"{entry['value']:.4g}{error}", measured_on(entry), entry["features"] or "")
     return table
 
 
@@ -49,5 +47,5 @@ def certificate_table(certificate: Mapping[str, Any], most: int = 24) -> Table:
         own = [layer for layer in layers if layer["name"].startswith(f"{block['name']}.")]
         exact = ["-" if layer["exact"] is None else f"{layer['exact']:.4f}" for layer in own]
         norms = " ".join(f"{layer['fft']:.4f}" for layer in own)
-        table.add_row(escape(block["name"]), norms, " ".join(exact), f"{block['lipschitz']:.4f}", str(block["iterations"]))
+        table.add_row(block["name"], norms, " ".join(exact), f"{block['lipschitz']:.4f}", str(block["iterations"]))
     return table
