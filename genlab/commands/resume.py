@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from genlab import compare, config, runs
 from genlab.commands.closing import all_closed, finished_stages
+from genlab.console import command
 from genlab.runs.schema import BegunManifest
 from genlab.systems.steps import state_of
 
@@ -25,7 +26,6 @@ class Start:
     checkpoint: Path | None = None
     step: int = 0
     trained: bool = False
-    changed: dict[str, Any] = field(default_factory=dict)
 
     def begin(self, run_dir: Path, loggers, settings: dict[str, Any]) -> None:
         """Writes down that the run goes on, when its first step is taken; until then the directory is as it was."""
@@ -48,8 +48,13 @@ def new_run(run_dir: Path, settings: dict[str, Any], overrides: list[str]) -> St
     return Start(settings, manifest)
 
 
+def typed() -> str:
+    """This command, as it was typed."""
+    return shlex.join(["genlab", *sys.argv[1:]])
+
+
 def content_of(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    content = {"command": shlex.join(["genlab", *sys.argv[1:]]), "overrides": overrides, "model": settings["name"]}
+    content = {"command": typed(), "overrides": overrides, "model": settings["name"]}
     content |= {"seed": settings["seed"], **runs.environment(), "steps": 0, "images_seen": 0, "seconds": 0.0}
     return content | {"config": compare.digest(settings), "differences": compare.differences(settings)}
 
@@ -88,8 +93,7 @@ def continue_job(run_dir: Path, settings: dict[str, Any]) -> Start | None:
 def _continue(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, changed: dict[str, Any]) -> Start:
     manifest.hold()
     content = manifest.content
-    command = shlex.join(["genlab", *sys.argv[1:]])
-    resumed = [*content.get("resumed", []), command]
+    resumed = [*content.get("resumed", []), typed()]
     if changed:
         content |= {"config": compare.digest(settings)}
     if settings["ckpt"] == "last" and manifest.is_empty():
@@ -109,7 +113,7 @@ def _continue(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, 
     if trained and all_closed(settings, manifest):
         raise config.ConfigError(
             f"trainer.max_steps={max_steps}: this run is at step {step} already; to go on, give more: "
-            f"genlab train run={shlex.quote(str(run_dir))} trainer.max_steps={2 * step}"
+            f"{command('train', f'trainer.max_steps={2 * step}', run=run_dir)}"
         )
     metrics = {name: float(value) for name, value in state.get("metrics", {}).items()}
     stages = {"training": going_on(step)}
@@ -122,7 +126,7 @@ def _continue(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, 
     for callback in checkpoint["callbacks"].values():
         if "images_seen" in callback:
             content["images_seen"] = callback["images_seen"]
-    return Start(settings, manifest, path, step, trained, changed)
+    return Start(settings, manifest, path, step, trained)
 
 
 def going_on(step: int) -> str:
@@ -138,7 +142,7 @@ def read_checkpoint(path: Path, run_dir: Path) -> dict[str, Any]:
     except runs.RunError as error:
         if path == best or not best.is_file():
             raise
-        again = f"genlab train run={shlex.quote(str(run_dir))} ckpt=best"
+        again = command("train", run=run_dir, ckpt="best")
         raise runs.RunError(f"{error}. best.ckpt is there, to go on from: {again}") from None
 
 

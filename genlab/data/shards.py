@@ -20,13 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from pydantic import BaseModel
 
 from genlab.data.decode import DataError
 from genlab.data.tokenizer import Tokenizer
 from genlab.data.tokens import SPLITS, VERSION, Shards, described, opened
 from genlab.files import write_bytes
 from genlab.reading import read_json, seal, sealed
+from genlab.weights.source import Vocabulary
 
 __all__ = ["WORDS", "kept_tokenizer", "prepare"]
 
@@ -118,18 +118,10 @@ def replace(file: Path, content: bytes) -> None:
         ) from None
 
 
-class State(BaseModel):
-    """What vocab.json must say: Tokenizer.state()."""
-
-    vocab: list[str]
-    lowercase: bool
-    keep_tokens: list[int] | None
-
-
 def kept_tokenizer(file: Path) -> Tokenizer | None:
     """The tokenizer that was kept in `file`; None if there is none, or, said in a line, if it is damaged."""
     try:
-        content = read_json(file, State)
+        content = read_json(file, Vocabulary)
         if not sealed(content):
             raise ValueError(f"{file}: is damaged")
         return Tokenizer.from_state({key: value for key, value in content.items() if key != "checksum"})

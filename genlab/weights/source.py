@@ -16,7 +16,7 @@ from genlab.reading import parse_json, read_json
 from genlab.tensors import not_finite, read_safetensors, read_torch
 from genlab.weights.bundle import BundleError, read_bundle
 
-__all__ = ["ARGUMENTS", "VOCABULARIES", "Source", "WeightsError", "find", "read_tensors"]
+__all__ = ["ARGUMENTS", "VOCABULARIES", "Source", "Vocabulary", "WeightsError", "find", "read_tensors"]
 
 CONFIGS = ("config.json", "bert_config.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -61,7 +61,7 @@ class Config(BaseModel):
 
 
 class Vocabulary(BaseModel):
-    """Tokenizer.state(), as a checkpoint of texts has it."""
+    """Tokenizer.state(), as a checkpoint of texts and the cache of a built vocabulary have it."""
 
     vocab: list[str]
     lowercase: bool
