@@ -6,7 +6,7 @@ from typing import Any
 
 from genlab.config.blame import blame
 from genlab.config.interpolation import resolve
-from genlab.config.registry import DIRECTIVES, FIXED, check_added, check_forms, locate, targets
+from genlab.config.registry import arguments, check_added, check_forms, locate, targets
 
 __all__ = ["PARTS", "build", "build_system"]
 
@@ -52,7 +52,7 @@ def _made(node: Any, allow: Iterable[str], kwargs: Mapping[str, Any]) -> Any:
         return values
     call = locate(values["_target_"], allow)
     args = values.get("_args_", [])
-    options = {key: value for key, value in values.items() if key not in DIRECTIVES and key not in FIXED}
+    options = arguments(values)
     return partial(call, *args, **options) if values.get("_partial_") else call(*args, **options)
 
 

@@ -14,7 +14,7 @@ from genlab.config.keys import closest
 from genlab.errors import ConfigError
 from genlab.plain import parse_yaml
 
-__all__ = ["allowed", "check_added", "check_forms", "locate", "registry", "targets"]
+__all__ = ["allowed", "arguments", "check_added", "check_forms", "form_errors", "locate", "registry", "targets"]
 
 # A new training may name any public class of these, as its config is the user's own. Functions are never among them.
 OWN = tuple(f"genlab.{name}." for name in ["systems", "models", "losses", "nn", "data", "callbacks", "metrics"])
@@ -161,16 +161,31 @@ def targets(node: Any, key: str = "") -> Iterable[tuple[str, Mapping]]:
             yield from targets(child, f"{key}[{i}]")
 
 
+def arguments(node: Mapping) -> dict[str, Any]:
+    """The keys of a node that are arguments of its target."""
+    return {name: value for name, value in node.items() if name not in DIRECTIVES and name not in FIXED}
+
+
+def form_errors(key: str, node: Mapping) -> list[str]:
+    """What is wrong with the directives (`_target_`, `_partial_`, ...) of the node under `key`, a line each."""
+    dot = f"{key}." if key else ""
+    errors = [
+        f"{dot}{name}={node[name]}: expected {expected}"
+        for name, (kind, expected) in DIRECTIVES.items()
+        if name in node and not isinstance(node[name], kind)
+    ]
+    return errors + [
+        f"{dot}{name}={node[name]}: genlab knows {value} alone here; leave it out"
+        for name, value in FIXED.items()
+        if node.get(name, value) != value
+    ]
+
+
 def check_forms(config: Any) -> None:
     """Raises ConfigError with its key where a directive of a node (`_target_`, `_partial_`, ...) has a wrong value."""
     for key, node in targets(config):
-        dot = f"{key}." if key else ""
-        for name, (kind, expected) in DIRECTIVES.items():
-            if name in node and not isinstance(node[name], kind):
-                raise ConfigError(f"{dot}{name}={node[name]}: expected {expected}")
-        for name, value in FIXED.items():
-            if node.get(name, value) != value:
-                raise ConfigError(f"{dot}{name}={node[name]}: genlab knows {value} alone here; leave it out")
+        for error in form_errors(key, node):
+            raise ConfigError(error)
 
 
 def check_added(config: Any, given: Iterable[str] = ()) -> None:

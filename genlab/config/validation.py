@@ -8,14 +8,13 @@ from typing import Any
 
 from genlab.config.interpolation import resolve
 from genlab.config.keys import closest
-from genlab.config.registry import locate, targets
-from genlab.config.types import mismatches, type_error
+from genlab.config.registry import arguments, form_errors, locate, targets
+from genlab.config.types import mismatches
 from genlab.errors import ConfigError
 from genlab.ranges import Decay, NonNegativeFloat
 
 __all__ = ["check_arguments", "faults", "listed", "missing_arguments", "parameters", "validate"]
 
-DIRECTIVES = {"_target_": str, "_partial_": bool, "_args_": list, "_recursive_": bool, "_convert_": str}
 # Arguments of torch's optimisers, whose own annotations have no ranges.
 OPTIMIZER = {
     "lr": NonNegativeFloat,
@@ -110,16 +109,15 @@ def missing_arguments(key: str, target: Any, given: Iterable[str], owner: str | 
 
 def check_call(key: str, node: Mapping, supplied: Iterable[str], allow: Iterable[str]) -> Iterable[str]:
     """The errors in calling `node`'s target with its keys and the arguments `supplied` in code."""
-    directives = {name: type_error(node[name], kind) for name, kind in DIRECTIVES.items() if name in node}
-    if any(directives.values()):
-        yield from (f"{key}.{name}={node[name]}: {why}" for name, why in directives.items() if why)
+    if errors := form_errors(key, node):
+        yield from errors
         return
     try:
         target = locate(node["_target_"], allow)
     except ConfigError as error:
         yield f"{key}: {error}"
         return
-    given = {name: value for name, value in node.items() if name not in DIRECTIVES}
+    given = arguments(node)
     yield from check_arguments(key, target, given, node["_target_"])
     if not node.get("_partial_") and not node.get("_args_"):
         yield from missing_arguments(key, target, [*given, *supplied], node["_target_"])
