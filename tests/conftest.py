@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import subprocess
 
 import pytest
 import torch
@@ -110,3 +111,14 @@ def assert_same_weights(one: dict, other: dict) -> None:
 @pytest.fixture(scope="session")
 def same_weights():
     return assert_same_weights
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MB; tests that want it are skipped where none can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], capture_output=True).returncode:
+        pytest.skip("no file system of a few megabytes can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)

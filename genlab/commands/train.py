@@ -101,8 +101,8 @@ def train(start: Start, run_dir: Path, sweep: bool) -> float | None:
         # On CPUs oneDNN keeps kernel and scratch memory of each of the last 1,024 shapes that it met, and batches of texts
         # have ever new ones: 10 GB after 500 steps of unilm_qa_cmrc, 5 with this. It is read once, at the first kernel.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
-    trainer = build_trainer(settings, run_dir, manifest)
-    record = next(callback for callback in trainer.callbacks if isinstance(callback, Record))
+    record = Record(manifest)
+    trainer = build_trainer(settings, run_dir, record)
     record.begin = lambda: start.begin(run_dir, trainer.loggers, settings)
     try:
         return train_with(trainer, system, data, replace(start, settings=settings), record, run_dir, sweep)
@@ -212,7 +212,7 @@ def same_data(manifest: runs.Manifest, data, resume: Path | None) -> None:
     manifest.update(data=describe_data(data))
 
 
-def build_trainer(settings: dict, run_dir: Path, manifest: runs.Manifest):
+def build_trainer(settings: dict, run_dir: Path, record: Record):
     allow = settings["allow"]
     nodes = (settings["callbacks"] or {}).values()
     callbacks = [config.build(node, allow) for node in nodes if node]
@@ -220,7 +220,7 @@ def build_trainer(settings: dict, run_dir: Path, manifest: runs.Manifest):
     return config.build(
         settings["trainer"],
         allow,
-        callbacks=[Record(manifest), Reseed(settings["seed"]), Hyperparameters(), *callbacks, SharedBuffers()],
+        callbacks=[record, Reseed(settings["seed"]), Hyperparameters(), *callbacks, SharedBuffers()],
         logger=chosen or False,
         plugins=[runs.AtomicCheckpointIO()],
         default_root_dir=str(run_dir),

@@ -100,16 +100,6 @@ def test_two_runs_of_one_microsecond_have_directories_of_their_own(tmp_path):
     assert all(json.loads((folder / "manifest.json").read_text())["status"] == "finished" for folder in folders)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], capture_output=True).returncode:
-        pytest.skip("no file system of a few megabytes can be mounted here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 @pytest.mark.parametrize("left", [0, 16_384])
 def test_a_run_whose_disk_is_full_says_so_and_goes_on_from_its_checkpoint(small_disk, trained_in, left):
     run = small_disk / "run"

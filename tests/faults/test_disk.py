@@ -77,25 +77,14 @@ def test_a_run_that_cannot_be_written_is_measured_elsewhere(points, command, mon
     assert f"{points}: the file system is read-only" in capsys.readouterr().err
 
 
-@pytest.fixture
-def small(tmp_path):
-    """A file system of 2 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], capture_output=True).returncode:
-        pytest.skip("no file system of a few megabytes can be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-def test_whether_a_folder_can_be_written(small):
-    assert unwritable(small / "new") is None and (small / "new").is_dir()
-    assert unwritable(small, 4 << 20).errno == errno.ENOSPC
-    subprocess.run(["mount", "-o", "remount,ro", small], check=True)
-    assert unwritable(small).errno == errno.EROFS
+def test_whether_a_folder_can_be_written(small_disk):
+    assert unwritable(small_disk / "new") is None and (small_disk / "new").is_dir()
+    assert unwritable(small_disk, 4 << 20).errno == errno.ENOSPC
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert unwritable(small_disk).errno == errno.EROFS
     with pytest.raises(OSError, match="Read-only") as error:
-        write_text(small / "x.txt", "x")
-    assert explained(error.value).startswith(f"{small / 'x.txt'}: the file system is read-only")
+        write_text(small_disk / "x.txt", "x")
+    assert explained(error.value).startswith(f"{small_disk / 'x.txt'}: the file system is read-only")
 
 
 @pytest.mark.parametrize(("what", "number"), [("a full disk", errno.ENOSPC), ("a read-only one", errno.EROFS)])
@@ -113,11 +102,11 @@ def test_a_cache_of_pictures_without_room_says_where_it_could_go(what, number, t
     assert not list((tmp_path / "data" / "cache").iterdir())
 
 
-def test_features_are_computed_though_they_cannot_be_kept(small, monkeypatch, capsys):
-    monkeypatch.setenv("GENLAB_DATA", str(small))
-    subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+def test_features_are_computed_though_they_cannot_be_kept(small_disk, monkeypatch, capsys):
+    monkeypatch.setenv("GENLAB_DATA", str(small_disk))
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     assert cache.cached("x.pt", lambda: {"x": 3}, lambda content: content["x"]) == 3
-    assert f"{small / 'features'}: the file system is read-only" in capsys.readouterr().err
+    assert f"{small_disk / 'features'}: the file system is read-only" in capsys.readouterr().err
 
 
 def test_the_command_line_says_it_in_a_line(run, tmp_path, monkeypatch, capsys):
