@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from genlab.config import closest, flatten
+from genlab.words import key_of
 
 __all__ = ["explain"]
 
@@ -59,7 +60,7 @@ def explain(error: Exception, command: str, words: Sequence[str] = ()) -> str:
         except (HydraException, OmegaConfBaseException, ValueError):  # a choice is wrong, too
             keys = known_keys(command)
         if key in known_keys(command):  # of the default recipe
-            given = any(word.lstrip("+~").partition("=")[0] == key for word in words)
+            given = key in map(key_of, words)
             cure = "leave it out" if given else "a chosen config overrides it: choose another experiment= or model="
             return f"{match[1]}: the chosen recipe has no '{key}', so it cannot take effect; {cure}."
         return f"there is no key '{key}'.{closest(key, keys)} 'genlab {command} --help' lists all."

@@ -13,6 +13,7 @@ from genlab.console import command
 from genlab.errors import RunError
 
 __all__ = [
+    "FOLDERS",
     "allocate",
     "disk_is_full",
     "explained",
@@ -25,7 +26,7 @@ __all__ = [
     "writing",
 ]
 
-FOLDERS = ("checkpoints", "samples", "eval", ".hydra")  # of a run, that genlab writes in
+FOLDERS = ("checkpoints", "samples", "eval")  # of a run directory, that genlab writes in; Hydra writes in .hydra
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # the names that `writing` gives
 
@@ -143,7 +144,7 @@ def refuse_links(run_dir: str | Path) -> None:
         RunError: An entry of the directory, or of a folder that genlab writes in, is neither a file nor a folder.
     """
     run_dir = Path(run_dir)
-    for folder in (run_dir, *(run_dir / name for name in FOLDERS)):
+    for folder in (run_dir, *(run_dir / name for name in (*FOLDERS, ".hydra"))):
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):

@@ -31,6 +31,7 @@ from genlab.errors import RunError
 from genlab.files import refuse_links, write_text, writing
 from genlab.reading import read_json
 from genlab.signals import Handler, install
+from genlab.words import key_of
 
 __all__ = ["Jobs", "finish", "folder_override", "job_folder", "jobs_of", "run_job", "stamp", "started", "summarise"]
 
@@ -52,7 +53,7 @@ def job_folder(overrides: Sequence[str], fixed: Sequence[str] = ()) -> str:
     fixed: keys that are the same in all jobs, which the name leaves out.
     """
     words = sorted(str(word) for word in overrides)
-    swept = [word.partition("=") for word in words if word.partition("=")[0].lstrip("+~") not in fixed]
+    swept = [word.partition("=") for word in words if key_of(word) not in fixed]
     name = "-".join(f"{key.lstrip('+~').rpartition('.')[2]}_{_short(value)}" for key, _, value in swept)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)[:MAX_NAME].strip("_.-") or "job"
     return f"{name}-{hashlib.blake2b(json.dumps(words).encode(), digest_size=4).hexdigest()}"

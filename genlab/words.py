@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-__all__ = ["literal", "quoted", "value_of"]
+__all__ = ["key_of", "literal", "quoted", "value_of"]
 
 TEXTS = ("source", "question", "prompt", "passages", "licence", "hydra.job.name")
 # The last part of every key that holds a path (or a name on the Hub): data.path, model.init, ood.root, ...
@@ -30,6 +30,11 @@ PATHS = (
 )
 LISTS = ("path", "val_path", "test_path", "extra_path")  # of these, the keys that take several paths, too
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")  # Hydra's own, in which ${...} is alive: hydra.run.dir='runs/${name}'
+
+
+def key_of(word: str) -> str:
+    """The key of an override, with or without + and ~ before it: data.path of +data.path=photos."""
+    return word.lstrip("+~").partition("=")[0]
 
 
 def literal(word: str, sweep: bool = False) -> str:

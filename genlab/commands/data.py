@@ -7,6 +7,7 @@ from typing import Any
 
 from genlab import config, runs
 from genlab.errors import ConfigError, RunError
+from genlab.words import key_of
 
 __all__ = ["describe_data", "fit_to_data", "require_own_data", "require_split", "tell", "trained_on"]
 
@@ -120,7 +121,7 @@ def tell_aside(line: str) -> None:
 
 
 def _names_data(word: str) -> bool:
-    key = word.lstrip("+~").partition("=")[0]
+    key = key_of(word)
     return key in ("data", "data@_global_") or (key.startswith("data.") and key.split(".")[1] not in HOW_READ)
 
 

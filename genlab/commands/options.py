@@ -10,6 +10,7 @@ from genlab import config
 from genlab.config import Node
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed
 from genlab.systems.writing import Decoding
+from genlab.words import key_of
 
 __all__ = ["SCHEMAS", "Encode", "Eval", "Export", "Sample", "Train", "build_data", "given", "read"]
 
@@ -183,7 +184,7 @@ def decoding_errors(decoding: Mapping[str, Any]) -> list[str]:
 
 def given(overrides: Iterable[str]) -> set[str]:
     """The top keys that a command line sets."""
-    return {word.lstrip("+~").partition("=")[0].partition(".")[0] for word in overrides}
+    return {key_of(word).partition(".")[0] for word in overrides}
 
 
 def build_data(settings: Mapping[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from genlab.config.registry import targets
 from genlab.errors import ConfigError
+from genlab.words import key_of
 
 __all__ = ["refuse_outward"]
 
@@ -30,7 +31,7 @@ def refuse_outward(config: Mapping, words: Iterable[str]) -> None:
     Raises:
         ConfigError: The run's config sends something out of its directory, to where this machine's own settings do not.
     """
-    given = {word.lstrip("+~").partition("=")[0] for word in words}
+    given = set(map(key_of, words))
     for key, node in targets(config):
         for name, usual in OUTWARD.get(node["_target_"], {}).items():
             value = node.get(name, usual())

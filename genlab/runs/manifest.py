@@ -17,14 +17,13 @@ import yaml
 
 from genlab.console import command
 from genlab.errors import RunError
-from genlab.files import disk_is_full, refuse_links, sweep_up, write_text
+from genlab.files import FOLDERS, disk_is_full, refuse_links, sweep_up, write_text
 from genlab.runs import schema
 from genlab.runs.reading import read_manifest
 
 __all__ = ["Manifest", "environment", "held", "save_config"]
 
 log = logging.getLogger(__name__)
-PARTS = (".", "checkpoints", "samples", "eval")  # folders of a run directory that files are written to
 PACKAGES = ("genlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy")
 
 
@@ -147,7 +146,7 @@ def held(run_dir: Path, writes: bool = True):
             raise RunError(f"{run_dir}: another process is training in it at this moment; wait for it, or stop it") from None
         except OSError:
             log.warning("%s: its file system has no locks, so two processes could train in it at once", run_dir)
-        for part in PARTS:
+        for part in (".", *FOLDERS):
             sweep_up(folder / part)
         yield
     finally:

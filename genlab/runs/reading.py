@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from genlab.errors import RunError
+from genlab.files import FOLDERS
 from genlab.reading import read_json, read_rows
 from genlab.runs import schema
 
 __all__ = ["check_layout", "read_certificate", "read_curves", "read_manifest", "read_results"]
 
 FILES = ("manifest.json", "config.yaml", "metrics.csv", "report.html", "explorer.html", "loggers.json", ".lock")
-FOLDERS = ("checkpoints", "samples", "eval")
 WITHOUT_MANIFEST = "put back a copy of it; `genlab sample` and `genlab encode` need none"
 AGAIN = "remove it, and `genlab eval` writes it again"
 WITHOUT_ROWS = "move it away, and the run goes on without its earlier rows"

@@ -28,10 +28,10 @@ MAY_IMPORT = {
     "files": {"console", "errors"},
     "plain": {"errors", "reading"},
     "signals": set(),
-    "sweeps": {"console", "errors", "files", "reading", "report", "signals"},
+    "sweeps": {"console", "errors", "files", "reading", "report", "signals", "words"},
     "config": {"errors", "files", "plain", "ranges", "reading", "words"},
     "words": set(),
-    "explain": {"config"},
+    "explain": {"config", "words"},
     "compare": {"config"},
     "runs": {"config", "console", "errors", "files", "reading", "tensors"},
     "commands": {
@@ -50,6 +50,7 @@ MAY_IMPORT = {
         "signals",
         "systems",
         "tensors",
+        "words",
     },
     "systems": {
         "losses",
