@@ -1,11 +1,14 @@
-"""Time of a fine-tuning step of UNILM, against transformers' BERT of the same shape on the same texts.
+"""Time of a fine-tuning step of UNILM, against transformers' BERT of the same shape on the same
+texts.
 
-    python benchmarks/bert_step.py [--dim 384 --layers 6 --heads 12 --vocab 30522] [--batch 16] [--length 256] [--target 32]
+    python benchmarks/bert_step.py [--dim 384 --layers 6 --heads 12 --vocab 30522] [--batch 16]
+    [--length 256] [--target 32]
 
-16 rows of a source and a target, of lengths that vary as real ones do (half of the longest at least). genlab's batch holds
-rows of like length (bucketed), padded to the longest, and its head sees target tokens alone; transformers' is what its own
-loop does: rows as they come, padded to --length, the head on every position, labels -100 where nothing is to be learned.
-Both have the same mask (given to transformers as its 4-D mask), AdamW and float32, without dropout.
+16 rows of a source and a target, of lengths that vary as real ones do (half of the longest at
+least). genlab's batch holds rows of like length (bucketed), padded to the longest, and its head
+sees target tokens alone; transformers' is what its own loop does: rows as they come, padded to
+--length, the head on every position, labels -100 where nothing is to be learned. Both have the same
+mask (given to transformers as its 4-D mask), AdamW and float32, without dropout.
 """
 
 import argparse
@@ -28,7 +31,9 @@ def rows(a, seed: int, num: int) -> list[tuple[int, int]]:
     return list(zip(lengths.tolist(), targets.tolist(), strict=True))
 
 
-def batch(a, sizes: list[tuple[int, int]], width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def batch(
+    a, sizes: list[tuple[int, int]], width: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(ids, segments, real) (B, width)."""
     ids = torch.randint(5, a.vocab, (len(sizes), width))
     place = torch.arange(width)
@@ -39,11 +44,20 @@ def batch(a, sizes: list[tuple[int, int]], width: int) -> tuple[torch.Tensor, to
 
 def by_genlab(a, batches: list[list[tuple[int, int]]]) -> Callable[[], None]:
     torch.manual_seed(0)
-    net = BERT(a.vocab, a.dim, a.layers, a.heads, 4 * a.dim, max(512, a.length), dropout=0.0, attention_dropout=0.0).to(
-        a.device
-    )
+    net = BERT(
+        a.vocab,
+        a.dim,
+        a.layers,
+        a.heads,
+        4 * a.dim,
+        max(512, a.length),
+        dropout=0.0,
+        attention_dropout=0.0,
+    ).to(a.device)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-5, fused=True)
-    held = [[t.to(a.device) for t in batch(a, sizes, max(s + t for s, t in sizes))] for sizes in batches]
+    held = [
+        [t.to(a.device) for t in batch(a, sizes, max(s + t for s, t in sizes))] for sizes in batches
+    ]
 
     def step() -> None:
         for ids, segments, real in held:
@@ -79,7 +93,9 @@ def by_transformers(a, batches: list[list[tuple[int, int]]]) -> Callable[[], Non
             mask = unilm(segments, real).view(len(ids), 1, a.length, a.length)
             labels = ids[:, 1:].masked_fill(segments[:, 1:] == 0, -100)
             logits = net(ids, attention_mask=mask, token_type_ids=segments).logits
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=-100)
+            loss = F.cross_entropy(
+                logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=-100
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -88,8 +104,19 @@ def by_transformers(a, batches: list[list[tuple[int, int]]]) -> Callable[[], Non
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = {"dim": 384, "layers": 6, "heads": 12, "vocab": 30522, "batch": 16, "length": 256, "target": 32, "batches": 4}
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    sizes = {
+        "dim": 384,
+        "layers": 6,
+        "heads": 12,
+        "vocab": 30522,
+        "batch": 16,
+        "length": 256,
+        "target": 32,
+        "batches": 4,
+    }
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     a = timing.arguments(parser, rounds=3)
@@ -97,14 +124,23 @@ def main() -> None:
     drawn = rows(a, 0, a.batch * a.batches)
     bucketed = sorted(drawn, key=sum)
     parts = {
-        name: [r[i : i + a.batch] for i in range(0, len(r), a.batch)] for name, r in (("drawn", drawn), ("sorted", bucketed))
+        name: [r[i : i + a.batch] for i in range(0, len(r), a.batch)]
+        for name, r in (("drawn", drawn), ("sorted", bucketed))
     }
-    steps = {"transformers": by_transformers(a, parts["drawn"]), "genlab": by_genlab(a, parts["sorted"])}
+    steps = {
+        "transformers": by_transformers(a, parts["drawn"]),
+        "genlab": by_genlab(a, parts["sorted"]),
+    }
     steps["genlab, not bucketed"] = by_genlab(a, parts["drawn"])
-    times = {case: ms / a.batches for case, ms in timing.medians(steps, a.rounds, a.device, warmup=1).items()}
+    times = {
+        case: ms / a.batches
+        for case, ms in timing.medians(steps, a.rounds, a.device, warmup=1).items()
+    }
     print(f"{timing.machine(a.device)}; {vars(a)}")
     for case, ms in times.items():
-        print(f"{case:<22}{ms:9.1f} ms a step  {1e3 * a.batch / ms:7.1f} texts/s  ratio {times['transformers'] / ms:5.2f}")
+        print(
+            f"{case:<22}{ms:9.1f} ms a step  {1e3 * a.batch / ms:7.1f} texts/s  ratio {times['transformers'] / ms:5.2f}"
+        )
     timing.save(a.json, {"bert step": {"baseline": "transformers", "ms": times}})
 
 

@@ -3,9 +3,10 @@
     python benchmarks/checkerboard.py docs/images/checkerboard.png                 DCGAN generators as they are initialised
     python benchmarks/checkerboard.py out.png run=<dir> run=<dir> ...              trained generators of run directories
 
-A stride of two leaves its mark at half of the sampling frequency, those of the layers before it at a quarter, an eighth and
-so on. `peak` is the power at these frequencies over the power right beside them, a geometric mean: 1 is a picture without
-a grid ("Deconvolution and Checkerboard Artifacts", Odena et al. 2016, doi 10.23915/distill.00003).
+A stride of two leaves its mark at half of the sampling frequency, those of the layers before it at
+a quarter, an eighth and so on. `peak` is the power at these frequencies over the power right beside
+them, a geometric mean: 1 is a picture without a grid ("Deconvolution and Checkerboard Artifacts",
+Odena et al. 2016, doi 10.23915/distill.00003).
 """
 
 import argparse
@@ -23,14 +24,18 @@ from genlab.nn.upsample import UPSAMPLERS
 
 
 def spectrum(images: Tensor) -> Tensor:
-    """Mean power (H, W) of images (N, C, H, W) with their means taken off, frequency 0 in the middle."""
+    """Mean power (H, W) of images (N, C, H, W) with their means taken off, frequency 0 in the
+    middle.
+    """
     images = images.mean(1)
     images = images - images.mean((1, 2), keepdim=True)
     return torch.fft.fftshift(torch.fft.fft2(images).abs().square().mean(0))
 
 
 def peak(power: Tensor) -> float:
-    """The power on the lattice of eighths of the sampling frequency over that beside it: a geometric mean."""
+    """The power on the lattice of eighths of the sampling frequency over that beside it: a
+    geometric mean.
+    """
     size = power.shape[0]
     power = torch.fft.ifftshift(power)
     lattice = [(i * size // 8, j * size // 8) for i in range(8) for j in range(8) if i or j]
@@ -54,9 +59,13 @@ def initialised(upsample: str, num_networks: int = 8) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path, help="the figure, a PNG")
-    parser.add_argument("runs", nargs="*", metavar="run=<dir>", help="trained runs; fresh generators if none")
+    parser.add_argument(
+        "runs", nargs="*", metavar="run=<dir>", help="trained runs; fresh generators if none"
+    )
     arguments = parser.parse_args()
     if arguments.runs:
         folders = [Path(run.removeprefix("run=")) for run in arguments.runs]

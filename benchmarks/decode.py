@@ -1,15 +1,18 @@
-"""Tokens written a second: BERT's cache against reading the whole row again for each token, and against transformers.
+"""Tokens written a second: BERT's cache against reading the whole row again for each token, and
+against transformers.
 
-python benchmarks/decode.py [--preset bert_base] [--device cuda] [--dim 256 --layers 4 --heads 4] [--batch 16] [--prefix 256]
+python benchmarks/decode.py [--preset bert_base] [--device cuda] [--dim 256 --layers 4 --heads 4]
+[--batch 16] [--prefix 256]
 
-Greedy, every text of full length (its end is banned), random weights; rounds are interleaved and their median is taken.
-The ratio is against `again`, the same network and decoder without a cache. On CUDA `cached` replays a CUDA graph for each
-token, `first` is a call that has to capture it, `eager` has the cache without a graph and `plain` the graph without genlab's
-kernels; reading the sources, which all of these times include, is `prefill`. --preset bert_base: 64 sources of 256 tokens,
-64 written to each, bfloat16. transformers writes with its BertLMHeadModel of
-the same shape and its DynamicCache; its prefix is masked causally, since generate() knows no prefix mask: the same work.
-bert4torch writes with its UNILM and its beam search as its examples do it, one source after the other and no cache. Each of
-the two is measured where it is installed.
+Greedy, every text of full length (its end is banned), random weights; rounds are interleaved and
+their median is taken. The ratio is against `again`, the same network and decoder without a cache.
+On CUDA `cached` replays a CUDA graph for each token, `first` is a call that has to capture it,
+`eager` has the cache without a graph and `plain` the graph without genlab's kernels; reading the
+sources, which all of these times include, is `prefill`. --preset bert_base: 64 sources of 256
+tokens, 64 written to each, bfloat16. transformers writes with its BertLMHeadModel of the same shape
+and its DynamicCache; its prefix is masked causally, since generate() knows no prefix mask: the same
+work. bert4torch writes with its UNILM and its beam search as its examples do it, one source after
+the other and no cache. Each of the two is measured where it is installed.
 """
 
 import argparse
@@ -27,20 +30,45 @@ import torch
 from genlab.models.seq2seq import cached
 from genlab.models.seq2seq.bert import BERT
 from genlab.models.seq2seq.generation import Cached, Decoding, Recomputed, write
-from genlab.nn import decode
+from genlab.nn import decoder_step as decode
 
 END = 3
 PRESETS = {
-    "small": {"dim": 256, "layers": 4, "heads": 4, "vocab": 8000, "batch": 16, "prefix": 256, "answer": 32},
-    "bert_base": {"dim": 768, "layers": 12, "heads": 12, "vocab": 21128, "batch": 64, "prefix": 256, "answer": 64},
+    "small": {
+        "dim": 256,
+        "layers": 4,
+        "heads": 4,
+        "vocab": 8000,
+        "batch": 16,
+        "prefix": 256,
+        "answer": 32,
+    },
+    "bert_base": {
+        "dim": 768,
+        "layers": 12,
+        "heads": 12,
+        "vocab": 21128,
+        "batch": 64,
+        "prefix": 256,
+        "answer": 64,
+    },
 }
 PRESETS["bert_base"]["dtype"] = "bfloat16"
 
 
 def by_genlab(options) -> dict[str, Callable[[], torch.Tensor]]:
     torch.manual_seed(0)
-    sizes = (options.vocab, options.dim, options.layers, options.heads, 4 * options.dim, options.prefix + options.answer)
-    net = BERT(*sizes).to(options.device, getattr(torch, options.dtype)).eval().requires_grad_(False)
+    sizes = (
+        options.vocab,
+        options.dim,
+        options.layers,
+        options.heads,
+        4 * options.dim,
+        options.prefix + options.answer,
+    )
+    net = (
+        BERT(*sizes).to(options.device, getattr(torch, options.dtype)).eval().requires_grad_(False)
+    )
     ids = torch.randint(5, options.vocab, (options.batch, options.prefix), device=options.device)
     lengths = torch.full((options.batch,), options.prefix, device=options.device)
     rows = (ids, torch.zeros_like(ids), lengths)
@@ -61,9 +89,15 @@ def by_genlab(options) -> dict[str, Callable[[], torch.Tensor]]:
 
     runs = {"again": partial(by, Recomputed), "cached": partial(by, Cached)}
     if torch.device(options.device).type == "cuda":
-        start = torch.no_grad()(lambda: Cached(net, *rows, options.beams, options.answer, 1).start())
+        start = torch.no_grad()(
+            lambda: Cached(net, *rows, options.beams, options.answer, 1).start()
+        )
         # `first` after `cached`, whose captured step it takes away and makes anew.
-        runs |= {"eager": partial(by, partial(Cached, graph=False)), "first": first, "prefill": start}
+        runs |= {
+            "eager": partial(by, partial(Cached, graph=False)),
+            "first": first,
+            "prefill": start,
+        }
         runs |= {"plain": partial(plain, copy.deepcopy(net))}  # whose captured step is its own
     return runs
 
@@ -83,10 +117,24 @@ def by_transformers(options) -> Callable[[], torch.Tensor] | None:
         max_position_embeddings=options.prefix + options.answer,
         is_decoder=True,
     )
-    net = BertLMHeadModel(config).to(options.device, getattr(torch, options.dtype)).eval().requires_grad_(False)
+    net = (
+        BertLMHeadModel(config)
+        .to(options.device, getattr(torch, options.dtype))
+        .eval()
+        .requires_grad_(False)
+    )
     ids = torch.randint(5, options.vocab, (options.batch, options.prefix), device=options.device)
-    given = {"max_new_tokens": options.answer, "min_new_tokens": options.answer, "do_sample": False, "pad_token_id": 0}
-    given |= {"num_beams": options.beams, "eos_token_id": END, "attention_mask": torch.ones_like(ids)}
+    given = {
+        "max_new_tokens": options.answer,
+        "min_new_tokens": options.answer,
+        "do_sample": False,
+        "pad_token_id": 0,
+    }
+    given |= {
+        "num_beams": options.beams,
+        "eos_token_id": END,
+        "attention_mask": torch.ones_like(ids),
+    }
     return lambda: net.generate(ids, **given)
 
 
@@ -109,17 +157,27 @@ def by_bert4torch(options) -> Callable[[], list] | None:
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(sizes, file)
         file.flush()
-        net = build_transformer_model(config_path=file.name, model="bert", application="unilm", with_mlm=True, **sizes)
+        net = build_transformer_model(
+            config_path=file.name, model="bert", application="unilm", with_mlm=True, **sizes
+        )
     net = net.to(options.device, getattr(torch, options.dtype)).eval()
 
     class Writer(AutoRegressiveDecoder):
         @AutoRegressiveDecoder.wraps(default_rtype="logits")
         def predict(self, inputs, output_ids, states):
             ids, segments = inputs
-            ids, segments = torch.cat([ids, output_ids], 1), torch.cat([segments, torch.ones_like(output_ids)], 1)
+            ids, segments = (
+                torch.cat([ids, output_ids], 1),
+                torch.cat([segments, torch.ones_like(output_ids)], 1),
+            )
             return net([ids, segments])[-1][:, -1]
 
-    how = Writer(eos_token_id=-1, max_new_tokens=options.answer, min_new_tokens=options.answer, device=options.device)
+    how = Writer(
+        eos_token_id=-1,
+        max_new_tokens=options.answer,
+        min_new_tokens=options.answer,
+        device=options.device,
+    )
     sources = torch.randint(5, options.vocab, (options.batch, options.prefix)).tolist()
     return lambda: [how.beam_search([ids, [0] * len(ids)], top_k=options.beams) for ids in sources]
 
@@ -127,7 +185,10 @@ def by_bert4torch(options) -> Callable[[], list] | None:
 def main() -> None:
     preset = argparse.ArgumentParser(add_help=False)
     preset.add_argument(
-        "--preset", choices=PRESETS, default="small", help="the sizes and the dtype, where nothing else is said"
+        "--preset",
+        choices=PRESETS,
+        default="small",
+        help="the sizes and the dtype, where nothing else is said",
     )
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], parents=[preset])
     for name in PRESETS["small"]:

@@ -1,18 +1,24 @@
-"""Time and memory of a training step and of the inverse of residual flows, against normflows on the same network.
+"""Time and memory of a training step and of the inverse of residual flows, against normflows on the
+same network.
 
-    pip install normflows; python benchmarks/flow_step.py [--channels 4 --size 14 --width 64 --blocks 4 --batch 64 --terms 5]
+    pip install normflows; python benchmarks/flow_step.py [--channels 4 --size 14 --width 64
+    --blocks 4 --batch 64 --terms 5]
 
-Both have the same weights (checked: equal outputs), LipSwish, c 0.97, and products of J to the power `terms` in the gradient
-of the log-determinant: normflows' n_power_series = terms, genlab's num_terms = terms + 1, so its value is the longer series.
-Each step has its optimiser and its power iterations: normflows' five, genlab's to its tolerance. normflows has both of the
-paper's tricks (reduce_memory) or none; genlab has the Neumann gradient with all of the pass kept (store) or computed again
-(recompute), and for comparison the series differentiated term by term (naive), as figure 3 of "Residual Flows", Chen et al.
-2019. Each case has a process of its own, genlab's with freed memory kept as `genlab train` keeps it on a CPU, normflows' as
-a script would have it (--keep: kept as well); they take turns, and the median counts. Memory is what a step adds at its peak
-to what lies in memory between steps, in another process (Linux with glibc), or the allocator's peak (CUDA).
+Both have the same weights (checked: equal outputs), LipSwish, c 0.97, and products of J to the
+power `terms` in the gradient of the log-determinant: normflows' n_power_series = terms, genlab's
+num_terms = terms + 1, so its value is the longer series. Each step has its optimiser and its power
+iterations: normflows' five, genlab's to its tolerance. normflows has both of the paper's tricks
+(reduce_memory) or none; genlab has the Neumann gradient with all of the pass kept (store) or
+computed again (recompute), and for comparison the series differentiated term by term (naive), as
+figure 3 of "Residual Flows", Chen et al. 2019. Each case has a process of its own, genlab's with
+freed memory kept as `genlab train` keeps it on a CPU, normflows' as a script would have it (--keep:
+kept as well); they take turns, and the median counts. Memory is what a step adds at its peak to
+what lies in memory between steps, in another process (Linux with glibc), or the allocator's peak
+(CUDA).
 
-The inverse is of blocks at their bound, as training makes them: weights without signs, images of mean 2. normflows stops at
-its own tolerance, and at one that leaves errors like genlab's; freed memory is kept for both.
+The inverse is of blocks at their bound, as training makes them: weights without signs, images of
+mean 2. normflows stops at its own tolerance, and at one that leaves errors like genlab's; freed
+memory is kept for both.
 """
 
 import argparse
@@ -29,7 +35,7 @@ from genlab.nn.chain import Chain
 from genlab.nn.lipschitz import refresh
 from genlab.nn.log_det import Truncated, draw_probes, series_log_det
 from genlab.nn.residual import ResidualBlock, conv_branch
-from genlab.systems.trainer import keep_freed_memory
+from genlab.training.trainer import keep_freed_memory
 
 CASES = ("normflows", "normflows, naive", "naive", "store", "recompute")
 
@@ -51,36 +57,57 @@ def build(case: str, a, at_bound: bool = False) -> nn.Module:
     """The network of a case, x -> (z, log det), with weights that depend on nothing but the sizes."""
     torch.manual_seed(0)
     size, options = (a.size, a.size), {"coeff": 0.97}
-    branches = [conv_branch(a.channels, a.width, size, "lipswish", True, **options) for _ in range(a.blocks)]
+    branches = [
+        conv_branch(a.channels, a.width, size, "lipswish", True, **options) for _ in range(a.blocks)
+    ]
     if at_bound:
         with torch.no_grad():
             for layer in (layer for branch in branches for layer in branch.maps):
                 layer.weight.abs_().mul_(20)
     refresh(nn.ModuleList(branches))
     if not case.startswith("normflows"):
-        kind, inverse = Naive if case == "naive" else ResidualBlock, {"tolerance": a.tolerance, "anderson": 5}
+        kind, inverse = (
+            Naive if case == "naive" else ResidualBlock,
+            {"tolerance": a.tolerance, "anderson": 5},
+        )
         return Chain(
-            kind(b, Truncated(a.terms + 1), backward="store" if case == "store" else "recompute", **inverse)
+            kind(
+                b,
+                Truncated(a.terms + 1),
+                backward="store" if case == "store" else "recompute",
+                **inverse,
+            )
             for b in branches
         )
     import normflows
 
-    nets = [normflows.nets.LipschitzCNN([a.channels, a.width, a.width, a.channels], [3, 1, 3], 0.97) for _ in branches]
+    nets = [
+        normflows.nets.LipschitzCNN([a.channels, a.width, a.width, a.channels], [3, 1, 3], 0.97)
+        for _ in branches
+    ]
     x = torch.randn(2, a.channels, a.size, a.size)
     for net, branch in zip(nets, branches, strict=True):
         net(x)  # its layers find their sizes in the first pass
-        layers = [m for m in net.modules() if isinstance(m, normflows.nets.lipschitz.InducedNormConv2d)]
+        layers = [
+            m for m in net.modules() if isinstance(m, normflows.nets.lipschitz.InducedNormConv2d)
+        ]
         for layer, own in zip(layers, branch.maps, strict=True):
             layer.weight.data.copy_(own.weight.data), layer.bias.data.copy_(own.bias.data)
             layer.compute_weight(update=True, n_iterations=100)
         assert torch.allclose(net(x), branch.linear(x, branch.tensors())[0], atol=1e-3)
-    flows = [normflows.flows.Residual(net, n_power_series=a.terms, reduce_memory=case == "normflows") for net in nets]
+    flows = [
+        normflows.flows.Residual(net, n_power_series=a.terms, reduce_memory=case == "normflows")
+        for net in nets
+    ]
     return nn.ModuleList(flows)
 
 
 def training_step(case: str, a):
     """A function that does one training step of a case."""
-    net, x = build(case, a).to(a.device).train(), torch.randn(a.batch, a.channels, a.size, a.size, device=a.device)
+    net, x = (
+        build(case, a).to(a.device).train(),
+        torch.randn(a.batch, a.channels, a.size, a.size, device=a.device),
+    )
     theirs = case.startswith("normflows")
 
     def forward(x):
@@ -88,7 +115,9 @@ def training_step(case: str, a):
             return net(x)
         total = 0.0
         for flow in net:
-            x, term = flow.inverse(x)  # normflows' direction from data to latent, with the sign of its own log-det
+            x, term = flow.inverse(
+                x
+            )  # normflows' direction from data to latent, with the sign of its own log-det
             total = total - term
         return x, total
 
@@ -114,7 +143,9 @@ def training_step(case: str, a):
 def inverse_of(case: str, a):
     """(a function z -> x, z and the x that it is of) of a case."""
     theirs = case.startswith("normflows")
-    stop = {"atol": 1e-12, "rtol": 0.0} if case.endswith("as exact") else {}  # normflows': of squared steps
+    stop = (
+        {"atol": 1e-12, "rtol": 0.0} if case.endswith("as exact") else {}
+    )  # normflows': of squared steps
     net = build(case, a, at_bound=True).to(a.device).eval()
     x = torch.randn(a.batch, a.channels, a.size, a.size, device=a.device) + 2
     z = x
@@ -137,18 +168,37 @@ def timed_step(case: str, a):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in {"channels": 4, "size": 14, "width": 64, "blocks": 4, "batch": 64, "terms": 5}.items():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, value in {
+        "channels": 4,
+        "size": 14,
+        "width": 64,
+        "blocks": 4,
+        "batch": 64,
+        "terms": 5,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--tolerance", type=float, default=1e-6, help="of genlab's inverse; normflows' is fixed")
-    parser.add_argument("--keep", action="store_true", help="freed memory stays with normflows' process, too")
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-6, help="of genlab's inverse; normflows' is fixed"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="freed memory stays with normflows' process, too"
+    )
     a = timing.arguments(parser, rounds=7)
     times = timing.medians_apart(timed_step, CASES, a.rounds, a, device=a.device)
     if a.device == "cpu":
         keep_freed_memory()
-    inverses = {case: inverse_of(case, a) for case in ("normflows", "normflows, as exact", "recompute")}
-    inverse_times = timing.medians({case: partial(f, z) for case, (f, z, _) in inverses.items()}, a.rounds, a.device)
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # of the processes below: freed tensors leave the resident set
+    inverses = {
+        case: inverse_of(case, a) for case in ("normflows", "normflows, as exact", "recompute")
+    }
+    inverse_times = timing.medians(
+        {case: partial(f, z) for case, (f, z, _) in inverses.items()}, a.rounds, a.device
+    )
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = (
+        "65536"  # of the processes below: freed tensors leave the resident set
+    )
     memory = timing.memories(training_step, CASES, a, device=a.device)
     table = Table(box=None)
     for column in ("case", "ms a step", "times as fast as normflows", "MiB a step"):
@@ -159,7 +209,9 @@ def main() -> None:
     print(f"{timing.machine(a.device)}, {vars(a)}")
     console.print(table)
     for case, (f, z, x) in inverses.items():
-        console.print(f"inverse, {case}: {inverse_times[case]:.1f} ms, largest error {(f(z) - x).abs().max():.1e}")
+        console.print(
+            f"inverse, {case}: {inverse_times[case]:.1f} ms, largest error {(f(z) - x).abs().max():.1e}"
+        )
     timing.save(a.json, {"residual flow": {"baseline": "normflows", "ms": times, "mib": memory}})
 
 

@@ -6,9 +6,10 @@
     python benchmarks/gallery.py ogan_mnist5k --run <dir>     its pictures and its row, from a run that is there
     python benchmarks/gallery.py ogan_mnist5k --with trainer.max_steps=20 --images /tmp/images      a rehearsal
 
-Hours are those that the experiments' headers note; gan_comparison's are reckoned from the images a second in its page.
-Runs lie in outputs/gallery/<entry>/<seed>. A finished one is taken as it is and a stopped one goes on, so the command can be
-given again after any interruption. Pictures are of the first seed. The rows of README's tables are printed.
+Hours are those that the experiments' headers note; gan_comparison's are reckoned from the images a
+second in its page. Runs lie in outputs/gallery/<entry>/<seed>. A finished one is taken as it is and
+a stopped one goes on, so the command can be given again after any interruption. Pictures are of the
+first seed. The rows of README's tables are printed.
 """
 
 import argparse
@@ -21,12 +22,21 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-METRICS = ("fid", "class_agreement", "reconstruction_mse", "code_correlation", "bits_per_dim", "accuracy")
+METRICS = (
+    "fid",
+    "class_agreement",
+    "reconstruction_mse",
+    "code_correlation",
+    "bits_per_dim",
+    "accuracy",
+)
 SAMPLES, PAIRS, LINES = "mode=grid num=64", "mode=reconstruct num=32", "mode=interpolate num=4"
 
 
 class Entry(NamedTuple):
-    """A recipe and its seeds; hours of two cores for all of them; {the end of a picture's name: how it is sampled}."""
+    """A recipe and its seeds; hours of two cores for all of them; {the end of a picture's name: how
+    it is sampled}.
+    """
 
     train: str
     hours: float
@@ -36,22 +46,32 @@ class Entry(NamedTuple):
 
 ENTRIES = {
     "ogan_mnist5k": Entry(
-        "experiment=ogan_mnist5k", 0.4, (1, 2, 3), {"samples": SAMPLES, "reconstructions": PAIRS, "interpolations": LINES}
+        "experiment=ogan_mnist5k",
+        0.4,
+        (1, 2, 3),
+        {"samples": SAMPLES, "reconstructions": PAIRS, "interpolations": LINES},
     ),
     "ogan": Entry("model=ogan", 0.4, (1, 2, 3), {}),
     "ogan_fashion": Entry(
-        "experiment=ogan_fashion trainer.precision=bf16-mixed", 0.5, (1,), {"samples": SAMPLES, "reconstructions": PAIRS}
+        "experiment=ogan_fashion trainer.precision=bf16-mixed",
+        0.5,
+        (1,),
+        {"samples": SAMPLES, "reconstructions": PAIRS},
     ),
-    "ogan_cifar10": Entry(  # its reconstructions would stand beside pictures that are not ours to hand on
+    # its reconstructions would stand beside pictures that are not ours to hand on
+    "ogan_cifar10": Entry(
         "experiment=ogan_cifar10 trainer.precision=bf16-mixed", 0.7, (1, 2, 3), {"samples": SAMPLES}
     ),
     "glann_mnist5k": Entry("experiment=glann_mnist5k", 0.6, (1, 2, 3), {"samples": SAMPLES}),
     "glann_fashion10k": Entry("experiment=glann_fashion10k", 2.7, (1, 2, 3), {"samples": SAMPLES}),
     "iresnet_mnist5k": Entry("experiment=iresnet_mnist5k", 0.8, (1,), {"samples": SAMPLES}),
     "glow_mnist5k": Entry("experiment=glow_mnist5k", 0.6, (1, 2, 3), {"samples": SAMPLES}),
-    "residual_flow_digits": Entry("experiment=residual_flow_digits", 0.4, (1,), {"samples": SAMPLES}),
+    "residual_flow_digits": Entry(
+        "experiment=residual_flow_digits", 0.4, (1,), {"samples": SAMPLES}
+    ),
 }
-# What is no run but a few commands: {entry: (hours, commands)}; {images}, {runs}: the folders; {more}: what --with gives.
+# What is no run but a few commands: {entry: (hours, commands)}; {images}, {runs}: the folders;
+# {more}: what --with gives.
 COMMANDS = {
     "gan_comparison": (
         4.0,
@@ -72,7 +92,9 @@ COMMANDS = {
             f"swiss_roll,two_spirals {{more}} hydra.sweep.dir={{runs}}/points_{flow}"
             for flow in ("glow", "iresnet")
         ]
-        + ["python benchmarks/points.py {runs}/points_glow {runs}/points_iresnet --figure {images}/points.png"],
+        + [
+            "python benchmarks/points.py {runs}/points_glow {runs}/points_iresnet --figure {images}/points.png"
+        ],
     ),
     "growth": (0.1, ["python benchmarks/growth.py {images}/growth.png"]),
     "checkerboard": (0.1, ["python benchmarks/checkerboard.py {images}/checkerboard.png"]),
@@ -80,20 +102,35 @@ COMMANDS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     names = [*ENTRIES, *COMMANDS]
-    parser.add_argument("entries", nargs="*", metavar="entry", help=f"all if none is given: {', '.join(names)}")
+    parser.add_argument(
+        "entries", nargs="*", metavar="entry", help=f"all if none is given: {', '.join(names)}"
+    )
     parser.add_argument("--run", type=Path, help="take this run instead of training; for one entry")
-    parser.add_argument("--with", nargs="+", default=[], dest="more", help="more overrides for training")
-    parser.add_argument("--runs", type=Path, default=Path("outputs/gallery"), help="where runs are kept")
-    parser.add_argument("--images", type=Path, default=Path("docs/images"), help="where pictures go")
-    parser.add_argument("--list", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument(
+        "--with", nargs="+", default=[], dest="more", help="more overrides for training"
+    )
+    parser.add_argument(
+        "--runs", type=Path, default=Path("outputs/gallery"), help="where runs are kept"
+    )
+    parser.add_argument(
+        "--images", type=Path, default=Path("docs/images"), help="where pictures go"
+    )
+    parser.add_argument(
+        "--list", action="store_true", help="say what would be done, and do nothing"
+    )
     chosen = parser.parse_args()
     if unknown := set(chosen.entries) - set(names):
         parser.error(f"{', '.join(sorted(unknown))}: expected {', '.join(names)}")
     if chosen.run is not None and (len(chosen.entries) != 1 or chosen.entries[0] not in ENTRIES):
         parser.error(f"--run: give it with one of {', '.join(ENTRIES)}")
-    filled, rows = {"images": chosen.images, "runs": chosen.runs, "more": shlex.join(chosen.more)}, []
+    filled, rows = (
+        {"images": chosen.images, "runs": chosen.runs, "more": shlex.join(chosen.more)},
+        [],
+    )
     for name in chosen.entries or names:
         hours = ENTRIES[name].hours if name in ENTRIES else COMMANDS[name][0]
         print(f"# {name}: about {hours:g} h of two cores", flush=True)
@@ -101,12 +138,22 @@ def main() -> None:
             for command in COMMANDS[name][1]:
                 call(shlex.split(command.format(**filled)), chosen.list)
             continue
-        folders = [chosen.run] if chosen.run else [chosen.runs / name / str(seed) for seed in ENTRIES[name].seeds]
+        folders = (
+            [chosen.run]
+            if chosen.run
+            else [chosen.runs / name / str(seed) for seed in ENTRIES[name].seeds]
+        )
         if chosen.run is None:
             for seed, folder in zip(ENTRIES[name].seeds, folders, strict=True):
                 if command := training(ENTRIES[name], seed, folder, chosen.more):
-                    if command[1] == "train" and not command[2].startswith("run=") and not chosen.list:
-                        (folder / "manifest.json").unlink(missing_ok=True)  # of one that ended before it saved anything
+                    if (
+                        command[1] == "train"
+                        and not command[2].startswith("run=")
+                        and not chosen.list
+                    ):
+                        (folder / "manifest.json").unlink(
+                            missing_ok=True
+                        )  # of one that ended before it saved anything
                     call(command, chosen.list)
         for picture, how in ENTRIES[name].pictures.items():
             draw(folders[0], how, chosen.images / f"{name}_{picture}.png", chosen.list)
@@ -120,7 +167,14 @@ def training(entry: Entry, seed: int, folder: Path, more: list[str]) -> list[str
     """The command that trains, or goes on with, one seed in `folder`; None where it is finished."""
     manifest = folder / "manifest.json"
     if not manifest.is_file() or not (folder / "checkpoints" / "last.ckpt").is_file():
-        return ["genlab", "train", *entry.train.split(), f"seed={seed}", *more, f"hydra.run.dir={folder}"]
+        return [
+            "genlab",
+            "train",
+            *entry.train.split(),
+            f"seed={seed}",
+            *more,
+            f"hydra.run.dir={folder}",
+        ]
     if json.loads(manifest.read_text())["status"] != "finished":
         return ["genlab", "train", f"run={folder}"]
     measured = (folder / "eval" / "metrics.json").is_file()
@@ -140,7 +194,9 @@ def draw(run: Path, how: str, picture: Path, dry: bool) -> None:
 def row(name: str, runs: list[Path]) -> str:
     """The metrics of all seeds as a row of Markdown."""
     values = [json.loads((run / "eval" / "metrics.json").read_text()) for run in runs]
-    cells = [", ".join(f"{v[metric]['value']:.3g}" for v in values if metric in v) for metric in METRICS]
+    cells = [
+        ", ".join(f"{v[metric]['value']:.3g}" for v in values if metric in v) for metric in METRICS
+    ]
     return f"| {name} | {' | '.join(cells)} |"
 
 
@@ -151,7 +207,9 @@ def call(command: list[str], dry: bool) -> None:
     if not dry:
         done = subprocess.run([*own[command[0]], *command[1:]])
         if done.returncode:
-            raise SystemExit(f"{shlex.join(command)}: ended with {done.returncode}; the same command goes on from there")
+            raise SystemExit(
+                f"{shlex.join(command)}: ended with {done.returncode}; the same command goes on from there"
+            )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The table and the figure of docs/gan_comparison.md, from the runs of a sweep.
 
-    genlab train -m experiment=gan_comparison model=dcgan,sngan,sagan,selfmod,stylegan,ogan data=fashion_mnist,cifar10
-    python benchmarks/gan_step.py --recipes --json speed.json
-    python benchmarks/gan_comparison.py outputs/multirun/<stamp> --speed speed.json --figure docs/images/gan_comparison.png
+    genlab train -m experiment=gan_comparison model=dcgan,sngan,sagan,selfmod,stylegan,ogan
+    data=fashion_mnist,cifar10 python benchmarks/gan_step.py --recipes --json speed.json python
+    benchmarks/gan_comparison.py outputs/multirun/<stamp> --speed speed.json --figure
+    docs/images/gan_comparison.png
 
-Folders may be several sweeps: runs of one model and data set that differ in their seed share a row. Speed is images a second
-of the step alone, and memory what a step adds at its peak, both at 32x32 in one channel.
+Folders may be several sweeps: runs of one model and data set that differ in their seed share a row.
+Speed is images a second of the step alone, and memory what a step adds at its peak, both at 32x32
+in one channel.
 """
 
 import argparse
@@ -22,7 +24,9 @@ METRICS = ("fid", "precision", "recall", "diversity")
 def read(folders: list[Path]) -> dict[tuple[str, str], list[Path]]:
     """Finished and measured runs by (data set, model), in the order of their seeds."""
     found = defaultdict(list)
-    for metrics in sorted(path for folder in folders for path in folder.glob("*/eval/metrics.json")):
+    for metrics in sorted(
+        path for folder in folders for path in folder.glob("*/eval/metrics.json")
+    ):
         run = metrics.parents[1]
         manifest = json.loads((run / "manifest.json").read_text())
         found[manifest["data"]["name"], manifest["model"]].append((manifest["seed"], run))
@@ -32,9 +36,15 @@ def read(folders: list[Path]) -> dict[tuple[str, str], list[Path]]:
 def row(data: str, model: str, runs: list[Path], speed: dict, case: str) -> str:
     values = [json.loads((run / "eval" / "metrics.json").read_text()) for run in runs]
     cells = [", ".join(f"{v[name]['value']:.3g}" for v in values) for name in METRICS]
-    measured = next((found for key, found in speed.items() if f"model={model} " in key and case in found["ms"]), None)
+    measured = next(
+        (found for key, found in speed.items() if f"model={model} " in key and case in found["ms"]),
+        None,
+    )
     cells += (
-        [f"{1e3 * measured['batch_size'] / measured['ms'][case]:.0f}", f"{measured['mib'][case]:.0f}"]
+        [
+            f"{1e3 * measured['batch_size'] / measured['ms'][case]:.0f}",
+            f"{measured['mib'][case]:.0f}",
+        ]
         if measured
         else ["", ""]
     )
@@ -51,7 +61,9 @@ def curve(run: Path) -> tuple[list[float], list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", nargs="+", type=Path, help="folders of sweeps")
     parser.add_argument("--speed", type=Path, help="what gan_step.py --recipes --json wrote")
     parser.add_argument("--case", default="shared", help="which of its cases: shared; shared, bf16")
@@ -59,7 +71,9 @@ def main() -> None:
     arguments = parser.parse_args()
     found = read(arguments.folders)
     speed = json.loads(arguments.speed.read_text()) if arguments.speed else {}
-    print("| data | model | FID | precision | recall | diversity | images/s | peak MiB |\n|---|---|---|---|---|---|---|---|")
+    print(
+        "| data | model | FID | precision | recall | diversity | images/s | peak MiB |\n|---|---|---|---|---|---|---|---|"
+    )
     for (data, model), runs in found.items():
         print(row(data, model, runs, speed, arguments.case))
     sets = list(dict.fromkeys(data for data, _ in found))

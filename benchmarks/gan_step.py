@@ -4,11 +4,13 @@
     python benchmarks/gan_step.py net=selfmod data.image_size=64     any overrides of `genlab train`
     python benchmarks/gan_step.py --recipes [sngan sagan ...]        GAN recipes at 32x32, batch 64, without a penalty
 
-The baseline is the plain alternating eager loop: contiguous tensors, one default Adam a player, the discriminator left
-trainable in the generator's step, the fakes of the discriminator's step made with a graph. The others run as in genlab
-train: channels last, one fused Adam; `shared, bf16` is shared under trainer.precision=bf16-mixed. All cases share one
-process and take turns, so that whatever else the machine does hits all of them; the median counts. Memory is what a step
-adds to the resident set at its peak, in a process of its own (CPU), or the allocator's peak (CUDA).
+The baseline is the plain alternating eager loop: contiguous tensors, one default Adam a player, the
+discriminator left trainable in the generator's step, the fakes of the discriminator's step made
+with a graph. The others run as in genlab
+train: channels last, one fused Adam; `shared, bf16` is shared under trainer.precision=bf16-mixed.
+All cases share one process and take turns, so that whatever else the machine does hits all of them;
+the median counts. Memory is what a step adds to the resident set at its peak, in a process of its
+own (CPU), or the allocator's peak (CUDA).
 """
 
 import argparse
@@ -22,7 +24,7 @@ from rich.table import Table
 
 from genlab import config
 from genlab.losses.code import pearson
-from genlab.systems import updates
+from genlab.systems.gan import updates
 
 BASELINE = "plain loop"
 CASES = (BASELINE, "alternating", "single", "scaled", "shared", "shared, bf16")
@@ -41,7 +43,9 @@ def build(overrides: list[str], update: str, channels_last: bool):
 
 
 def make_step(case: str, overrides: list[str], device: torch.device):
-    """A function that does one whole step of `case`, optimiser included; ValueError where the update is refused."""
+    """A function that does one whole step of `case`, optimiser included; ValueError where the
+    update is refused.
+    """
     plain, (update, _, precision) = case == BASELINE, case.partition(", ")
     system, cfg = build(overrides, "shared" if plain else update, channels_last=not plain)
     system.to(device)
@@ -75,11 +79,17 @@ def players(system):
 
 
 def plain_step(system, optimizer_d, optimizer_g, x) -> None:
-    """The textbook: D's step on detached fakes, then G's step through a D that still collects gradients."""
+    """The textbook: D's step on detached fakes, then G's step through a D that still collects
+    gradients.
+    """
     generator, discriminator = system.generator, system.discriminator
 
     def code(z, outputs):
-        return system.code_weight * pearson(z, outputs).mean() if hasattr(system, "code_weight") else 0.0
+        return (
+            system.code_weight * pearson(z, outputs).mean()
+            if hasattr(system, "code_weight")
+            else 0.0
+        )
 
     z = system.draw(len(x))
     fake = generator(z).detach()
@@ -91,7 +101,10 @@ def plain_step(system, optimizer_d, optimizer_g, x) -> None:
     z = system.draw(len(x))
     fake_out = discriminator(generator(z))
     optimizer_g.zero_grad()
-    (system.loss.generator(system.score(real_out.detach()), system.score(fake_out)).mean() - code(z, fake_out)).backward()
+    (
+        system.loss.generator(system.score(real_out.detach()), system.score(fake_out)).mean()
+        - code(z, fake_out)
+    ).backward()
     optimizer_g.step()
 
 
@@ -110,28 +123,47 @@ def run(overrides: list[str], rounds: int, device: torch.device, console: Consol
         table.add_column(name, justify="left" if name == "update" else "right")
     for case, ms in times.items():
         table.add_row(
-            case, f"{ms:.1f}", f"{1e3 * batch_size / ms:.0f}", f"{times[BASELINE] / ms:.2f}", f"{memory[case]:.0f}"
+            case,
+            f"{ms:.1f}",
+            f"{1e3 * batch_size / ms:.0f}",
+            f"{times[BASELINE] / ms:.2f}",
+            f"{memory[case]:.0f}",
         )
     console.print(table)
     for case, why in refused.items():
-        console.print(f"  {case}: refused ({why.partition(':')[2].strip().partition(',')[0]})", highlight=False)
+        console.print(
+            f"  {case}: refused ({why.partition(':')[2].strip().partition(',')[0]})",
+            highlight=False,
+        )
     return {"baseline": BASELINE, "batch_size": batch_size, "ms": times, "mib": memory}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="overrides of `genlab train`; C 128 and 256 of O-GAN if none")
-    parser.add_argument("--recipes", nargs="*", metavar="MODEL", help="GAN recipes at 32x32; all if none is named")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "overrides", nargs="*", help="overrides of `genlab train`; C 128 and 256 of O-GAN if none"
+    )
+    parser.add_argument(
+        "--recipes", nargs="*", metavar="MODEL", help="GAN recipes at 32x32; all if none is named"
+    )
     arguments = timing.arguments(parser, rounds=15)
     device = torch.device(arguments.device)
     console = Console(width=max(100, Console().width))
     print(f"{timing.machine(device)}, median of {arguments.rounds} interleaved rounds\n")
     if arguments.recipes is not None:
-        chosen = [[f"model={name}", "~penalty", "data.batch_size=64"] for name in arguments.recipes or RECIPES]
+        chosen = [
+            [f"model={name}", "~penalty", "data.batch_size=64"]
+            for name in arguments.recipes or RECIPES
+        ]
     elif arguments.overrides:
         chosen = [arguments.overrides]
     else:
-        chosen = [["model=ogan", f"net.generator.width_multiple={n}", "data.batch_size=64"] for n in (4, 8)]
+        chosen = [
+            ["model=ogan", f"net.generator.width_multiple={n}", "data.batch_size=64"]
+            for n in (4, 8)
+        ]
     results = {}
     for overrides in chosen:
         results[" ".join(overrides)] = run(overrides, arguments.rounds, device, console)

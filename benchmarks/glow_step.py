@@ -1,11 +1,13 @@
 """Time of a training step of Glow, against normflows' Glow of the same shape.
 
-    pip install normflows; python benchmarks/glow_step.py [--size 32 --depth 8 --hidden 64 --levels 3 --batch 64]
+    pip install normflows; python benchmarks/glow_step.py [--size 32 --depth 8 --hidden 64 --levels
+    3 --batch 64]
 
-As many levels, steps and channels in both, affine couplings (sigmoid), ActNorms in their networks, mixing matrices as
-P L U, half of the channels out after each level, Adamax. Each is written as its own library writes it: normflows has a
-plain Gaussian for what leaves early where genlab has one that depends on what stays, which is a convolution a level more.
-genlab's `recompute` is net.recompute=true, for memory.
+As many levels, steps and channels in both, affine couplings (sigmoid), ActNorms in their networks,
+mixing matrices as P L U, half of the channels out after each level, Adamax. Each is written as its
+own library writes it: normflows has a plain Gaussian for what leaves early where genlab has one
+that depends on what stays, which is a convolution a level more. genlab's `recompute` is
+net.recompute=true, for memory.
 """
 
 import argparse
@@ -25,7 +27,10 @@ def theirs(a):
     for level in range(a.levels):  # normflows counts from the latent side
         channels = a.channels * 2 ** (a.levels + 1 - level)
         size = a.size // 2 ** (a.levels - level)
-        steps = [nf.flows.GlowBlock(channels, a.hidden, split_mode="channel", net_actnorm=True) for _ in range(a.depth)]
+        steps = [
+            nf.flows.GlowBlock(channels, a.hidden, split_mode="channel", net_actnorm=True)
+            for _ in range(a.depth)
+        ]
         flows.append(torch.nn.ModuleList([*steps, nf.flows.Squeeze()]))
         if level:
             merges.append(nf.flows.Merge())
@@ -36,7 +41,13 @@ def theirs(a):
 
 
 def ours(a, recompute: bool):
-    net = Glow([a.channels, a.size, a.size], depth=a.depth, hidden=a.hidden, levels=a.levels, recompute=recompute)
+    net = Glow(
+        [a.channels, a.size, a.size],
+        depth=a.depth,
+        hidden=a.hidden,
+        levels=a.levels,
+        recompute=recompute,
+    )
 
     def loss(x):
         z, log_det = net(x)
@@ -65,8 +76,17 @@ def step_of(case: str, a):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in {"channels": 1, "size": 32, "depth": 8, "hidden": 64, "levels": 3, "batch": 64}.items():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, value in {
+        "channels": 1,
+        "size": 32,
+        "depth": 8,
+        "hidden": 64,
+        "levels": 3,
+        "batch": 64,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     a = timing.arguments(parser, rounds=5)
     cases = {case: step_of(case, a) for case in CASES}
@@ -75,7 +95,9 @@ def main() -> None:
     print(f"{timing.machine(a.device)}, {vars(a)}")
     for case, ms in times.items():
         size = f"{cases[case].num_parameters:,} parameters"
-        print(f"{case:<20}{ms:9.1f} ms  ratio {times['normflows'] / ms:5.2f}  {memory[case]:8.1f} MiB  {size}")
+        print(
+            f"{case:<20}{ms:9.1f} ms  ratio {times['normflows'] / ms:5.2f}  {memory[case]:8.1f} MiB  {size}"
+        )
     timing.save(a.json, {"glow": {"baseline": "normflows", "ms": times, "mib": memory}})
 
 

@@ -1,12 +1,14 @@
-"""How long a training step takes on a GPU, all that `genlab train` does around it included: eager, and as one CUDA graph.
+"""How long a training step takes on a GPU, all that `genlab train` does around it included: eager,
+and as one CUDA graph.
 
     python benchmarks/graph_step.py                    every work of the table
     python benchmarks/graph_step.py ogan128 glow       some of them, or --cases to see the names
 
-Each case is a run of genlab's trainer on random images that lie on the GPU, with logging, the average of the weights, the
-divergence guard and the progress line on, and validation, pictures and checkpoints off. The first steps do not count. The
-baselines are the forms that most code has: `reference` is the source's (one loss, three passes of the discriminator,
-float32), `alternating` two steps a batch with TF32, `eager` the model's own float32, `fed` an image at a time by a
+Each case is a run of genlab's trainer on random images that lie on the GPU, with logging, the
+average of the weights, the divergence guard and the progress line on, and validation, pictures and
+checkpoints off. The first steps do not count. The baselines are the forms that most code has:
+`reference` is the source's (one loss, three passes of the discriminator, float32), `alternating`
+two steps a batch with TF32, `eager` the model's own float32, `fed` an image at a time by a
 DataLoader of 8 workers.
 """
 
@@ -26,8 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from genlab import config
 from genlab.commands import train
-from genlab.data.loader import Arrays
-from genlab.data.module import Content, ImageDataModule
+from genlab.data.images.arrays import Arrays
+from genlab.data.images.module import Content, ImageDataModule
 
 BF16, GRAPH, COMPILE = "trainer.precision=bf16-mixed", "trainer.graph=true", "trainer.compile=true"
 ALTERNATING = ["model.update=alternating", "tf32"]
@@ -35,10 +37,20 @@ CASES = {"eager bf16": [BF16], "graph": [BF16, GRAPH], "graph, compiled": [BF16,
 OGAN = ["model=ogan", "data.batch_size=64"]
 WORKS = {  # name -> (overrides, baseline, {case: more overrides})
     "ogan128": (
-        [*OGAN, "data.image_size=128", "data.channels=3", "model.latent_dim=128", "net.generator.width_multiple=8"]
+        [
+            *OGAN,
+            "data.image_size=128",
+            "data.channels=3",
+            "model.latent_dim=128",
+            "net.generator.width_multiple=8",
+        ]
         + ["net.generator.kernel_size=5"],
         "reference",
-        {"reference": ["model.update=single", "model.channels_last=false"], "alternating": ALTERNATING} | CASES,
+        {
+            "reference": ["model.update=single", "model.channels_last=false"],
+            "alternating": ALTERNATING,
+        }
+        | CASES,
     ),
     "ogan32": (
         [*OGAN, "data.image_size=32", "model.latent_dim=128", "net.generator.width_multiple=8"],
@@ -46,28 +58,60 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
         {"fed": [*ALTERNATING, "fed"], "alternating": ALTERNATING} | CASES,
     ),
     "sngan64": (
-        ["model=sngan", "data.image_size=64", "data.channels=3", "net.generator.dim=64", "data.batch_size=64"],
+        [
+            "model=sngan",
+            "data.image_size=64",
+            "data.channels=3",
+            "net.generator.dim=64",
+            "data.batch_size=64",
+        ],
         "alternating",
         {"alternating": ALTERNATING} | CASES,
     ),
     "biggan64": (
-        ["model=biggan", "data.image_size=64", "data.channels=3", "net.generator.dim=64", "data.batch_size=64"],
+        [
+            "model=biggan",
+            "data.image_size=64",
+            "data.channels=3",
+            "net.generator.dim=64",
+            "data.batch_size=64",
+        ],
         "alternating",
         {"alternating": ALTERNATING} | CASES,
     ),
     "glo": (["model=glo", "data.image_size=32"], "eager", {"eager": []} | CASES),
     "glow": (
-        ["model=glow", "data=mnist5k", "data.image_size=32", "data.batch_size=64", "net.depth=16", "net.hidden=128"],
+        [
+            "model=glow",
+            "data=mnist5k",
+            "data.image_size=32",
+            "data.batch_size=64",
+            "net.depth=16",
+            "net.hidden=128",
+        ],
         "eager",
         {"eager": [], "graph": [GRAPH], "graph, compiled": [GRAPH, COMPILE]},
     ),
     "iresnet": (
-        ["model=iresnet", "data=mnist5k", "data.image_size=28", "data.batch_size=64", "net.num_blocks=8", "net.width=128"],
+        [
+            "model=iresnet",
+            "data=mnist5k",
+            "data.image_size=28",
+            "data.batch_size=64",
+            "net.num_blocks=8",
+            "net.width=128",
+        ],
         "eager",
         {"eager": [], "graph": [GRAPH]},
     ),
 }
-ALWAYS = ["trainer=gpu", "trainer.precision=32-true", "optimizer=adam", "name=benchmark", "trainer.log_every_n_steps=50"]
+ALWAYS = [
+    "trainer=gpu",
+    "trainer.precision=32-true",
+    "optimizer=adam",
+    "name=benchmark",
+    "trainer.log_every_n_steps=50",
+]
 ALWAYS += ["trainer.limit_val_batches=0", "trainer.val_check_interval=null", "callbacks.grids=null"]
 ALWAYS += ["callbacks.checkpoint=null", "callbacks.progress.every_seconds=1e9"]
 
@@ -78,10 +122,17 @@ class RandomImages(ImageDataModule):
     name = "noise"
 
     def _read(self) -> Content:
-        shape = (60_000 if self.image_size < 128 else 10_000, self.channels, self.image_size, self.image_size)
+        shape = (
+            60_000 if self.image_size < 128 else 10_000,
+            self.channels,
+            self.image_size,
+            self.image_size,
+        )
         images = torch.randint(256, shape, dtype=torch.uint8, device="cuda").cpu()
         rows = np.arange(len(images))
-        return Content(Arrays(images), {"train": rows[64:], "val": rows[:32], "test": rows[32:64]}, "random")
+        return Content(
+            Arrays(images), {"train": rows[64:], "val": rows[:32], "test": rows[32:64]}, "random"
+        )
 
 
 class Single(Dataset):
@@ -105,8 +156,15 @@ class Fed(LightningDataModule):
         self.data, self.num_classes, self.name = data, None, "noise"
 
     def train_dataloader(self) -> DataLoader:
-        options = {"num_workers": 8, "pin_memory": True, "persistent_workers": True, "drop_last": True}
-        return DataLoader(Single(self.data.arrays("train").images), self.data.batch_size, shuffle=True, **options)
+        options = {
+            "num_workers": 8,
+            "pin_memory": True,
+            "persistent_workers": True,
+            "drop_last": True,
+        }
+        return DataLoader(
+            Single(self.data.arrays("train").images), self.data.batch_size, shuffle=True, **options
+        )
 
 
 class Clock(Callback):
@@ -127,13 +185,17 @@ class Clock(Callback):
 def measure(overrides: list[str], num_steps: int, run_dir: Path) -> tuple[float, float]:
     """(milliseconds a step, GiB of GPU memory at the peak)"""
     words = [word for word in (*ALWAYS, *overrides) if "=" in word]
-    if any("glo" in word or "iresnet" in word for word in overrides):  # models without an optimiser of their own to choose
+    if any(
+        "glo" in word or "iresnet" in word for word in overrides
+    ):  # models without an optimiser of their own to choose
         words.remove("optimizer=adam")
     if not any(word.startswith(("model=glow", "model=iresnet")) for word in overrides):
         words.append("callbacks.quality=null")
     if any("update=alternating" in word for word in overrides):
         words.append("trainer.benchmark=true")
-    tf32 = not any(word == "trainer.precision=32-true" for word in overrides) and ("tf32" in overrides or BF16 in overrides)
+    tf32 = not any(word == "trainer.precision=32-true" for word in overrides) and (
+        "tf32" in overrides or BF16 in overrides
+    )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
     config.from_run("train", [])
     with initialize_config_module("genlab.conf", version_base="1.3"):
@@ -144,7 +206,9 @@ def measure(overrides: list[str], num_steps: int, run_dir: Path) -> tuple[float,
     if hasattr(data, "levels") and "levels" in settings["model"]:
         settings["model"]["levels"] = 256
     system = config.build_system(settings)
-    trainer = train.build_trainer(settings | {"trainer": settings["trainer"] | {"max_steps": num_steps}}, run_dir)
+    trainer = train.build_trainer(
+        settings | {"trainer": settings["trainer"] | {"max_steps": num_steps}}, run_dir
+    )
     start = min(30, num_steps // 2)
     clock = Clock(start, num_steps)
     trainer.callbacks.append(clock)
@@ -154,8 +218,12 @@ def measure(overrides: list[str], num_steps: int, run_dir: Path) -> tuple[float,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("works", nargs="*", help=f"some of {', '.join(WORKS)}; all if none is named")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "works", nargs="*", help=f"some of {', '.join(WORKS)}; all if none is named"
+    )
     parser.add_argument("--cases", nargs="*", help="some of a work's cases beside its baseline")
     parser.add_argument("--steps", type=int, default=230)
     arguments = timing.arguments(parser, rounds=1)
@@ -173,15 +241,23 @@ def main() -> None:
                 continue
             with tempfile.TemporaryDirectory() as directory:
                 try:
-                    times[case], memory[case] = measure([*overrides, *more], arguments.steps, Path(directory))
+                    times[case], memory[case] = measure(
+                        [*overrides, *more], arguments.steps, Path(directory)
+                    )
                 except Exception as error:  # a case that fails must not take the others along
-                    console.print(f"  {work}, {case}: {type(error).__name__}: {error}"[:400], highlight=False)
+                    console.print(
+                        f"  {work}, {case}: {type(error).__name__}: {error}"[:400], highlight=False
+                    )
                     continue
             ratio = f"{times[baseline] / times[case]:.2f}" if baseline in times else ""
             table.add_row(case, f"{times[case]:.2f}", ratio, f"{memory[case]:.1f}")
         console.print(table)
         console.print()
-        results[work] = {"baseline": baseline, "ms": times, "mib": {case: 1024 * gib for case, gib in memory.items()}}
+        results[work] = {
+            "baseline": baseline,
+            "ms": times,
+            "mib": {case: 1024 * gib for case, gib in memory.items()},
+        }
     timing.save(arguments.json, results)
 
 

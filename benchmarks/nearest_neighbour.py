@@ -1,10 +1,12 @@
-"""Time of the exact nearest-neighbour search of IMLE, against its matrix product alone and scikit-learn's brute force.
+"""Time of the exact nearest-neighbour search of IMLE, against its matrix product alone and
+scikit-learn's brute force.
 
     python benchmarks/nearest_neighbour.py                   10,000 codes of 64 numbers among 20,000 candidates
     python benchmarks/nearest_neighbour.py 60000 120000 64   GLANN's own size
     python benchmarks/nearest_neighbour.py --threads 2 --budget 8388608
 
-The floor is the matrix product X Y^T in the same blocks, without looking at it. All return the same rows, which is checked.
+The floor is the matrix product X Y^T in the same blocks, without looking at it. All return the same
+rows, which is checked.
 """
 
 import argparse
@@ -37,14 +39,26 @@ def cases(points: torch.Tensor, others: torch.Tensor, budget: int | None) -> dic
         "genlab nearest": lambda: nearest(points, others, budget=budget).rows[:, 0],
     }
     if points.device.type == "cpu" and NearestNeighbors is not None:
-        search = NearestNeighbors(n_neighbors=1, algorithm="brute", n_jobs=torch.get_num_threads()).fit(others.numpy())
-        found["scikit-learn brute force"] = lambda: torch.from_numpy(search.kneighbors(points.numpy())[1][:, 0])
+        search = NearestNeighbors(
+            n_neighbors=1, algorithm="brute", n_jobs=torch.get_num_threads()
+        ).fit(others.numpy())
+        found["scikit-learn brute force"] = lambda: torch.from_numpy(
+            search.kneighbors(points.numpy())[1][:, 0]
+        )
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sizes", nargs="*", type=int, default=[10_000, 20_000, 64], help="codes, candidates, dimensions")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "sizes",
+        nargs="*",
+        type=int,
+        default=[10_000, 20_000, 64],
+        help="codes, candidates, dimensions",
+    )
     parser.add_argument("--budget", type=int, help="bytes of a block; genlab's own if not given")
     arguments = timing.arguments(parser, rounds=7)
     count, num_candidates, dim = arguments.sizes
@@ -54,12 +68,18 @@ def main() -> None:
     steps = cases(points, others, arguments.budget)
     answers = {name: step() for name, step in steps.items()}
     times = timing.medians(steps, arguments.rounds, device, warmup=0)
-    table = Table(title=f"{count} x {num_candidates} x {dim}, float32", title_justify="left", box=None)
+    table = Table(
+        title=f"{count} x {num_candidates} x {dim}, float32", title_justify="left", box=None
+    )
     for name in ("search", "ms", "x the product alone", "same rows"):
         table.add_column(name, justify="left" if name == "search" else "right")
     for name, ms in times.items():
         answer = answers[name]
-        same = "" if answer is None else f"{(answer.to(device) == answers['genlab nearest']).double().mean():.4%}"
+        same = (
+            ""
+            if answer is None
+            else f"{(answer.to(device) == answers['genlab nearest']).double().mean():.4%}"
+        )
         table.add_row(name, f"{ms:.0f}", f"{ms / times['matrix product alone']:.2f}", same)
     print(f"{timing.machine(device)}, median of {arguments.rounds} interleaved rounds\n")
     Console(width=max(100, Console().width)).print(table)

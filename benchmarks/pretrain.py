@@ -1,12 +1,14 @@
-"""Masked language modelling: the loader in tokens a second, and the step against `transformers` with the same model.
+"""Masked language modelling: the loader in tokens a second, and the step against `transformers`
+with the same model.
 
     python benchmarks/pretrain.py [--net 256x4 --length 128 --batch 16] [--parts loader eager transformers trainer]
     python benchmarks/pretrain.py --device cuda        BERT-base, 64 x 512, bf16; also compiled, and as one CUDA graph
 
-The step is masking, forward, backward and AdamW (fused on GPUs) on rows that lie on the device. genlab's masks words and
-applies its head where something is asked; transformers' gets masked rows and applies its head to every token, as its model
-does. compiled: --compile layers, one by one in place, or net, as a whole. trainer: transformers' Trainer and genlab's loop,
-each reading the same rows, take turns step by step (pip install accelerate). On a GPU each case has it to itself.
+The step is masking, forward, backward and AdamW (fused on GPUs) on rows that lie on the device.
+genlab's masks words and applies its head where something is asked; transformers' gets masked rows
+and applies its head to every token, as its model does. compiled: --compile layers, one by one in
+place, or net, as a whole. trainer: transformers' Trainer and genlab's loop, each reading the same
+rows, take turns step by step (pip install accelerate). On a GPU each case has it to itself.
 """
 
 import argparse
@@ -22,11 +24,11 @@ import timing
 import torch
 from torch import Tensor, nn
 
-from genlab.data.codec import Codec
-from genlab.data.corpus import RowDraw, Rows, RowSampler
-from genlab.data.tokenizer import Tokenizer
+from genlab.data.corpus.corpus import RowDraw, Rows, RowSampler
+from genlab.data.text.codec import Codec
+from genlab.data.text.tokenizer import Tokenizer
 from genlab.models.seq2seq.bert import BERT
-from genlab.systems.pretraining import Pretraining
+from genlab.systems.text.pretraining import Pretraining
 from genlab.weights.huggingface import config_of
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -34,7 +36,10 @@ SHAPES = {  # what the device is measured on by default
     "cpu": {"net": "256x4", "length": 128, "batch": 16, "vocab": 13_505, "precision": "fp32"},
     "cuda": {"net": "768x12", "length": 512, "batch": 64, "vocab": 21_128, "precision": "bf16"},
 }
-OURS, THEIRS = ("eager", "compiled", "graph", "compiled_graph"), ("transformers", "transformers_compiled")
+OURS, THEIRS = (
+    ("eager", "compiled", "graph", "compiled_graph"),
+    ("transformers", "transformers_compiled"),
+)
 PARTS = {"cpu": ("loader", "eager", "transformers", "trainer"), "cuda": ("loader", *OURS, *THEIRS)}
 
 
@@ -60,7 +65,9 @@ class Bench:
     def __init__(self, a: argparse.Namespace, file):
         self.a, self.codec = a, Codec(a.length, 32, 0)
         self.codec.use(Tokenizer([*SPECIALS, *(f"w{i}" for i in range(a.vocab - len(SPECIALS)))]))
-        self.rows = Rows(Stream(4_000_000, a.vocab, file), a.length, self.codec.tokenizer, False, 1, None)
+        self.rows = Rows(
+            Stream(4_000_000, a.vocab, file), a.length, self.codec.tokenizer, False, 1, None
+        )
         self.draws = iter(RowSampler(len(self.rows), a.batch, 1))
         full = (batch for batch in map(self.rows.__getitem__, self.draws) if "lengths" not in batch)
         self.held = [self.moved(batch) for batch in itertools.islice(full, 4)]
@@ -73,7 +80,9 @@ class Bench:
         with torch.device(self.a.device):
             return BERT(self.a.vocab, *self.sizes(), 512)
 
-    def update(self, net: nn.Module, loss: Callable[[dict], Tensor], **options) -> Callable[[dict], None]:
+    def update(
+        self, net: nn.Module, loss: Callable[[dict], Tensor], **options
+    ) -> Callable[[dict], None]:
         """A step on a batch."""
         cuda = self.a.device == "cuda"
         optimizer = torch.optim.AdamW(net.parameters(), 1e-4, fused=cuda or None, **options)
@@ -104,7 +113,10 @@ class Bench:
     def theirs(self, compiled: bool = False) -> Callable[[], None]:
         net = self.peer()
         if compiled:
-            [part.compile() for part in (net.bert.encoder.layer if self.a.compile == "layers" else [net])]
+            [
+                part.compile()
+                for part in (net.bert.encoder.layer if self.a.compile == "layers" else [net])
+            ]
         held = [self.moved(self.masked(batch["ids"].cpu())) for batch in self.held]
         return self.over(self.update(net, lambda batch: net(**batch).loss), held)
 
@@ -115,7 +127,9 @@ class Bench:
         with torch.device("meta"):
             config = config_of(BERT(self.a.vocab, *self.sizes(), 512))
         with torch.device(self.a.device):
-            return BertForMaskedLM(BertConfig(**{k: v for k, v in config.items() if k != "model_type"})).train()
+            return BertForMaskedLM(
+                BertConfig(**{k: v for k, v in config.items() if k != "model_type"})
+            ).train()
 
     def sizes(self) -> tuple[int, int, int, int]:
         dim, layers = map(int, self.a.net.split("x"))
@@ -131,11 +145,15 @@ class Bench:
         return {"input_ids": ids, "labels": labels}
 
     def trainer(self) -> dict[str, float]:
-        """Median milliseconds of a step of transformers' Trainer and of genlab's loop, both from rows on disk."""
+        """Median milliseconds of a step of transformers' Trainer and of genlab's loop, both from
+        rows on disk.
+        """
         from transformers import Trainer, TrainerCallback, TrainingArguments
 
         net, rows, a, times = self.net(), self.rows, self.a, ([], [])
-        step = self.update(net, Pretraining(net, self.codec, torch.optim.AdamW).to(a.device).train())
+        step = self.update(
+            net, Pretraining(net, self.codec, torch.optim.AdamW).to(a.device).train()
+        )
 
         class Turns(TrainerCallback):
             def on_step_end(self, args, state, control, **kwargs):
@@ -158,12 +176,26 @@ class Bench:
 
         bench = self
         with tempfile.TemporaryDirectory() as out:
-            settings = {"per_device_train_batch_size": a.batch, "max_steps": a.rounds + 2, "save_strategy": "no"}
-            settings |= {"bf16": a.precision == "bf16", "use_cpu": a.device == "cpu", "report_to": [], "disable_tqdm": True}
-            arguments = TrainingArguments(out, **settings, remove_unused_columns=False, logging_strategy="no")
+            settings = {
+                "per_device_train_batch_size": a.batch,
+                "max_steps": a.rounds + 2,
+                "save_strategy": "no",
+            }
+            settings |= {
+                "bf16": a.precision == "bf16",
+                "use_cpu": a.device == "cpu",
+                "report_to": [],
+                "disable_tqdm": True,
+            }
+            arguments = TrainingArguments(
+                out, **settings, remove_unused_columns=False, logging_strategy="no"
+            )
             collate = lambda ids: self.masked(torch.stack(ids))  # noqa: E731
             Trainer(self.peer(), arguments, collate, Table(), callbacks=[Turns()]).train()
-        return {"transformers' Trainer": statistics.median(times[0]), "genlab beside it": statistics.median(times[1])}
+        return {
+            "transformers' Trainer": statistics.median(times[0]),
+            "genlab beside it": statistics.median(times[1]),
+        }
 
 
 def captured(step: Callable[[dict], None], batch: dict[str, Tensor]) -> Callable[[dict], None]:
@@ -188,7 +220,9 @@ def captured(step: Callable[[dict], None], batch: dict[str, Tensor]) -> Callable
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--net", help="width x layers")
     for name in ("length", "batch", "vocab"):
         parser.add_argument(f"--{name}", type=int)
@@ -199,12 +233,20 @@ def main() -> None:
     for name, value in (SHAPES[a.device] | {"parts": PARTS[a.device]}).items():
         setattr(a, name, getattr(a, name) or value)
     tokens = a.batch * a.length
-    print(f"{timing.machine(a.device)}; {a.net}, {a.batch} x {a.length}, vocabulary {a.vocab}, {a.precision}", flush=True)
+    print(
+        f"{timing.machine(a.device)}; {a.net}, {a.batch} x {a.length}, vocabulary {a.vocab}, {a.precision}",
+        flush=True,
+    )
     with tempfile.NamedTemporaryFile() as file:
         bench = Bench(a, file)
         if "loader" in a.parts:
-            (ms,) = timing.medians({"": lambda: bench.rows[next(bench.draws)]}, 4 * a.rounds).values()
-            print(f"loader alone, one process: {1e3 * tokens / ms:,.0f} tokens/s (aim 600,000)", flush=True)
+            (ms,) = timing.medians(
+                {"": lambda: bench.rows[next(bench.draws)]}, 4 * a.rounds
+            ).values()
+            print(
+                f"loader alone, one process: {1e3 * tokens / ms:,.0f} tokens/s (aim 600,000)",
+                flush=True,
+            )
         make = {name: lambda n=name: bench.ours("compiled" in n, "graph" in n) for name in OURS}
         make |= {name: lambda n=name: bench.theirs("compiled" in n) for name in THEIRS}
         chosen = [part for part in make if part in a.parts]
@@ -215,14 +257,24 @@ def main() -> None:
             for part in chosen:
                 start = time.perf_counter()
                 times |= timing.medians({part: make[part]()}, a.rounds, a.device, warmup=3)
-                print(f"{part}: {times[part]:.1f} ms ({time.perf_counter() - start:.0f} s in all)", flush=True)
+                print(
+                    f"{part}: {times[part]:.1f} ms ({time.perf_counter() - start:.0f} s in all)",
+                    flush=True,
+                )
                 gc.collect()
                 torch.cuda.empty_cache()
         if "trainer" in a.parts:
             times |= bench.trainer()
-    against = {name: "transformers' Trainer" if name == "genlab beside it" else "transformers" for name in times}
+    against = {
+        name: "transformers' Trainer" if name == "genlab beside it" else "transformers"
+        for name in times
+    }
     for name, ms in times.items():
-        ratio = f"{times[against[name]] / ms:5.2f} times as fast as {against[name]}" if against[name] in times else ""
+        ratio = (
+            f"{times[against[name]] / ms:5.2f} times as fast as {against[name]}"
+            if against[name] in times
+            else ""
+        )
         print(f"{name:<24}{ms:9.1f} ms {1e3 * tokens / ms:12,.0f} tokens/s   {ratio}")
     baseline = "transformers' Trainer" if "trainer" in a.parts else "transformers"
     timing.save(a.json, {"pretrain": {"baseline": baseline, "ms": times}})

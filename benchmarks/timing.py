@@ -1,4 +1,6 @@
-"""What every benchmark does alike: cases that take turns, their medians, the memory that a step adds, and where it ran."""
+"""What every benchmark does alike: cases that take turns, their medians, the memory that a step
+adds, and where it ran.
+"""
 
 import argparse
 import json
@@ -26,8 +28,9 @@ def synchronize(device: torch.device | str) -> None:
 def medians(
     steps: dict[str, Callable], rounds: int, device: torch.device | str = "cpu", warmup: int = 2
 ) -> dict[str, float]:
-    """Median milliseconds of each step; in each of the `rounds` all take their turn, so that whatever else the machine does
-    hits all of them."""
+    """Median milliseconds of each step; in each of the `rounds` all take their turn, so that
+    whatever else the machine does hits all of them.
+    """
     for step in steps.values():
         for _ in range(warmup):
             step()
@@ -42,9 +45,13 @@ def medians(
     return {case: statistics.median(values) for case, values in times.items()}
 
 
-def medians_apart(make_step: Callable, cases: Iterable[str], rounds: int, *args, device="cpu", warmup: int = 2) -> dict:
-    """`medians` of make_step(case, *args), each case in a process of its own that waits while the others take their turn:
-    what a process pays for memory depends on all that it has ever done. To ask a process takes some 0.1 ms of it."""
+def medians_apart(
+    make_step: Callable, cases: Iterable[str], rounds: int, *args, device="cpu", warmup: int = 2
+) -> dict:
+    """`medians` of make_step(case, *args), each case in a process of its own that waits while the
+    others take their turn: what a process pays for memory depends on all that it has ever done. To
+    ask a process takes some 0.1 ms of it.
+    """
     with ExitStack() as stack:
         steps = {}
         for case in cases:
@@ -66,8 +73,9 @@ def _turn(device: str) -> None:
 
 
 def added_memory(step: Callable, device: torch.device | str = "cpu", repeats: int = 3) -> float:
-    """MiB that a step adds at its peak to what lies in memory between steps: of the resident set, to be called in a process
-    of its own (Linux; NaN elsewhere), or the allocator's peak (CUDA)."""
+    """MiB that a step adds at its peak to what lies in memory between steps: of the resident set,
+    to be called in a process of its own (Linux; NaN elsewhere), or the allocator's peak (CUDA).
+    """
     for _ in range(2):
         step()  # the optimiser's state and the libraries' own buffers are there from now on
     if torch.device(device).type == "cuda":
@@ -84,10 +92,17 @@ def added_memory(step: Callable, device: torch.device | str = "cpu", repeats: in
     return _status_mib("VmHWM") - before
 
 
-def memories(make_step: Callable, cases: Iterable[str], *args, device: torch.device | str = "cpu") -> dict[str, float]:
-    """`added_memory` of make_step(case, *args), each case in a fresh process with as many threads as this one."""
+def memories(
+    make_step: Callable, cases: Iterable[str], *args, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """`added_memory` of make_step(case, *args), each case in a fresh process with as many threads
+    as this one.
+    """
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return {case: pool.apply(_memory, (make_step, case, args, str(device), torch.get_num_threads())) for case in cases}
+        return {
+            case: pool.apply(_memory, (make_step, case, args, str(device), torch.get_num_threads()))
+            for case in cases
+        }
 
 
 def _memory(make_step: Callable, case: str, args: tuple, device: str, num_threads: int) -> float:
@@ -120,7 +135,9 @@ def machine(device: torch.device | str = "cpu") -> str:
 
 def arguments(parser: argparse.ArgumentParser, rounds: int) -> argparse.Namespace:
     """The command line, with the options that every benchmark has."""
-    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each case; their median counts")
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help="turns of each case; their median counts"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
@@ -130,7 +147,9 @@ def arguments(parser: argparse.ArgumentParser, rounds: int) -> argparse.Namespac
 
 
 def save(path: Path | None, results: dict[str, dict]) -> None:
-    """Writes {work: {"baseline": case, "ms": {case: median}, "mib": {case: memory}}}, if a path was given."""
+    """Writes {work: {"baseline": case, "ms": {case: median}, "mib": {case: memory}}}, if a path was
+    given.
+    """
     if path is not None:
         path.write_text(json.dumps(results, indent=2) + "\n")
         print(f"numbers  {path}")

@@ -1,4 +1,6 @@
-"""genlab trains generative models and uses them: `genlab train | sample | encode | eval | export`, or `genlab.load(run)`."""
+"""genlab trains generative models and uses them: `genlab train | sample | encode | eval | export`,
+or `genlab.load(run)`.
+"""
 
 from importlib.metadata import PackageNotFoundError, version
 

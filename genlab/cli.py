@@ -1,4 +1,6 @@
-"""`genlab <command> [key=value ...]`: the command word chooses a primary config, the rest is Hydra's command line."""
+"""`genlab <command> [key=value ...]`: the command word chooses a primary config, the rest is
+Hydra's command line.
+"""
 
 import importlib
 import os
@@ -30,8 +32,12 @@ Tab completion: eval "$(genlab -sc install=bash)"
 
 
 def main() -> None:
-    """Entry point; exits 2 on a user's error, 1 when a job of a sweep failed, 128 + signal when interrupted."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file may have a name that no encoding knows
+    """Entry point; exits 2 on a user's error, 1 when a job of a sweep failed, 128 + signal when
+    interrupted.
+    """
+    sys.stdout.reconfigure(
+        errors="backslashreplace"
+    )  # a file may have a name that no encoding knows
     try:
         run_command(sys.argv[1:])
         sys.stdout.flush()
@@ -72,10 +78,16 @@ def run_command(argv: list[str]) -> None:
         hint = f" Did you mean '{near[0]}'?" if near else ""
         fail(f"'{command}' is not a command.{hint} Commands: {', '.join(COMMANDS)}.")
     if any(word.startswith(("--experimental-rerun", "-er")) for word in argv):
-        fail("--experimental-rerun unpickles a file, which could run anything; use genlab train run=<dir>")
+        fail(
+            "--experimental-rerun unpickles a file, which could run anything; use genlab train run=<dir>"
+        )
     words = argv[1:]
-    overrides = [word for word in words if not word.startswith("-") and (word.startswith("~") or "=" in word)]
-    run_hydra(command, [word for word in words if word not in overrides] + overrides)  # argparse wants them in one piece
+    overrides = [
+        word for word in words if not word.startswith("-") and (word.startswith("~") or "=" in word)
+    ]
+    run_hydra(
+        command, [word for word in words if word not in overrides] + overrides
+    )  # argparse wants them in one piece
 
 
 def fail(message: str) -> None:
@@ -90,31 +102,42 @@ def run_hydra(command: str, rest: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from genlab import config, explain, files, sweeps, words
+    from genlab import config, explain, files
+    from genlab import overrides
     from genlab.errors import cause
+    from genlab.sweeps import jobs, summary
 
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors here instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # so that Hydra raises its errors here instead of printing them
+    )
     original = sys.argv
     try:
         sweep = bool({"-m", "--multirun"} & set(rest))
-        rest = [words.literal(word, sweep) for word in rest]
+        rest = [overrides.literal(word, sweep) for word in rest]
         config_name, extra = config.from_run(command, rest)
-        sys.argv = ["genlab", *rest, *extra, *sweeps.folder_override(rest)]
+        sys.argv = ["genlab", *rest, *extra, *jobs.folder_override(rest)]
         task = partial(run_task, command, original, traceback)
-        hydra.main(version_base="1.3", config_path="pkg://genlab.conf", config_name=config_name)(task)()
-        if not sweeps.finish(original):
+        hydra.main(version_base="1.3", config_path="pkg://genlab.conf", config_name=config_name)(
+            task
+        )()
+        if not summary.finish(original):
             raise SystemExit(1)
     except Exception as error:
-        over = sweeps.finish(original, error)
+        over = summary.finish(original, error)
         if traceback:
             raise
         if not over:
             raise SystemExit(1) from None
-        inner = error.__cause__ if type(error) is ValueError else error  # logging's own, about the file of a log
+        inner = (
+            error.__cause__ if type(error) is ValueError else error
+        )  # logging's own, about the file of a log
         if (line := files.explained(inner)) is not None:
             fail(line)
-        if isinstance(error, HydraException | OmegaConfBaseException | YAMLError) or type(error) is ValueError:
+        if (
+            isinstance(error, HydraException | OmegaConfBaseException | YAMLError)
+            or type(error) is ValueError
+        ):
             fail(explain.explain(error, command, rest))
         if isinstance(error, ValueError):
             fail(str(error))
@@ -124,7 +147,7 @@ def run_hydra(command: str, rest: list[str]) -> None:
     except (KeyboardInterrupt, SystemExit) as stop:
         code = stop.code if isinstance(stop, SystemExit) else 130
         if isinstance(code, int) and code > 128:  # a signal
-            sweeps.finish(original)
+            summary.finish(original)
         raise SystemExit(code) from None
     finally:
         sys.argv = original
@@ -135,8 +158,8 @@ def run_hydra(command: str, rest: list[str]) -> None:
 def run_task(command: str, argv: list[str], traceback: bool, cfg):
     """One job: the command word's `run(cfg, run_dir)`.
 
-    argv is put back first: Lightning's launcher starts the other processes of a DDP run from it. It travels as an
-    argument because a launcher's workers import this module anew.
+    argv is put back first: Lightning's launcher starts the other processes of a DDP run from it. It
+    travels as an argument because a launcher's workers import this module anew.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -151,12 +174,18 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
         os.environ.pop("HYDRA_FULL_ERROR", None)
     try:
         run_dir, overrides = Path(hydra_cfg.runtime.output_dir), list(hydra_cfg.overrides.task)
-        task = partial(importlib.import_module(f"genlab.commands.{command}").run, cfg, run_dir, overrides, sweep)
+        task = partial(
+            importlib.import_module(f"genlab.commands.{command}").run,
+            cfg,
+            run_dir,
+            overrides,
+            sweep,
+        )
         if not sweep:
             return task()
-        from genlab import sweeps
+        from genlab.sweeps.jobs import run_job
 
-        return sweeps.run_job(task, run_dir, overrides, cfg.get("optimized_metric"), hydra_cfg.job.num)
+        return run_job(task, run_dir, overrides, cfg.get("optimized_metric"), hydra_cfg.job.num)
     except Exception as error:
         if sweep:
             print(f"genlab: job {hydra_cfg.job.num} failed: {error}", file=sys.stderr)
@@ -172,7 +201,9 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
 
 
 def complete(argv: list[str]) -> None:
-    """Bash completion: Hydra completes a line without the command word, so the word is taken off here."""
+    """Bash completion: Hydra completes a line without the command word, so the word is taken off
+    here.
+    """
     line = os.environ.get("COMP_LINE", "")
     words = line.split() + [""] * line.endswith(" ")
     if any("query=" in word for word in argv) and len(words) <= 2:
@@ -188,7 +219,9 @@ def complete(argv: list[str]) -> None:
 
     config.from_run(command, [])  # sample, encode and eval take data from a run: here from none
     sys.argv = ["genlab", *argv]
-    hydra.main(version_base="1.3", config_path="pkg://genlab.conf", config_name=command)(lambda cfg: None)()
+    hydra.main(version_base="1.3", config_path="pkg://genlab.conf", config_name=command)(
+        lambda cfg: None
+    )()
 
 
 if __name__ == "__main__":

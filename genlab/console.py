@@ -5,7 +5,14 @@ import sys
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 __all__ = ["Console", "Text", "command", "console", "progress"]
 
@@ -20,14 +27,24 @@ class Text(TextColumn):
 def console(file: TextIO | None = None) -> Console:
     """A console on `file` (standard error if None) that prints every text as it is.
 
-    Left to itself, rich takes [lr=2e-4] in the name of a directory for markup and leaves it out, and :car: for a picture.
+    Left to itself, rich takes [lr=2e-4] in the name of a directory for markup and leaves it out,
+    and :car: for a picture.
     """
     return Console(file=file or sys.stderr, markup=False, emoji=False, highlight=False)
 
 
-def progress(*columns: str | ProgressColumn, file: TextIO | None = None, **options: Any) -> Progress:
-    """A progress bar on standard error that goes away when it is done; columns: rich's own if none are given."""
-    columns = columns or (Text("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+def progress(
+    *columns: str | ProgressColumn, file: TextIO | None = None, **options: Any
+) -> Progress:
+    """A progress bar on standard error that goes away when it is done; columns: rich's own if none
+    are given.
+    """
+    columns = columns or (
+        Text("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
     columns = [Text(each) if isinstance(each, str) else each for each in columns]
     return Progress(*columns, console=console(file), **({"transient": True} | options))
 

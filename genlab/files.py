@@ -15,6 +15,7 @@ from genlab.errors import RunError
 __all__ = [
     "FOLDERS",
     "allocate",
+    "data_root",
     "disk_is_full",
     "explained",
     "on_disk",
@@ -26,7 +27,11 @@ __all__ = [
     "writing",
 ]
 
-FOLDERS = ("checkpoints", "samples", "eval")  # of a run directory, that genlab writes in; Hydra writes in .hydra
+FOLDERS = (
+    "checkpoints",
+    "samples",
+    "eval",
+)  # of a run directory, that genlab writes in; Hydra writes in .hydra
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # the names that `writing` gives
 
@@ -55,7 +60,9 @@ def disk_is_full(error: BaseException) -> bool:
 
 
 def explained(error: BaseException) -> str | None:
-    """One line about an error of the file system, its file and what to do; None where it is no such error."""
+    """One line about an error of the file system, its file and what to do; None where it is no such
+    error.
+    """
     if not isinstance(error, OSError) or error.errno not in ADVICE:
         return None
     path = error.filename if error.filename2 is None else error.filename2
@@ -66,8 +73,8 @@ def explained(error: BaseException) -> str | None:
 def allocate(file: BinaryIO, size: int) -> None:
     """Takes the room of `size` bytes for an empty open file; OSError where there is not as much.
 
-    A file that is only said to be that long takes its room when it is written, and through a memory map a full disk is then
-    a bus error, which ends the process.
+    A file that is only said to be that long takes its room when it is written, and through a memory
+    map a full disk is then a bus error, which ends the process.
     """
     try:
         os.posix_fallocate(file.fileno(), 0, size)
@@ -80,7 +87,9 @@ def allocate(file: BinaryIO, size: int) -> None:
 
 
 def unwritable(folder: str | Path, size: int = 1 << 20) -> OSError | None:
-    """Why files of `size` bytes together cannot be written into `folder`, which is made if missing; None if they can."""
+    """Why files of `size` bytes together cannot be written into `folder`, which is made if missing;
+    None if they can.
+    """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -106,16 +115,20 @@ def on_disk(run_dir: Path):
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
-    """A new temporary file beside `path`, renamed to it at the end of the block; on an error `path` stays what it was.
+    """A new temporary file beside `path`, renamed to it at the end of the block; on an error `path`
+    stays what it was.
 
-    The folder is made where it is missing. A link named `path` is replaced, not followed. The temporary name cannot be
-    guessed and ends in .tmp behind a dot, so that leftovers of a kill can be swept up. An OSError names `path`.
+    The folder is made where it is missing. A link named `path` is replaced, not followed. The
+    temporary name cannot be guessed and ends in .tmp behind a dot, so that leftovers of a kill can
+    be swept up. An OSError names `path`.
     """
     path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A part of the name, so that a name of the greatest length can be written, too.
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name[:60]}.", suffix=".tmp", dir=path.parent
+        )
         temporary = Path(name)
         os.close(handle)
         yield temporary
@@ -137,11 +150,12 @@ def writing(path: str | Path) -> Iterator[Path]:
 def refuse_links(run_dir: str | Path) -> None:
     """Checks a run directory before anything is written in it, as it may be somebody else's.
 
-    A link would lead what is written out of the directory, and a named pipe would block. What loggers leave in folders
-    of their own may hold links: genlab does not write there.
+    A link would lead what is written out of the directory, and a named pipe would block. What
+    loggers leave in folders of their own may hold links: genlab does not write there.
 
     Raises:
-        RunError: An entry of the directory, or of a folder that genlab writes in, is neither a file nor a folder.
+        RunError: An entry of the directory, or of a folder that genlab writes in, is neither a file
+        nor a folder.
     """
     run_dir = Path(run_dir)
     for folder in (run_dir, *(run_dir / name for name in (*FOLDERS, ".hydra"))):
@@ -159,7 +173,9 @@ def refuse_links(run_dir: str | Path) -> None:
 
 
 def sweep_up(folder: Path) -> None:
-    """Removes what a killed process left of `writing` in `folder`; nobody else may be writing there."""
+    """Removes what a killed process left of `writing` in `folder`; nobody else may be writing
+    there.
+    """
     if not folder.is_dir() or folder.is_symlink():
         return
     for path in folder.iterdir():
@@ -177,3 +193,10 @@ def write_bytes(path: str | Path, content: bytes) -> Path:
 def write_text(path: str | Path, text: str) -> Path:
     """Writes `text` as UTF-8, whole or not at all; see `writing`."""
     return write_bytes(path, text.encode())
+
+
+def data_root() -> Path:
+    """The folder data are looked for, downloaded to and cached in: $GENLAB_DATA, else
+    ~/.cache/genlab.
+    """
+    return Path(os.environ.get("GENLAB_DATA") or "~/.cache/genlab").expanduser()

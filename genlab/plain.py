@@ -1,6 +1,7 @@
 """YAML that somebody else may have written, read as plain data, with limits.
 
-What comes out holds None, bool, int, float, str, list and dict alone. It is a tree: an alias is a copy, and counts as one.
+What comes out holds None, bool, int, float, str, list and dict alone. It is a tree: an alias is a
+copy, and counts as one.
 """
 
 from pathlib import Path
@@ -17,11 +18,19 @@ MAX_BYTES = 8_000_000
 MAX_DEPTH = 40  # a run's config has a depth of about 6
 MAX_NODES = 100_000  # values and containers, those of aliases counted at each place
 MAX_DIGITS = 400
-TYPES = ("null", "bool", "int", "float", "merge")  # that a word without quotes can have, besides text
+TYPES = (
+    "null",
+    "bool",
+    "int",
+    "float",
+    "merge",
+)  # that a word without quotes can have, besides text
 
 
 class PlainError(ValueError):
-    """A text that is not plain data, or is beyond the limits; the message says what and, where known, at which line."""
+    """A text that is not plain data, or is beyond the limits; the message says what and, where
+    known, at which line.
+    """
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -29,8 +38,12 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 
     def construct_scalar(self, node: yaml.Node) -> str:
         is_number = node.tag.rpartition(":")[2] in ("int", "float")
-        if is_number and len(node.value) > MAX_DIGITS:  # to read it takes time that grows with its length squared
-            raise PlainError(f"line {node.start_mark.line + 1}: a number of more than {MAX_DIGITS} digits")
+        if (
+            is_number and len(node.value) > MAX_DIGITS
+        ):  # to read it takes time that grows with its length squared
+            raise PlainError(
+                f"line {node.start_mark.line + 1}: a number of more than {MAX_DIGITS} digits"
+            )
         return super().construct_scalar(node)
 
 
@@ -47,7 +60,8 @@ def read_yaml(path: str | Path) -> Any:
         path: A regular file in UTF-8; a named pipe or a device is not opened.
 
     Raises:
-        PlainError: The file cannot be read, is no YAML, holds anything but plain data, or is beyond the limits.
+        PlainError: The file cannot be read, is no YAML, holds anything but plain data, or is beyond
+        the limits.
     """
     try:
         return parse_yaml(read_text(path, MAX_BYTES))
@@ -68,7 +82,9 @@ def parse_yaml(text: str) -> Any:
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         where = f"line {mark.line + 1}: " if mark else ""
-        raise PlainError(f"{where}not readable as YAML ({problem or str(error).splitlines()[0]})") from None
+        raise PlainError(
+            f"{where}not readable as YAML ({problem or str(error).splitlines()[0]})"
+        ) from None
     except OverflowError as error:
         raise PlainError(f"not readable as YAML ({error})") from None
 
@@ -79,7 +95,9 @@ def _limit_bytes(text: str) -> None:
 
 
 def _limit_events(text: str) -> None:
-    """Refuses what would grow in memory, before anything is made of it: "billion laughs", thousands of brackets."""
+    """Refuses what would grow in memory, before anything is made of it: "billion laughs", thousands
+    of brackets.
+    """
     count = 0
     sizes: dict[str, int] = {}  # of what an anchor names
     open_nodes: list[tuple[str | None, int]] = []  # anchor, count at its start
@@ -99,12 +117,16 @@ def _limit_events(text: str) -> None:
             elif event.anchor is not None:
                 sizes[event.anchor] = 1
             if event.tag is not None:
-                raise PlainError(f"{where}not readable as YAML (tag {event.tag}; expected plain data without tags)")
+                raise PlainError(
+                    f"{where}not readable as YAML (tag {event.tag}; expected plain data without tags)"
+                )
             count += 1
         if len(open_nodes) > MAX_DEPTH:
             raise PlainError(f"{where}nested deeper than {MAX_DEPTH}")
         if count > MAX_NODES:
-            raise PlainError(f"{where}more than {MAX_NODES:,} values, aliases counted at each place")
+            raise PlainError(
+                f"{where}more than {MAX_NODES:,} values, aliases counted at each place"
+            )
 
 
 def _checked(value: Any, depth: int = 0) -> Any:

@@ -1,4 +1,6 @@
-"""Ranges of numbers, for annotations: `num_layers: PositiveInt`. A config is checked against them; Python ignores them."""
+"""Ranges of numbers, for annotations: `num_layers: PositiveInt`. A config is checked against them;
+Python ignores them.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -48,7 +50,9 @@ class Range:
 
 
 PositiveInt = Annotated[int, Range(ge=1)]
-Depth = Annotated[int, Range(ge=1, le=10_000)]  # of what is built one by one: layers, blocks, scales
+Depth = Annotated[
+    int, Range(ge=1, le=10_000)
+]  # of what is built one by one: layers, blocks, scales
 NonNegativeInt = Annotated[int, Range(ge=0)]
 PositiveFloat = Annotated[float, Range(gt=0)]
 NonNegativeFloat = Annotated[float, Range(ge=0)]

@@ -1,4 +1,6 @@
-"""Small files that may be damaged or somebody else's: read with a limit and checked against a schema."""
+"""Small files that may be damaged or somebody else's: read with a limit and checked against a
+schema.
+"""
 
 import csv
 import hashlib
@@ -16,7 +18,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from genlab.errors import RunError
 
-__all__ = ["checked", "parse_json", "read_bytes", "read_json", "read_rows", "read_text", "seal", "sealed"]
+__all__ = [
+    "checked",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "read_rows",
+    "read_text",
+    "seal",
+    "sealed",
+]
 
 log = logging.getLogger(__name__)
 MAX_BYTES = 256 << 20  # of a file that is read as a whole; all that genlab writes are far smaller
@@ -76,8 +87,16 @@ def checked(content: Any, schema: Any, where: str, hint: str = "") -> Any:
     except ValidationError as error:
         first, count = error.errors(include_url=False)[0], error.error_count()
         key = ".".join(str(part) for part in first["loc"])
-        found = f", found {_shortened(first['input'])}" if first["type"] not in ("missing", "value_error") else ""
-        message = first["msg"].replace("Input should be", "expected").replace("Field required", "is missing")
+        found = (
+            f", found {_shortened(first['input'])}"
+            if first["type"] not in ("missing", "value_error")
+            else ""
+        )
+        message = (
+            first["msg"]
+            .replace("Input should be", "expected")
+            .replace("Field required", "is missing")
+        )
         message = re.sub(r"^Value error, | or instance of \w+", "", message)
         more = f" (and {count - 1} more)" if count > 1 else ""
         said = [where, key, f"{message}{found}{more}"]
@@ -102,13 +121,16 @@ def read_json(path: str | Path, schema: Any = Any, hint: str = "") -> Any:
 
     Raises:
         FileNotFoundError: There is no such file.
-        RunError: It cannot be read, is no JSON, or does not fit; the message names the file and key.
+        RunError: It cannot be read, is no JSON, or does not fit; the message names the file and
+        key.
     """
     return parse_json(read_bytes(path), schema, str(path), hint)
 
 
 def parse_json(content: str | bytes, schema: Any, where: str, hint: str = "") -> Any:
-    """JSON text checked against `schema`; see `checked` for the arguments. RunError if it is no JSON or does not fit."""
+    """JSON text checked against `schema`; see `checked` for the arguments. RunError if it is no
+    JSON or does not fit.
+    """
     end = f"; {hint}" if hint else ""
     try:
         content = json.loads(content)
@@ -117,7 +139,9 @@ def parse_json(content: str | bytes, schema: Any, where: str, hint: str = "") ->
     except ValueError as error:  # not UTF-8, too
         raise RunError(f"{where}: not readable as JSON ({error}){end}") from None
     except RecursionError:
-        raise RunError(f"{where}: expected lists and objects nested {MAX_DEPTH} deep at most{end}") from None
+        raise RunError(
+            f"{where}: expected lists and objects nested {MAX_DEPTH} deep at most{end}"
+        ) from None
     return checked(content, schema, where, hint)
 
 
@@ -135,8 +159,8 @@ def _parts(content: dict | list) -> Iterable[Any]:
 def read_rows(path: str | Path, key: str = "step", hint: str = "") -> list[dict[str, str]]:
     """The rows of a CSV file by the names of its columns, in their order; none of an empty file.
 
-    Rows that are not whole are left out: those cut short, those with more cells than columns, and those with a cell
-    that is no number.
+    Rows that are not whole are left out: those cut short, those with more cells than columns, and
+    those with a cell that is no number.
 
     Args:
         path: The file.
@@ -157,10 +181,17 @@ def read_rows(path: str | Path, key: str = "step", hint: str = "") -> list[dict[
     except csv.Error as error:
         raise RunError(f"{path}: not readable as CSV ({error}){hint}") from None
     if key not in columns or len(set(columns)) < len(columns):
-        raise RunError(f"{path}: expected a column {key!r} in its first line, and each name once{hint}")
+        raise RunError(
+            f"{path}: expected a column {key!r} in its first line, and each name once{hint}"
+        )
     whole = [row for row in rows if _is_whole(row, key)]
     if len(rows) - len(whole) > 1:  # the last one may be cut short by a kill, and is written again
-        log.warning("%s: %d of its %d rows are damaged and left out", path, len(rows) - len(whole), len(rows))
+        log.warning(
+            "%s: %d of its %d rows are damaged and left out",
+            path,
+            len(rows) - len(whole),
+            len(rows),
+        )
     return whole
 
 
@@ -174,7 +205,7 @@ def _is_whole(row: dict[str, str], key: str) -> bool:
     return row[key].isascii() and row[key].isdigit() and len(row[key]) < 19
 
 
-# --- what is made by genlab and can be made again ------------------------------------------------------------------
+# --- what is made by genlab and can be made again -------------------------------------------------
 
 
 def seal(content: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,9 @@ class Interrupted(BaseException):
 class Handler:
     """Hands the first signal to `note`, and raises Interrupted at a later one that is no repeat."""
 
-    last = -REPEAT_SECONDS  # when any handler was last called: a repeat may meet another one than the signal did
+    last = (
+        -REPEAT_SECONDS
+    )  # when any handler was last called: a repeat may meet another one than the signal did
 
     def __init__(self, note: Callable[[int], None] | None):
         self.note = note
@@ -42,10 +44,11 @@ class Handler:
 
 @contextmanager
 def handled(note: Callable[[int], None] | None = None) -> Iterator[None]:
-    """Inside, the first signal calls `note` (None: raises Interrupted at once), a second one raises Interrupted.
+    """Inside, the first signal calls `note` (None: raises Interrupted at once), a second one raises
+    Interrupted.
 
-    A signal that this process was started to ignore (SIGHUP under nohup) stays ignored. Other threads than the main one
-    receive no signals, so nothing is changed there.
+    A signal that this process was started to ignore (SIGHUP under nohup) stays ignored. Other
+    threads than the main one receive no signals, so nothing is changed there.
     """
     if note is None:
         Handler.last = -REPEAT_SECONDS
@@ -55,13 +58,17 @@ def handled(note: Callable[[int], None] | None = None) -> Iterator[None]:
 
 @contextmanager
 def ignored() -> Iterator[None]:
-    """Inside, the three signals are ignored: for the moment in which the end of a run is written down."""
+    """Inside, the three signals are ignored: for the moment in which the end of a run is written
+    down.
+    """
     with _handlers(signal.SIG_IGN):
         yield
 
 
 def install(handler) -> dict[int, Any]:
-    """Sets the handler of the three signals, unless they are ignored; returns {signal: its handler before}."""
+    """Sets the handler of the three signals, unless they are ignored; returns {signal: its handler
+    before}.
+    """
     if threading.current_thread() is not threading.main_thread():
         return {}
     before = {s: signal.getsignal(s) for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN}

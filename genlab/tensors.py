@@ -1,4 +1,6 @@
-"""Files of tensors and arrays: written whole, read without executing anything, their checksums verified."""
+"""Files of tensors and arrays: written whole, read without executing anything, their checksums
+verified.
+"""
 
 import errno
 import hashlib
@@ -17,13 +19,23 @@ from torch import Tensor
 from genlab.errors import RunError
 from genlab.files import writing
 
-__all__ = ["not_finite", "read_safetensors", "read_torch", "save_arrays", "save_safetensors", "save_torch", "writing_torch"]
+__all__ = [
+    "not_finite",
+    "read_safetensors",
+    "read_torch",
+    "save_arrays",
+    "save_safetensors",
+    "save_torch",
+    "writing_torch",
+]
 
 SHA256 = "genlab.sha256"  # in the metadata of a .safetensors file
 
 
 def save_torch(content: Any, path: str | Path) -> Path:
-    """Writes plain containers and tensors by torch.save, whole or not at all; OSError where there is no room."""
+    """Writes plain containers and tensors by torch.save, whole or not at all; OSError where there
+    is no room.
+    """
     with writing_torch(path) as file:
         torch.save(content, file)
     return Path(path)
@@ -42,8 +54,8 @@ def writing_torch(path: str | Path) -> Iterator[BinaryIO]:
 def read_torch(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> Any:
     """What torch.save wrote: plain containers and tensors. Nothing in the file is executed.
 
-    Every byte of content is held against the checksums of torch's zip format, which torch itself does not look at
-    (0.1 s for 100 MB). The format before torch 1.6 has none.
+    Every byte of content is held against the checksums of torch's zip format, which torch itself
+    does not look at (0.1 s for 100 MB). The format before torch 1.6 has none.
 
     Args:
         path: The file.
@@ -77,10 +89,16 @@ def _verify_zip(path: Path) -> bool:
             return False
     try:
         with zipfile.ZipFile(path) as archive:
-            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            packed = [
+                entry.filename
+                for entry in archive.infolist()
+                if entry.compress_type != zipfile.ZIP_STORED
+            ]
             damaged = None if packed else archive.testzip()
     except Exception as error:  # whatever zipfile meets in a damaged directory
-        raise RunError(f"{path}: not a readable checkpoint, damaged or cut short ({error})") from None
+        raise RunError(
+            f"{path}: not a readable checkpoint, damaged or cut short ({error})"
+        ) from None
     if packed:  # torch packs nothing, and packed zeros could fill the memory
         raise RunError(f"{path}: damaged or no checkpoint, {packed[0]!r} in it is compressed")
     if damaged is not None:
@@ -88,19 +106,28 @@ def _verify_zip(path: Path) -> bool:
     return True
 
 
-def save_safetensors(tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]) -> Path:
-    """Writes tensors with `metadata` and a checksum of them, whole or not at all; OSError where there is no room."""
+def save_safetensors(
+    tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]
+) -> Path:
+    """Writes tensors with `metadata` and a checksum of them, whole or not at all; OSError where
+    there is no room.
+    """
     path = Path(path)
     with writing(path) as temporary:
         try:
             save_file(dict(tensors), temporary, {**metadata, SHA256: _digest(tensors)})
         except SafetensorError as error:
-            raise OSError(errno.EIO if "os error 28" not in str(error) else errno.ENOSPC, str(error), str(path)) from None
+            raise OSError(
+                errno.EIO if "os error 28" not in str(error) else errno.ENOSPC,
+                str(error),
+                str(path),
+            ) from None
     return path
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, on the CPU; those that genlab wrote are held against their checksum.
+    """The tensors of a .safetensors file, on the CPU; those that genlab wrote are held against
+    their checksum.
 
     Raises:
         RunError: The file is not there or damaged; the message names it.
@@ -113,7 +140,9 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
             expected = (file.metadata() or {}).get(SHA256)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:
-        raise RunError(f"{path}: not a readable safetensors file ({str(error).splitlines()[0]})") from None
+        raise RunError(
+            f"{path}: not a readable safetensors file ({str(error).splitlines()[0]})"
+        ) from None
     if expected is not None and _digest(tensors) != expected:
         raise RunError(f"{path}: damaged, its checksum does not match")
     return tensors
@@ -137,4 +166,8 @@ def save_arrays(path: str | Path, **arrays: np.ndarray) -> Path:
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     """The names of the tensors that hold NaN or infinity."""
-    return [name for name, value in tensors.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    return [
+        name
+        for name, value in tensors.items()
+        if value.is_floating_point() and not torch.isfinite(value).all()
+    ]

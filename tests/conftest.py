@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_module
 
 from genlab import config
 from genlab.commands import train
-from genlab.words import literal
+from genlab.overrides import literal
 
 # A run that takes seconds and still goes through every part of the machinery.
 TINY = [
@@ -28,9 +28,15 @@ TINY = [
 
 
 def pytest_collection_modifyitems(items):
-    """Files that take minutes come first, so that no worker is left with one of them while the other has nothing to do."""
+    """Files that take minutes come first, so that no worker is left with one of them while the
+    other has nothing to do.
+    """
     slow_first = ("contracts/test_models", "cli/", "contracts/")
-    items.sort(key=lambda item: next((i for i, part in enumerate(slow_first) if f"tests/{part}" in item.path.as_posix()), 9))
+    items.sort(
+        key=lambda item: next(
+            (i for i, part in enumerate(slow_first) if f"tests/{part}" in item.path.as_posix()), 9
+        )
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +59,9 @@ def composed():
         with initialize_config_module("genlab.conf", version_base="1.3"):
             words = [word for word in (*words, *extra) if not word.startswith("hydra.")]
             if name == "train":  # Hydra's runtime choices are there in its own command line alone
-                words += [f"name={next((w.partition('=')[2] for w in words if w.startswith('model=')), 'ogan')}"]
+                words += [
+                    f"name={next((w.partition('=')[2] for w in words if w.startswith('model=')), 'ogan')}"
+                ]
             return compose(name, words)
 
     return make
@@ -79,7 +87,9 @@ def trained_in(composed):
 
 @pytest.fixture(scope="session")
 def command():
-    """Runs `genlab <name> <words>` in this process, its outputs in `out`: command(name, out, "run=...", ...)."""
+    """Runs `genlab <name> <words>` in this process, its outputs in `out`: command(name, out,
+    "run=...", ...).
+    """
 
     def run(name: str, out, *words: str):
         words = [literal(word) for word in words]
@@ -105,7 +115,9 @@ def assert_same_weights(one: dict, other: dict) -> None:
         assert a["param_groups"] == b["param_groups"]
         for key, state in a["state"].items():
             for name, value in state.items():
-                assert torch.equal(torch.as_tensor(value), torch.as_tensor(b["state"][key][name])), (key, name)
+                assert torch.equal(
+                    torch.as_tensor(value), torch.as_tensor(b["state"][key][name])
+                ), (key, name)
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +130,9 @@ def small_disk(tmp_path):
     """A file system of 2 MB; tests that want it are skipped where none can be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], capture_output=True
+    ).returncode:
         pytest.skip("no file system of a few megabytes can be mounted here")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)

@@ -1,4 +1,6 @@
-"""Validation over several processes with the buffers of the first, which are the ones that a checkpoint holds."""
+"""Validation over several processes with the buffers of the first, which are the ones that a
+checkpoint holds.
+"""
 
 import torch
 from lightning.pytorch import Callback
@@ -7,9 +9,11 @@ __all__ = ["SharedBuffers"]
 
 
 class SharedBuffers(Callback):
-    """Gives all processes the first one's buffers for a validation; the last callback, so that they are the averaged ones.
+    """Gives all processes the first one's buffers for a validation; the last callback, so that they
+    are the averaged ones.
 
-    Running statistics are of each process's own batches, and a resumed run starts from the first one's.
+    Running statistics are of each process's own batches, and a resumed run starts from the first
+    one's.
     """
 
     def on_validation_start(self, trainer, system) -> None:

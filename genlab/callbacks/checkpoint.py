@@ -18,12 +18,14 @@ __all__ = ["Checkpoint"]
 
 
 class Checkpoint(LightningCheckpoint):
-    """Saves last.ckpt every `every_num_steps` steps or `every_minutes`, and at the end; best.ckpt by `monitor`.
+    """Saves last.ckpt every `every_num_steps` steps or `every_minutes`, and at the end; best.ckpt
+    by `monitor`.
 
-    Always between two steps, when all that belongs to the step is done (genlab.systems.steps), so that a resumed run
-    continues exactly. SIGINT (Ctrl-C), SIGTERM and SIGHUP are taken note of, the current step is finished and saved, and
-    Interrupted is raised; a second signal stops at once. Weights that are not finite are never saved. (Lightning's
-    ModelCheckpoint versions file names on a resume and saves an interrupted run in the middle of a step.)
+    Always between two steps, when all that belongs to the step is done (genlab.training.steps), so
+    that a resumed run continues exactly. SIGINT (Ctrl-C), SIGTERM and SIGHUP are taken note of, the
+    current step is finished and saved, and Interrupted is raised; a second signal stops at once.
+    Weights that are not finite are never saved. (Lightning's ModelCheckpoint versions file names on
+    a resume and saves an interrupted run in the middle of a step.)
     """
 
     def __init__(
@@ -66,7 +68,9 @@ class Checkpoint(LightningCheckpoint):
         if self.warned or not trainer.is_global_zero:
             return
         self.warned = True
-        measured = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
+        measured = ", ".join(
+            sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+        )
         print(
             f"genlab: warning: callbacks.checkpoint.monitor={self.monitor}: not measured, so there will be no best.ckpt; "
             f"this run measures {measured or 'nothing on the validation split'}",
@@ -75,8 +79,13 @@ class Checkpoint(LightningCheckpoint):
 
     def on_step_end(self, trainer, system, ended: bool) -> None:
         step, stop = trainer.global_step, self.stop is not None
-        late = self.every_minutes is not None and time.monotonic() - self.saved_time > 60 * self.every_minutes
-        if trainer.world_size > 1:  # one process may have got the signal, or see its clock strike, before the others
+        late = (
+            self.every_minutes is not None
+            and time.monotonic() - self.saved_time > 60 * self.every_minutes
+        )
+        if (
+            trainer.world_size > 1
+        ):  # one process may have got the signal, or see its clock strike, before the others
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
             late = trainer.strategy.reduce_boolean_decision(late, all=False)
         if self.improved:

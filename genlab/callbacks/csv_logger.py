@@ -15,7 +15,8 @@ __all__ = ["CSVLogger"]
 
 
 class CSVLogger(Logger):
-    """Appends a row a step to <save_dir>/metrics.csv; on a resume, rows after the step resumed from are dropped.
+    """Appends a row a step to <save_dir>/metrics.csv; on a resume, rows after the step resumed from
+    are dropped.
 
     (Lightning's CSVLogger deletes the file of a run that it finds.)
     """
@@ -48,13 +49,17 @@ class CSVLogger(Logger):
         """Drops the rows after `step`, and a last line that a kill cut short."""
         if not self.path.exists():
             return
-        rows = read_rows(self.path, hint="move it away, and the run goes on without its earlier rows")
+        rows = read_rows(
+            self.path, hint="move it away, and the run goes on without its earlier rows"
+        )
         self.columns = list(rows[0]) if rows else ["step"]
         self._rewrite([row for row in rows if int(row["step"]) <= step])
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Values of one step may come in several calls, with a `save` between them: they share a row."""
+        """Values of one step may come in several calls, with a `save` between them: they share a
+        row.
+        """
         if self.row and self.row["step"] != step:
             self.save()
             self.row, self.start = {}, None
@@ -70,7 +75,9 @@ class CSVLogger(Logger):
             rows = []
             if self.path.is_file():
                 with open(self.path, newline="") as file:
-                    rows = [row for row in csv.DictReader(file) if row["step"] != str(self.row["step"])]
+                    rows = [
+                        row for row in csv.DictReader(file) if row["step"] != str(self.row["step"])
+                    ]
             self.columns += new
             self._rewrite(rows)
             self.start = None

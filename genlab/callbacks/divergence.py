@@ -24,8 +24,9 @@ def check_weights(system, step: int) -> None:
 class DivergenceGuard(Callback):
     """Stops the run when the loss is NaN or infinite, looking every `every_num_steps` steps.
 
-    null: at each on the CPU; on an accelerator, which would have to be waited for, at every 50th: a loss that is not finite
-    makes weights so, and with them every later loss, and Checkpoint saves none of these.
+    null: at each on the CPU; on an accelerator, which would have to be waited for, at every 50th: a
+    loss that is not finite makes weights so, and with them every later loss, and Checkpoint saves
+    none of these.
     """
 
     def __init__(self, every_num_steps: PositiveInt | None = None):
@@ -34,4 +35,6 @@ class DivergenceGuard(Callback):
     def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
         every = self.every_num_steps or (1 if outputs["loss"].device.type == "cpu" else 50)
         if trainer.global_step % every == 0 and not torch.isfinite(outputs["loss"]):
-            raise Diverged(f"step {trainer.global_step}: the loss is {outputs['loss'].item()}; {ADVICE}")
+            raise Diverged(
+                f"step {trainer.global_step}: the loss is {outputs['loss'].item()}; {ADVICE}"
+            )

@@ -11,36 +11,49 @@ __all__ = ["EMA", "averaged_weights"]
 
 
 class EMA(Callback):
-    """Averages the sub-modules `modules` of the system; the average is used for validation, pictures and later commands.
+    """Averages the sub-modules `modules` of the system; the average is used for validation,
+    pictures and later commands.
 
-    half_life: in images seen, so that it survives a change of batch size; the decay of one step of n images is
-    0.5^(n / half_life). ramp_up: the half-life is at most this part of the images seen so far, so that a short run is
-    not held back by its first steps; null for none. Floating-point buffers (BatchNorm's running statistics) are
-    averaged with the weights, counters are copied. Checkpoints hold the average under "ema", the raw weights as ever.
+    half_life: in images seen, so that it survives a change of batch size; the decay of one step of
+    n images is 0.5^(n / half_life). ramp_up: the half-life is at most this part of the images seen
+    so far, so that a short run is not held back by its first steps; null for none. Floating-point
+    buffers (BatchNorm's running statistics) are averaged with the weights, counters are copied.
+    Checkpoints hold the average under "ema", the raw weights as ever.
     """
 
-    def __init__(self, half_life: PositiveFloat, modules: list[str], ramp_up: NonNegativeFloat | None = 0.05):
+    def __init__(
+        self, half_life: PositiveFloat, modules: list[str], ramp_up: NonNegativeFloat | None = 0.05
+    ):
         self.half_life, self.modules, self.ramp_up = half_life, modules, ramp_up
         self.average: dict[str, torch.Tensor] = {}
         self.images_seen = 0
         self.swapped = False
-        self.kept: dict[str, torch.Tensor] = {}  # the raw weights, while the averaged ones are in their place
+        self.kept: dict[
+            str, torch.Tensor
+        ] = {}  # the raw weights, while the averaged ones are in their place
 
     def _state(self, system: LightningModule) -> dict[str, torch.Tensor]:
         prefixes = tuple(f"{name}." for name in self.modules)
-        return {name: value for name, value in system.state_dict().items() if name.startswith(prefixes)}
+        return {
+            name: value for name, value in system.state_dict().items() if name.startswith(prefixes)
+        }
 
     def on_fit_start(self, trainer: Trainer, system: LightningModule) -> None:
         missing = [name for name in self.modules if not hasattr(system, name)]
         if missing:
             names = ", ".join(name for name, _ in system.named_children())
             raise ValueError(f"callbacks.ema.modules={missing}: the system has {names}")
-        self.raw = self._state(system)  # aliases of the weights, which every later change of them shows
+        self.raw = self._state(
+            system
+        )  # aliases of the weights, which every later change of them shows
         start = self.average or self.raw
         self.average = {name: value.to(system.device, copy=True) for name, value in start.items()}
         floats = [name for name, value in self.raw.items() if value.is_floating_point()]
         self.averaged = [[state[name] for name in floats] for state in (self.average, self.raw)]
-        self.copied = [[state[name] for name in self.raw if name not in floats] for state in (self.average, self.raw)]
+        self.copied = [
+            [state[name] for name in self.raw if name not in floats]
+            for state in (self.average, self.raw)
+        ]
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
@@ -60,7 +73,8 @@ class EMA(Callback):
     def swap(self, system: LightningModule) -> None:
         """Puts the averaged weights in the place of the raw ones, or the raw ones back.
 
-        A system that derives something from its weights is told to `refresh`. What that leaves in the averages' place is
+        A system that derives something from its weights is told to `refresh`. What that leaves in
+        the averages' place is
         dropped: a validation or a picture changes nothing that training goes on with.
         """
         self.swapped = not self.swapped

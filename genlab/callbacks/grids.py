@@ -7,7 +7,7 @@ from lightning.pytorch import Callback
 
 from genlab.callbacks.ema import averaged_weights
 from genlab.callbacks.loggers import show
-from genlab.metrics.density import density_on_grid
+from genlab.evaluation.density import density_on_grid
 from genlab.ranges import PositiveInt
 from genlab.report.images import save_grid, save_pairs, save_rows, with_ends
 from genlab.report.points import save_points, window
@@ -19,10 +19,12 @@ NUM_POINTS, GRID_SIDE = 5000, 150  # of the pictures of points
 
 
 class Grids(Callback):
-    """samples/fixed_<step>.png and, where the system can, reconstruction_<step>.png and interpolation_<step>.png.
+    """samples/fixed_<step>.png and, where the system can, reconstruction_<step>.png and
+    interpolation_<step>.png.
 
-    Every `every_num_steps` steps and after the first and last, with the averaged weights. num: images in the fixed
-    grid. Real images are of the validation split, the same each time. Of points: held-out ones, samples and the density.
+    Every `every_num_steps` steps and after the first and last, with the averaged weights. num:
+    images in the fixed grid. Real images are of the validation split, the same each time. Of
+    points: held-out ones, samples and the density.
     """
 
     def __init__(self, every_num_steps: PositiveInt = 500, num: PositiveInt = 64):
@@ -60,10 +62,22 @@ class Grids(Callback):
             held_out, labels = batch["image"], {}
             if getattr(system, "num_classes", 0):
                 labels = {"labels": batch["label"]}
-            if hasattr(system, "reconstruct") and getattr(system, "invertible", True) and len(held_out):
-                save_pairs(held_out, system.reconstruct(held_out, **labels), folder / f"reconstruction_{step:06d}.png")
+            if (
+                hasattr(system, "reconstruct")
+                and getattr(system, "invertible", True)
+                and len(held_out)
+            ):
+                save_pairs(
+                    held_out,
+                    system.reconstruct(held_out, **labels),
+                    folder / f"reconstruction_{step:06d}.png",
+                )
             if hasattr(system, "interpolate") and len(held_out) > 1:
-                start, end = held_out[: len(held_out) // 2 * 2][: 2 * NUM_ROWS].unflatten(0, (-1, 2)).unbind(1)
+                start, end = (
+                    held_out[: len(held_out) // 2 * 2][: 2 * NUM_ROWS]
+                    .unflatten(0, (-1, 2))
+                    .unbind(1)
+                )
                 labels = {name: value[0::2][: len(start)] for name, value in labels.items()}
                 rows = with_ends(start, system.interpolate(start, end, NUM_STEPS, **labels), end)
                 save_rows(rows, folder / f"interpolation_{step:06d}.png")

@@ -1,4 +1,6 @@
-"""Loggers of other projects, each behind an extra, and one way for pictures and texts to reach them all."""
+"""Loggers of other projects, each behind an extra, and one way for pictures and texts to reach them
+all.
+"""
 
 import fcntl
 import functools
@@ -19,7 +21,18 @@ from PIL import Image
 from genlab.files import write_text
 from genlab.reading import read_json
 
-__all__ = ["TrackioLogger", "attempt", "begin", "close", "finish", "mlflow", "show", "show_texts", "tensorboard", "wandb"]
+__all__ = [
+    "TrackioLogger",
+    "attempt",
+    "begin",
+    "close",
+    "finish",
+    "mlflow",
+    "show",
+    "show_texts",
+    "tensorboard",
+    "wandb",
+]
 
 
 def require(package: str, logger: str) -> Any:
@@ -31,7 +44,9 @@ def require(package: str, logger: str) -> Any:
 
 
 def remembered(save_dir: str, logger: str, make) -> str:
-    """The id that the run in `save_dir` has with a logger's service: what was noted at its start, or what `make` returns."""
+    """The id that the run in `save_dir` has with a logger's service: what was noted at its start,
+    or what `make` returns.
+    """
     path = Path(save_dir) / "loggers.json"
     hint = "move it away, and the services get a new run"
     ids = read_json(path, dict[str, str], hint) if path.exists() else {}
@@ -41,7 +56,7 @@ def remembered(save_dir: str, logger: str, make) -> str:
     return ids[logger]
 
 
-# --- the loggers ---------------------------------------------------------------------------------------------------
+# --- the loggers ----------------------------------------------------------------------------------
 
 
 def tensorboard(save_dir: str) -> TensorBoardLogger:
@@ -50,19 +65,33 @@ def tensorboard(save_dir: str) -> TensorBoardLogger:
     return TensorBoardLogger(save_dir, name="tensorboard", version="")
 
 
-def wandb(save_dir: str, project: str = "genlab", entity: str | None = None, offline: bool = False) -> WandbLogger:
-    """Weights & Biases; a resumed run goes on under its id. offline: into <save_dir>/wandb, for `wandb sync` later."""
+def wandb(
+    save_dir: str, project: str = "genlab", entity: str | None = None, offline: bool = False
+) -> WandbLogger:
+    """Weights & Biases; a resumed run goes on under its id. offline: into <save_dir>/wandb, for
+    `wandb sync` later.
+    """
     require("wandb", "wandb")
-    run_id = remembered(save_dir, "wandb", lambda: uuid.uuid4().hex[:8]) if rank_zero_only.rank == 0 else None
+    run_id = (
+        remembered(save_dir, "wandb", lambda: uuid.uuid4().hex[:8])
+        if rank_zero_only.rank == 0
+        else None
+    )
     options = {"entity": entity} if entity else {}
     name = Path(save_dir).name
-    return WandbLogger(name, save_dir, id=run_id, offline=offline, project=project, resume="allow", **options)
+    return WandbLogger(
+        name, save_dir, id=run_id, offline=offline, project=project, resume="allow", **options
+    )
 
 
 def mlflow(
-    save_dir: str, experiment_name: str = "genlab", tracking_uri: str = "sqlite:///outputs/mlflow.db"
+    save_dir: str,
+    experiment_name: str = "genlab",
+    tracking_uri: str = "sqlite:///outputs/mlflow.db",
 ) -> MLFlowLogger:
-    """MLflow; a resumed run goes on under its id. Pictures and texts of a local store go in a folder beside it."""
+    """MLflow; a resumed run goes on under its id. Pictures and texts of a local store go in a
+    folder beside it.
+    """
     require("mlflow", "mlflow")
     options: dict[str, Any] = {
         "experiment_name": experiment_name,
@@ -72,17 +101,24 @@ def mlflow(
     if rank_zero_only.rank != 0:
         return MLFlowLogger(**options)
     if not tracking_uri.startswith("sqlite:///"):
-        return MLFlowLogger(**options, run_id=remembered(save_dir, "mlflow", lambda: MLFlowLogger(**options).run_id))
+        return MLFlowLogger(
+            **options, run_id=remembered(save_dir, "mlflow", lambda: MLFlowLogger(**options).run_id)
+        )
     store = Path(tracking_uri.removeprefix("sqlite:///"))
     store.parent.mkdir(parents=True, exist_ok=True)
     options["artifact_location"] = (store.parent.absolute() / "mlartifacts").as_uri()
-    with open(store.with_suffix(".lock"), "w") as lock:  # jobs of a sweep that start at once would all make the tables
+    with open(
+        store.with_suffix(".lock"), "w"
+    ) as lock:  # jobs of a sweep that start at once would all make the tables
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return MLFlowLogger(**options, run_id=remembered(save_dir, "mlflow", lambda: MLFlowLogger(**options).run_id))
+        return MLFlowLogger(
+            **options, run_id=remembered(save_dir, "mlflow", lambda: MLFlowLogger(**options).run_id)
+        )
 
 
 class TrackioLogger(Logger):
-    """Trackio: local first, with a dashboard (`trackio show`). Its files are in $TRACKIO_DIR, else in Hugging Face's cache.
+    """Trackio: local first, with a dashboard (`trackio show`). Its files are in $TRACKIO_DIR, else
+    in Hugging Face's cache.
 
     project: what runs are gathered under. space_id: a Hugging Face Space to send them to.
     """
@@ -93,7 +129,9 @@ class TrackioLogger(Logger):
         self.project, self.space_id, self.run = project, space_id, None
         self.run_name = Path(save_dir).name
         if rank_zero_only.rank == 0:
-            self.run_name = remembered(save_dir, "trackio", lambda: f"{self.run_name}-{uuid.uuid4().hex[:6]}")
+            self.run_name = remembered(
+                save_dir, "trackio", lambda: f"{self.run_name}-{uuid.uuid4().hex[:6]}"
+            )
         self.config: dict[str, Any] = {}
 
     @property
@@ -109,7 +147,9 @@ class TrackioLogger(Logger):
     def experiment(self):
         if self.run is None:
             options = {"name": self.run_name, "space_id": self.space_id, "config": self.config}
-            self.run = self.trackio.init(self.project, **options, resume="allow", embed=False, auto_log_gpu=False)
+            self.run = self.trackio.init(
+                self.project, **options, resume="allow", embed=False, auto_log_gpu=False
+            )
         return self.run
 
     @rank_zero_only
@@ -121,18 +161,22 @@ class TrackioLogger(Logger):
         self.experiment.log(dict(metrics), step=step)
 
 
-# --- from the first step to the last, whatever fails -----------------------------------------------------------------
+# --- from the first step to the last, whatever fails ----------------------------------------------
 
 
 def begin(loggers: Sequence[Logger], settings: Mapping[str, Any], resumed: bool) -> None:
-    """Hands the run's `settings` to all loggers; from then on no failure of theirs stops the training.
+    """Hands the run's `settings` to all loggers; from then on no failure of theirs stops the
+    training.
 
-    What fails here, before a step is taken, is a ValueError that names the logger. A later failure (its disk is full, its
-    service is gone) is told once, in one line, and the logger is tried again at its next call.
+    What fails here, before a step is taken, is a ValueError that names the logger. A later failure
+    (its disk is full, its service is gone) is told once, in one line, and the logger is tried again
+    at its next call.
     """
     for logger in loggers:
         try:
-            if not (resumed and isinstance(logger, MLFlowLogger)):  # which keeps the values that a run began with
+            if not (
+                resumed and isinstance(logger, MLFlowLogger)
+            ):  # which keeps the values that a run began with
                 logger.log_hyperparams(settings)
         except Exception as error:
             raise ValueError(f"logger={_word(logger)}: {_first_line(error)}") from error
@@ -152,7 +196,12 @@ def attempt(logger: Logger, call: Callable, *args: Any, **kwargs: Any) -> Any:
 
 
 def _word(logger: Logger) -> str:
-    words = {TensorBoardLogger: "tensorboard", WandbLogger: "wandb", MLFlowLogger: "mlflow", TrackioLogger: "trackio"}
+    words = {
+        TensorBoardLogger: "tensorboard",
+        WandbLogger: "wandb",
+        MLFlowLogger: "mlflow",
+        TrackioLogger: "trackio",
+    }
     return words.get(type(logger), logger.name)
 
 
@@ -160,7 +209,7 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-# --- what is no number ---------------------------------------------------------------------------------------------
+# --- what is no number ----------------------------------------------------------------------------
 
 
 def show(loggers: Sequence[Logger], key: str, path: Path, step: int) -> None:
@@ -173,15 +222,23 @@ def _show(logger: Logger, key: str, path: Path, step: int) -> None:
     if isinstance(logger, WandbLogger):
         logger.log_image(key, [str(path)])
     elif isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image(key, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+        logger.experiment.add_image(
+            key, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC"
+        )
     elif isinstance(logger, MLFlowLogger):
-        logger.experiment.log_image(logger.run_id, Image.open(path), key=key.replace("/", "_"), step=step)
+        logger.experiment.log_image(
+            logger.run_id, Image.open(path), key=key.replace("/", "_"), step=step
+        )
     elif isinstance(logger, TrackioLogger):
         logger.experiment.log({key: logger.trackio.Image(str(path))}, step=step)
 
 
-def show_texts(loggers: Sequence[Logger], key: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
-    """Sends `rows` of the same keys, texts beside their inputs, as a table `key` to each logger that takes them."""
+def show_texts(
+    loggers: Sequence[Logger], key: str, rows: Sequence[Mapping[str, Any]], step: int
+) -> None:
+    """Sends `rows` of the same keys, texts beside their inputs, as a table `key` to each logger
+    that takes them.
+    """
     if not rows:
         return
     columns = list(rows[0])
@@ -190,13 +247,17 @@ def show_texts(loggers: Sequence[Logger], key: str, rows: Sequence[Mapping[str, 
         attempt(logger, _show_table, logger, key, columns, table, step)
 
 
-def _show_table(logger: Logger, key: str, columns: list[str], table: list[list[str]], step: int) -> None:
+def _show_table(
+    logger: Logger, key: str, columns: list[str], table: list[list[str]], step: int
+) -> None:
     if isinstance(logger, WandbLogger):
         logger.log_text(key, columns, table)
     elif isinstance(logger, TensorBoardLogger):
         lines = [columns, ["-"] * len(columns), *table]
         cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-        logger.experiment.add_text(key, "\n".join("|" + "|".join(line) + "|" for line in cells), step)
+        logger.experiment.add_text(
+            key, "\n".join("|" + "|".join(line) + "|" for line in cells), step
+        )
     elif isinstance(logger, MLFlowLogger):
         whole = {name: [row[i] for row in table] for i, name in enumerate(columns)}
         logger.experiment.log_table(logger.run_id, whole, f"{key}_{step:06d}.json")
@@ -207,7 +268,9 @@ def _show_table(logger: Logger, key: str, columns: list[str], table: list[list[s
         logger.experiment.log({key: logger.trackio.Table(dataframe=frame)}, step=step)
 
 
-def finish(loggers: Sequence[Logger], metrics: Mapping[str, float], pictures: Sequence[Path], step: int) -> None:
+def finish(
+    loggers: Sequence[Logger], metrics: Mapping[str, float], pictures: Sequence[Path], step: int
+) -> None:
     """Sends what was measured after training to all loggers but metrics.csv, which holds curves."""
     others = [logger for logger in loggers if logger.name != "csv"]
     for logger in others:
@@ -217,7 +280,9 @@ def finish(loggers: Sequence[Logger], metrics: Mapping[str, float], pictures: Se
 
 
 def close(loggers: Sequence[Logger]) -> None:
-    """Ends the runs of those loggers that have one a process, for the next job of a sweep to begin its own."""
+    """Ends the runs of those loggers that have one a process, for the next job of a sweep to begin
+    its own.
+    """
     for logger in loggers:
         attempt(logger, _close, logger)
 

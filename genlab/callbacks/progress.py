@@ -5,7 +5,13 @@ import sys
 import time
 
 from lightning.pytorch.callbacks import ProgressBar
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from genlab.console import console, progress
 from genlab.ranges import PositiveFloat
@@ -14,10 +20,11 @@ __all__ = ["RunProgress"]
 
 
 class RunProgress(ProgressBar):
-    """Draws steps done of steps to do; where the output is no terminal, prints a line every `every_seconds`.
+    """Draws steps done of steps to do; where the output is no terminal, prints a line every
+    `every_seconds`.
 
-    Names the stage of a system that has several (`stage`). Counts the images seen, and logs them and the rate at the
-    trainer's logging steps.
+    Names the stage of a system that has several (`stage`). Counts the images seen, and logs them
+    and the rate at the trainer's logging steps.
     """
 
     def __init__(self, every_seconds: PositiveFloat = 30.0):
@@ -38,16 +45,24 @@ class RunProgress(ProgressBar):
         self.start_step, self.printed = trainer.global_step, self.start_time
         self.total = trainer.max_steps
         if trainer.max_epochs not in (None, -1):
-            in_epochs = trainer.max_epochs * trainer.num_training_batches // trainer.accumulate_grad_batches
+            in_epochs = (
+                trainer.max_epochs * trainer.num_training_batches // trainer.accumulate_grad_batches
+            )
             self.total = min(in_epochs, self.total) if self.total > 0 else in_epochs
-        self.total = self.total if 0 <= self.total < math.inf else None  # no end but a signal, a time or a callback
+        self.total = (
+            self.total if 0 <= self.total < math.inf else None
+        )  # no end but a signal, a time or a callback
         if not (self.enabled and trainer.is_global_zero):
             return
         if console().is_terminal:
             columns = ["{task.description}", BarColumn(), MofNCompleteColumn(), "steps"]
             columns += ["{task.fields[rate]}", TimeElapsedColumn(), "left", TimeRemainingColumn()]
-            self.bar = progress(*columns, "{task.fields[metrics]}", transient=False, refresh_per_second=4)
-            self.task = self.bar.add_task("train", total=self.total, completed=self.start_step, rate="", metrics="")
+            self.bar = progress(
+                *columns, "{task.fields[metrics]}", transient=False, refresh_per_second=4
+            )
+            self.task = self.bar.add_task(
+                "train", total=self.total, completed=self.start_step, rate="", metrics=""
+            )
             self.bar.start()
 
     def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
@@ -62,7 +77,9 @@ class RunProgress(ProgressBar):
             return
         if self.bar is not None:
             shown = {"rate": speed, "metrics": self._metrics(trainer)}
-            self.bar.update(self.task, completed=step, description=getattr(system, "stage", "train"), **shown)
+            self.bar.update(
+                self.task, completed=step, description=getattr(system, "stage", "train"), **shown
+            )
         elif now - self.printed >= self.every_seconds:
             self.printed = now
             end = left = ""
@@ -77,8 +94,14 @@ class RunProgress(ProgressBar):
             )
 
     def _metrics(self, trainer) -> str:
-        """What is logged of the training but for groups of values (log_det/block_00_mean), too many for a line."""
-        values = {k.removeprefix("train/"): float(v) for k, v in trainer.logged_metrics.items() if k.startswith("train/")}
+        """What is logged of the training but for groups of values (log_det/block_00_mean), too many
+        for a line.
+        """
+        values = {
+            k.removeprefix("train/"): float(v)
+            for k, v in trainer.logged_metrics.items()
+            if k.startswith("train/")
+        }
         return "  ".join(f"{name} {value:.3g}" for name, value in values.items() if "/" not in name)
 
     def _close(self) -> None:

@@ -1,4 +1,6 @@
-"""A Frechet distance on the validation split during training: cheap, needs no weights, comparable within one run."""
+"""A Frechet distance on the validation split during training: cheap, needs no weights, comparable
+within one run.
+"""
 
 from typing import Annotated
 
@@ -14,11 +16,13 @@ __all__ = ["Quality"]
 
 
 class Quality(Callback):
-    """Logs val/fid_random, the Frechet distance of as many samples as there are validation images to those images,
-    and val/diversity, how far the samples lie apart beside how far the images do (1: as far).
+    """Logs val/fid_random, the Frechet distance of as many samples as there are validation images
+    to those images, and val/diversity, how far the samples lie apart beside how far the images do
+    (1: as far).
 
-    Over fixed random convolutions, so only differences within one data set and `num` mean anything. `num` bounds the
-    images used. A code correlation can look well while all samples are alike: val/diversity cannot.
+    Over fixed random convolutions, so only differences within one data set and `num` mean anything.
+    `num` bounds the images used. A code correlation can look well while all samples are alike:
+    val/diversity cannot.
     """
 
     def __init__(self, num: Annotated[int, Range(ge=2)] = 1000):
@@ -38,7 +42,9 @@ class Quality(Callback):
 
     def _measure_real(self, data, device: torch.device) -> None:
         self.features = random(data=data).to(device)
-        images = torch.cat([batch["image"] for batch in data.loader("val", batch_size=250)])[: self.num]
+        images = torch.cat([batch["image"] for batch in data.loader("val", batch_size=250)])[
+            : self.num
+        ]
         real = self._features(images.to(device))
         moments = Moments(self.features.dim).to(device)
         moments.update(real)

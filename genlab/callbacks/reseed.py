@@ -15,14 +15,19 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 
 class Reseed(Callback):
-    """Seeds torch before each batch; noise, dropout and augmentation then need no generator state in a checkpoint."""
+    """Seeds torch before each batch; noise, dropout and augmentation then need no generator state
+    in a checkpoint.
+    """
 
     def __init__(self, seed: int):
         self.seed = seed
 
     def on_train_batch_start(self, trainer, system, batch, batch_idx) -> None:
-        # torch.manual_seed would also leave a note, with a stack trace, for each kind of device that is not in use.
-        seed = step_seed(self.seed, trainer.fit_loop.epoch_loop.total_batch_idx, trainer.global_rank)
+        # torch.manual_seed would also leave a note, with a stack trace, for each kind of device
+        # that is not in use.
+        seed = step_seed(
+            self.seed, trainer.fit_loop.epoch_loop.total_batch_idx, trainer.global_rank
+        )
         torch.default_generator.manual_seed(seed)
         if system.device.type != "cpu":
             torch.get_device_module(system.device).manual_seed(seed)

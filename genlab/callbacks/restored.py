@@ -11,11 +11,18 @@ from genlab.errors import RunError
 
 __all__ = ["Restored", "restoring"]
 
-FAULTS = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)  # what a state of another shape leads to
+FAULTS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+)  # what a state of another shape leads to
 
 
 class Restored(Callback):
-    """Notes when all of a checkpoint is restored, and refuses an optimiser's state of other shapes than its weights.
+    """Notes when all of a checkpoint is restored, and refuses an optimiser's state of other shapes
+    than its weights.
 
     torch takes such a state without a look and would broadcast it.
 
@@ -50,11 +57,17 @@ class Restored(Callback):
             )
         names = {parameter: name for name, parameter in system.named_parameters()}
         for optimizer in trainer.optimizers:
-            if type(optimizer).__name__ == "Adafactor" or not type(optimizer).__module__.startswith(("torch.", "genlab.")):
+            if type(optimizer).__name__ == "Adafactor" or not type(optimizer).__module__.startswith(
+                ("torch.", "genlab.")
+            ):
                 continue  # others may keep sums over rows and columns
             for parameter, state in optimizer.state.items():
                 for key, value in state.items():
-                    if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                    if (
+                        isinstance(value, torch.Tensor)
+                        and value.dim()
+                        and value.shape != parameter.shape
+                    ):
                         raise RunError(
                             f"{self.path}: the optimiser's {key} of {names.get(parameter)} is {list(value.shape)}, and the "
                             f"weight {list(parameter.shape)}; the checkpoint is of another model or damaged"
@@ -63,7 +76,8 @@ class Restored(Callback):
 
 @contextmanager
 def restoring(trainer, path: Path | None) -> Iterator[None]:
-    """Turns an error met while `trainer` restores the checkpoint `path` into a RunError that names the file.
+    """Turns an error met while `trainer` restores the checkpoint `path` into a RunError that names
+    the file.
 
     Args:
         trainer: Whose `fit` is called in the block.
@@ -77,7 +91,11 @@ def restoring(trainer, path: Path | None) -> Iterator[None]:
     try:
         yield
     except FAULTS as error:
-        if restored.done or type(error).__module__.startswith("genlab") or isinstance(error, torch.OutOfMemoryError):
+        if (
+            restored.done
+            or type(error).__module__.startswith("genlab")
+            or isinstance(error, torch.OutOfMemoryError)
+        ):
             raise
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunError(

@@ -7,18 +7,19 @@ import torch
 from lightning.pytorch import Callback
 
 from genlab.callbacks.loggers import show_texts
+from genlab.evaluation.text import is_chinese, judge
 from genlab.files import write_text
-from genlab.metrics.text_evaluation import is_chinese, judge
 from genlab.ranges import PositiveInt
 
 __all__ = ["ConditionalTexts", "Texts"]
 
 
 class Texts(Callback):
-    """At each validation, writes to the first `num` examples of the validation split: samples/texts_<step>.jsonl.
+    """At each validation, writes to the first `num` examples of the validation split:
+    samples/texts_<step>.jsonl.
 
-    Logs val/quality: the F1 of answers, questions without an answer included, or the ROUGE-L of other texts; and val/em.
-    The validation has the averaged weights.
+    Logs val/quality: the F1 of answers, questions without an answer included, or the ROUGE-L of
+    other texts; and val/em. The validation has the averaged weights.
     """
 
     def __init__(self, num: PositiveInt = 100):
@@ -36,14 +37,22 @@ class Texts(Callback):
             system.log("val/em", scores["em"], sync_dist=True)
         if trainer.is_global_zero and not trainer.sanity_checking:
             rows = [
-                {"id": e.id, "source": e.sources[0], "question": e.question, "text": text, "accepted": e.accepted}
+                {
+                    "id": e.id,
+                    "source": e.sources[0],
+                    "question": e.question,
+                    "text": text,
+                    "accepted": e.accepted,
+                }
                 for e, text in zip(examples, texts, strict=True)
             ]
             write(trainer, rows)
 
 
 class ConditionalTexts(Callback):
-    """At each validation, writes under the conditions of the first `num` validation examples: samples/texts_<step>.jsonl."""
+    """At each validation, writes under the conditions of the first `num` validation examples:
+    samples/texts_<step>.jsonl.
+    """
 
     def __init__(self, num: PositiveInt = 20):
         self.num = num
@@ -53,11 +62,19 @@ class ConditionalTexts(Callback):
         examples = data.examples("val")[: self.num]
         if not examples or trainer.sanity_checking:
             return
-        given = {name: values[torch.arange(len(examples))] for name, values in data.given("val").items()}
+        given = {
+            name: values[torch.arange(len(examples))] for name, values in data.given("val").items()
+        }
         texts = [one.texts[0] for one in system.generate(examples, given=given)]
         if trainer.is_global_zero:
             rows = zip(examples, texts, strict=True)
-            write(trainer, [{"id": e.id, "labels": e.labels, "text": t, "accepted": e.accepted} for e, t in rows])
+            write(
+                trainer,
+                [
+                    {"id": e.id, "labels": e.labels, "text": t, "accepted": e.accepted}
+                    for e, t in rows
+                ],
+            )
 
 
 def write(trainer, rows: list[dict]) -> None:

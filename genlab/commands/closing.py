@@ -1,4 +1,6 @@
-"""What `genlab train` does after the last step: evaluation, explorer and report, each a stage with a state of its own."""
+"""What `genlab train` does after the last step: evaluation, explorer and report, each a stage with
+a state of its own.
+"""
 
 import os
 from pathlib import Path
@@ -15,7 +17,9 @@ __all__ = ["all_closed", "announce", "chosen_metric", "close_run", "finished_sta
 
 
 def open_stages(settings: dict[str, Any], manifest: runs.Manifest) -> list[str]:
-    """The stages behind training that `settings` ask for and that the run in the manifest has not finished."""
+    """The stages behind training that `settings` ask for and that the run in the manifest has not
+    finished.
+    """
     asked = {"evaluation": settings["evaluate"], "explorer": settings.get("explorer", True)}
     wanted = [name for name, wish in asked.items() if wish]
     states = finished_stages(manifest)
@@ -29,7 +33,9 @@ def all_closed(settings: dict[str, Any], manifest: runs.Manifest) -> bool:
 
 
 def finished_stages(manifest: runs.Manifest) -> dict[str, str]:
-    """{stage: "finished"} of those that are; of a run from before stages were kept, as its files tell."""
+    """{stage: "finished"} of those that are; of a run from before stages were kept, as its files
+    tell.
+    """
     content, run_dir = manifest.content, manifest.path.parent
     measured = any(name.startswith("test/") for name in content.get("metrics", {}))
     there = {
@@ -39,11 +45,19 @@ def finished_stages(manifest: runs.Manifest) -> dict[str, str]:
     }
     old = dict.fromkeys(there, "finished") if content.get("status") == "finished" else {}
     states = content.get("stages", old)
-    return {name: state for name, state in states.items() if state == "finished" and there.get(name, True)}
+    return {
+        name: state
+        for name, state in states.items()
+        if state == "finished" and there.get(name, True)
+    }
 
 
-def close_run(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, trainer, system, data) -> None:
-    """Measures, explores and reports a trained run as far as that is not done yet, and says at last that it is finished."""
+def close_run(
+    run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, trainer, system, data
+) -> None:
+    """Measures, explores and reports a trained run as far as that is not done yet, and says at last
+    that it is finished.
+    """
     stages = open_stages(settings, manifest)
     if "evaluation" in stages:
         _mark(manifest, "evaluation", "running")
@@ -63,7 +77,9 @@ def close_run(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, 
         _mark(manifest, "explorer", "finished")
     if "report" in stages:
         write_report(run_dir, status="finished")
-    manifest.update(status="finished", stages=manifest.content.get("stages", {}) | {"report": "finished"})
+    manifest.update(
+        status="finished", stages=manifest.content.get("stages", {}) | {"report": "finished"}
+    )
 
 
 def _mark(manifest: runs.Manifest, stage: str, state: str) -> None:
@@ -93,15 +109,23 @@ def announce(run_dir: Path, system, manifest: runs.Manifest, sweep: bool) -> Non
     held_out = "test" if manifest.content["data"]["splits"]["test"]["count"] else "train"
     run = os.path.relpath(run_dir) if run_dir.is_relative_to(Path.cwd()) else str(run_dir)
     console().print(
-        "try next\n  " + "\n  ".join(next_commands(run, system, manifest.content["steps"], held_out)), soft_wrap=True
+        "try next\n  "
+        + "\n  ".join(next_commands(run, system, manifest.content["steps"], held_out)),
+        soft_wrap=True,
     )
 
 
 def next_commands(run: str, system, steps: int, split: str = "test") -> list[str]:
-    """What to try with a run trained for `steps` steps, as it is typed; `run`: its directory; split: one with examples."""
+    """What to try with a run trained for `steps` steps, as it is typed; `run`: its directory;
+    split: one with examples.
+    """
     tries = [command("sample", run=run, num=10_000 if system.modality == "point" else 64)]
     if system.modality == "text":
-        what = "question='...' passages='[\"...\", \"...\"]'" if system.codec.max_question else 'source="..."'
+        what = (
+            "question='...' passages='[\"...\", \"...\"]'"
+            if system.codec.max_question
+            else 'source="..."'
+        )
         if hasattr(system, "condition") and system.writes_freely:
             what = "num=8"
         what = 'source="... [MASK] ..."' if getattr(system, "objective", "") == "mlm" else what
@@ -115,5 +139,8 @@ def next_commands(run: str, system, steps: int, split: str = "test") -> list[str
         tries += [command("sample", run=run, mode=mode, num=16)]
         tries += [command("encode", run=run, split=split, out="codes.npz")]
     else:
-        tries += [command("eval", run=run), command("train", f"trainer.max_steps={2 * steps}", run=run)]
+        tries += [
+            command("eval", run=run),
+            command("train", f"trainer.max_steps={2 * steps}", run=run),
+        ]
     return tries

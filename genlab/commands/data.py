@@ -7,20 +7,41 @@ from typing import Any
 
 from genlab import config, runs
 from genlab.errors import ConfigError, RunError
-from genlab.words import key_of
+from genlab.overrides import key_of
 
-__all__ = ["describe_data", "fit_to_data", "require_own_data", "require_split", "tell", "trained_on"]
+__all__ = [
+    "describe_data",
+    "fit_to_data",
+    "require_own_data",
+    "require_split",
+    "tell",
+    "trained_on",
+]
 
 SPLITS = ("train", "val", "test")
 # What changes neither the examples of a split nor what they hold, only how they are read.
-HOW_READ = {"batch_size", "num_workers", "resident", "flip", "seed", "on_error", "download", "masks", "processes"}
+HOW_READ = {
+    "batch_size",
+    "num_workers",
+    "resident",
+    "flip",
+    "seed",
+    "on_error",
+    "download",
+    "masks",
+    "processes",
+}
 HOW_READ |= {"pad_to_multiple_of", "vocab", "simplified"}
-LEAST = {"image": 2}  # examples that a split needs to be measured; of images, statistics are compared
+LEAST = {
+    "image": 2
+}  # examples that a split needs to be measured; of images, statistics are compared
 ASIDE = "examples that this run was trained on may be measured as held out"
 
 
 def describe_data(data) -> dict[str, Any]:
-    """What the manifest says of `data`, set up: name, fingerprint, splits, and classes and what was left out, if any."""
+    """What the manifest says of `data`, set up: name, fingerprint, splits, and classes and what was
+    left out, if any.
+    """
     about: dict[str, Any] = {"name": data.name, "fingerprint": data.fingerprint()}
     about["splits"] = {split: data.describe(split) for split in SPLITS}
     about |= {"classes": list(data.classes)} if getattr(data, "classes", None) else {}
@@ -28,16 +49,19 @@ def describe_data(data) -> dict[str, Any]:
 
 
 def tell(data, more: Sequence[str] = ()) -> None:
-    """Says on stderr what a user should know of `data`: files left out, splits, classes; and the lines `more`."""
+    """Says on stderr what a user should know of `data`: files left out, splits, classes; and the
+    lines `more`.
+    """
     for line in [*(f"{data.name}: {note}" for note in getattr(data, "notes", ())), *more]:
         print(line, file=sys.stderr)
 
 
 def fit_to_data(settings: dict[str, Any], data) -> tuple[dict[str, Any], list[str]]:
-    """`settings` of a run as `data`, set up, allow: (settings, what is left out and why, a line each).
+    """`settings` of a run as `data`, set up, allow: (settings, what is left out and why, a line
+    each).
 
-    A model that knows classes learns their names; what needs a split without examples is left out, or refused where
-    the user asked for it by name. Raises ConfigError.
+    A model that knows classes learns their names; what needs a split without examples is left out,
+    or refused where the user asked for it by name. Raises ConfigError.
     """
     model, lines = settings["model"], []
     if model.get("num_classes") and getattr(data, "classes", None):
@@ -53,19 +77,27 @@ def fit_to_data(settings: dict[str, Any], data) -> tuple[dict[str, Any], list[st
             continue
         has = f"{data.name} has {counts[split]} examples in its {split} split"
         if wanted.startswith(f"{split}/"):
-            raise ConfigError(f"optimized_metric={wanted}: {has}, {needed} or more are needed; {_more(data, split)}")
+            raise ConfigError(
+                f"optimized_metric={wanted}: {has}, {needed} or more are needed; {_more(data, split)}"
+            )
         if split == "val":
             lines.append(f"no {uses}: {has}; {_more(data, split)}")
         elif settings["evaluate"]:
             settings = settings | {"evaluate": False}
-            lines.append(f"no {uses} at the end: {has}, {needed} or more are needed; {_more(data, split)}")
+            lines.append(
+                f"no {uses} at the end: {has}, {needed} or more are needed; {_more(data, split)}"
+            )
     return settings, lines
 
 
 def require_split(data, split: str, key: str = "split", needed: int | None = None) -> None:
-    """ConfigError if `split` of `data`, set up, has fewer than `needed` examples; None: too few to be measured."""
+    """ConfigError if `split` of `data`, set up, has fewer than `needed` examples; None: too few to
+    be measured.
+    """
     if split not in SPLITS:
-        raise ConfigError(f"{key}={split}: expected one of {', '.join(SPLITS)}.{config.closest(str(split), SPLITS)}")
+        raise ConfigError(
+            f"{key}={split}: expected one of {', '.join(SPLITS)}.{config.closest(str(split), SPLITS)}"
+        )
     needed = LEAST.get(getattr(data, "modality", None), 1) if needed is None else needed
     counts = {name: data.describe(name)["count"] for name in SPLITS}
     if counts[split] < needed:
@@ -83,7 +115,9 @@ def _more(data, split: str) -> str:
 
 
 def trained_on(run_path: Path, data) -> bool | None:
-    """Whether `data` are those that the run was trained on, so that what it stored for them holds; None: not known."""
+    """Whether `data` are those that the run was trained on, so that what it stored for them holds;
+    None: not known.
+    """
     try:
         about = runs.read_manifest(run_path).get("data")
     except RunError:
@@ -93,10 +127,11 @@ def trained_on(run_path: Path, data) -> bool | None:
 
 
 def require_own_data(run_path: Path, data, overrides: Sequence[str]) -> bool | None:
-    """Whether `data`, set up, are those that the run was trained on; None where the run does not say.
+    """Whether `data`, set up, are those that the run was trained on; None where the run does not
+    say.
 
-    Data that have changed since then are refused. Others that the command line names are used, and it is said: what
-    they hold may have been trained on. Raises ConfigError.
+    Data that have changed since then are refused. Others that the command line names are used, and
+    it is said: what they hold may have been trained on. Raises ConfigError.
     """
     own = trained_on(run_path, data)
     if own:
@@ -105,7 +140,9 @@ def require_own_data(run_path: Path, data, overrides: Sequence[str]) -> bool | N
     if own is None:
         tell_aside(f"{run_path}: it does not say which data it was trained on; {ASIDE}")
     elif named:
-        tell_aside(f"{' '.join(named)}: not the data or the splits that {run_path} was trained on; {ASIDE}")
+        tell_aside(
+            f"{' '.join(named)}: not the data or the splits that {run_path} was trained on; {ASIDE}"
+        )
     else:
         before = runs.read_manifest(run_path)["data"]
         raise ConfigError(
@@ -122,7 +159,9 @@ def tell_aside(line: str) -> None:
 
 def _names_data(word: str) -> bool:
     key = key_of(word)
-    return key in ("data", "data@_global_") or (key.startswith("data.") and key.split(".")[1] not in HOW_READ)
+    return key in ("data", "data@_global_") or (
+        key.startswith("data.") and key.split(".")[1] not in HOW_READ
+    )
 
 
 def _difference(before: Mapping[str, Any], data) -> str:

@@ -13,23 +13,36 @@ from genlab.commands.data import require_own_data, require_split, tell
 from genlab.commands.eval import pick_device, require_run, require_verb, with_vocabulary
 from genlab.commands.text import encode_texts, refuse
 from genlab.console import progress
-from genlab.data import read_images, read_points
-from genlab.systems.inversion import invert
+from genlab.data.images.folder import read_images
+from genlab.data.points import read_points
+from genlab.systems.latent.inversion import invert
 from genlab.tensors import save_arrays
 
 __all__ = ["run"]
 
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
-    """Writes an .npz: `codes` (N, D) float32, `paths` or `ids`, `labels` where known, `log_prob` (N,) where asked for."""
+    """Writes an .npz: `codes` (N, D) float32, `paths` or `ids`, `labels` where known, `log_prob`
+    (N,) where asked for.
+    """
     settings = options.read("encode", cfg, overrides)
     run_path = require_run(settings, "encode")
     if (settings["input"] is None) == (settings["split"] is None):
-        raise config.ConfigError("give either input=<folder, zip, image or npz> or split=train|val|test")
-    system = runs.load(run_path, settings["ckpt"], settings["weights"], pick_device(settings["device"]), settings["allow"])
+        raise config.ConfigError(
+            "give either input=<folder, zip, image or npz> or split=train|val|test"
+        )
+    system = runs.load(
+        run_path,
+        settings["ckpt"],
+        settings["weights"],
+        pick_device(settings["device"]),
+        settings["allow"],
+    )
     refuse("encode", system, overrides)
     if "on_error" in options.given(overrides) and settings["input"] is None:
-        raise config.ConfigError("on_error: has no effect with split=; it is for input= (data.on_error= for the run's data)")
+        raise config.ConfigError(
+            "on_error: has no effect with split=; it is for input= (data.on_error= for the run's data)"
+        )
     if system.modality == "text":
         write = encode_conditional if hasattr(system, "condition") else encode_texts
         data = options.build_data(settings | {"data": with_vocabulary(settings["data"], run_path)})
@@ -47,7 +60,9 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
         require_verb(system, "log_prob")
     tolerance = {} if settings["tolerance"] is None else {"tolerance": settings["tolerance"]}
     if tolerance and not hasattr(system, "stored_codes"):
-        raise config.ConfigError(f"tolerance={settings['tolerance']}: {type(system).__name__} does not encode by descent")
+        raise config.ConfigError(
+            f"tolerance={settings['tolerance']}: {type(system).__name__} does not encode by descent"
+        )
     data = options.build_data(settings)
     if hasattr(system, "bind"):
         system.bind(data)
@@ -55,11 +70,20 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     if settings["input"] and system.modality == "point":
         points = read_points(settings["input"])
         if points.shape[1] != system.latent_dim:
-            raise config.ConfigError(f"input={settings['input']}: expected {system.latent_dim} numbers a point")
+            raise config.ConfigError(
+                f"input={settings['input']}: expected {system.latent_dim} numbers a point"
+            )
         batches, arrays["ids"] = points.split(settings["batch_size"]), np.arange(len(points))
     elif settings["input"]:
-        shape = {"image_size": data.image_size, "channels": data.channels, "crop": data.crop, "resize": data.resize}
-        images, paths, skipped = read_images(settings["input"], **shape, on_error=settings["on_error"])
+        shape = {
+            "image_size": data.image_size,
+            "channels": data.channels,
+            "crop": data.crop,
+            "resize": data.resize,
+        }
+        images, paths, skipped = read_images(
+            settings["input"], **shape, on_error=settings["on_error"]
+        )
         batches = (batch.float() / 127.5 - 1 for batch in images.split(settings["batch_size"]))
         arrays["paths"] = np.array(paths)
         if skipped:
@@ -67,7 +91,10 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     else:
         own = set_up(data, settings["split"], run_path, overrides)
         table = data.arrays(settings["split"])
-        batches = (batch[system.modality] for batch in data.loader(settings["split"], settings["batch_size"]))
+        batches = (
+            batch[system.modality]
+            for batch in data.loader(settings["split"], settings["batch_size"])
+        )
         arrays["ids"] = np.arange(len(table))
         if getattr(table, "labels", None) is not None:
             arrays["labels"] = np.asarray(table.labels)
@@ -90,11 +117,15 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     if out.suffix != ".npz":
         raise config.ConfigError(f"out={out}: expected a name that ends in .npz")
     save_arrays(out, **arrays)
-    print(f"codes    {out}  {arrays['codes'].shape[0]} x {arrays['codes'].shape[1]}, with {', '.join(arrays)}")
+    print(
+        f"codes    {out}  {arrays['codes'].shape[0]} x {arrays['codes'].shape[1]}, with {', '.join(arrays)}"
+    )
 
 
 def set_up(data, split: str, run_path: Path, overrides: list[str]) -> bool | None:
-    """Reads `data`, of which `split` is encoded; whether they are those that the run was trained on, None: not known."""
+    """Reads `data`, of which `split` is encoded; whether they are those that the run was trained
+    on, None: not known.
+    """
     data.prepare_data()
     data.setup()
     tell(data)
@@ -109,4 +140,10 @@ def optimized(system, images: torch.Tensor, label, seed: int) -> torch.Tensor:
         if label is not None and not hasattr(system, "labels"):
             raise config.ConfigError(f"label={label}: {type(system).__name__} knows no labels")
         labels = system.labels(len(images), label) if hasattr(system, "labels") else None
-        return invert(system, images, labels, seed=seed, progress=lambda done: bar.update(task, completed=done, total=1200))
+        return invert(
+            system,
+            images,
+            labels,
+            seed=seed,
+            progress=lambda done: bar.update(task, completed=done, total=1200),
+        )

@@ -15,11 +15,11 @@ from genlab import config, console, runs
 from genlab.commands import options
 from genlab.commands.data import require_own_data, require_split, tell, trained_on
 from genlab.commands.text import measure_texts, refuse
-from genlab.data import DataError
+from genlab.errors import DataError
+from genlab.evaluation.classification import evaluate_classifier
+from genlab.evaluation.density import evaluate_density
+from genlab.evaluation.images import evaluate_images
 from genlab.files import explained, refuse_links, unwritable
-from genlab.metrics.classification import evaluate_classifier
-from genlab.metrics.density import evaluate_density
-from genlab.metrics.image_evaluation import evaluate_images
 from genlab.report.html import write_report
 from genlab.report.images import save_rows
 from genlab.report.plots import save_prd
@@ -42,27 +42,47 @@ DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
 
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[str, float]:
-    """Writes <run>/eval/metrics.json and the report anew, prints a table; returns the metrics' values."""
+    """Writes <run>/eval/metrics.json and the report anew, prints a table; returns the metrics'
+    values.
+    """
     settings = options.read("eval", cfg, overrides)
     run_path = require_run(settings, "eval")
     refuse_links(run_path)
     runs.check_layout(run_path)
     runs.read_manifest(run_path, TrainedManifest)  # before what takes long: the report tells of it
     out = place(run_path, run_dir)
-    config.validate({k: settings.get(k) for k in ("data", "metrics", "ood", "allow")}, {"metrics": ["data"]})
+    config.validate(
+        {k: settings.get(k) for k in ("data", "metrics", "ood", "allow")}, {"metrics": ["data"]}
+    )
     data = options.build_data(settings | {"data": with_vocabulary(settings["data"], run_path)})
     data.prepare_data()
     data.setup()
     tell(data)
     require_own_data(run_path, data, overrides)
     require_split(data, settings["split"])
-    names = ("ckpt", "weights", "seed", "num", "split", "batch_size", "standing", "sampler", "scale", "device")
+    names = (
+        "ckpt",
+        "weights",
+        "seed",
+        "num",
+        "split",
+        "batch_size",
+        "standing",
+        "sampler",
+        "scale",
+        "device",
+    )
     chosen = {name: settings[name] for name in names}
-    chosen |= {"texts": {"decoding": settings["decoding"], "measure": settings["measure"]}, "overrides": overrides}
+    chosen |= {
+        "texts": {"decoding": settings["decoding"], "measure": settings["measure"]},
+        "overrides": overrides,
+    }
     ood = other_data(settings["ood"], data, settings["allow"]) if settings.get("ood") else None
     if ood is not None:
         require_split(ood, settings["split"], "ood: split")
-    results = measure(run_path, data, settings["metrics"], settings["allow"], ood=ood, out=out, **chosen)
+    results = measure(
+        run_path, data, settings["metrics"], settings["allow"], ood=ood, out=out, **chosen
+    )
     report = write_report(run_path, out)
     print(f"metrics  {out / 'eval' / 'metrics.json'}")
     for name, pattern in (("pictures", "*.png"), ("texts   ", "*.jsonl")):
@@ -73,17 +93,24 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
 
 
 def place(run_path: Path, instead: Path) -> Path:
-    """Where the results go: the run's directory, or, said in a line, `instead` where that cannot be written."""
+    """Where the results go: the run's directory, or, said in a line, `instead` where that cannot be
+    written.
+    """
     folders = [folder for folder in (run_path, run_path / "eval") if folder.is_dir()]
     why = next(filter(None, map(unwritable, folders)), None)
     if why is None:
         return run_path
-    print(f"{explained(why) or f'{run_path}: {why.strerror}'}. The results go to {instead}", file=sys.stderr)
+    print(
+        f"{explained(why) or f'{run_path}: {why.strerror}'}. The results go to {instead}",
+        file=sys.stderr,
+    )
     return instead
 
 
 def with_vocabulary(data: dict[str, Any], run_path: Path) -> dict[str, Any]:
-    """The config of texts with the run's own vocabulary, whatever they were to be read with, and even where that is gone."""
+    """The config of texts with the run's own vocabulary, whatever they were to be read with, and
+    even where that is gone.
+    """
     own = {"vocab": str(run_path.absolute()), "simplified": False}
     return data | {name: value for name, value in own.items() if name in data}
 
@@ -91,7 +118,9 @@ def with_vocabulary(data: dict[str, Any], run_path: Path) -> dict[str, Any]:
 def require_run(settings: dict[str, Any], command: str) -> Path:
     """The directory of run=; RunError where it is not given."""
     if not settings.get("run"):
-        raise runs.RunError(f"run=: genlab {command} needs a run directory, as in genlab {command} run=outputs/train/...")
+        raise runs.RunError(
+            f"run=: genlab {command} needs a run directory, as in genlab {command} run=outputs/train/..."
+        )
     return Path(settings["run"])
 
 
@@ -116,22 +145,28 @@ def measure(
     overrides: Sequence[str] = (),
     out: Path | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The metrics of a run on `data`, for images over the feature network `metrics`; ood: data to tell from these.
+    """The metrics of a run on `data`, for images over the feature network `metrics`; ood: data to
+    tell from these.
 
-    Also written to eval/metrics.json in `out` (None: the run's directory), with pictures beside it: of image models
-    neighbours.png (a sample a row, then the training images nearest to it) and prd.png (the precision-recall curve); of
-    densities density.png (points), ood.png (both sets' log-probabilities) and certificate.json (of a network that has one);
-    of models of texts texts.jsonl. texts: {"decoding": ..., "measure": ...} for these. overrides: the command line's, of
-    which those that mean nothing to this model are refused.
+    Also written to eval/metrics.json in `out` (None: the run's directory), with pictures beside it:
+    of image models neighbours.png (a sample a row, then the training images nearest to it) and
+    prd.png (the precision-recall curve); of densities density.png (points), ood.png (both sets'
+    log-probabilities) and certificate.json (of a network that has one); of models of texts
+    texts.jsonl. texts: {"decoding": ..., "measure": ...} for these. overrides: the command line's,
+    of which those that mean nothing to this model are refused.
     """
     out = out or run_path
     if data.name is None:
-        raise config.ConfigError("data: the run's config has no data to evaluate on; choose one, as in data=mnist5k")
+        raise config.ConfigError(
+            "data: the run's config has no data to evaluate on; choose one, as in data=mnist5k"
+        )
     device = pick_device(device)
     system = runs.load(run_path, ckpt, weights, device, allow)
     refuse("eval", system, overrides)
     if ood is not None and not hasattr(system, "log_prob"):
-        raise config.ConfigError(f"ood={ood.name}: {type(system).__name__} has no log-probability to tell data apart by")
+        raise config.ConfigError(
+            f"ood={ood.name}: {type(system).__name__} has no log-probability to tell data apart by"
+        )
     choose_sampler(system, sampler)
     if scale is not None:
         require_verb(system, "sample")
@@ -152,7 +187,9 @@ def measure(
             settings = {"split": split, "num": num, "seed": seed, **(texts or {})}
             results |= measure_texts(system, data, out, settings, progress).results
         if hasattr(system, "classify"):
-            found = evaluate_classifier(system, data, split=split, batch_size=batch_size, seed=seed, progress=progress)
+            found = evaluate_classifier(
+                system, data, split=split, batch_size=batch_size, seed=seed, progress=progress
+            )
             results |= found.results
             files += [partial(save_certificate, out, found.certificate)]
         if hasattr(system, "log_prob"):
@@ -161,13 +198,19 @@ def measure(
             results |= found.results
             files += [partial(save_certificate, out, found.certificate)]
             if found.density is not None:
-                panels = {f"{split} split": data.arrays(split), "samples": found.samples, "density": found.density}
+                panels = {
+                    f"{split} split": data.arrays(split),
+                    "samples": found.samples,
+                    "density": found.density,
+                }
                 files += [partial(save_points, panels, out / "eval" / "density.png", view)]
             if found.scores:
                 named = {name: system.scaled(values) for name, values in found.scores.items()}
                 files += [partial(save_histograms, named, out / "eval" / "ood.png", system.measure)]
         if images:
-            found = evaluate_images(system, data, features, **chosen, scale=scale, own_data=bool(own), progress=progress)
+            found = evaluate_images(
+                system, data, features, **chosen, scale=scale, own_data=bool(own), progress=progress
+            )
             results |= found.results
             files += [partial(save_rows, found.neighbours, out / "eval" / "neighbours.png")]
             files += [partial(save_prd, *found.prd, out / "eval" / "prd.png")]
@@ -177,9 +220,15 @@ def measure(
     else:
         about = data.describe(split)
         used |= {"standing": standing, "crop": about.get("crop"), "resize": about.get("resize")}
-    used |= {name: value for name, value in {"sampler": sampler, "scale": scale}.items() if value is not None}
+    used |= {
+        name: value
+        for name, value in {"sampler": sampler, "scale": scale}.items()
+        if value is not None
+    }
     results = {name: entry | used for name, entry in results.items()}
-    console.console(sys.stdout).print(metrics_table(results))  # before the files, for which the disk may have no room
+    console.console(sys.stdout).print(
+        metrics_table(results)
+    )  # before the files, for which the disk may have no room
     for write in files:
         write()
     runs.write_text(out / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
@@ -204,14 +253,20 @@ def save_certificate(run_path: Path, certificate: dict[str, Any] | None) -> None
     """<run>/eval/certificate.json, and a line for each shape of layer with its largest bound."""
     if certificate is None:
         return
-    runs.write_text(run_path / "eval" / "certificate.json", json.dumps(certificate, indent=2) + "\n")
+    runs.write_text(
+        run_path / "eval" / "certificate.json", json.dumps(certificate, indent=2) + "\n"
+    )
     console.console(sys.stdout).print(certificate_table(certificate))
 
 
 def other_data(node: dict[str, Any], data, allow):
-    """The data of ood=, in the shape of the run's own: padded like these where its pictures fit, else shrunk."""
+    """The data of ood=, in the shape of the run's own: padded like these where its pictures fit,
+    else shrunk.
+    """
     if data.modality != ("image" if "image_size" in node else "point"):
-        raise config.ConfigError(f"ood: the run's {data.name} holds {data.modality}s; choose a set of those")
+        raise config.ConfigError(
+            f"ood: the run's {data.name} holds {data.modality}s; choose a set of those"
+        )
     if data.modality == "point":
         return config.build(node, allow)
     node = node | {"image_size": data.image_size, "channels": data.channels}
@@ -235,29 +290,45 @@ def require_verb(system, verb: str) -> None:
     for entry in sorted(files("genlab.conf").joinpath("model").iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".yaml"):
             target = yaml.safe_load(entry.read_text()).get("model", {}).get("_target_")
-            if target is not None and hasattr(config.locate(target), verb):  # a variant of another recipe names none
+            if target is not None and hasattr(
+                config.locate(target), verb
+            ):  # a variant of another recipe names none
                 able.append(entry.name.removesuffix(".yaml"))
-    raise runs.RunError(f"{type(system).__name__} cannot {verb}; models that can: {', '.join(able) or 'none'}")
+    raise runs.RunError(
+        f"{type(system).__name__} cannot {verb}; models that can: {', '.join(able) or 'none'}"
+    )
 
 
 def taken(verb: Callable, settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of scale=, temperature= and label= that are given; ConfigError for one that the model's `verb` cannot take."""
-    given = {name: settings[name] for name in ("scale", "temperature", "label") if settings.get(name) is not None}
+    """Those of scale=, temperature= and label= that are given; ConfigError for one that the model's
+    `verb` cannot take.
+    """
+    given = {
+        name: settings[name]
+        for name in ("scale", "temperature", "label")
+        if settings.get(name) is not None
+    }
     able = inspect.signature(verb).parameters.keys() & {"scale", "temperature", "label"}
     for name in given.keys() - able:
         known = ", ".join(sorted(able)) or "none"
-        raise config.ConfigError(f"{name}={given[name]}: {type(verb.__self__).__name__} does not take it; it takes {known}")
+        raise config.ConfigError(
+            f"{name}={given[name]}: {type(verb.__self__).__name__} does not take it; it takes {known}"
+        )
     return given
 
 
 def choose_sampler(system, name: str | None) -> None:
-    """Lets `system` draw its codes by `name`, one of its samplers; None for its own. ConfigError if it has no such one."""
+    """Lets `system` draw its codes by `name`, one of its samplers; None for its own. ConfigError if
+    it has no such one.
+    """
     if name is None:
         return
     known = getattr(system, "samplers", ())
     if name not in known:
         has = (
-            f"has {', '.join(known)}.{config.closest(name, known)}" if known else "has one way to sample; leave sampler= out"
+            f"has {', '.join(known)}.{config.closest(name, known)}"
+            if known
+            else "has one way to sample; leave sampler= out"
         )
         raise config.ConfigError(f"sampler={name}: {type(system).__name__} {has}")
     system.sampler = name

@@ -1,4 +1,6 @@
-"""`genlab export run=<dir> out=<dir>`: a trained run as files that others can use, with a model card."""
+"""`genlab export run=<dir> out=<dir>`: a trained run as files that others can use, with a model
+card.
+"""
 
 import json
 import logging
@@ -20,7 +22,9 @@ GRAPHS = {"torch_export": ("pt2", images.to_torch_export), "onnx": ("onnx", imag
 
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
-    """Writes what `format` says, all that the model can be written as if null, and README.md; prints each file's size."""
+    """Writes what `format` says, all that the model can be written as if null, and README.md;
+    prints each file's size.
+    """
     settings = options.read("export", cfg, overrides)
     run_path = require_run(settings, "export")
     runs.read_manifest(run_path, TrainedManifest)  # before what takes long: the card tells of it
@@ -31,10 +35,16 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     known = [*system.formats, "safetensors"] if system.modality == "text" else ["safetensors"]
     known += [*GRAPHS, "explorer"] if system.modality == "image" else []
     if wanted is not None and wanted not in known:
-        raise config.ConfigError(f"format={wanted}: expected {' or '.join(known)}.{config.closest(str(wanted), known)}")
+        raise config.ConfigError(
+            f"format={wanted}: expected {' or '.join(known)}.{config.closest(str(wanted), known)}"
+        )
     out = Path(settings["out"] or run_dir)
-    if out.is_file() or any((out / name).exists() for name in ("config.json", "config.yaml", "README.md")):
-        raise config.ConfigError(f"out={out}: there is a file, a model or a run there already; name another directory")
+    if out.is_file() or any(
+        (out / name).exists() for name in ("config.json", "config.yaml", "README.md")
+    ):
+        raise config.ConfigError(
+            f"out={out}: there is a file, a model or a run there already; name another directory"
+        )
 
     if wanted is None:
         formats = known[:1] if system.modality == "text" else known
@@ -47,10 +57,17 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
             files["model.safetensors"] = f"weights ({settings['weights']}), float32"
             files["config.yaml"] = "what genlab builds the model from"
         elif name in GRAPHS:
-            files |= write_graphs(name, system, shape_of(frozen["data"]), out, must=wanted is not None)
+            files |= write_graphs(
+                name, system, shape_of(frozen["data"]), out, must=wanted is not None
+            )
         elif name == "explorer":
-            trained = (settings["ckpt"], settings["weights"]) == ("last", "ema")  # as the page in the run is
-            files |= explorer_page(system, run_path, shape_of(frozen["data"]), out, trained, must=wanted is not None)
+            trained = (settings["ckpt"], settings["weights"]) == (
+                "last",
+                "ema",
+            )  # as the page in the run is
+            files |= explorer_page(
+                system, run_path, shape_of(frozen["data"]), out, trained, must=wanted is not None
+            )
         else:
             files |= {file: ABOUT[file] for file in system.export(str(out), name)}
     card = model_card(run_path, system, files, settings["licence"], how_to_use(system, out, files))
@@ -73,15 +90,23 @@ ABOUT = {
 def shape_of(data: dict[str, Any]) -> tuple[int, int, int]:
     """(C, H, W) of a config's images."""
     if "image_size" not in (data or {}):
-        raise config.ConfigError("data: the run's config has no images, whose size the model is exported for")
+        raise config.ConfigError(
+            "data: the run's config has no images, whose size the model is exported for"
+        )
     return data["channels"], data["image_size"], data["image_size"]
 
 
-def explorer_page(system, run_path: Path, shape: tuple[int, int, int], out: Path, same: bool, must: bool) -> dict[str, str]:
-    """explorer.html, made anew; what the run's own page knows of the data is taken if it is of the `same` weights."""
+def explorer_page(
+    system, run_path: Path, shape: tuple[int, int, int], out: Path, same: bool, must: bool
+) -> dict[str, str]:
+    """explorer.html, made anew; what the run's own page knows of the data is taken if it is of the
+    `same` weights.
+    """
     try:
         known = known_of_data(run_path / "explorer.html", system) if same else None
-        write_explorer(system, run_path, out, shape, max_bytes=None if must else MAX_BYTES, known=known)
+        write_explorer(
+            system, run_path, out, shape, max_bytes=None if must else MAX_BYTES, known=known
+        )
     except OSError:
         raise
     except Exception as error:
@@ -97,9 +122,12 @@ def leave_out(line: str, must: bool) -> None:
     print(f"left out: {line}")
 
 
-def write_graphs(name: str, system, shape: tuple[int, int, int], out: Path, must: bool) -> dict[str, str]:
-    """{file: what it is} of each verb's graph in the format `name`; one that cannot be is said in a line, or, if it must
-    be, is a ValueError."""
+def write_graphs(
+    name: str, system, shape: tuple[int, int, int], out: Path, must: bool
+) -> dict[str, str]:
+    """{file: what it is} of each verb's graph in the format `name`; one that cannot be is said in a
+    line, or, if it must be, is a ValueError.
+    """
     suffix, write = GRAPHS[name]
     for chatty in ("onnx_ir", "onnxscript"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -119,7 +147,10 @@ def write_graphs(name: str, system, shape: tuple[int, int, int], out: Path, must
         except Exception as error:  # exporters fail in many ways, and one graph that cannot be must not cost the others
             errors.setdefault(first_line(error), []).append(verb)
         else:
-            codes, pictures = f"codes (N, {system.latent_dim})", f"images (N, {', '.join(map(str, shape))}) in [-1, 1]"
+            codes, pictures = (
+                f"codes (N, {system.latent_dim})",
+                f"images (N, {', '.join(map(str, shape))}) in [-1, 1]",
+            )
             given = f"{codes}{', labels (N,) int64' if module.num_classes else ''}"
             about = f"{given} -> {pictures}" if verb == "decode" else f"{pictures} -> {codes}"
             files[f"{verb}.{suffix}"] = f"{about}, {name.replace('_', '.')}"

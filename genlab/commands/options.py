@@ -1,4 +1,6 @@
-"""The options of every command: their types, ranges and defaults. conf/<command>.yaml says what each is for."""
+"""The options of every command: their types, ranges and defaults. conf/<command>.yaml says what
+each is for.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -8,15 +10,22 @@ from pydantic import Field
 
 from genlab import config
 from genlab.config import Node
+from genlab.overrides import key_of
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed
-from genlab.systems.writing import Decoding
-from genlab.words import key_of
+from genlab.systems.text.writing import Decoding
 
 __all__ = ["SCHEMAS", "Encode", "Eval", "Export", "Sample", "Train", "build_data", "given", "read"]
 
 Text = Annotated[str, Field(min_length=1, description="text that is not empty")]
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:<number> or mps")]
-Package = Annotated[str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*$", description="name of a package")]
+Device = Annotated[
+    str,
+    Field(
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:<number> or mps"
+    ),
+]
+Package = Annotated[
+    str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*$", description="name of a package")
+]
 Name = NonNegativeInt | Text
 Split = Literal["train", "val", "test"]
 Label = NonNegativeInt | Text
@@ -138,20 +147,25 @@ SCHEMAS = {"train": Train, "sample": Sample, "encode": Encode, "eval": Eval, "ex
 
 
 def read(
-    command: str, cfg: Any, overrides: Iterable[str] = (), supplied: Mapping[str, Iterable[str]] | None = None
+    command: str,
+    cfg: Any,
+    overrides: Iterable[str] = (),
+    supplied: Mapping[str, Iterable[str]] | None = None,
 ) -> dict[str, Any]:
-    """The options of `command` as plain data: resolved, checked, and with a default for each that `cfg` leaves out.
+    """The options of `command` as plain data: resolved, checked, and with a default for each that
+    `cfg` leaves out.
 
     Args:
         command: train, sample, encode, eval or export.
         cfg: the composed config.
-        overrides: the words of the command line. What they name as a `_target_` is allowed, and all that libraries and
-            genlab have where the whole config is the user's own.
-        supplied: see `config.validate`, for a command that builds all that is in its config; None for others.
+        overrides: the words of the command line. What they name as a `_target_` is allowed, and all
+            that libraries and genlab have where the whole config is the user's own.
+        supplied: see `config.validate`, for a command that builds all that is in its config; None
+        for others.
 
     Raises:
-        ConfigError: lists every option that is unknown, missing or not of its type, with the closest one or what was
-            expected.
+        ConfigError: lists every option that is unknown, missing or not of its type, with the
+            closest one or what was expected.
     """
     settings, schema = config.resolve(cfg), SCHEMAS[command]
     errors = config.check_arguments("", schema, settings)

@@ -1,4 +1,6 @@
-"""What a run directory says of the run that is trained in it changes when the first step is taken, not before."""
+"""What a run directory says of the run that is trained in it changes when the first step is taken,
+not before.
+"""
 
 from collections.abc import Callable
 
@@ -10,7 +12,9 @@ __all__ = ["Record"]
 
 
 class Record(Callback):
-    """Calls `begin` once, at the end of the first step at the latest, and stops a run whose directory is moved away."""
+    """Calls `begin` once, at the end of the first step at the latest, and stops a run whose
+    directory is moved away.
+    """
 
     def __init__(self, manifest: runs.Manifest):
         self.manifest = manifest

@@ -1,4 +1,6 @@
-"""Where `genlab train` starts: a new run, or a run directory that is continued, from whatever moment it was left in."""
+"""Where `genlab train` starts: a new run, or a run directory that is continued, from whatever
+moment it was left in.
+"""
 
 import shlex
 import sys
@@ -8,18 +10,21 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from genlab import compare, config, runs
+from genlab import config, runs
 from genlab.commands.closing import all_closed, finished_stages
 from genlab.console import command
+from genlab.runs import compare
 from genlab.runs.schema import BegunManifest
-from genlab.systems.steps import state_of
+from genlab.training.steps import state_of
 
 __all__ = ["Start", "continue_job", "continue_run", "new_run"]
 
 
 @dataclass
 class Start:
-    """What is trained and from where: checkpoint None for step 0; trained if no step is left, only closing stages."""
+    """What is trained and from where: checkpoint None for step 0; trained if no step is left, only
+    closing stages.
+    """
 
     settings: dict[str, Any]
     manifest: runs.Manifest
@@ -28,7 +33,9 @@ class Start:
     trained: bool = False
 
     def begin(self, run_dir: Path, loggers, settings: dict[str, Any]) -> None:
-        """Writes down that the run goes on, when its first step is taken; until then the directory is as it was."""
+        """Writes down that the run goes on, when its first step is taken; until then the directory
+        is as it was.
+        """
         if not self.manifest.writes:
             return
         runs.save_config(run_dir, settings | {"run": None, "ckpt": "last"})
@@ -41,8 +48,12 @@ class Start:
 
 
 def new_run(run_dir: Path, settings: dict[str, Any], overrides: list[str]) -> Start:
-    """A new run in `run_dir`, or one anew that was stopped before its first checkpoint; RunError if another is there."""
-    manifest = runs.Manifest.create(run_dir, content_of(settings, overrides), writes=rank_zero_only.rank == 0)
+    """A new run in `run_dir`, or one anew that was stopped before its first checkpoint; RunError if
+    another is there.
+    """
+    manifest = runs.Manifest.create(
+        run_dir, content_of(settings, overrides), writes=rank_zero_only.rank == 0
+    )
     if manifest.writes:
         runs.save_config(run_dir, settings | {"run": None, "ckpt": "last"})
     return Start(settings, manifest)
@@ -55,14 +66,25 @@ def typed() -> str:
 
 def content_of(settings: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     content = {"command": typed(), "overrides": overrides, "model": settings["name"]}
-    content |= {"seed": settings["seed"], **runs.environment(), "steps": 0, "images_seen": 0, "seconds": 0.0}
-    return content | {"config": compare.digest(settings), "differences": compare.differences(settings)}
+    content |= {
+        "seed": settings["seed"],
+        **runs.environment(),
+        "steps": 0,
+        "images_seen": 0,
+        "seconds": 0.0,
+    }
+    return content | {
+        "config": compare.digest(settings),
+        "differences": compare.differences(settings),
+    }
 
 
 def continue_run(run_dir: Path, settings: dict[str, Any], overrides: list[str]) -> Start:
-    """The run in run=<dir> from its checkpoint, or from step 0 if it was stopped before its first one.
+    """The run in run=<dir> from its checkpoint, or from step 0 if it was stopped before its first
+    one.
 
-    Nothing is written before `Start.begin`. ConfigError for a setting that a run keeps, or when nothing is left to do.
+    Nothing is written before `Start.begin`. ConfigError for a setting that a run keeps, or when
+    nothing is left to do.
     """
     writes = rank_zero_only.rank == 0
     if (run_dir / "manifest.json").exists():
@@ -90,14 +112,23 @@ def continue_job(run_dir: Path, settings: dict[str, Any]) -> Start | None:
     return _continue(run_dir, settings | {"run": str(run_dir), "ckpt": "last"}, manifest, {})
 
 
-def _continue(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, changed: dict[str, Any]) -> Start:
+def _continue(
+    run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, changed: dict[str, Any]
+) -> Start:
     manifest.hold()
     content = manifest.content
     resumed = [*content.get("resumed", []), typed()]
     if changed:
         content |= {"config": compare.digest(settings)}
     if settings["ckpt"] == "last" and manifest.is_empty():
-        content |= {"status": "running", "stages": {}, "steps": 0, "images_seen": 0, "resumed": resumed, "metrics": {}}
+        content |= {
+            "status": "running",
+            "stages": {},
+            "steps": 0,
+            "images_seen": 0,
+            "resumed": resumed,
+            "metrics": {},
+        }
         content.pop("error", None)
         return Start(settings, manifest)
     path = runs.checkpoint_path(settings["run"], settings["ckpt"])
@@ -118,7 +149,11 @@ def _continue(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, 
     metrics = {name: float(value) for name, value in state.get("metrics", {}).items()}
     stages = {"training": going_on(step)}
     if trained:
-        metrics |= {name: value for name, value in content.get("metrics", {}).items() if name.startswith("test/")}
+        metrics |= {
+            name: value
+            for name, value in content.get("metrics", {}).items()
+            if name.startswith("test/")
+        }
         stages = finished_stages(manifest) | {"training": "finished"}
     content |= {"stages": stages}
     content |= {"status": "running", "steps": step, "resumed": resumed, "metrics": metrics}
@@ -130,12 +165,16 @@ def _continue(run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, 
 
 
 def going_on(step: int) -> str:
-    """The state of a run that is trained beyond `step`, where a fit had ended: the same command goes on, not to its end."""
+    """The state of a run that is trained beyond `step`, where a fit had ended: the same command
+    goes on, not to its end.
+    """
     return f"from step {step}"
 
 
 def read_checkpoint(path: Path, run_dir: Path) -> dict[str, Any]:
-    """Its content; the RunError of a damaged last.ckpt says how the run goes on from best.ckpt, if that is there."""
+    """Its content; the RunError of a damaged last.ckpt says how the run goes on from best.ckpt, if
+    that is there.
+    """
     best = run_dir / "checkpoints" / "best.ckpt"
     try:
         return runs.read_resumable(path)

@@ -13,12 +13,12 @@ from rich.table import Table
 from genlab import config, runs
 from genlab.commands import options
 from genlab.console import console
-from genlab.data.reading import check, format_of, json_rows, text_of
-from genlab.data.records import Example, a_text
-from genlab.metrics.conditional_evaluation import evaluate_conditional
-from genlab.metrics.language import evaluate_language
-from genlab.metrics.text_evaluation import Judged, evaluate_texts
-from genlab.systems.writing import Decoding
+from genlab.data.text.formats import check, format_of, json_rows, text_of
+from genlab.data.text.records import Example, a_text
+from genlab.evaluation.conditional import evaluate_conditional
+from genlab.evaluation.language import evaluate_language
+from genlab.evaluation.text import Judged, evaluate_texts
+from genlab.systems.text.writing import Decoding
 from genlab.tensors import save_arrays
 
 __all__ = ["encode_texts", "measure_texts", "refuse", "sample_texts"]
@@ -33,7 +33,11 @@ CONDITIONAL = {
     "encode": ("field",),
     "eval": (),
 }  # of texts, theirs alone
-PLAIN = {"sample": ("question", "passages"), "encode": ("pooling", "whiten"), "eval": ("measure",)}  # of texts, not theirs
+PLAIN = {
+    "sample": ("question", "passages"),
+    "encode": ("pooling", "whiten"),
+    "eval": ("measure",),
+}  # of texts, not theirs
 SHOWN = 20  # rows of a table
 
 
@@ -43,20 +47,34 @@ def refuse(command: str, system, overrides: Sequence[str]) -> None:
     for key in sorted(options.given(overrides)):
         if conditional and key in CONDITIONAL[command]:
             continue
-        if text and key in (PLAIN if conditional else CONDITIONAL)[command] and key not in FOR_IMAGES[command]:
+        if (
+            text
+            and key in (PLAIN if conditional else CONDITIONAL)[command]
+            and key not in FOR_IMAGES[command]
+        ):
             which = "with" if conditional else "without"
-            raise config.ConfigError(f"{key}: has no meaning for a model of texts {which} a condition, as this run's is")
+            raise config.ConfigError(
+                f"{key}: has no meaning for a model of texts {which} a condition, as this run's is"
+            )
         if key in (FOR_IMAGES if text else FOR_TEXTS)[command]:
             kinds = ("images", "texts") if text else ("texts", "images")
-            raise config.ConfigError(f"{key}: is for models of {kinds[0]}, and this run's model is of {kinds[1]}")
+            raise config.ConfigError(
+                f"{key}: is for models of {kinds[0]}, and this run's model is of {kinds[1]}"
+            )
 
 
 def decoding_of(settings: dict[str, Any]) -> Decoding:
     """The Decoding of `decoding.*`; ValueError for a name or value that it does not take."""
-    return Decoding(**{name: value for name, value in (settings.get("decoding") or {}).items() if value is not None})
+    return Decoding(
+        **{
+            name: value
+            for name, value in (settings.get("decoding") or {}).items()
+            if value is not None
+        }
+    )
 
 
-# --- sample --------------------------------------------------------------------------------------------------------
+# --- sample ---------------------------------------------------------------------------------------
 
 
 def sample_texts(system, settings: dict[str, Any], run_dir: Path) -> None:
@@ -69,8 +87,19 @@ def sample_texts(system, settings: dict[str, Any], run_dir: Path) -> None:
         raise config.ConfigError(f"out={out}: expected a name that ends in .jsonl")
     rows = []
     for example, one in zip(examples, made, strict=True):
-        given = {"source": example.sources[0]} if example.question is None else {"question": example.question}
-        rows.append({"id": example.id, **given, "texts": one.texts, "scores": [round(score, 4) for score in one.scores]})
+        given = (
+            {"source": example.sources[0]}
+            if example.question is None
+            else {"question": example.question}
+        )
+        rows.append(
+            {
+                "id": example.id,
+                **given,
+                "texts": one.texts,
+                "scores": [round(score, 4) for score in one.scores],
+            }
+        )
     write_rows(out, rows)
     table = Table(box=None, pad_edge=False)
     for name in ("question" if examples[0].question is not None else "source", "text", "score"):
@@ -80,7 +109,9 @@ def sample_texts(system, settings: dict[str, Any], run_dir: Path) -> None:
             given = row.get("question") or row["source"]
             table.add_row(shortened(given), text or "(no answer)", f"{score:.3g}")
     console(sys.stdout).print(table)
-    print(f"texts    {out}  {len(rows)}" + (f", the first {SHOWN} above" if len(rows) > SHOWN else ""))
+    print(
+        f"texts    {out}  {len(rows)}" + (f", the first {SHOWN} above" if len(rows) > SHOWN else "")
+    )
 
 
 def asked(settings: dict[str, Any]) -> list[Example]:
@@ -107,7 +138,8 @@ def asked(settings: dict[str, Any]) -> list[Example]:
 
 
 def read_input(path: Path) -> list[Example]:
-    """Records of {"source"}, of {"question", "passages"} or of {"question", "context"}, each with an "id" if it likes.
+    """Records of {"source"}, of {"question", "passages"} or of {"question", "context"}, each with
+    an "id" if it likes.
 
     ConfigError names the line; see json_rows for the files.
     """
@@ -153,11 +185,13 @@ def shortened(text: str, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 
-# --- encode --------------------------------------------------------------------------------------------------------
+# --- encode ---------------------------------------------------------------------------------------
 
 
 def encode_texts(system, data, settings: dict[str, Any], run_dir: Path) -> None:
-    """Writes an .npz with `codes` (N, D) float32 and `ids`, and, whitened, the `mean` and `kernel` that did it."""
+    """Writes an .npz with `codes` (N, D) float32 and `ids`, and, whitened, the `mean` and `kernel`
+    that did it.
+    """
     if settings["input"]:
         path = Path(settings["input"])
         if format_of(path) in (".jsonl", ".json"):
@@ -183,9 +217,11 @@ def encode_texts(system, data, settings: dict[str, Any], run_dir: Path) -> None:
 
 
 def whiten(codes: torch.Tensor, dim: int | bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """((codes - mean) kernel, mean (D,), kernel (D, dim)): no correlation, unit variance, the dim widest directions.
+    """((codes - mean) kernel, mean (D,), kernel (D, dim)): no correlation, unit variance, the dim
+    widest directions.
 
-    Su et al. 2021, "Whitening Sentence Representations for Better Semantics and Faster Retrieval", arXiv 2103.15316.
+    Su et al. 2021, "Whitening Sentence Representations for Better Semantics and Faster Retrieval",
+    arXiv 2103.15316.
     """
     dim = codes.shape[1] if dim is True else dim
     if not 1 <= dim <= codes.shape[1] or len(codes) <= dim:
@@ -200,16 +236,20 @@ def whiten(codes: torch.Tensor, dim: int | bool) -> tuple[torch.Tensor, torch.Te
     return (centred @ kernel).float(), mean.float(), kernel.float()
 
 
-# --- eval ----------------------------------------------------------------------------------------------------------
+# --- eval -----------------------------------------------------------------------------------------
 
 
 def measure_texts(system, data, out: Path, settings: dict[str, Any], progress) -> Judged:
-    """The metrics of a text model; also writes <out>/eval/texts.jsonl, what it wrote beside what is right."""
+    """The metrics of a text model; also writes <out>/eval/texts.jsonl, what it wrote beside what is
+    right.
+    """
     measure = settings.get("measure")
     if hasattr(system, "objective"):  # of pretraining, where nothing written is right or wrong
         for name in ("measure", "decoding"):
             if any(value is not None for value in config.flatten(settings.get(name)).values()):
-                raise config.ConfigError(f"{name}: means nothing to the evaluation of a model trained on raw text")
+                raise config.ConfigError(
+                    f"{name}: means nothing to the evaluation of a model trained on raw text"
+                )
         options = {name: settings[name] for name in ("split", "num", "seed")}
         return Judged(evaluate_language(system, data, **options, progress=progress), [])
     options = {name: settings[name] for name in ("split", "num", "seed")}

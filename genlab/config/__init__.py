@@ -1,7 +1,8 @@
 """What a config means: composed, checked as a whole, built from an allow-list.
 
-Here lives what turns the words of a command line, or the config.yaml of a run directory, into checked plain data and
-then into objects. Nothing here imports torch, and nothing here knows what a model does.
+Here lives what turns the words of a command line, or the config.yaml of a run directory, into
+checked plain data and then into objects. Nothing here imports torch, and nothing here knows what a
+model does.
 """
 
 from genlab.config.builder import PARTS, build, build_system
@@ -12,7 +13,14 @@ from genlab.config.outward import refuse_outward
 from genlab.config.registry import allowed, locate, registry, targets
 from genlab.config.resume import changes, refuse_changes
 from genlab.config.types import Node
-from genlab.config.validation import check_arguments, faults, listed, missing_arguments, parameters, validate
+from genlab.config.validation import (
+    check_arguments,
+    faults,
+    listed,
+    missing_arguments,
+    parameters,
+    validate,
+)
 from genlab.errors import ConfigError
 
 __all__ = [

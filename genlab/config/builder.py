@@ -16,8 +16,9 @@ PARTS = ("net", "loss", "penalty", "augment")  # groups that are arguments of th
 def build(node: Mapping, allow: Iterable[str] = (), **kwargs: Any) -> Any:
     """The object that `node` describes, nested nodes first.
 
-    A mapping with `_target_` is a call of that class with its other keys as arguments: with `_partial_: true` a
-    functools.partial of it, with `_args_` a list of arguments without names. Everything else is itself.
+    A mapping with `_target_` is a call of that class with its other keys as arguments: with
+    `_partial_: true` a functools.partial of it, with `_args_` a list of arguments without names.
+    Everything else is itself.
 
     Args:
         node: Of a config, plain or composed.
@@ -25,8 +26,9 @@ def build(node: Mapping, allow: Iterable[str] = (), **kwargs: Any) -> Any:
         kwargs: Added to the outermost call.
 
     Raises:
-        ConfigError: A target is not allowed or not there, the form of a node is wrong, or a constructor fails for what it
-            was given. A ValueError that names its key, and errors of genlab's own kinds, come through as they are.
+        ConfigError: A target is not allowed or not there, the form of a node is wrong, or a
+            constructor fails for what it was given. A ValueError that names its key, and errors of
+            genlab's own kinds, come through as they are.
     """
     with blame(str(node.get("_target_"))):
         return _build(node, allow, **kwargs)
@@ -47,7 +49,9 @@ def _made(node: Any, allow: Iterable[str], kwargs: Mapping[str, Any]) -> Any:
         return [_made(inner, allow, {}) for inner in node]
     if not isinstance(node, Mapping):
         return node
-    values = {key: _made(value, allow, {}) for key, value in node.items() if key not in kwargs} | kwargs
+    values = {
+        key: _made(value, allow, {}) for key, value in node.items() if key not in kwargs
+    } | kwargs
     if "_target_" not in values:
         return values
     call = locate(values["_target_"], allow)

@@ -8,7 +8,9 @@ __all__ = ["closest", "flatten"]
 
 
 def closest(word: str, words: Iterable[str], cutoff: float = 0.6) -> str:
-    """ " Did you mean 'x'?" for the closest of `words`, or nothing; cutoff: how like it has to be, of 1."""
+    """ " Did you mean 'x'?" for the closest of `words`, or nothing; cutoff: how like it has to be,
+    of 1.
+    """
     words = list(words)
     match = difflib.get_close_matches(word, words, 1, cutoff)
     if not match and "." not in word:  # a bare leaf name: compare with the leaves of dotted keys

@@ -1,4 +1,6 @@
-"""What a config may build: a registry made from the shipped configs, and what the user's own command line adds."""
+"""What a config may build: a registry made from the shipped configs, and what the user's own
+command line adds.
+"""
 
 import functools
 import importlib
@@ -11,19 +13,50 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from genlab.config.keys import closest
+from genlab.config.renamed import new_target
 from genlab.errors import ConfigError
 from genlab.plain import parse_yaml
 
-__all__ = ["allowed", "arguments", "check_added", "check_forms", "form_errors", "locate", "registry", "targets"]
+__all__ = [
+    "allowed",
+    "arguments",
+    "check_added",
+    "check_forms",
+    "form_errors",
+    "locate",
+    "registry",
+    "targets",
+]
 
-# A new training may name any public class of these, as its config is the user's own. Functions are never among them.
-OWN = tuple(f"genlab.{name}." for name in ["systems", "models", "losses", "nn", "data", "callbacks", "metrics"])
-LIBRARIES = ("torch.nn.", "torch.optim.", "torchvision.models.", "lightning.pytorch.", "torchmetrics.")
+# A new training may name any public class of these, as its config is the user's own. Functions are
+# never among them.
+OWN = tuple(
+    f"genlab.{name}."
+    for name in [
+        "systems",
+        "training",
+        "models",
+        "losses",
+        "nn",
+        "data",
+        "callbacks",
+        "metrics",
+        "evaluation",
+    ]
+)
+LIBRARIES = (
+    "torch.nn.",
+    "torch.optim.",
+    "torchvision.models.",
+    "lightning.pytorch.",
+    "torchmetrics.",
+)
 
-# Classes of libraries that runs use beside the shipped configs. Each only keeps its arguments when it is constructed,
-# and none opens, writes, sends or fetches anything, whatever its arguments are. So not here: what has a path
-# (ModelCheckpoint, profilers), a service (loggers), weights to fetch (torchvision.models, torchmetrics' features), or
-# saves a checkpoint of its own (LearningRateFinder, BatchSizeFinder).
+# Classes of libraries that runs use beside the shipped configs. Each only keeps its arguments when
+# it is constructed, and none opens, writes, sends or fetches anything, whatever its arguments are.
+# So not here: what has a path (ModelCheckpoint, profilers), a service (loggers), weights to fetch
+# (torchvision.models, torchmetrics' features), or saves a checkpoint of its own
+# (LearningRateFinder, BatchSizeFinder).
 INERT = {
     "torch.optim": "Adadelta Adagrad Adam AdamW Adamax ASGD LBFGS NAdam RAdam RMSprop Rprop SGD SparseAdam",
     "torch.optim.lr_scheduler": "ChainedScheduler ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR "
@@ -37,7 +70,8 @@ INERT = {
     "LearningRateMonitor StochasticWeightAveraging Timer",
 }
 
-# What genlab's own code adds when it builds these. They write or fetch, so a config cannot have them built elsewhere.
+# What genlab's own code adds when it builds these. They write or fetch, so a config cannot have
+# them built elsewhere.
 ADDED = {
     "genlab.callbacks.csv_logger.CSVLogger": "save_dir",
     "genlab.callbacks.loggers.TrackioLogger": "save_dir",
@@ -48,7 +82,7 @@ ADDED = {
     "genlab.metrics.features.classifier": "data",
     "genlab.metrics.features.inception": "data",
     "genlab.metrics.features.random": "data",
-    "genlab.systems.trainer.Trainer": "default_root_dir",
+    "genlab.training.trainer.Trainer": "default_root_dir",
 }
 DIRECTIVES = {
     "_target_": (str, "the dotted name of a class"),
@@ -64,7 +98,11 @@ def registry() -> frozenset[str]:
     found = {f"{module}.{name}" for module, names in INERT.items() for name in names.split()}
     for group in files("genlab.conf").iterdir():
         if group.name != "hydra":  # Hydra builds those itself
-            found |= {node["_target_"] for file in _configs(group) for _, node in targets(parse_yaml(file.read_text()))}
+            found |= {
+                node["_target_"]
+                for file in _configs(group)
+                for _, node in targets(parse_yaml(file.read_text()))
+            }
     return frozenset(found)
 
 
@@ -81,14 +119,19 @@ def allowed(allow: Iterable[str], words: Iterable[str] = (), new: bool = False) 
 
     Args:
         allow: The packages or names of the user's allow=.
-        words: The user's own overrides on this command line. A class of a library or of genlab that one of them names
-            as a `_target_` is allowed.
-        new: Whether the whole config is the user's own, as that of a new training is: then all classes of
-            libraries and of genlab are.
+        words: The user's own overrides on this command line. A class of a library or of genlab that
+            one of them names as a `_target_` is allowed.
+        new: Whether the whole config is the user's own, as that of a new training is: then all
+            classes of libraries and of genlab are.
     """
     if new:
         return [*allow, *(prefix.rstrip(".") for prefix in (*OWN, *LIBRARIES))]
-    named = {node["_target_"] for word in words for _, node in targets(_value(word)) if isinstance(node["_target_"], str)}
+    named = {
+        node["_target_"]
+        for word in words
+        for _, node in targets(_value(word))
+        if isinstance(node["_target_"], str)
+    }
     return [*allow, *sorted(name for name in named if name.startswith((*OWN, *LIBRARIES)))]
 
 
@@ -116,7 +159,11 @@ def locate(target: str, allow: Iterable[str] = ()) -> Any:
     prefixes = tuple(prefix.rstrip(".") + "." for prefix in allow)
     module, _, name = target.rpartition(".")
     if target not in registry() and not f"{target}.".startswith(prefixes):
-        beside = [other.rpartition(".")[2] for other in registry() if other.rpartition(".")[0] == module]
+        beside = [
+            other.rpartition(".")[2] for other in registry() if other.rpartition(".")[0] == module
+        ]
+        if today := new_target(target):
+            raise ConfigError(f"_target_={target}: it is now called {today}")
         near = closest(name, beside) or closest(target, registry(), 0.85)
         raise ConfigError(
             f"_target_={target} is not named by genlab's own configs.{near} If you trust it, allow it on the command "
@@ -128,25 +175,39 @@ def locate(target: str, allow: Iterable[str] = ()) -> Any:
         raise ConfigError(f"_target_={target}: cannot import {module} ({error})") from None
     except AttributeError:
         names = vars(importlib.import_module(module))
-        raise ConfigError(f"_target_={target}: {module} has no '{name}'.{closest(name, names)}") from None
+        raise ConfigError(
+            f"_target_={target}: {module} has no '{name}'.{closest(name, names)}"
+        ) from None
     if target not in registry() and not _may_build(found, prefixes):
-        raise ConfigError(f"_target_={target}: configs may only build classes, and this is {found!r}")
+        raise ConfigError(
+            f"_target_={target}: configs may only build classes, and this is {found!r}"
+        )
     return found
 
 
 def _to_allow(target: str) -> str:
-    """The least that allows `target`: of the user's own packages the package, of others the name alone."""
+    """The least that allows `target`: of the user's own packages the package, of others the name
+    alone.
+    """
     package = target.partition(".")[0]
-    return target if f"{package}." in {prefix.partition(".")[0] + "." for prefix in (*OWN, *LIBRARIES)} else package
+    return (
+        target
+        if f"{package}." in {prefix.partition(".")[0] + "." for prefix in (*OWN, *LIBRARIES)}
+        else package
+    )
 
 
 def _may_build(found: Any, prefixes: tuple[str, ...]) -> bool:
-    """Whether `found`, which is allowed by its name, is not something that its module merely imported, or a function."""
+    """Whether `found`, which is allowed by its name, is not something that its module merely
+    imported, or a function.
+    """
     home = f"{getattr(found, '__module__', '')}."
     foreign = tuple(prefix for prefix in prefixes if not prefix.startswith((*OWN, *LIBRARIES)))
     if home.startswith(foreign) and not home.startswith("genlab."):
         return True
-    return inspect.isclass(found) and home.partition(".")[0] in {p.partition(".")[0] for p in (*OWN, *LIBRARIES)}
+    return inspect.isclass(found) and home.partition(".")[0] in {
+        p.partition(".")[0] for p in (*OWN, *LIBRARIES)
+    }
 
 
 def targets(node: Any, key: str = "") -> Iterable[tuple[str, Mapping]]:
@@ -163,11 +224,15 @@ def targets(node: Any, key: str = "") -> Iterable[tuple[str, Mapping]]:
 
 def arguments(node: Mapping) -> dict[str, Any]:
     """The keys of a node that are arguments of its target."""
-    return {name: value for name, value in node.items() if name not in DIRECTIVES and name not in FIXED}
+    return {
+        name: value for name, value in node.items() if name not in DIRECTIVES and name not in FIXED
+    }
 
 
 def form_errors(key: str, node: Mapping) -> list[str]:
-    """What is wrong with the directives (`_target_`, `_partial_`, ...) of the node under `key`, a line each."""
+    """What is wrong with the directives (`_target_`, `_partial_`, ...) of the node under `key`, a
+    line each.
+    """
     dot = f"{key}." if key else ""
     errors = [
         f"{dot}{name}={node[name]}: expected {expected}"
@@ -182,14 +247,17 @@ def form_errors(key: str, node: Mapping) -> list[str]:
 
 
 def check_forms(config: Any) -> None:
-    """Raises ConfigError with its key where a directive of a node (`_target_`, `_partial_`, ...) has a wrong value."""
+    """Raises ConfigError with its key where a directive of a node (`_target_`, `_partial_`, ...)
+    has a wrong value.
+    """
     for key, node in targets(config):
         for error in form_errors(key, node):
             raise ConfigError(error)
 
 
 def check_added(config: Any, given: Iterable[str] = ()) -> None:
-    """Checks that no node of `config` is one that genlab's own code has to build, unless it builds it now.
+    """Checks that no node of `config` is one that genlab's own code has to build, unless it builds
+    it now.
 
     Args:
         config: Plain containers.
@@ -204,6 +272,10 @@ def check_added(config: Any, given: Iterable[str] = ()) -> None:
             continue
         dot = f"{key}." if key else ""
         if added in node or node.get("_args_"):
-            raise ConfigError(f"{dot}{added}: genlab gives it to {node['_target_']} itself; leave it out")
+            raise ConfigError(
+                f"{dot}{added}: genlab gives it to {node['_target_']} itself; leave it out"
+            )
         if key or added not in given:
-            raise ConfigError(f"{dot}_target_={node['_target_']}: only genlab itself builds this, not inside of another")
+            raise ConfigError(
+                f"{dot}_target_={node['_target_']}: only genlab itself builds this, not inside of another"
+            )

@@ -1,4 +1,6 @@
-"""A plain value against an annotation: pydantic decides, strictly, and the answer is in a user's words."""
+"""A plain value against an annotation: pydantic decides, strictly, and the answer is in a user's
+words.
+"""
 
 import functools
 import inspect
@@ -33,11 +35,13 @@ def is_node(value: Any) -> bool:
 
 
 def mismatches(place: str, value: Any, annotation: Any) -> Iterator[str]:
-    """What in the plain value is not of the type `annotation`, a line each that begins with its key.
+    """What in the plain value is not of the type `annotation`, a line each that begins with its
+    key.
 
     Args:
         place: the key of the value.
-        value: plain; of a mapping or list of configs with `_target_`, each child is looked at by itself.
+        value: plain; of a mapping or list of configs with `_target_`, each child is looked at by
+        itself.
         annotation: of the argument.
     """
     if holds_nodes(value) and not is_node(value):
@@ -58,7 +62,11 @@ def type_error(value: Any, annotation: Any) -> str | None:
     A config with `_target_` is checked by itself: here it only has to be in a place for an object.
     """
     if is_node(value):
-        return None if takes_objects(annotation) else f"expected {describe(annotation)}, not a config with _target_"
+        return (
+            None
+            if takes_objects(annotation)
+            else f"expected {describe(annotation)}, not a config with _target_"
+        )
     if holds_nodes(value) or (adapter := adapter_of(annotation)) is None:
         return None
     try:
@@ -68,7 +76,9 @@ def type_error(value: Any, annotation: Any) -> str | None:
         if any(one["type"] == "json_invalid" for one in error.errors()):
             return "is not UTF-8 text"
         choices = [str(choice) for choice in literals(annotation)]
-        return f"expected {describe(annotation)}.{closest(str(value), choices) if choices else ''}".removesuffix(".")
+        return f"expected {describe(annotation)}.{closest(str(value), choices) if choices else ''}".removesuffix(
+            "."
+        )
     except (TypeError, ValueError, RecursionError):
         return f"expected {describe(annotation)}"
     return None
@@ -78,7 +88,13 @@ def type_error(value: Any, annotation: Any) -> str | None:
 def _adapter(annotation: Any) -> TypeAdapter | None:
     try:
         return TypeAdapter(annotation, config=STRICT)
-    except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError, NameError, TypeError):
+    except (
+        PydanticSchemaGenerationError,
+        PydanticUndefinedAnnotation,
+        PydanticUserError,
+        NameError,
+        TypeError,
+    ):
         return None  # of a library, with names that only its own type checker knows
 
 
@@ -92,15 +108,21 @@ def adapter_of(annotation: Any) -> TypeAdapter | None:
 
 
 def holds_nodes(value: Any) -> bool:
-    children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    children = (
+        value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    )
     return is_node(value) or any(map(holds_nodes, children))
 
 
 def child_of(annotation: Any, container: type) -> Any:
-    """What `annotation` says of the values of a mapping or of the items of a list; Any where it says nothing."""
+    """What `annotation` says of the values of a mapping or of the items of a list; Any where it
+    says nothing.
+    """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
-        return next((child for one in arguments if (child := child_of(one, container)) is not Any), Any)
+        return next(
+            (child for one in arguments if (child := child_of(one, container)) is not Any), Any
+        )
     kinds = MAPPINGS if container is Mapping else LISTS
     return arguments[-1] if origin in kinds and arguments and arguments[-1] is not Ellipsis else Any
 
@@ -114,7 +136,9 @@ def takes_objects(annotation: Any) -> bool:
         return any(map(takes_objects, arguments))
     if origin is Literal:
         return False
-    return annotation is Any or (annotation not in NAMES and (origin or annotation) not in (*MAPPINGS, *LISTS))
+    return annotation is Any or (
+        annotation not in NAMES and (origin or annotation) not in (*MAPPINGS, *LISTS)
+    )
 
 
 def literals(annotation: Any) -> list[Any]:
@@ -133,10 +157,18 @@ def describe(annotation: Any) -> str:
     if annotation in NAMES:
         return NAMES[annotation]
     if origin is Annotated:
-        told = [each.description for each in arguments[1:] if isinstance(each, FieldInfo) and each.description]
-        return told[0] if told else f"{describe(arguments[0])} ({', '.join(map(str, arguments[1:]))})"
+        told = [
+            each.description
+            for each in arguments[1:]
+            if isinstance(each, FieldInfo) and each.description
+        ]
+        return (
+            told[0] if told else f"{describe(arguments[0])} ({', '.join(map(str, arguments[1:]))})"
+        )
     if origin is Literal:
-        return f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else str(arguments[0])
+        return (
+            f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else str(arguments[0])
+        )
     if origin in (types.UnionType, typing.Union):
         words = list(dict.fromkeys(map(describe, arguments)))
         return " or ".join([w for w in words if w != "null"] + ["null"] * ("null" in words))

@@ -1,4 +1,6 @@
-"""A config checked as a whole: every `_target_` bound to its signature, every argument to its annotation."""
+"""A config checked as a whole: every `_target_` bound to its signature, every argument to its
+annotation.
+"""
 
 import inspect
 import types
@@ -28,10 +30,12 @@ OPTIMIZER = {
 
 
 def parameters(target: Any) -> dict[str, inspect.Parameter]:
-    """The named parameters of a class or function, through **kwargs up to the parents' constructors.
+    """The named parameters of a class or function, through **kwargs up to the parents'
+    constructors.
 
-    What a library does with its **kwargs is not known: then a parameter of kind VAR_KEYWORD is among them, and no
-    parameter of a parent is required. `**options: Unpack[Options]` names the keys of the TypedDict Options.
+    What a library does with its **kwargs is not known: then a parameter of kind VAR_KEYWORD is
+    among them, and no parameter of a parent is required. `**options: Unpack[Options]` names the
+    keys of the TypedDict Options.
     """
     foreign = not target.__module__.startswith("genlab.")
     classes = target.__mro__ if inspect.isclass(target) else [target]
@@ -44,7 +48,11 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
             signature = list(_signature(call).parameters.values())[inspect.isclass(cls) :]
         except (TypeError, ValueError):  # a C slot without a signature
             continue
-        named = [p for p in signature if p.kind is not p.VAR_POSITIONAL and (foreign or p.kind is not p.VAR_KEYWORD)]
+        named = [
+            p
+            for p in signature
+            if p.kind is not p.VAR_POSITIONAL and (foreign or p.kind is not p.VAR_KEYWORD)
+        ]
         if foreign and found:
             named = [p if p.kind is p.VAR_KEYWORD else p.replace(default=None) for p in named]
         more = next((p.annotation for p in signature if p.kind is p.VAR_KEYWORD), None)
@@ -52,7 +60,10 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
         if not any(p.kind is p.VAR_KEYWORD for p in signature):
             break
     if _is_optimizer(target):
-        found |= {name: found[name].replace(annotation=OPTIMIZER[name]) for name in found.keys() & OPTIMIZER.keys()}
+        found |= {
+            name: found[name].replace(annotation=OPTIMIZER[name])
+            for name in found.keys() & OPTIMIZER.keys()
+        }
     return found
 
 
@@ -67,7 +78,9 @@ def _unpacked(annotation: Any) -> Iterable[inspect.Parameter]:
     """The keys of Unpack[Options] as keyword parameters that may be left out."""
     if typing.get_origin(annotation) is not typing.Unpack:
         return
-    for name, hint in typing.get_type_hints(typing.get_args(annotation)[0], include_extras=True).items():
+    for name, hint in typing.get_type_hints(
+        typing.get_args(annotation)[0], include_extras=True
+    ).items():
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
 
 
@@ -75,7 +88,9 @@ def _is_optimizer(target: Any) -> bool:
     return target.__module__.startswith("torch.optim.")
 
 
-def check_arguments(key: str, target: Any, given: Mapping[str, Any], owner: str | None = None) -> list[str]:
+def check_arguments(
+    key: str, target: Any, given: Mapping[str, Any], owner: str | None = None
+) -> list[str]:
     """What is wrong with the plain values `given` to `target`, each line beginning with its key.
 
     Args:
@@ -99,15 +114,23 @@ def check_arguments(key: str, target: Any, given: Mapping[str, Any], owner: str 
     return errors
 
 
-def missing_arguments(key: str, target: Any, given: Iterable[str], owner: str | None = None) -> list[str]:
+def missing_arguments(
+    key: str, target: Any, given: Iterable[str], owner: str | None = None
+) -> list[str]:
     """The arguments that `target` needs and that are not among the names `given`, a line each."""
     owner = owner or f"{target.__module__}.{target.__qualname__}"
-    required = (p.name for p in parameters(target).values() if p.kind is not p.VAR_KEYWORD and p.default is p.empty)
+    required = (
+        p.name
+        for p in parameters(target).values()
+        if p.kind is not p.VAR_KEYWORD and p.default is p.empty
+    )
     places = [f"{key}.{name}" if key else name for name in required if name not in given]
     return [f"{place}: {owner} needs a value here ({place}=...)" for place in places]
 
 
-def check_call(key: str, node: Mapping, supplied: Iterable[str], allow: Iterable[str]) -> Iterable[str]:
+def check_call(
+    key: str, node: Mapping, supplied: Iterable[str], allow: Iterable[str]
+) -> Iterable[str]:
     """The errors in calling `node`'s target with its keys and the arguments `supplied` in code."""
     if errors := form_errors(key, node):
         yield from errors
@@ -123,10 +146,14 @@ def check_call(key: str, node: Mapping, supplied: Iterable[str], allow: Iterable
         yield from missing_arguments(key, target, [*given, *supplied], node["_target_"])
 
 
-def validate(cfg: Mapping, supplied: Mapping[str, Iterable[str]] = types.MappingProxyType({})) -> None:
-    """Binds every `_target_` of `cfg` to its signature; one ConfigError lists all that is wrong, with key paths.
+def validate(
+    cfg: Mapping, supplied: Mapping[str, Iterable[str]] = types.MappingProxyType({})
+) -> None:
+    """Binds every `_target_` of `cfg` to its signature; one ConfigError lists all that is wrong,
+    with key paths.
 
-    supplied: by key, the arguments that the command adds when it builds the node ("*" for the children of a key).
+    supplied: by key, the arguments that the command adds when it builds the node ("*" for the
+    children of a key).
     """
     if errors := faults(cfg, supplied):
         raise ConfigError(listed(errors))

@@ -1,22 +1,6 @@
-"""Image and point sets as LightningDataModules, and the readers behind them."""
+"""Data: the order of training, the loader and the splits, and above them one room a field: images,
+points, text, corpus.
 
-from genlab.data.cache import data_root
-from genlab.data.cifar10 import CIFAR10
-from genlab.data.decode import DataError
-from genlab.data.folder import ImageFolder, read_images
-from genlab.data.points import PointSet, read_points
-from genlab.data.sets import MNIST, Digits, FashionMNIST, MNIST5k
-
-__all__ = [
-    "CIFAR10",
-    "MNIST",
-    "DataError",
-    "Digits",
-    "FashionMNIST",
-    "ImageFolder",
-    "MNIST5k",
-    "PointSet",
-    "data_root",
-    "read_images",
-    "read_points",
-]
+A room imports the ground and not another room; `captions` joins images and text, and corpus reads
+with the tokenizer of text.
+"""

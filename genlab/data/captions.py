@@ -10,13 +10,16 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
-from genlab.data.cache import cached_images, data_root
-from genlab.data.decode import DataError, Transform
-from genlab.data.labelled import SteeredText
-from genlab.data.loader import MappedImages
-from genlab.data.module import SPLIT_SEED, SPLITS, ImageDataModule
-from genlab.data.reading import an_object, check, json_of
-from genlab.data.records import Example, a_text
+from genlab.data.images.arrays import MappedImages
+from genlab.data.images.cache import cached_images
+from genlab.data.images.decode import Transform
+from genlab.data.images.module import ImageDataModule
+from genlab.data.splits import SPLIT_SEED, SPLITS
+from genlab.data.text.formats import an_object, check, json_of
+from genlab.data.text.labelled import SteeredText
+from genlab.data.text.records import Example, a_text
+from genlab.errors import DataError
+from genlab.files import data_root
 from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["CocoCaptions", "LabelledImages"]
@@ -25,13 +28,15 @@ __all__ = ["CocoCaptions", "LabelledImages"]
 class LabelledImages(SteeredText):
     """Captions that `templates` make of the class of each of `images`, "{label}" being its word.
 
-    words: one for each class; null: the class names. An example has as many captions as there are templates, of which one is
-    drawn each time it is trained on. Splits are those of the images.
+    words: one for each class; null: the class names. An example has as many captions as there are
+    templates, of which one is drawn each time it is trained on. Splits are those of the images.
     """
 
     name = "labelled_images"
 
-    def __init__(self, images: ImageDataModule, templates: list, words: list | None = None, **options) -> None:
+    def __init__(
+        self, images: ImageDataModule, templates: list, words: list | None = None, **options
+    ) -> None:
         super().__init__(max_source=0, max_question=0, **options)
         if not templates or any("{label}" not in template for template in templates):
             raise DataError(f"data.templates={templates}: expected texts with {{label}} in them")
@@ -51,7 +56,12 @@ class LabelledImages(SteeredText):
     def image_shape(self) -> dict:
         """How pictures are made what the model sees."""
         images = self.images
-        return {"image_size": images.image_size, "channels": images.channels, "crop": images.crop, "resize": images.resize}
+        return {
+            "image_size": images.image_size,
+            "channels": images.channels,
+            "crop": images.crop,
+            "resize": images.resize,
+        }
 
     @property
     def words(self) -> list[str]:
@@ -61,7 +71,9 @@ class LabelledImages(SteeredText):
         if known is None:
             raise DataError(f"data.images: {self.images.name} has no classes to make captions of")
         if self._words is not None and len(self._words) != len(known):
-            raise DataError(f"data.words: {len(self._words)} words for the {len(known)} classes {', '.join(known)}")
+            raise DataError(
+                f"data.words: {len(self._words)} words for the {len(known)} classes {', '.join(known)}"
+            )
         return [str(word) for word in self._words or known]
 
     def prepare_data(self) -> None:
@@ -72,7 +84,9 @@ class LabelledImages(SteeredText):
         words, splits = self.words, {}
         for split in SPLITS:
             labels = self.images.arrays(split).labels.tolist()
-            splits[split] = [self._example(f"{split}-{i}", words[label]) for i, label in enumerate(labels)]
+            splits[split] = [
+                self._example(f"{split}-{i}", words[label]) for i, label in enumerate(labels)
+            ]
         return splits
 
     def _example(self, id: str, word: str) -> Example:
@@ -85,15 +99,18 @@ class LabelledImages(SteeredText):
 
     def fingerprint(self) -> str:
         """16 hex digits of a sha256 over captions, images and the vocabulary."""
-        return hashlib.sha256(f"{super().fingerprint()} {self.images.fingerprint()}".encode()).hexdigest()[:16]
+        return hashlib.sha256(
+            f"{super().fingerprint()} {self.images.fingerprint()}".encode()
+        ).hexdigest()[:16]
 
 
 class CocoCaptions(SteeredText):
     """COCO's images with five captions each, in its own layout below `root`.
 
-    root/annotations/captions_train<year>.json and captions_val<year>.json, root/train<year>/ and root/val<year>/ with the
-    images, which are decoded once into a cache below $GENLAB_DATA. Train is COCO's; num_val images of its val are val, the
-    others, or num_test of them, test. https://cocodataset.org
+    root/annotations/captions_train<year>.json and captions_val<year>.json, root/train<year>/ and
+    root/val<year>/ with the images, which are decoded once into a cache below $GENLAB_DATA. Train
+    is COCO's; num_val images of its val are val, the others, or num_test of them, test.
+    https://cocodataset.org
     """
 
     name, words = "coco_captions", None
@@ -111,14 +128,23 @@ class CocoCaptions(SteeredText):
         num_test: NonNegativeInt | None = 5000,
         **options,
     ) -> None:
-        super().__init__(root=root, on_error=on_error, max_source=0, max_question=0, num_val=num_val, **options)
+        super().__init__(
+            root=root, on_error=on_error, max_source=0, max_question=0, num_val=num_val, **options
+        )
         self.num_test, self.year = num_test, year
-        self.image_shape = {"image_size": image_size, "channels": channels, "crop": crop, "resize": resize}
+        self.image_shape = {
+            "image_size": image_size,
+            "channels": channels,
+            "crop": crop,
+            "resize": resize,
+        }
         self.transform = Transform(**self.image_shape)
         self._given: dict[str, MappedImages] = {}
 
     def _folder(self) -> Path:
-        places = [Path(self.root).expanduser()] if self.root else [data_root() / "coco", data_root()]
+        places = (
+            [Path(self.root).expanduser()] if self.root else [data_root() / "coco", data_root()]
+        )
         wanted = f"annotations/captions_train{self.year}.json"
         found = next((place for place in places if (place / wanted).is_file()), None)
         if found is None:
@@ -132,14 +158,20 @@ class CocoCaptions(SteeredText):
         """The captioned images of one of COCO's two parts, in the order of their file names."""
         path = root / "annotations" / f"captions_{part}{self.year}.json"
         content = json_of(path)
-        if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("images", "annotations")):
-            raise DataError(f'{path}: expected an object with lists "images" and "annotations", as COCO\'s captions')
+        if not isinstance(content, dict) or not all(
+            isinstance(content.get(key), list) for key in ("images", "annotations")
+        ):
+            raise DataError(
+                f'{path}: expected an object with lists "images" and "annotations", as COCO\'s captions'
+            )
         images = cached_images(root / f"{part}{self.year}", self.transform, self.on_error)
         rows, captions = {name: row for row, name in enumerate(images.names)}, {}
         for i, note in enumerate(content["annotations"]):
             with self._place(f"{path}: annotations[{i}]"):
                 note = an_object(note)
-                captions.setdefault(note["image_id"], []).append(" ".join(check(a_text(note["caption"], "caption")).split()))
+                captions.setdefault(note["image_id"], []).append(
+                    " ".join(check(a_text(note["caption"], "caption")).split())
+                )
         entries = []
         for i, image in enumerate(content["images"]):
             with self._place(f"{path}: images[{i}]"):
@@ -151,7 +183,11 @@ class CocoCaptions(SteeredText):
                     raise ValueError(f"image {name} is not in {root / f'{part}{self.year}'}")
                 if not captions.get(number):
                     raise ValueError(f"image {name} has no caption")
-                examples.append(Example(name, ("",), (tuple(dict.fromkeys(captions[number])),), document=str(number)))
+                examples.append(
+                    Example(
+                        name, ("",), (tuple(dict.fromkeys(captions[number])),), document=str(number)
+                    )
+                )
                 kept.append(rows[name])
         if not examples:
             raise DataError(f"{path}: none of its images is there with a caption")
@@ -159,13 +195,17 @@ class CocoCaptions(SteeredText):
 
     @contextmanager
     def _place(self, where: str) -> Iterator[None]:
-        """Makes an error in the block a DataError that says where, or, with on_error=skip, a record that is left out."""
+        """Makes an error in the block a DataError that says where, or, with on_error=skip, a record
+        that is left out.
+        """
         try:
             yield
         except (ValueError, KeyError, TypeError) as error:
             why = f"there is no {error}" if isinstance(error, KeyError) else str(error)
             if self.on_error == "raise":
-                raise DataError(f"{where}: {why}; data.on_error=skip leaves such records out") from None
+                raise DataError(
+                    f"{where}: {why}; data.on_error=skip leaves such records out"
+                ) from None
             self.skipped.append((where, why))
 
     def _read(self) -> dict[str, list[Example]]:
@@ -173,8 +213,14 @@ class CocoCaptions(SteeredText):
         train, self._given["train"] = self._part(root, "train")
         held, images = self._part(root, "val")
         if not 0 <= self.num_val < len(held):
-            raise DataError(f"data.num_val={self.num_val}: COCO's val has {len(held)} images, some of which are to test on")
-        num_test = len(held) - self.num_val if self.num_test is None else min(self.num_test, len(held) - self.num_val)
+            raise DataError(
+                f"data.num_val={self.num_val}: COCO's val has {len(held)} images, some of which are to test on"
+            )
+        num_test = (
+            len(held) - self.num_val
+            if self.num_test is None
+            else min(self.num_test, len(held) - self.num_val)
+        )
         order = np.random.RandomState(SPLIT_SEED).permutation(len(held))
         rows = {"val": order[: self.num_val], "test": order[self.num_val :][:num_test]}
         rows = {split: np.sort(part) for split, part in rows.items()}

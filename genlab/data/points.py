@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genlab.data.decode import DataError
 from genlab.data.loader import StepDataModule, StepLoader
-from genlab.data.module import SPLITS
 from genlab.data.sampler import Draw, StepSampler, in_order
+from genlab.data.splits import SPLITS
+from genlab.errors import DataError
 from genlab.ranges import NonNegativeInt, PositiveInt, Seed
 
 __all__ = ["PointSet", "read_points"]
@@ -50,7 +50,9 @@ def _rings(radius: np.ndarray, noise: float, random: Random) -> np.ndarray:
 def checkerboard(count: int, random: Random) -> np.ndarray:
     """Uniform on the eight dark squares of side 2 of a 4 x 4 board on [-4, 4]^2."""
     x = random.random_sample(count) * 8 - 4
-    square = 2 * random.randint(2, size=count) + np.floor(x / 2) % 2  # 0 .. 3, every other one in a column
+    square = (
+        2 * random.randint(2, size=count) + np.floor(x / 2) % 2
+    )  # 0 .. 3, every other one in a column
     return np.stack([x, 2 * (square + random.random_sample(count)) - 4], 1)
 
 
@@ -64,7 +66,9 @@ def eight_gaussians(count: int, random: Random) -> np.ndarray:
 def pinwheel(count: int, random: Random) -> np.ndarray:
     """Five blades, each a Gaussian stretched along the radius and turned the more the farther out."""
     blade = random.randint(5, size=count)
-    radius, across = random.standard_normal((2, count)) * np.array([[0.3], [0.1]]) + np.array([[1.0], [0.0]])
+    radius, across = random.standard_normal((2, count)) * np.array([[0.3], [0.1]]) + np.array(
+        [[1.0], [0.0]]
+    )
     angle = 2 * np.pi / 5 * blade + 0.25 * np.exp(radius)
     return 2 * np.stack([radius * np.cos(angle) - across * np.sin(angle),
                          radius * np.sin(angle) + across * np.cos(angle)], 1)  # fmt: skip
@@ -73,12 +77,17 @@ def pinwheel(count: int, random: Random) -> np.ndarray:
 def swiss_roll(count: int, random: Random) -> np.ndarray:
     """One and a half turns of a spiral from radius 0.94 to 2.83, with noise 0.2."""
     angle = 1.5 * np.pi * (1 + 2 * random.random_sample(count))
-    return (angle * np.stack([np.cos(angle), np.sin(angle)])).T / 5 + 0.2 * random.standard_normal((count, 2))
+    return (angle * np.stack([np.cos(angle), np.sin(angle)])).T / 5 + 0.2 * random.standard_normal(
+        (count, 2)
+    )
 
 
 def two_spirals(count: int, random: Random) -> np.ndarray:
     """Two arms of one and a half turns to radius 3.1, with noise 0.1."""
-    arm, angle = random.randint(2, size=count) * 2 - 1, np.sqrt(random.random_sample(count)) * 3 * np.pi
+    arm, angle = (
+        random.randint(2, size=count) * 2 - 1,
+        np.sqrt(random.random_sample(count)) * 3 * np.pi,
+    )
     on = (arm * angle / 3) * np.stack([-np.cos(angle), np.sin(angle)])
     return on.T + 0.1 * random.standard_normal((count, 2))
 
@@ -97,7 +106,17 @@ def _eight_gaussians_density(points: Tensor) -> Tensor:
 
 
 SETS: dict[str, Callable[[int, Random], np.ndarray]] = {
-    f.__name__: f for f in (moons, circles, rings, checkerboard, eight_gaussians, pinwheel, swiss_roll, two_spirals)
+    f.__name__: f
+    for f in (
+        moons,
+        circles,
+        rings,
+        checkerboard,
+        eight_gaussians,
+        pinwheel,
+        swiss_roll,
+        two_spirals,
+    )
 }
 DENSITIES = {"checkerboard": _checkerboard_density, "eight_gaussians": _eight_gaussians_density}
 
@@ -113,7 +132,8 @@ class PointBatches:
 
 
 class PointSet(StepDataModule):
-    """Batches {point float32 (B, 2), index int64 (B,)} of 3 splits of one of SETS, each drawn from a seed of its own.
+    """Batches {point float32 (B, 2), index int64 (B,)} of 3 splits of one of SETS, each drawn from
+    a seed of its own.
 
     `seed` sets the order of training; the points do not depend on it.
     """
@@ -164,19 +184,25 @@ class PointSet(StepDataModule):
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
         points = self._on_device.setdefault((split, device), points.to(device))
         if split != "train":
-            return StepLoader(PointBatches(points), in_order(len(points), self.batch_size, rank, world))
+            return StepLoader(
+                PointBatches(points), in_order(len(points), self.batch_size, rank, world)
+            )
         sampler = StepSampler(len(points), self.batch_size, self.seed, False, rank, world)
         return StepLoader(PointBatches(points), sampler, self._step if trainer else None)
 
     def loader(self, split: str, batch_size: int | None = None) -> StepLoader:
         """Every point of a split once, in order, on the CPU; needs no trainer."""
         points = self.arrays(split)
-        return StepLoader(PointBatches(points), in_order(len(points), batch_size or self.batch_size))
+        return StepLoader(
+            PointBatches(points), in_order(len(points), batch_size or self.batch_size)
+        )
 
     def pick(self, split: str, num: int, seed: int = 0) -> dict[str, Tensor]:
         """A batch of `num` different points of a split, all where it has fewer, in the order drawn."""
         points = self.arrays(split)
-        return PointBatches(points)[Draw(torch.from_numpy(Random(seed).permutation(len(points))[:num]))]
+        return PointBatches(points)[
+            Draw(torch.from_numpy(Random(seed).permutation(len(points))[:num]))
+        ]
 
     def describe(self, split: str) -> dict[str, str | int]:
         """What a number measured on a split must be read with."""
@@ -192,11 +218,15 @@ class PointSet(StepDataModule):
 
 
 def read_points(path: str | Path) -> Tensor:
-    """Points (N, D) float32 of an .npz with `points` or a .csv of numbers; DataError if there are none."""
+    """Points (N, D) float32 of an .npz with `points` or a .csv of numbers; DataError if there are
+    none.
+    """
     path = Path(path)
     suffix = path.suffix.lower()
     if not path.is_file() or suffix not in (".npz", ".csv"):
-        raise DataError(f"input={path}: expected an .npz with 'points', or a .csv, of one point a row")
+        raise DataError(
+            f"input={path}: expected an .npz with 'points', or a .csv, of one point a row"
+        )
     try:
         with warnings.catch_warnings(), np.errstate(over="ignore"):
             warnings.simplefilter("ignore")  # what they are about is refused below
@@ -209,7 +239,11 @@ def read_points(path: str | Path) -> Tensor:
                 raise DataError(f"expected numbers, found {points.dtype}")
             points = points.astype(np.float32)
     except Exception as error:  # zipfile and numpy raise nearly anything on a damaged file
-        raise DataError(f"input={path}: cannot be read as points ({type(error).__name__}: {error})") from None
+        raise DataError(
+            f"input={path}: cannot be read as points ({type(error).__name__}: {error})"
+        ) from None
     if points.ndim != 2 or not len(points) or not np.isfinite(points).all():
-        raise DataError(f"input={path}: expected finite numbers of shape (N, D), found {points.shape}")
+        raise DataError(
+            f"input={path}: expected finite numbers of shape (N, D), found {points.shape}"
+        )
     return torch.from_numpy(points)

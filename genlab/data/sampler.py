@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genlab.data.decode import DataError
-from genlab.data.shuffle import digest, mixed, shuffled
+from genlab.errors import DataError
+from genlab.seeds import digest, mixed, shuffled
 
-TABLE = 1 << 20  # the longest set whose order is kept as a table; beyond, each batch computes its part of one
+TABLE = (
+    1 << 20
+)  # the longest set whose order is kept as a table; beyond, each batch computes its part of one
 
 
 class Draw(NamedTuple):
@@ -24,11 +26,11 @@ class Draw(NamedTuple):
 class StepSampler:
     """Draws of batch_size rows; an iteration is one epoch's worth of them, from `position` on.
 
-    Step t of training is batch t % len(self) of epoch t // len(self). Of its batch_size * world_size rows
-    rank r draws the r-th run of batch_size, so the ranks together draw exactly what one process with the
-    global batch would, flips included. The rows left over at the end of an epoch are dropped. `position` is
-    the step the next iteration starts with; set it to resume. Raises DataError if count is less than a
-    global batch.
+    Step t of training is batch t % len(self) of epoch t // len(self). Of its batch_size *
+    world_size rows rank r draws the r-th run of batch_size, so the ranks together draw exactly what
+    one process with the global batch would, flips included. The rows left over at the end of an
+    epoch are dropped. `position` is the step the next iteration starts with; set it to resume.
+    Raises DataError if count is less than a global batch.
     """
 
     computes = True  # the order of a large set; where it depends on nothing else
@@ -42,7 +44,13 @@ class StepSampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.count, self.batch_size, self.seed, self.flip, self.rank = count, batch_size, seed, flip, rank
+        self.count, self.batch_size, self.seed, self.flip, self.rank = (
+            count,
+            batch_size,
+            seed,
+            flip,
+            rank,
+        )
         self.global_batch = batch_size * world_size
         self.position = 0
         if count < self.global_batch:
@@ -73,7 +81,9 @@ class StepSampler:
             yield Draw(index, flip if self.flip else None)
 
     def _order(self, epoch: int) -> Callable[[int, int], tuple[Tensor, Tensor]]:
-        """What gives (rows, flips) of a part of the epoch's order: out of a table, or in no more memory than they take."""
+        """What gives (rows, flips) of a part of the epoch's order: out of a table, or in no more
+        memory than they take.
+        """
         if self.count <= TABLE or not self.computes:
             rows, flips = self._shuffle(epoch)
             return lambda start, end: (rows[start:end], flips[start:end])
@@ -88,7 +98,8 @@ class StepSampler:
 
     def _shuffle(self, epoch: int) -> tuple[Tensor, Tensor]:
         words = hashlib.blake2b(f"{self.seed} {epoch}".encode(), digest_size=32).digest()
-        # RandomState, because NumPy has frozen its streams: a resume under a later version draws the same.
+        # RandomState, because NumPy has frozen its streams: a resume under a later version draws
+        # the same.
         generator = np.random.RandomState(np.frombuffer(words, dtype="<u4").astype(np.uint32))
         rows = torch.from_numpy(generator.permutation(self.count).astype(np.int64))
         return rows, torch.from_numpy(generator.random_sample(self.count) < 0.5)

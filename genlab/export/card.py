@@ -1,4 +1,6 @@
-"""A model card in Hugging Face's form: what a model is, what it was trained on, how good it is and how to use it."""
+"""A model card in Hugging Face's form: what a model is, what it was trained on, how good it is and
+how to use it.
+"""
 
 import re
 import shlex
@@ -27,7 +29,9 @@ def task_of(system) -> str | None:
 
 
 def plain(value: Any) -> str:
-    """`value` as a piece of Markdown that shows it and does nothing: no markup, HTML, link or second line."""
+    """`value` as a piece of Markdown that shows it and does nothing: no markup, HTML, link or
+    second line.
+    """
     text = "".join(letter if letter.isprintable() else " " for letter in str(value))
     text = re.sub(r"([\\`*_\[\]<>|#&~$!@:{}])", r"\\\1", " ".join(text.split()))
     return re.sub(r"(?i)\b(www)\.", r"\1\\.", text)
@@ -39,11 +43,19 @@ def fenced(text: str) -> list[str]:
     return [fence, text, fence]
 
 
-def model_card(run_dir: Path, system, files: Mapping[str, str], licence: str | None = None, use: Sequence[str] = ()) -> str:
-    """README.md of an export of the run `run_dir` with its model `system`, from its manifest and eval/metrics.json.
+def model_card(
+    run_dir: Path,
+    system,
+    files: Mapping[str, str],
+    licence: str | None = None,
+    use: Sequence[str] = (),
+) -> str:
+    """README.md of an export of the run `run_dir` with its model `system`, from its manifest and
+    eval/metrics.json.
 
-    files: {name: what it is} of what was exported. licence: an SPDX name for the front matter, which the exporter knows;
-    without one the card says that none is given. use: lines of Python that use it.
+    files: {name: what it is} of what was exported. licence: an SPDX name for the front matter,
+    which the exporter knows; without one the card says that none is given. use: lines of Python
+    that use it.
     """
     manifest, results = runs.read_manifest(run_dir, TrainedManifest), runs.read_results(run_dir)
     data, task = manifest["data"], task_of(system)
@@ -63,28 +75,49 @@ def model_card(run_dir: Path, system, files: Mapping[str, str], licence: str | N
         }
         front["model-index"] = [{"name": manifest["model"], "results": [result]}]
     model, name = plain(manifest["model"]), plain(data["name"])
-    splits = ", ".join(f"{plain(split)} {plain(about['count'])}" for split, about in data["splits"].items())
+    splits = ", ".join(
+        f"{plain(split)} {plain(about['count'])}" for split, about in data["splits"].items()
+    )
     lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(), "---", ""]
     lines += [f"# {model} on {name}", ""]
     took = f"{manifest['images_seen']:,} examples seen, {manifest['seconds']:.0f} s on {plain(manifest['hardware'])}"
-    lines += [f"Trained for {manifest['steps']:,} steps ({took}), seed {plain(manifest['seed'])}.", ""]
+    lines += [
+        f"Trained for {manifest['steps']:,} steps ({took}), seed {plain(manifest['seed'])}.",
+        "",
+    ]
     if use:
         lines += ["```python", *use, "```", ""]
-    lines += ["| file | |", "|---|---|", *(f"| `{name}` | {what} |" for name, what in files.items()), ""]
+    lines += [
+        "| file | |",
+        "|---|---|",
+        *(f"| `{name}` | {what} |" for name, what in files.items()),
+        "",
+    ]
     lines += ["## Data", "", f"Of {name}: {splits}; fingerprint {plain(data['fingerprint'])}.", ""]
     lines += ["## Metrics", ""]
     if results:
         lines += ["| metric | value | measured on | features |", "|---|---|---|---|"]
         for metric, entry in results.items():
-            apart = "" if entry.get("comparable") in (None, True) else " (not comparable with papers)"
+            apart = (
+                "" if entry.get("comparable") in (None, True) else " (not comparable with papers)"
+            )
             features = f"{plain(entry['features'])}{apart}" if entry.get("features") else ""
-            lines.append(f"| {plain(metric)} | {entry['value']:.4g} | {plain(measured_on(entry))} | {features} |")
+            lines.append(
+                f"| {plain(metric)} | {entry['value']:.4g} | {plain(measured_on(entry))} | {features} |"
+            )
         used = {key: plain(value) for key, value in next(iter(results.values())).items()}
-        lines += ["", f"Weights {used['weights']} of checkpoint {used['ckpt']}, seed {used['seed']}."]
+        lines += [
+            "",
+            f"Weights {used['weights']} of checkpoint {used['ckpt']}, seed {used['seed']}.",
+        ]
     else:
         lines += ["Not measured (`genlab eval run=<dir>`)."]
     lines += ["", "## Licence", ""]
-    lines += [plain(licence) if licence else "None is given: ask whoever trained it, and mind the data's own licence."]
+    lines += [
+        plain(licence)
+        if licence
+        else "None is given: ask whoever trained it, and mind the data's own licence."
+    ]
     lines += [
         "",
         "## To train it again",
@@ -92,5 +125,9 @@ def model_card(run_dir: Path, system, files: Mapping[str, str], licence: str | N
         *fenced(shlex.join(["genlab", "train", *map(str, manifest.get("overrides", []))])),
         "",
     ]
-    wanted = ", ".join(plain(f"{package} {version}") for package, version in manifest["versions"].items() if version)
+    wanted = ", ".join(
+        plain(f"{package} {version}")
+        for package, version in manifest["versions"].items()
+        if version
+    )
     return "\n".join([*lines, f"With {wanted}.", ""])

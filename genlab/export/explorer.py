@@ -1,4 +1,6 @@
-"""explorer.html: a page that decodes codes in the browser, by sliders, between two codes, and from a dropped picture."""
+"""explorer.html: a page that decodes codes in the browser, by sliders, between two codes, and from
+a dropped picture.
+"""
 
 import base64
 from pathlib import Path
@@ -12,7 +14,7 @@ from genlab import runs
 from genlab.export.images import Verb, graphs
 from genlab.export.program import program
 from genlab.report.html import page
-from genlab.systems.codes import principal_directions
+from genlab.systems.latent.codes import principal_directions
 
 __all__ = ["MAX_BYTES", "explore", "first_line", "known_of_data", "write_explorer"]
 
@@ -24,15 +26,25 @@ NUM_BASES, STEP = 4, 0.1  # of the measured derivative
 
 
 def explore(run_dir: Path, data, allow=()) -> str | None:
-    """Writes <run_dir>/explorer.html of the averaged weights and returns None, or, in a line, why it cannot be.
+    """Writes <run_dir>/explorer.html of the averaged weights and returns None, or, in a line, why
+    it cannot be.
 
-    data: of the run, set up; its training images give the directions of an encoder's codes, held-out ones are shown.
+    data: of the run, set up; its training images give the directions of an encoder's codes,
+    held-out ones are shown.
     """
     (run_dir / "explorer.html").unlink(missing_ok=True)
     try:
         system, held_out = runs.load(run_dir, allow=allow), data.pick("val", NUM_SHOWN)
         shape = (data.channels, data.image_size, data.image_size)
-        write_explorer(system, run_dir, run_dir, shape, data.pick("train", NUM_IMAGES)["image"], held_out, MAX_BYTES)
+        write_explorer(
+            system,
+            run_dir,
+            run_dir,
+            shape,
+            data.pick("train", NUM_IMAGES)["image"],
+            held_out,
+            MAX_BYTES,
+        )
     except Exception as error:  # the training is done, and a page must not make it fail
         return first_line(error)
     return None
@@ -58,20 +70,31 @@ class Known(BaseModel):
 
 
 def known_of_data(path: Path, system) -> dict[str, Any] | None:
-    """The directions and held-out pictures in the run's page `path`, as plain data; None where it holds no such.
+    """The directions and held-out pictures in the run's page `path`, as plain data; None where it
+    holds no such.
 
     The page may be somebody else's, so nothing else of it is taken over.
     """
     if not path.is_file() or path.stat().st_size > MAX_PAGE_BYTES:
         return None
-    text = path.read_text(encoding="utf-8", errors="replace").partition('id="data">')[2].partition("</script>")[0]
+    text = (
+        path.read_text(encoding="utf-8", errors="replace")
+        .partition('id="data">')[2]
+        .partition("</script>")[0]
+    )
     try:
         known = Known.model_validate_json(text)
-        mean, directions = (len(base64.b64decode(part)) // 2 for part in (known.mean, known.directions))
+        mean, directions = (
+            len(base64.b64decode(part)) // 2 for part in (known.mean, known.directions)
+        )
     except ValueError:
         return None
     count = len(known.shares)
-    fits = (mean, directions, len(known.deviations)) == (system.latent_dim, count * system.latent_dim, count)
+    fits = (mean, directions, len(known.deviations)) == (
+        system.latent_dim,
+        count * system.latent_dim,
+        count,
+    )
     return known.model_dump() if fits else None
 
 
@@ -92,9 +115,10 @@ def write_explorer(
 ) -> Path:
     """Writes <folder>/explorer.html for `system`, loaded from `run_dir`; returns its path.
 
-    images: (N, C, H, W) of training, for the directions. held_out: {"image": ..., "label": ... if any}, shown to start from.
-    known: what `known_of_data` found, in place of both. ValueError where the model cannot decode in one pass, an operation
-    is not known to the page, or its weights are larger than max_bytes.
+    images: (N, C, H, W) of training, for the directions. held_out: {"image": ..., "label": ... if
+    any}, shown to start from.
+    known: what `known_of_data` found, in place of both. ValueError where the model cannot decode in
+    one pass, an operation is not known to the page, or its weights are larger than max_bytes.
     """
     verbs = graphs(system, shape)
     if "decode" not in verbs:
@@ -109,17 +133,30 @@ def write_explorer(
         )
     encodes = hasattr(system, "encode") and not hasattr(system, "stored_codes")
     scale = getattr(system, "code_scale", 1.0)
-    content: dict[str, Any] = known or directions(system, verbs["decode"], images if encodes else None, scale)
-    content |= {"shape": list(shape), "num_classes": getattr(system, "num_classes", 0), "code_scale": scale}
+    content: dict[str, Any] = known or directions(
+        system, verbs["decode"], images if encodes else None, scale
+    )
+    content |= {
+        "shape": list(shape),
+        "num_classes": getattr(system, "num_classes", 0),
+        "code_scale": scale,
+    }
     content["classes"] = getattr(system, "classes", None)
-    content |= {"prior": getattr(system, "prior_name", "normal"), "drawn": None, "held_out": content.get("held_out")}
+    content |= {
+        "prior": getattr(system, "prior_name", "normal"),
+        "drawn": None,
+        "held_out": content.get("held_out"),
+    }
     if hasattr(system, "stored_codes"):  # its prior is no formula
         content |= {"prior": None, "drawn": halves(system.prior(NUM_DRAWN, seed=0))}
     if held_out is not None and len(held_out["image"]) and encodes:
         x = held_out["image"][:NUM_SHOWN]
         pixels = x.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
         labels = held_out["label"][:NUM_SHOWN].tolist() if "label" in held_out else None
-        content["held_out"] = {"pixels": base64.b64encode(pixels.numpy().tobytes()).decode(), "labels": labels}
+        content["held_out"] = {
+            "pixels": base64.b64encode(pixels.numpy().tobytes()).decode(),
+            "labels": labels,
+        }
         content["held_out"]["codes"] = halves(scale * system.encode(x))
     content |= {"encode": None} | {verb: program(module) for verb, module in verbs.items()}
     manifest = runs.Manifest.read(run_dir).content
@@ -129,14 +166,18 @@ def write_explorer(
 
 def halves(values: Tensor) -> str:
     """Numbers as base64 of float16 in little endian."""
-    return base64.b64encode(values.detach().cpu().to(torch.float16).numpy().astype("<f2").tobytes()).decode()
+    return base64.b64encode(
+        values.detach().cpu().to(torch.float16).numpy().astype("<f2").tobytes()
+    ).decode()
 
 
 def directions(system, decode: Verb, images: Tensor | None, scale: float) -> dict[str, Any]:
-    """{mean, directions, deviations, shares, about} of the codes that the sliders move along, the most telling ones first.
+    """{mean, directions, deviations, shares, about} of the codes that the sliders move along, the
+    most telling ones first.
 
-    Of the codes of training images, given or stored, their principal components; else the directions along which the
-    pictures change most, the eigenvectors of E[J'J], J being the generator's derivative at codes of the prior.
+    Of the codes of training images, given or stored, their principal components; else the
+    directions along which the pictures change most, the eigenvectors of E[J'J], J being the
+    generator's derivative at codes of the prior.
     """
     if hasattr(system, "stored_codes"):
         codes, about = system.stored_codes(), "the codes of the training images"
@@ -152,7 +193,10 @@ def directions(system, decode: Verb, images: Tensor | None, scale: float) -> dic
     variances = values.square() / max(1, len(codes) - 1)
     found = {"mean": halves(mean), "deviations": variances.sqrt().tolist()}
     found["shares"] = (variances / codes.var(0).sum()).tolist()
-    return found | {"directions": halves(signed(vectors.T)), "about": f"the principal directions of {about}"}
+    return found | {
+        "directions": halves(signed(vectors.T)),
+        "about": f"the principal directions of {about}",
+    }
 
 
 def measured(decode: Verb, codes: Tensor) -> dict[str, Any]:
@@ -165,12 +209,19 @@ def measured(decode: Verb, codes: Tensor) -> dict[str, Any]:
     with torch.no_grad():
         for i, base in enumerate(codes[:NUM_BASES]):
             moved = torch.cat([base[None], base + STEP * torch.eye(dim)])
-            pictures = torch.cat([decode(part, *given(len(part), i)) for part in moved.split(32)]).flatten(1).double()
+            pictures = (
+                torch.cat([decode(part, *given(len(part), i)) for part in moved.split(32)])
+                .flatten(1)
+                .double()
+            )
             change = (pictures[1:] - pictures[:1]) / STEP
             gram = gram + change @ change.T
     values, vectors = torch.linalg.eigh(gram)
     count, values, vectors = min(NUM_DIRECTIONS, dim), values.flip(0).clamp_min(0), vectors.flip(1)
-    found = {"deviations": [codes.std().item()] * count, "shares": (values[:count] / values.sum()).tolist()}
+    found = {
+        "deviations": [codes.std().item()] * count,
+        "shares": (values[:count] / values.sum()).tolist(),
+    }
     about = "the directions in which pictures change most where the prior lies"
     return found | {"directions": halves(signed(vectors[:, :count].T)), "about": about}
 

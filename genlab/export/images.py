@@ -1,4 +1,6 @@
-"""A trained image model as safetensors, torch.export programs and ONNX graphs of `decode` and `encode`."""
+"""A trained image model as safetensors, torch.export programs and ONNX graphs of `decode` and
+`encode`.
+"""
 
 import copy
 from collections.abc import Mapping
@@ -13,7 +15,7 @@ from genlab.files import writing
 from genlab.losses.code import standardise
 from genlab.nn.invertible_linear import InvertibleLinear, apply_matrix
 from genlab.nn.residual import without_log_det
-from genlab.systems.codes import Codes
+from genlab.systems.latent.codes import Codes
 from genlab.tensors import save_safetensors, writing_torch
 
 __all__ = ["OPSET", "Verb", "graphs", "to_onnx", "to_safetensors", "to_torch_export"]
@@ -25,15 +27,19 @@ OUTPUTS = {"decode": "images", "encode": "codes"}
 class Verb(nn.Module):
     """One verb of a system as a module of tensors alone, on the CPU, in eval mode and float32.
 
-    network: a copy of what the system decodes or encodes with. inputs: their names; the first is codes (N, Z), or images
-    (N, C, H, W) in [-1, 1]; then labels (N,) int64 of a decoder with classes. example: of the first, (N >= 5, ...).
+    network: a copy of what the system decodes or encodes with. inputs: their names; the first is
+    codes (N, Z), or images (N, C, H, W) in [-1, 1]; then labels (N,) int64 of a decoder with
+    classes. example: of the first, (N >= 5, ...).
     """
 
     def __init__(self, network: nn.Module, verb: str, example: Tensor, num_classes: int = 0):
         super().__init__()
         self.network = copy.deepcopy(network).cpu().float().eval().requires_grad_(False)
         self.verb, self.num_classes = verb, num_classes
-        self.inputs = ("codes" if verb == "decode" else "images", *(["labels"] if num_classes else []))
+        self.inputs = (
+            "codes" if verb == "decode" else "images",
+            *(["labels"] if num_classes else []),
+        )
         self.register_buffer("first", example, persistent=False)
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -51,7 +57,9 @@ class Generator(nn.Module):
     def __init__(self, generator: nn.Module, codes: Codes | None):
         super().__init__()
         self.generator = generator
-        self.codes = None if codes is None else Codes(codes.values.shape[1], codes.space)  # its space alone
+        self.codes = (
+            None if codes is None else Codes(codes.values.shape[1], codes.space)
+        )  # its space alone
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.generator(z if self.codes is None else self.codes.inside(z), labels)
@@ -69,7 +77,9 @@ class Encoder(nn.Module):
 
 
 class Inverted(nn.Module):
-    """The inverse of a trained InvertibleLinear, its matrix inverted once: ONNX has no inverse of a matrix."""
+    """The inverse of a trained InvertibleLinear, its matrix inverted once: ONNX has no inverse of a
+    matrix.
+    """
 
     def __init__(self, linear: InvertibleLinear):
         super().__init__()
@@ -95,7 +105,11 @@ class Bijection(nn.Module):
 
     def __init__(self, pixels: nn.Module, net: nn.Module, verb: str):
         super().__init__()
-        self.pixels, self.net, self.verb = pixels, inverted_once(net) if verb == "decode" else net, verb
+        self.pixels, self.net, self.verb = (
+            pixels,
+            inverted_once(net) if verb == "decode" else net,
+            verb,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if self.verb == "decode":
@@ -105,14 +119,18 @@ class Bijection(nn.Module):
 
 
 def graphs(system: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Verb]:
-    """The verbs of `system` that are one pass of tensors: {"decode": ..., "encode": ...} where it has them.
+    """The verbs of `system` that are one pass of tensors: {"decode": ..., "encode": ...} where it
+    has them.
 
-    image_shape: (C, H, W). ValueError where there is none. Not among them: codes that a descent finds (glo, glann), and
-    the inverse of a residual flow, which is an iteration until it has converged.
+    image_shape: (C, H, W). ValueError where there is none. Not among them: codes that a descent
+    finds (glo, glann), and the inverse of a residual flow, which is an iteration until it has
+    converged.
     """
     name = type(system).__name__
     if getattr(system, "modality", "image") != "image":
-        raise ValueError(f"{name}: is a model of {system.modality}s, and graphs are of image models")
+        raise ValueError(
+            f"{name}: is a model of {system.modality}s, and graphs are of image models"
+        )
     generator = torch.Generator().manual_seed(0)
     codes = torch.randn(8, getattr(system, "latent_dim", 1), generator=generator)
     images = torch.rand(8, *image_shape, generator=generator) * 2 - 1
@@ -128,44 +146,66 @@ def graphs(system: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Ve
             found["decode"] = Verb(Bijection(system.pixels, system.net, "decode"), "decode", codes)
         found["encode"] = Verb(Bijection(system.pixels, system.net, "encode"), "encode", images)
     if not found:
-        raise ValueError(f"{name}: neither decodes nor encodes in one pass of tensors, so there is no graph of it")
+        raise ValueError(
+            f"{name}: neither decodes nor encodes in one pass of tensors, so there is no graph of it"
+        )
     return found
 
 
 def to_safetensors(system: nn.Module, folder: Path, config: Mapping[str, Any]) -> Path:
-    """Writes <folder>/model.safetensors and config.yaml, which `genlab.load(folder)` reads; returns the former.
+    """Writes <folder>/model.safetensors and config.yaml, which `genlab.load(folder)` reads; returns
+    the former.
 
-    The weights are those that `system` has now, averaged or raw. config: the run's, as plain containers.
+    The weights are those that `system` has now, averaged or raw. config: the run's, as plain
+    containers.
     """
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in system.state_dict().items()}
+    state = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in system.state_dict().items()
+    }
     runs.save_config(folder, dict(config))
-    return save_safetensors(state, folder / "model.safetensors", {"format": "pt", "system": type(system).__name__})
+    return save_safetensors(
+        state, folder / "model.safetensors", {"format": "pt", "system": type(system).__name__}
+    )
 
 
 def to_torch_export(verb: Verb, path: Path) -> Path:
-    """Writes `verb` as a torch.export program of any batch size, for torch.export.load(path).module(); returns `path`."""
+    """Writes `verb` as a torch.export program of any batch size, for
+    torch.export.load(path).module(); returns `path`.
+    """
     with torch.no_grad():
-        program = torch.export.export(verb, verb.example(), dynamic_shapes=_dynamic(verb), strict=False)
+        program = torch.export.export(
+            verb, verb.example(), dynamic_shapes=_dynamic(verb), strict=False
+        )
     with writing_torch(path) as file:
         torch.export.save(program, file)
     return path
 
 
 def to_onnx(verb: Verb, path: Path) -> Path:
-    """Writes `verb` as an ONNX graph of any batch size and checks that onnxruntime gives what torch gives; returns `path`.
+    """Writes `verb` as an ONNX graph of any batch size and checks that onnxruntime gives what torch
+    gives; returns `path`.
 
-    ValueError naming the extra where onnx is not installed, or where the graph cannot be made or differs by more than
-    1e-3 of the output's range.
+    ValueError naming the extra where onnx is not installed, or where the graph cannot be made or
+    differs by more than 1e-3 of the output's range.
     """
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ValueError(f"ONNX: {error}; pip install 'genlab[export]'") from None
-    options = {"dynamo": True, "opset_version": OPSET, "external_data": False, "verbose": False, "optimize": True}
+    options = {
+        "dynamo": True,
+        "opset_version": OPSET,
+        "external_data": False,
+        "verbose": False,
+        "optimize": True,
+    }
     names = {"input_names": list(verb.inputs), "output_names": [OUTPUTS[verb.verb]]}
     with torch.no_grad(), writing(path) as temporary:
-        torch.onnx.export(verb, verb.example(), temporary, dynamic_shapes=_dynamic(verb), **names, **options)
+        torch.onnx.export(
+            verb, verb.example(), temporary, dynamic_shapes=_dynamic(verb), **names, **options
+        )
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
         for num in (1, 5):
             inputs = verb.example(num)
@@ -173,7 +213,9 @@ def to_onnx(verb: Verb, path: Path) -> Path:
             fed = {name: value.numpy() for name, value in zip(verb.inputs, inputs, strict=True)}
             error = (torch.from_numpy(session.run(None, fed)[0]) - want).abs().max().item()
             if not error <= 1e-3 * max(1.0, want.abs().max().item()):
-                raise ValueError(f"ONNX: {verb.verb} of {num} differs from torch by {error:.3g}; no file was written")
+                raise ValueError(
+                    f"ONNX: {verb.verb} of {num} differs from torch by {error:.3g}; no file was written"
+                )
     return path
 
 

@@ -1,4 +1,6 @@
-"""A verb's graph as a short list of simple operations and float16 weights, for report/runtime.js to run."""
+"""A verb's graph as a short list of simple operations and float16 weights, for report/runtime.js to
+run.
+"""
 
 import base64
 import math
@@ -16,7 +18,20 @@ __all__ = ["Unknown", "program"]
 
 SAME = {"alias", "clone", "detach", "_to_copy"}
 SHAPED = {"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze"}
-UNARY = {"relu", "tanh", "sigmoid", "exp", "log", "log1p", "neg", "abs", "sqrt", "rsqrt", "floor", "round"}
+UNARY = {
+    "relu",
+    "tanh",
+    "sigmoid",
+    "exp",
+    "log",
+    "log1p",
+    "neg",
+    "abs",
+    "sqrt",
+    "rsqrt",
+    "floor",
+    "round",
+}
 BINARY = {"mul", "div", "minimum", "maximum", "lt", "gt", "le", "ge", "eq"}  # and add, sub
 NOTHING = {"_assert_tensor_metadata", "_assert_scalar"}
 
@@ -28,15 +43,18 @@ class Unknown(ValueError):
 def program(verb: Verb) -> dict[str, Any]:
     """`verb` for one picture at a time, as plain containers.
 
-    {"inputs": the numbers of the values that are given, "output": of what comes out, "shapes": the shape of each value,
-    "constants": [[number, scale], ...] in the order in which "weights", base64 of float16 numbers in little endian, holds
-    them, "ops": [[name, the numbers of its inputs, that of its output, {its settings}], ...]}.
+    {"inputs": the numbers of the values that are given, "output": of what comes out, "shapes": the
+    shape of each value, "constants": [[number, scale], ...] in the order in which "weights", base64
+    of float16 numbers in little endian, holds them, "ops": [[name, the numbers of its inputs, that
+    of its output, {its settings}], ...]}.
 
-    What does not depend on the inputs is computed here: the scales of a batch norm, the norm of a spectral one. Raises
-    Unknown for an operation that there is none for.
+    What does not depend on the inputs is computed here: the scales of a batch norm, the norm of a
+    spectral one. Raises Unknown for an operation that there is none for.
     """
     with torch.no_grad():
-        return Lowering(torch.export.export(verb, verb.example(1), strict=False).run_decompositions()).written()
+        return Lowering(
+            torch.export.export(verb, verb.example(1), strict=False).run_decompositions()
+        ).written()
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,9 @@ class Lowering:
             elif node.op == "output":
                 self.output = self.number(values[node.args[0][0]])
             else:
-                args, options = (fx.map_arg(part, values.__getitem__) for part in (node.args, node.kwargs))
+                args, options = (
+                    fx.map_arg(part, values.__getitem__) for part in (node.args, node.kwargs)
+                )
                 values[node] = self.call(node, args, options)
 
     def written(self) -> dict[str, Any]:
@@ -75,14 +95,24 @@ class Lowering:
         constants, parts = [], []
         for number, tensor in self.constants.values():
             tensor = tensor.detach().double()
-            scale = 2.0 ** math.ceil(math.log2(most)) if (most := tensor.abs().max().item()) else 1.0  # exact for integers
+            scale = (
+                2.0 ** math.ceil(math.log2(most)) if (most := tensor.abs().max().item()) else 1.0
+            )  # exact for integers
             constants.append([number, scale])
             parts.append((tensor / scale).to(torch.float16).flatten())
         weights = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float16)
-        made = {"inputs": self.inputs, "output": self.output, "shapes": self.shapes, "constants": constants, "ops": self.ops}
-        return made | {"weights": base64.b64encode(weights.numpy().astype("<f2").tobytes()).decode()}
+        made = {
+            "inputs": self.inputs,
+            "output": self.output,
+            "shapes": self.shapes,
+            "constants": constants,
+            "ops": self.ops,
+        }
+        return made | {
+            "weights": base64.b64encode(weights.numpy().astype("<f2").tobytes()).decode()
+        }
 
-    # --- values ------------------------------------------------------------------------------------------------
+    # --- values -----------------------------------------------------------------------------------
 
     def new(self, shape: Sequence[int]) -> Value:
         self.shapes.append([int(size) for size in shape])
@@ -95,7 +125,9 @@ class Lowering:
             self.constants[id(value)] = (self.new(value.shape).number, value)
         return self.constants[id(value)][0]
 
-    def op(self, name: str, inputs: Sequence[Value | Tensor], shape: Sequence[int], **settings) -> Value:
+    def op(
+        self, name: str, inputs: Sequence[Value | Tensor], shape: Sequence[int], **settings
+    ) -> Value:
         numbers = [self.number(value) for value in inputs]
         out = self.new(shape)
         self.ops.append([name, numbers, out.number, settings])
@@ -112,7 +144,11 @@ class Lowering:
         dims = sorted(dim % len(x.shape) for dim in (dims or range(len(x.shape))))
         kept = [1 if i in dims else size for i, size in enumerate(x.shape)]
         made = self.op("reduce", [x], kept, kind=kind, dims=dims)
-        return made if keep else self.op("view", [made], [s for i, s in enumerate(x.shape) if i not in dims])
+        return (
+            made
+            if keep
+            else self.op("view", [made], [s for i, s in enumerate(x.shape) if i not in dims])
+        )
 
     def normed(self, x: Value, dims: Sequence[int], eps: float) -> Value:
         """x less its mean over `dims`, divided by its standard deviation there."""
@@ -129,7 +165,7 @@ class Lowering:
                 x = self.binary(name, x, by)
         return x
 
-    # --- one operation of the graph ----------------------------------------------------------------------------
+    # --- one operation of the graph ---------------------------------------------------------------
 
     def call(self, node: fx.Node, args: tuple, options: dict) -> Any:
         if node.target is operator.getitem:
@@ -182,12 +218,16 @@ class Lowering:
     def _addmm(self, shape, bias, a, b):
         return self.binary("add", self._mm(shape, a, b), bias)
 
-    def _convolution(self, shape, x, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
+    def _convolution(
+        self, shape, x, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+    ):
         settings = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         y = self.op("deconv" if transposed else "conv", [x, weight], shape, **settings)
         return self.affine(y, None, bias, [1, shape[1], 1, 1])
 
-    def _native_batch_norm_legit_no_training(self, shape, x, weight, bias, mean, var, momentum, eps):
+    def _native_batch_norm_legit_no_training(
+        self, shape, x, weight, bias, mean, var, momentum, eps
+    ):
         scale = torch.rsqrt(var + eps) * (1 if weight is None else weight)
         shift = (0 if bias is None else bias) - mean * scale
         return [self.affine(x, scale, shift, [1, -1, *[1] * (len(x.shape) - 2)])]
@@ -199,7 +239,14 @@ class Lowering:
 
     def _native_group_norm(self, shape, x, weight, bias, n, channels, size, groups, eps):
         y = self.normed(self.op("view", [x], [n, groups, -(-channels // groups) * size]), [2], eps)
-        return [self.affine(self.op("view", [y], x.shape), weight, bias, [1, channels, *[1] * (len(x.shape) - 2)])]
+        return [
+            self.affine(
+                self.op("view", [y], x.shape),
+                weight,
+                bias,
+                [1, channels, *[1] * (len(x.shape) - 2)],
+            )
+        ]
 
     def _native_layer_norm(self, shape, x, sizes, weight, bias, eps):
         return [self.affine(self.normed(x, range(-len(sizes), 0), eps), weight, bias, sizes)]
@@ -225,7 +272,9 @@ class Lowering:
 
     def _slice(self, shape, x, dim=0, start=None, end=None, step=1):
         start = 0 if start is None else start + (x.shape[dim] if start < 0 else 0)
-        return self.op("slice", [x], shape, dim=dim % len(x.shape), start=min(start, x.shape[dim]), step=step)
+        return self.op(
+            "slice", [x], shape, dim=dim % len(x.shape), start=min(start, x.shape[dim]), step=step
+        )
 
     def _select(self, shape, x, dim, index):
         part = [1 if i == dim % len(x.shape) else size for i, size in enumerate(x.shape)]
@@ -250,20 +299,56 @@ class Lowering:
 
     def _upsample_bilinear2d(self, shape, x, size, align_corners, *ignored):
         if align_corners:
-            raise Unknown("upsample_bilinear2d with align_corners=True: an operation that the page does not know")
+            raise Unknown(
+                "upsample_bilinear2d with align_corners=True: an operation that the page does not know"
+            )
         return self.op("bilinear", [x], shape)
 
-    def _max_pool2d_with_indices(self, shape, x, kernel, stride=None, padding=(0, 0), dilation=(1, 1), ceil=False):
-        shape = [*x.shape[:2], *(self._pooled(x.shape[i], kernel, stride, padding, i) for i in (2, 3))]
-        return [self._pool("maxpool", shape, x, kernel, stride, padding, ceil or set(dilation) != {1})]
+    def _max_pool2d_with_indices(
+        self, shape, x, kernel, stride=None, padding=(0, 0), dilation=(1, 1), ceil=False
+    ):
+        shape = [
+            *x.shape[:2],
+            *(self._pooled(x.shape[i], kernel, stride, padding, i) for i in (2, 3)),
+        ]
+        return [
+            self._pool("maxpool", shape, x, kernel, stride, padding, ceil or set(dilation) != {1})
+        ]
 
-    def _avg_pool2d(self, shape, x, kernel, stride=None, padding=(0, 0), ceil=False, count_padding=True, divisor=None):
-        return self._pool("avgpool", shape, x, kernel, stride, padding, ceil or any(padding) or divisor is not None)
+    def _avg_pool2d(
+        self,
+        shape,
+        x,
+        kernel,
+        stride=None,
+        padding=(0, 0),
+        ceil=False,
+        count_padding=True,
+        divisor=None,
+    ):
+        return self._pool(
+            "avgpool",
+            shape,
+            x,
+            kernel,
+            stride,
+            padding,
+            ceil or any(padding) or divisor is not None,
+        )
 
     def _pool(self, name: str, shape, x, kernel, stride, padding, strange: bool):
         if strange:
-            raise Unknown(f"{name} with padding, dilation, ceil_mode or a divisor: an operation that the page does not know")
-        return self.op(name, [x], shape, kernel=list(kernel), stride=list(stride or kernel), padding=list(padding))
+            raise Unknown(
+                f"{name} with padding, dilation, ceil_mode or a divisor: an operation that the page does not know"
+            )
+        return self.op(
+            name,
+            [x],
+            shape,
+            kernel=list(kernel),
+            stride=list(stride or kernel),
+            padding=list(padding),
+        )
 
     @staticmethod
     def _pooled(size: int, kernel, stride, padding, i: int) -> int:

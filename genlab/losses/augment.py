@@ -14,9 +14,10 @@ POLICIES = ("color", "translation", "cutout")
 class DiffAugment:
     """The same random colour shift, translation and cutout for all passes of a step.
 
-    "Differentiable Augmentation for Data-Efficient GAN Training", Zhao et al. 2020, arXiv 2006.10738. `draw` chooses one
-    transform per sample of the batch; calling it applies that to images (B, C, H, W) in [-1, 1], real i and fake i
-    alike, where the source draws anew for the fakes: single-loss training needs D(G) and D(sg G) to see one image.
+    "Differentiable Augmentation for Data-Efficient GAN Training", Zhao et al. 2020, arXiv
+    2006.10738. `draw` chooses one transform per sample of the batch; calling it applies that to
+    images (B, C, H, W) in [-1, 1], real i and fake i alike, where the source draws anew for the
+    fakes: single-loss training needs D(G) and D(sg G) to see one image.
     policy: some of color, translation, cutout; ValueError for others.
     """
 
@@ -41,7 +42,11 @@ class DiffAugment:
         height, width = images.shape[2:]
         if "translation" in self.policy:
             images = _translate(
-                images, *(_integer(u, size // 8) for u, size in zip(places[:2], (height, width), strict=True))
+                images,
+                *(
+                    _integer(u, size // 8)
+                    for u, size in zip(places[:2], (height, width), strict=True)
+                ),
             )
         if "cutout" in self.policy:
             images = images * _outside(images, places[2], places[3])
@@ -67,5 +72,10 @@ def _outside(images: Tensor, u: Tensor, v: Tensor) -> Tensor:
     (height, width), device = images.shape[2:], images.device
     rows, columns = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
     top, left = (u * (height + 1)).floor() - height // 4, (v * (width + 1)).floor() - width // 4
-    inside = (rows >= top) & (rows < top + height // 2) & (columns >= left) & (columns < left + width // 2)
+    inside = (
+        (rows >= top)
+        & (rows < top + height // 2)
+        & (columns >= left)
+        & (columns < left + width // 2)
+    )
     return (~inside).to(images.dtype)

@@ -15,7 +15,8 @@ def standardise(v: Tensor) -> Tensor:
 def pearson(u: Tensor, v: Tensor) -> Tensor:
     """rho(u, v) = cos(N(u), N(v)) of each sample's two vectors (B, D), over D: (B,) in [-1, 1].
 
-    "O-GAN: Extremely Concise Approach for Auto-Encoding Generative Adversarial Networks", Su 2019, arXiv 1903.01931.
-    Blind to the mean and the scale of v, so that it leaves the mean free to be the discriminator's score.
+    "O-GAN: Extremely Concise Approach for Auto-Encoding Generative Adversarial Networks", Su 2019,
+    arXiv 1903.01931. Blind to the mean and the scale of v, so that it leaves the mean free to be
+    the discriminator's score.
     """
     return cosine_similarity(u - u.mean(-1, keepdim=True), v - v.mean(-1, keepdim=True), dim=-1)

@@ -1,10 +1,10 @@
 """Adversarial objectives on scores: high means real, low means fake.
 
 Every objective has the same two methods, each returning one value per sample (B,):
-`discriminator(real, fake, x, k)` of the scores real, fake (B,) and the images x, k (B, C, H, W) that earned them (k
-carries no gradient into a generator), and `generator(real, fake)`. `symmetric` says that the two pull a fake's score
-with equal and opposite force, d generator / d fake = - d discriminator / d fake; `relative` that the generator looks at
-the real scores too.
+`discriminator(real, fake, x, k)` of the scores real, fake (B,) and the images x, k (B, C, H, W)
+that earned them (k carries no gradient into a generator), and `generator(real, fake)`. `symmetric`
+says that the two pull a fake's score with equal and opposite force, d generator / d fake = - d
+discriminator / d fake; `relative` that the generator looks at the real scores too.
 """
 
 from typing import Literal
@@ -36,7 +36,10 @@ class NonSaturating:
 class Hinge:
     """relu(1 - r) + relu(1 + f); G: -f. "Geometric GAN", Lim and Ye 2017, arXiv 1705.02894."""
 
-    symmetric, relative = False, False  # the discriminator lets go of a fake scored below -1, the generator does not
+    symmetric, relative = (
+        False,
+        False,
+    )  # the discriminator lets go of a fake scored below -1, the generator does not
 
     def discriminator(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor) -> Tensor:
         return relu(1 - real) + relu(1 + fake)
@@ -48,9 +51,10 @@ class Hinge:
 class WGAN:
     """f - r + drift r^2; G: -f. "Wasserstein GAN", Arjovsky et al. 2017, arXiv 1701.07875.
 
-    Needs a Lipschitz bound on the discriminator: net.discriminator.spectral_norm=true or a penalty. drift: keeps the scores
-    near zero, which the rest of the loss leaves free; 0.001 in "Progressive Growing of GANs for Improved Quality, Stability,
-    and Variation", Karras et al. 2018, arXiv 1710.10196, appendix A.1.
+    Needs a Lipschitz bound on the discriminator: net.discriminator.spectral_norm=true or a penalty.
+    drift: keeps the scores near zero, which the rest of the loss leaves free; 0.001 in "Progressive
+    Growing of GANs for Improved Quality, Stability, and Variation", Karras et al. 2018, arXiv
+    1710.10196, appendix A.1.
     """
 
     symmetric, relative = True, False
@@ -66,7 +70,9 @@ class WGAN:
 
 
 class LSGAN:
-    """((r - 1)^2 + f^2) / 2; G: (f - 1)^2 / 2. "Least Squares GANs", Mao et al. 2017, arXiv 1611.04076."""
+    """((r - 1)^2 + f^2) / 2; G: (f - 1)^2 / 2. "Least Squares GANs", Mao et al. 2017, arXiv
+    1611.04076.
+    """
 
     symmetric, relative = False, False
 
@@ -78,10 +84,11 @@ class LSGAN:
 
 
 class RSGAN:
-    """softplus(f - r); G: softplus(r - f): real i should score above fake i, and the generator wants it below.
+    """softplus(f - r); G: softplus(r - f): real i should score above fake i, and the generator
+    wants it below.
 
-    "The relativistic discriminator: a key element missing from standard GAN", Jolicoeur-Martineau 2018, arXiv
-    1807.00734, equations 7 and 8.
+    "The relativistic discriminator: a key element missing from standard GAN", Jolicoeur-Martineau
+    2018, arXiv 1807.00734, equations 7 and 8.
     """
 
     symmetric, relative = False, True
@@ -94,11 +101,12 @@ class RSGAN:
 
 
 class GANQP:
-    """-(r - f) + weight (r - f)^2 / d(x, k); G: -f, d the mean over C, H, W of (x - k)^2 (l2) or of |x - k| (l1).
+    """-(r - f) + weight (r - f)^2 / d(x, k); G: -f, d the mean over C, H, W of (x - k)^2 (l2) or of
+    |x - k| (l1).
 
-    "GAN-QP: A Novel GAN Framework without Gradient Vanishing and Lipschitz Constraint", Su 2018, arXiv 1811.07296.
-    Real i is paired with fake i of the batch. weight 0.25 with l2 is O-GAN's; GAN-QP's own is
-    1 / (2 * 10) with l1. The penalty trains the discriminator alone.
+    "GAN-QP: A Novel GAN Framework without Gradient Vanishing and Lipschitz Constraint", Su 2018,
+    arXiv 1811.07296. Real i is paired with fake i of the batch. weight 0.25 with l2 is O-GAN's;
+    GAN-QP's own is 1 / (2 * 10) with l1. The penalty trains the discriminator alone.
     """
 
     symmetric, relative = False, False

@@ -1,9 +1,10 @@
 """Gradient penalties on a discriminator.
 
-Each is called with (critic, x, k): critic maps images (B, C, H, W) to scores (B,), x are real images and k fakes that
-carry no gradient. It returns one value per sample (B,), weight included. `every` n: applied at every n-th step with n
-times the weight (lazy regularisation, "Analyzing and Improving the Image Quality of StyleGAN", Karras et al. 2020, arXiv
-1912.04958, section 3.1). All are taken in float32 or wider, whatever the autocast.
+Each is called with (critic, x, k): critic maps images (B, C, H, W) to scores (B,), x are real
+images and k fakes that carry no gradient. It returns one value per sample (B,), weight included.
+`every` n: applied at every n-th step with n times the weight (lazy regularisation, "Analyzing and
+Improving the Image Quality of StyleGAN", Karras et al. 2020, arXiv 1912.04958, section 3.1). All
+are taken in float32 or wider, whatever the autocast.
 """
 
 from collections.abc import Callable
@@ -52,7 +53,8 @@ class WGANGP:
 class ZeroCentred:
     """weight |grad D(x^)|^2 between real and fake.
 
-    "Improving Generalization and Stability of Generative Adversarial Networks", Thanh-Tung et al. 2019, arXiv 1902.03984.
+    "Improving Generalization and Stability of Generative Adversarial Networks", Thanh-Tung et al.
+    2019, arXiv 1902.03984.
     """
 
     def __init__(self, weight: NonNegativeFloat = 10.0, every: PositiveInt = 1):
@@ -65,7 +67,8 @@ class ZeroCentred:
 class R1:
     """weight / 2 |grad D(x)|^2 on real images.
 
-    "Which Training Methods for GANs do actually Converge?", Mescheder et al. 2018, arXiv 1801.04406, equation 9.
+    "Which Training Methods for GANs do actually Converge?", Mescheder et al. 2018, arXiv
+    1801.04406, equation 9.
     """
 
     def __init__(self, weight: NonNegativeFloat = 10.0, every: PositiveInt = 1):
@@ -78,11 +81,13 @@ class R1:
 class WGANDiv:
     """weight / 2 (|grad D(x)|^power + |grad D(k)|^power).
 
-    "Wasserstein Divergence for GANs", Wu et al. 2018, arXiv 1712.01026, with Su's k = 2 and p = 6 (bojone/gan); the
-    paper takes the gradient between real and fake instead.
+    "Wasserstein Divergence for GANs", Wu et al. 2018, arXiv 1712.01026, with Su's k = 2 and p = 6
+    (bojone/gan); the paper takes the gradient between real and fake instead.
     """
 
-    def __init__(self, weight: NonNegativeFloat = 2.0, power: PositiveFloat = 6.0, every: PositiveInt = 1):
+    def __init__(
+        self, weight: NonNegativeFloat = 2.0, power: PositiveFloat = 6.0, every: PositiveInt = 1
+    ):
         self.weight, self.power, self.every = weight, power, every
 
     def __call__(self, critic: Critic, x: Tensor, k: Tensor) -> Tensor:
@@ -93,8 +98,8 @@ class WGANDiv:
 class DRAGAN:
     """weight (|grad D(x + std(x) u)| - 1)^2 around real images, u uniform in [-1/2, 1/2].
 
-    "On Convergence and Stability of GANs", Kodali et al. 2017, arXiv 1705.07215, in compare_gan's form: std over the
-    whole batch.
+    "On Convergence and Stability of GANs", Kodali et al. 2017, arXiv 1705.07215, in compare_gan's
+    form: std over the whole batch.
     """
 
     def __init__(self, weight: NonNegativeFloat = 10.0, every: PositiveInt = 1):

@@ -1,1 +1,5 @@
-"""Distances between image sets, and the feature networks they are measured with."""
+"""Pure numbers: distances between sets, scores of texts, and the feature networks that they are
+measured over.
+
+Nothing here calls a system; `genlab.evaluation` does.
+"""

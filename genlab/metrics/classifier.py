@@ -1,4 +1,6 @@
-"""A small classifier of a labelled data set: trained once with a fixed seed, then read from a cache."""
+"""A small classifier of a labelled data set: trained once with a fixed seed, then read from a
+cache.
+"""
 
 import hashlib
 import itertools
@@ -9,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad
 
 from genlab.console import progress
-from genlab.data.loader import normalize
-from genlab.metrics.cache import cached
+from genlab.data.images.arrays import normalize
+from genlab.metrics.store import cached
 
 __all__ = ["Classifier", "train_classifier", "trained_classifier"]
 
@@ -20,7 +22,9 @@ BATCH_SIZE, SEED, MAX_SIZE = 64, 0, 32
 
 
 class Classifier(nn.Module):
-    """Images (N, C, S, S) in [-1, 1] -> features (N, 128); `logits` -> (N, num_classes). Over 32 pixels are shrunk."""
+    """Images (N, C, S, S) in [-1, 1] -> features (N, 128); `logits` -> (N, num_classes). Over 32
+    pixels are shrunk.
+    """
 
     dim = 128
 
@@ -28,7 +32,11 @@ class Classifier(nn.Module):
         super().__init__()
         widths, layers = (channels, 32, 32, 64, 64), []
         for i, (c_in, c_out) in enumerate(itertools.pairwise(widths)):
-            layers += [nn.Conv2d(c_in, c_out, 3, 1 + i % 2, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()]
+            layers += [
+                nn.Conv2d(c_in, c_out, 3, 1 + i % 2, 1, bias=False),
+                nn.BatchNorm2d(c_out),
+                nn.ReLU(),
+            ]
         self.convs = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
         self.hidden = nn.Sequential(nn.Linear(16 * widths[-1], self.dim), nn.ReLU())
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(self.dim, num_classes))
@@ -43,7 +51,9 @@ class Classifier(nn.Module):
 
 
 def trained_classifier(data) -> tuple[Classifier, float]:
-    """The classifier of the set `data` in eval mode and its accuracy on the test split, from the cache or into it."""
+    """The classifier of the set `data` in eval mode and its accuracy on the test split, from the
+    cache or into it.
+    """
     key = hashlib.sha256(f"{RECIPE} {data.fingerprint()}".encode()).hexdigest()[:16]
     network = Classifier(data.channels, data.num_classes)
 
@@ -60,7 +70,9 @@ def trained_classifier(data) -> tuple[Classifier, float]:
 
 
 def train_classifier(data) -> tuple[Classifier, float]:
-    """A classifier trained on the train split, and its accuracy on the test split (val where that is empty)."""
+    """A classifier trained on the train split, and its accuracy on the test split (val where that
+    is empty).
+    """
     train = data.arrays("train")
     steps = 1000 + min(len(train), 50_000) // 25
     columns = ["{task.description}", BarColumn(), TimeRemainingColumn()]
@@ -69,7 +81,9 @@ def train_classifier(data) -> tuple[Classifier, float]:
         network = Classifier(data.channels, data.num_classes)
         optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-        for _ in bar.track(range(steps), description=f"training the classifier of {data.name}, once"):
+        for _ in bar.track(
+            range(steps), description=f"training the classifier of {data.name}, once"
+        ):
             rows = torch.randint(len(train), (BATCH_SIZE,))
             images = _shift(normalize(train.images[rows]))
             loss = cross_entropy(network.logits(images), train.labels[rows], label_smoothing=0.05)
@@ -91,5 +105,8 @@ def _shift(images: Tensor, by: int = 2) -> Tensor:
 
 @torch.no_grad()
 def _accuracy(network: Classifier, data, split: str) -> float:
-    right = [network.logits(b["image"]).argmax(1) == b["label"] for b in data.loader(split, batch_size=500)]
+    right = [
+        network.logits(b["image"]).argmax(1) == b["label"]
+        for b in data.loader(split, batch_size=500)
+    ]
     return torch.cat(right).double().mean().item() if right else float("nan")

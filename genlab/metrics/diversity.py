@@ -1,4 +1,6 @@
-"""How varied texts are, among themselves and against those of training: distinct-n, self-BLEU, copies."""
+"""How varied texts are, among themselves and against those of training: distinct-n, self-BLEU,
+copies.
+"""
 
 import math
 from collections import Counter
@@ -6,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from genlab.metrics.text import lowered, segments
+from genlab.metrics.overlap import lowered, segments
 
 __all__ = ["copied", "copied_ngrams", "distinct", "self_bleu"]
 
@@ -25,7 +27,9 @@ def distinct(texts: Iterable[str], n: int) -> float:
 
 
 def bleu_of(counts: list[Counter], length: int, most: list[dict], lengths: Sequence[int]) -> float:
-    """BLEU-4 in 0 to 1 of one text against references with the counts `most`; NIST's smoothing of empty precisions."""
+    """BLEU-4 in 0 to 1 of one text against references with the counts `most`; NIST's smoothing of
+    empty precisions.
+    """
     total, empty = 0.0, 1.0
     for own, best in zip(counts, most, strict=True):
         count = own.total()
@@ -40,15 +44,18 @@ def bleu_of(counts: list[Counter], length: int, most: list[dict], lengths: Seque
 
 
 def self_bleu(texts: Sequence[str], most: int = 200) -> float:
-    """The mean BLEU-4, 0 to 1, of each of the first `most` texts against the others: high where they are alike.
+    """The mean BLEU-4, 0 to 1, of each of the first `most` texts against the others: high where
+    they are alike.
 
-    "Texygen", Zhu et al. 2018, arXiv 1802.01886. Segments as in ROUGE-L; texts of less than four do not count.
+    "Texygen", Zhu et al. 2018, arXiv 1802.01886. Segments as in ROUGE-L; texts of less than four do
+    not count.
     """
     rows = [row for row in (segments(text, marks=True) for text in texts[:most]) if len(row) >= 4]
     if len(rows) < 2:
         return float("nan")
     counts = [[Counter(ngrams(row, n)) for n in (1, 2, 3, 4)] for row in rows]
-    # Of each n-gram the two greatest counts and who has the first: the greatest among the others, for every text at once.
+    # Of each n-gram the two greatest counts and who has the first: the greatest among the others,
+    # for every text at once.
     tops: list[dict] = [{}, {}, {}, {}]
     for i, own in enumerate(counts):
         for top, grams in zip(tops, own, strict=True):
@@ -57,7 +64,10 @@ def self_bleu(texts: Sequence[str], most: int = 200) -> float:
                 top[gram] = (n, i, first) if n > first else (first, who, max(second, n))
     scores = []
     for i, own in enumerate(counts):
-        best = [{g: top[g][2] if top[g][1] == i else top[g][0] for g in grams} for top, grams in zip(tops, own, strict=True)]
+        best = [
+            {g: top[g][2] if top[g][1] == i else top[g][0] for g in grams}
+            for top, grams in zip(tops, own, strict=True)
+        ]
         lengths = [len(row) for j, row in enumerate(rows) if j != i]
         scores.append(bleu_of(own, len(rows[i]), best, lengths))
     return float(np.mean(scores))
@@ -74,5 +84,10 @@ def copied_ngrams(texts: Sequence[str], training: Iterable[str], n: int = 6) -> 
     wanted = Counter(gram for text in texts for gram in ngrams(segments(text, marks=True), n))
     if not wanted:
         return float("nan")
-    known = {gram for text in training for gram in ngrams(segments(text, marks=True), n) if gram in wanted}
+    known = {
+        gram
+        for text in training
+        for gram in ngrams(segments(text, marks=True), n)
+        if gram in wanted
+    }
     return sum(wanted[gram] for gram in known) / wanted.total()

@@ -1,4 +1,6 @@
-"""Feature networks: what a distance between image sets is measured over. Each names itself and hashes its weights."""
+"""Feature networks: what a distance between image sets is measured over. Each names itself and
+hashes its weights.
+"""
 
 import hashlib
 import itertools
@@ -8,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from genlab.data.decode import DataError
-from genlab.metrics.cache import pretrained
+from genlab.errors import DataError
 from genlab.metrics.classifier import trained_classifier
+from genlab.metrics.store import pretrained
 from genlab.tensors import read_torch
 
 __all__ = ["FeatureNetwork", "auto", "classifier", "inception", "random", "weights_hash"]
@@ -20,11 +22,12 @@ INCEPTION_SHA256 = "6726825d"  # the file's name carries the first eight digits
 
 
 class FeatureNetwork(nn.Module):
-    """Images (N, C, H, W) in [-1, 1] -> features float32 (N, dim), by a frozen network in eval mode.
+    """Images (N, C, H, W) in [-1, 1] -> features float32 (N, dim), by a frozen network in eval
+    mode.
 
-    name: what a report calls it. hash: 12 digits of the sha256 of its weights. comparable: whether numbers over it can
-    stand beside those of papers. accuracy: of its classifier on the test split, where it is one. head: features -> class
-    logits, where it classifies.
+    name: what a report calls it. hash: 12 digits of the sha256 of its weights. comparable: whether
+    numbers over it can stand beside those of papers. accuracy: of its classifier on the test split,
+    where it is one. head: features -> class logits, where it classifies.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ def weights_hash(network: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-# --- random ---------------------------------------------------------------------------------------------------------
+# --- random ---------------------------------------------------------------------------------------
 
 
 def random(data, seed: int = 0) -> FeatureNetwork:
@@ -85,23 +88,32 @@ class _AtMost(nn.Module):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        return interpolate(x, size=(self.size, self.size), mode="area") if x.shape[-1] > self.size else x
+        return (
+            interpolate(x, size=(self.size, self.size), mode="area")
+            if x.shape[-1] > self.size
+            else x
+        )
 
 
-# --- classifier -----------------------------------------------------------------------------------------------------
+# --- classifier -----------------------------------------------------------------------------------
 
 
 def classifier(data) -> FeatureNetwork:
-    """The last hidden layer (dim 128) of a small classifier of the labelled set `data`, trained once and cached.
+    """The last hidden layer (dim 128) of a small classifier of the labelled set `data`, trained
+    once and cached.
 
     `network.logits` gives its (N, num_classes). Raises DataError where `data` has no labels.
     """
     data.setup()
     if data.arrays("train").labels is None:
-        raise DataError(f"metrics=classifier needs labels, and {data.name} has none; use metrics=random or inception")
+        raise DataError(
+            f"metrics=classifier needs labels, and {data.name} has none; use metrics=random or inception"
+        )
     network, accuracy = trained_classifier(data)
     name = f"classifier of {data.name}"
-    return FeatureNetwork(network, name, network.dim, comparable=False, accuracy=accuracy, head=network.head)
+    return FeatureNetwork(
+        network, name, network.dim, comparable=False, accuracy=accuracy, head=network.head
+    )
 
 
 def auto(data) -> FeatureNetwork:
@@ -110,11 +122,13 @@ def auto(data) -> FeatureNetwork:
     return random(data) if data.arrays("train").labels is None else classifier(data)
 
 
-# --- inception ------------------------------------------------------------------------------------------------------
+# --- inception ------------------------------------------------------------------------------------
 
 
 class _Inception(nn.Module):
-    """torch-fidelity's extractor on images in [-1, 1]: rounded to uint8, grey repeated to RGB, resized as TF 1.x did."""
+    """torch-fidelity's extractor on images in [-1, 1]: rounded to uint8, grey repeated to RGB,
+    resized as TF 1.x did.
+    """
 
     def __init__(self, extractor: nn.Module):
         super().__init__()
@@ -126,23 +140,32 @@ class _Inception(nn.Module):
 
 
 def inception(data=None, weights_path: str | None = None) -> FeatureNetwork:
-    """The 2048 pool3 features of the Inception network of 2015-12-05, ported from TensorFlow by torch-fidelity.
+    """The 2048 pool3 features of the Inception network of 2015-12-05, ported from TensorFlow by
+    torch-fidelity.
 
-    The network that the literature's FID means. weights_path: its file; where it is null it is looked for in, then
-    downloaded to, $GENLAB_DATA/features. Raises DataError if the extra `fid` is missing, or the file is or is wrong.
+    The network that the literature's FID means. weights_path: its file; where it is null it is
+    looked for in, then downloaded to, $GENLAB_DATA/features. Raises DataError if the extra `fid` is
+    missing, or the file is or is wrong.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
-        raise DataError("metrics=inception needs torch-fidelity: pip install 'genlab[fid]'") from None
+        raise DataError(
+            "metrics=inception needs torch-fidelity: pip install 'genlab[fid]'"
+        ) from None
     instead = "metrics=classifier or metrics=random"
-    path = pretrained("Inception", INCEPTION_URL, INCEPTION_SHA256, weights_path, "metrics.weights_path", instead)
-    # torch-fidelity unpickles the file it is given, so it is given one that holds tensors and nothing else.
+    path = pretrained(
+        "Inception", INCEPTION_URL, INCEPTION_SHA256, weights_path, "metrics.weights_path", instead
+    )
+    # torch-fidelity unpickles the file it is given, so it is given one that holds tensors and
+    # nothing else.
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         torch.save(read_torch(path), file)
         file.flush()
         extractor = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], file.name)
-    head = nn.Linear(2048, 1008, bias=False)  # the Inception Score is taken of logits without their bias
+    head = nn.Linear(
+        2048, 1008, bias=False
+    )  # the Inception Score is taken of logits without their bias
     head.weight = extractor.fc.weight
     name = "Inception 2015-12-05 (torch-fidelity)"
     return FeatureNetwork(_Inception(extractor), name, 2048, comparable=True, head=head)

@@ -10,7 +10,9 @@ Gaussian = tuple[Tensor, Tensor]  # mean (D,), covariance (D, D)
 
 
 class Moments(Metric):
-    """Mean (dim,) and unbiased covariance (dim, dim) of features (N, dim), from float64 sums of all updates."""
+    """Mean (dim,) and unbiased covariance (dim, dim) of features (N, dim), from float64 sums of all
+    updates.
+    """
 
     is_differentiable = False
     higher_is_better = None
@@ -32,17 +34,20 @@ class Moments(Metric):
     def compute(self) -> Gaussian:
         """(mean, covariance), float64; ValueError with fewer than two images."""
         if self.count < 2:
-            raise ValueError(f"a Frechet distance needs two images or more a side, and one side has {int(self.count)}")
+            raise ValueError(
+                f"a Frechet distance needs two images or more a side, and one side has {int(self.count)}"
+            )
         mean = self.sum / self.count
         return mean, (self.outer - self.count * mean.outer(mean)) / (self.count - 1)
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> Tensor:
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), a float64 scalar, never negative but for rounding.
+    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), a float64 scalar, never negative but for
+    rounding.
 
-    "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", Heusel et al. 2017,
-    arXiv 1706.08500, equation 6. The trace of the root is taken from the eigenvalues of the symmetric
-    C_a^(1/2) C_b C_a^(1/2), which are those of C_a C_b, real and not negative.
+    "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", Heusel et
+    al. 2017, arXiv 1706.08500, equation 6. The trace of the root is taken from the eigenvalues of
+    the symmetric C_a^(1/2) C_b C_a^(1/2), which are those of C_a C_b, real and not negative.
     """
     (mean_a, cov_a), (mean_b, cov_b) = a, b
     values, vectors = torch.linalg.eigh(cov_a)

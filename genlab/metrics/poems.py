@@ -23,14 +23,18 @@ def lines_of(text: str) -> list[str]:
 def has_form(text: str, form: str) -> bool:
     """Whether it has the lines of the form, each of its characters, and a mark after each."""
     length, count = map(int, form.split("x"))
-    return re.fullmatch(rf"(?:[^，。？！；、\s]{{{length}}}[，。？！；、]){{{count}}}", text) is not None
+    return (
+        re.fullmatch(rf"(?:[^，。？！；、\s]{{{length}}}[，。？！；、]){{{count}}}", text)
+        is not None
+    )
 
 
 def rhymes() -> Callable[[str], frozenset[str]]:
-    """A function from a character to its rhymes in modern Mandarin, those of all its readings, tones apart.
+    """A function from a character to its rhymes in modern Mandarin, those of all its readings,
+    tones apart.
 
-    Rhymes have drifted apart since the Tang, so that real poems do not reach 1 either: compare with theirs.
-    ModuleNotFoundError without pypinyin.
+    Rhymes have drifted apart since the Tang, so that real poems do not reach 1 either: compare with
+    theirs. ModuleNotFoundError without pypinyin.
     """
     if find_spec("pypinyin") is None:
         raise ModuleNotFoundError(f"rhymes need the package pypinyin: {EXTRA}")
@@ -40,13 +44,18 @@ def rhymes() -> Callable[[str], frozenset[str]]:
     @cache
     def of(character: str) -> frozenset[str]:
         readings = pinyin(character, style=Style.NORMAL, heteronym=True, errors="ignore")
-        return frozenset(rhyme(reading, to_finals(reading, v_to_u=False)) for reading in (readings[0] if readings else []))
+        return frozenset(
+            rhyme(reading, to_finals(reading, v_to_u=False))
+            for reading in (readings[0] if readings else [])
+        )
 
     return of
 
 
 def rhyme(syllable: str, final: str) -> str:
-    """The rhyme of a syllable with its final, glides apart and near ones together: guang -> ang, chun -> en, dong -> eng."""
+    """The rhyme of a syllable with its final, glides apart and near ones together: guang -> ang,
+    chun -> en, dong -> eng.
+    """
     if re.fullmatch(r"(zh|ch|sh|r|z|c|s)i", syllable):
         return "-i"
     if final in ("ie", "ve", "ue"):
@@ -56,7 +65,9 @@ def rhyme(syllable: str, final: str) -> str:
 
 
 def rhyme_agreement(texts: Sequence[str], rhymes_of: Callable[[str], frozenset[str]]) -> float:
-    """The part of the pairs of even lines of a poem whose last characters have a rhyme in common, over all poems."""
+    """The part of the pairs of even lines of a poem whose last characters have a rhyme in common,
+    over all poems.
+    """
     pairs = right = 0
     for text in texts:
         ends = [rhymes_of(line[-1]) for line in lines_of(text)[1::2]]

@@ -7,16 +7,25 @@ __all__ = ["f_beta", "prd_curve"]
 
 
 def prd_curve(
-    real: Tensor, fake: Tensor, num_clusters: int = 20, num_angles: int = 1001, num_runs: int = 10, seed: int = 0
+    real: Tensor,
+    fake: Tensor,
+    num_clusters: int = 20,
+    num_angles: int = 1001,
+    num_runs: int = 10,
+    seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """(precision, recall), each (num_angles,) in [0, 1], of features real and fake (N, D), equally many.
+    """(precision, recall), each (num_angles,) in [0, 1], of features real and fake (N, D), equally
+    many.
 
-    "Assessing Generative Models via Precision and Recall", Sajjadi et al. 2018, arXiv 1806.00035, Algorithm 1: both sets
-    become histograms over k-means clusters of their union; precision(t) = sum min(t q_real, q_fake) and recall =
-    precision / t for slopes t = tan(angle). A mean over num_runs clusterings. ValueError for sets of different size.
+    "Assessing Generative Models via Precision and Recall", Sajjadi et al. 2018, arXiv 1806.00035,
+    Algorithm 1: both sets become histograms over k-means clusters of their union; precision(t) =
+    sum min(t q_real, q_fake) and recall = precision / t for slopes t = tan(angle). A mean over
+    num_runs clusterings. ValueError for sets of different size.
     """
     if len(real) != len(fake):
-        raise ValueError(f"a PRD curve compares equally many images, and has {len(real)} real and {len(fake)} fake ones")
+        raise ValueError(
+            f"a PRD curve compares equally many images, and has {len(real)} real and {len(fake)} fake ones"
+        )
     angles = torch.linspace(1e-6, torch.pi / 2 - 1e-6, num_angles, dtype=torch.float64)
     slopes = angles.tan()[:, None]
     union = torch.cat([real, fake]).double()
@@ -25,7 +34,8 @@ def prd_curve(
     for _ in range(num_runs):
         rows = _k_means(union, min(num_clusters, len(union)), generator)
         q_real, q_fake = (
-            torch.bincount(part, minlength=num_clusters).double() / len(part) for part in rows.split(len(real))
+            torch.bincount(part, minlength=num_clusters).double() / len(part)
+            for part in rows.split(len(real))
         )
         precision = torch.minimum(slopes * q_real, q_fake).sum(1)
         curves.append(torch.stack([precision, precision / slopes[:, 0]]))

@@ -1,4 +1,6 @@
-"""A small classifier of texts by their labels, trained once with a fixed seed: does a text show its label?"""
+"""A small classifier of texts by their labels, trained once with a fixed seed: does a text show its
+label?
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from genlab.metrics.cache import cached
+from genlab.metrics.store import cached
 
 __all__ = ["TextClassifier", "train_text_classifier", "trained_text_classifier"]
 
@@ -35,12 +37,16 @@ class TextClassifier(nn.Module):
 
 def padded(texts: Sequence[str], tokenizer, max_length: int) -> Tensor:
     """int64 (N, L) of plain ids, each raised by one so that 0 is free for padding."""
-    rows = [torch.tensor(ids[:max_length], dtype=torch.long) + 1 for ids in tokenizer.plain(list(texts))]
+    rows = [
+        torch.tensor(ids[:max_length], dtype=torch.long) + 1 for ids in tokenizer.plain(list(texts))
+    ]
     return nn.utils.rnn.pad_sequence(rows, True, 0) if rows else torch.zeros(0, 1, dtype=torch.long)
 
 
 def trained_text_classifier(data, tokenizer) -> TextClassifier:
-    """The classifier of the training texts of `data` by data.label_values, in eval mode, from the cache or into it."""
+    """The classifier of the training texts of `data` by data.label_values, in eval mode, from the
+    cache or into it.
+    """
     values = data.label_values
     key = hashlib.sha256(f"{RECIPE} {data.fingerprint()} {values}".encode()).hexdigest()[:16]
     network = TextClassifier(len(tokenizer) + 1, [len(names) for names in values.values()])
@@ -53,12 +59,18 @@ def trained_text_classifier(data, tokenizer) -> TextClassifier:
             ).state_dict()
         }
 
-    cached(f"texts-{data.name}-{key}.pt", make, lambda content: network.load_state_dict(content["state_dict"]))
+    cached(
+        f"texts-{data.name}-{key}.pt",
+        make,
+        lambda content: network.load_state_dict(content["state_dict"]),
+    )
     return network.eval()
 
 
 def train_text_classifier(network: TextClassifier, ids: Tensor, labels: Tensor) -> TextClassifier:
-    """Trained on ids (N, L) with labels (N, F), -1 where one is not known; its weights are a function of these alone."""
+    """Trained on ids (N, L) with labels (N, F), -1 where one is not known; its weights are a
+    function of these alone.
+    """
     steps = 800 + min(len(ids), 50_000) // 25
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -84,9 +96,14 @@ def train_text_classifier(network: TextClassifier, ids: Tensor, labels: Tensor) 
 
 @torch.no_grad()
 def accuracies(network: TextClassifier, ids: Tensor, labels: Tensor) -> list[tuple[float, int]]:
-    """(the part of the texts read as what `labels` say, how many of them say something), a field each."""
+    """(the part of the texts read as what `labels` say, how many of them say something), a field
+    each.
+    """
     found = [
-        torch.cat(parts) for parts in zip(*([p.argmax(1) for p in network(some)] for some in ids.split(500)), strict=True)
+        torch.cat(parts)
+        for parts in zip(
+            *([p.argmax(1) for p in network(some)] for some in ids.split(500)), strict=True
+        )
     ]
     out = []
     for read, y in zip(found, labels.T, strict=True):

@@ -1,7 +1,8 @@
 """GLANN's two networks: the generator of 28 and 32 pixels, and the mapping from noise to its codes.
 
-"Non-Adversarial Image Synthesis with Generative Latent Nearest Neighbors", Hoshen and Malik 2019, arXiv 1812.08985, in the
-layers of its released code (yedidh/glann). Shapes: B batch, C image channels, S image size, Z latent_dim, E noise_dim.
+"Non-Adversarial Image Synthesis with Generative Latent Nearest Neighbors", Hoshen and Malik 2019,
+arXiv 1812.08985, in the layers of its released code (yedidh/glann). Shapes: B batch, C image
+channels, S image size, Z latent_dim, E noise_dim.
 """
 
 from itertools import pairwise
@@ -14,11 +15,13 @@ __all__ = ["Generator", "Mapping"]
 
 
 class Generator(nn.Module):
-    """z (B, Z) -> image (B, C, S, S) in [-1, 1]: two dense layers to S/4 x S/4, then two deconvolutions, LeakyReLU 0.2.
+    """z (B, Z) -> image (B, C, S, S) in [-1, 1]: two dense layers to S/4 x S/4, then two
+    deconvolutions, LeakyReLU 0.2.
 
-    dim: channels between the deconvolutions, twice as many before. The source ends in a sigmoid on images in [0, 1]; on
-    [-1, 1] that is tanh(h / 2). batch_norm: on all but the first and last layer (the source: MNIST and Fashion-MNIST yes,
-    CIFAR-10 no). ValueError for labels, which it has no use for, or an image size that is not a multiple of 4.
+    dim: channels between the deconvolutions, twice as many before. The source ends in a sigmoid on
+    images in [0, 1]; on [-1, 1] that is tanh(h / 2). batch_norm: on all but the first and last
+    layer (the source: MNIST and Fashion-MNIST yes, CIFAR-10 no). ValueError for labels, which it
+    has no use for, or an image size that is not a multiple of 4.
     """
 
     def __init__(
@@ -37,7 +40,9 @@ class Generator(nn.Module):
                 f"net.generator.num_classes={num_classes}: GLANN's generator knows no labels; choose another net="
             )
         if image_size % 4:
-            raise ValueError(f"image_size={image_size}: GLANN's generator needs a multiple of 4 (data.image_size=)")
+            raise ValueError(
+                f"image_size={image_size}: GLANN's generator needs a multiple of 4 (data.image_size=)"
+            )
         side = image_size // 4
         self.dense = nn.Sequential(
             nn.Linear(latent_dim, hidden_dim, bias=False),
@@ -62,10 +67,16 @@ class Generator(nn.Module):
 
 
 class Mapping(nn.Module):
-    """e (B, E), normal noise -> z (B, Z), a code: num_layers hidden layers with batch norm and ReLU, no biases."""
+    """e (B, E), normal noise -> z (B, Z), a code: num_layers hidden layers with batch norm and
+    ReLU, no biases.
+    """
 
     def __init__(
-        self, noise_dim: PositiveInt, latent_dim: PositiveInt, hidden_dim: PositiveInt = 128, num_layers: Depth = 2
+        self,
+        noise_dim: PositiveInt,
+        latent_dim: PositiveInt,
+        hidden_dim: PositiveInt = 128,
+        num_layers: Depth = 2,
     ):
         super().__init__()
         self.noise_dim = noise_dim

@@ -1,8 +1,10 @@
-"""Activations of residual flows: slope at most 1, with a derivative that is continuous, and given beside the value.
+"""Activations of residual flows: slope at most 1, with a derivative that is continuous, and given
+beside the value.
 
-The log-determinant's gradient takes second derivatives, so ReLU will not do ("Invertible Residual Networks", Behrmann et al.
-2019, arXiv 1811.00995, appendix C.3). Each returns (phi(x), phi'(x)) as plain differentiable tensors: what pushes vectors
-through the network then costs one product an activation. `value` is phi(x) alone, for inverses.
+The log-determinant's gradient takes second derivatives, so ReLU will not do ("Invertible Residual
+Networks", Behrmann et al. 2019, arXiv 1811.00995, appendix C.3). Each returns (phi(x), phi'(x)) as
+plain differentiable tensors: what pushes vectors through the network then costs one product an
+activation. `value` is phi(x) alone, for inverses.
 """
 
 from collections.abc import Iterator
@@ -14,16 +16,28 @@ from torch.nn.functional import softplus
 __all__ = ["ELU", "LipSwish", "Softplus", "activation"]
 
 MAX_SWISH_SLOPE = 1.1  # the exact maximum is 1.09984
-BLOCK = 1 << 20  # numbers: a dozen passes over as many stay within the caches, over a larger tensor each goes to memory
+BLOCK = (
+    1 << 20
+    # numbers: a dozen passes over as many stay within the caches, over a larger tensor each goes to
+    # memory
+)
 
 
 def blocks(like: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of a block of numbers of each of these tensors of one shape at a time, in the order in which those of `like` lie
-    in memory; all at once where that is not dense, or where there is no cache to keep to."""
-    if like.device.type != "cpu" or not (like.is_contiguous() or like.is_contiguous(memory_format=torch.channels_last)):
+    """Views of a block of numbers of each of these tensors of one shape at a time, in the order in
+    which those of `like` lie in memory; all at once where that is not dense, or where there is no
+    cache to keep to.
+    """
+    if like.device.type != "cpu" or not (
+        like.is_contiguous() or like.is_contiguous(memory_format=torch.channels_last)
+    ):
         return iter([(like, *others)])
-    aligned = [t if t.stride() == like.stride() else torch.empty_like(like).copy_(t) for t in others]
-    return zip(*(t.as_strided((t.numel(),), (1,)).split(BLOCK) for t in (like, *aligned)), strict=True)
+    aligned = [
+        t if t.stride() == like.stride() else torch.empty_like(like).copy_(t) for t in others
+    ]
+    return zip(
+        *(t.as_strided((t.numel(),), (1,)).split(BLOCK) for t in (like, *aligned)), strict=True
+    )
 
 
 class _ELU(torch.autograd.Function):
@@ -53,7 +67,9 @@ class _ELU(torch.autograd.Function):
 
 
 class ELU(nn.Module):
-    """max(x, exp(min(x, 0)) - 1), whose derivative is exp(min(x, 0)); torch's own takes ten times as long on a CPU."""
+    """max(x, exp(min(x, 0)) - 1), whose derivative is exp(min(x, 0)); torch's own takes ten times
+    as long on a CPU.
+    """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return _ELU.apply(x)
@@ -81,7 +97,9 @@ class _LipSwish(torch.autograd.Function):
         gate = (x * beta).sigmoid_().div_(MAX_SWISH_SLOPE)
         value = x * gate
         t = value * beta
-        return value, gate.addcmul_(t, gate, value=-MAX_SWISH_SLOPE).add_(t)  # in place: a fresh tensor costs more
+        return value, gate.addcmul_(t, gate, value=-MAX_SWISH_SLOPE).add_(
+            t
+        )  # in place: a fresh tensor costs more
 
     @staticmethod
     def backward(ctx, grad_value: Tensor, grad_slope: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,7 +120,9 @@ class _LipSwish(torch.autograd.Function):
         return grad_x, grad_beta / MAX_SWISH_SLOPE
 
     @staticmethod
-    def formula(x: Tensor, beta: Tensor, grad_value: Tensor, grad_slope: Tensor) -> tuple[Tensor, Tensor]:
+    def formula(
+        x: Tensor, beta: Tensor, grad_value: Tensor, grad_slope: Tensor
+    ) -> tuple[Tensor, Tensor]:
         t = x * beta
         gate = torch.sigmoid(t)
         bump = gate - gate * gate
@@ -116,10 +136,11 @@ class _LipSwish(torch.autograd.Function):
 
 
 class LipSwish(nn.Module):
-    """x sigmoid(beta x) / 1.1, beta = softplus(b) learned from b = 0.5; its second derivative does not vanish where it is
-    steepest, as those of ELU and softplus do.
+    """x sigmoid(beta x) / 1.1, beta = softplus(b) learned from b = 0.5; its second derivative does
+    not vanish where it is steepest, as those of ELU and softplus do.
 
-    "Residual Flows for Invertible Generative Modeling", Chen et al. 2019, arXiv 1906.02735, equation 10.
+    "Residual Flows for Invertible Generative Modeling", Chen et al. 2019, arXiv 1906.02735,
+    equation 10.
     """
 
     def __init__(self):

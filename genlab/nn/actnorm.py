@@ -1,4 +1,6 @@
-"""Activation normalisation: a learned affine map a feature, started from the statistics of the first training batch."""
+"""Activation normalisation: a learned affine map a feature, started from the statistics of the
+first training batch.
+"""
 
 import torch
 from torch import Tensor, distributed, nn
@@ -7,13 +9,16 @@ __all__ = ["ActNorm"]
 
 
 class ActNorm(nn.Module):
-    """y = (x + shift) exp(log_scale) a feature of x (B, D) or (B, C, H, W); returns (y, log det (B,)) in nats.
+    """y = (x + shift) exp(log_scale) a feature of x (B, D) or (B, C, H, W); returns (y, log det
+    (B,)) in nats.
 
-    The first batch seen in training mode (of all processes together) sets shift and log_scale so that each feature of it
-    leaves with mean 0 and variance 1; a variance counts as at least `variance_floor`, or a constant border pixel would
-    get an enormous scale. That it happened is the buffer `initialised`, so that a reloaded model keeps what it learned.
+    The first batch seen in training mode (of all processes together) sets shift and log_scale so
+    that each feature of it leaves with mean 0 and variance 1; a variance counts as at least
+    `variance_floor`, or a constant border pixel would get an enormous scale. That it happened is
+    the buffer `initialised`, so that a reloaded model keeps what it learned.
 
-    "Glow: Generative Flow with Invertible 1x1 Convolutions", Kingma and Dhariwal 2018, arXiv 1807.03039, section 3.1.
+    "Glow: Generative Flow with Invertible 1x1 Convolutions", Kingma and Dhariwal 2018, arXiv
+    1807.03039, section 3.1.
     """
 
     initialised: Tensor
@@ -21,7 +26,10 @@ class ActNorm(nn.Module):
     def __init__(self, num_features: int, variance_floor: float = 1e-4):
         super().__init__()
         self.variance_floor = variance_floor
-        self.shift, self.log_scale = nn.Parameter(torch.zeros(num_features)), nn.Parameter(torch.zeros(num_features))
+        self.shift, self.log_scale = (
+            nn.Parameter(torch.zeros(num_features)),
+            nn.Parameter(torch.zeros(num_features)),
+        )
         self.register_buffer("initialised", torch.tensor(False))
         self.known = False  # of the buffer, which on an accelerator takes a synchronisation to read
 

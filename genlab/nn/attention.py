@@ -10,11 +10,12 @@ __all__ = ["SelfAttention"]
 class SelfAttention(nn.Module):
     """x (B, C, H, W) -> x + gamma o(softmax(theta(x)^T phi(x)) g(x)), H and W even.
 
-    "Self-Attention Generative Adversarial Networks", Zhang et al. 2019, arXiv 1805.08318, in the form that its authors
-    ran (brain-research/self-attention-gan, BigGAN), which the paper does not describe: theta and phi are 1x1 convolutions
-    to C/8 channels, g one to C/2 and o one back to C, none with a bias; phi and g are max-pooled by 2, so the softmax is
-    over H W / 4 keys; the scores are not scaled. gamma starts at 0, the layer as the identity. Below C = 8 the
-    projections keep one channel.
+    "Self-Attention Generative Adversarial Networks", Zhang et al. 2019, arXiv 1805.08318, in the
+    form that its authors ran (brain-research/self-attention-gan, BigGAN), which the paper does not
+    describe: theta and phi are 1x1 convolutions to C/8 channels, g one to C/2 and o one back to C,
+    none with a bias; phi and g are max-pooled by 2, so the softmax is over H W / 4 keys; the scores
+    are not scaled. gamma starts at 0, the layer as the identity. Below C = 8 the projections keep
+    one channel.
     """
 
     def __init__(self, num_features: int):
@@ -29,7 +30,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query = self.theta(x).flatten(2)
         key, value = (max_pool2d(layer(x), 2).flatten(2) for layer in (self.phi, self.g))
-        # Not scaled_dot_product_attention: its fused kernels have no second derivative, which a gradient penalty needs.
+        # Not scaled_dot_product_attention: its fused kernels have no second derivative, which a
+        # gradient penalty needs.
         weights = (query.transpose(1, 2) @ key).softmax(-1)
         h = (value @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])
         return torch.addcmul(x, self.gamma, self.o(h))

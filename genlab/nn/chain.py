@@ -1,4 +1,6 @@
-"""Bijections one after another, and the multi-scale arrangement of them that leaves half of the channels at each scale."""
+"""Bijections one after another, and the multi-scale arrangement of them that leaves half of the
+channels at each scale.
+"""
 
 from collections.abc import Iterable
 
@@ -12,7 +14,8 @@ __all__ = ["Chain", "MultiScale"]
 class Chain(nn.ModuleList):
     """The composition of bijections x -> (y, log det (B,)), in order.
 
-    recompute: keep the inputs of the bijections alone for the backward pass and compute the rest of each a second time.
+    recompute: keep the inputs of the bijections alone for the backward pass and compute the rest of
+    each a second time.
     """
 
     def __init__(self, bijections: Iterable[nn.Module] = (), recompute: bool = False):
@@ -36,22 +39,30 @@ class Chain(nn.ModuleList):
 
 
 class MultiScale(nn.Module):
-    """Stages of bijections of images; after each but the last the second half of the channels is factored out.
+    """Stages of bijections of images; after each but the last the second half of the channels is
+    factored out.
 
-    forward: x -> (z (B, D), log det (B,)), z being what was factored out, stage by stage, then the last stage's output.
-    shapes: (C, H, W) after each stage, before the factoring out. priors: one a factoring out, a module whose
-    forward(kept, out) -> (z, log det) and inverse(kept, z) -> out standardise `out` given what is kept; null for none.
+    forward: x -> (z (B, D), log det (B,)), z being what was factored out, stage by stage, then the
+    last stage's output.
+    shapes: (C, H, W) after each stage, before the factoring out. priors: one a factoring out, a
+    module whose forward(kept, out) -> (z, log det) and inverse(kept, z) -> out standardise `out`
+    given what is kept; null for none.
 
     "Density estimation using Real NVP", Dinh et al. 2017, arXiv 1605.08803, section 3.6.
     """
 
     def __init__(
-        self, stages: Iterable[nn.Module], shapes: Iterable[tuple[int, int, int]], priors: Iterable[nn.Module] | None = None
+        self,
+        stages: Iterable[nn.Module],
+        shapes: Iterable[tuple[int, int, int]],
+        priors: Iterable[nn.Module] | None = None,
     ):
         super().__init__()
         self.stages, self.shapes = nn.ModuleList(stages), [tuple(shape) for shape in shapes]
         self.priors = None if priors is None else nn.ModuleList(priors)
-        self.halves = [(channels // 2, height, width) for channels, height, width in self.shapes[:-1]]  # of what leaves
+        self.halves = [
+            (channels // 2, height, width) for channels, height, width in self.shapes[:-1]
+        ]  # of what leaves
         self.sizes = [c * h * w for c, h, w in [*self.halves, self.shapes[-1]]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

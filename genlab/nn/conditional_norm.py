@@ -20,14 +20,23 @@ class LayerNorm(nn.LayerNorm):
 
 
 class ConditionalLayerNorm(nn.LayerNorm):
-    """h (B, L, D), c (B, C) -> (gamma + W_g a) (h - mean) / std + (beta + W_b a), with a = c, or act(W_h c).
+    """h (B, L, D), c (B, C) -> (gamma + W_g a) (h - mean) / std + (beta + W_b a), with a = c, or
+    act(W_h c).
 
-    "Conditional text generation by conditional layer normalisation", Su 2019, https://kexue.fm/archives/7124, as in
-    bojone/bert4keras: no biases, and W_g and W_b start at zero, so that what was trained without a condition is not changed
-    by one. hidden_dim: the units of W_h; 0: none. c may also have the leading shape of h, and None is plain normalisation.
+    "Conditional text generation by conditional layer normalisation", Su 2019,
+    https://kexue.fm/archives/7124, as in bojone/bert4keras: no biases, and W_g and W_b start at
+    zero, so that what was trained without a condition is not changed by one. hidden_dim: the units
+    of W_h; 0: none. c may also have the leading shape of h, and None is plain normalisation.
     """
 
-    def __init__(self, dim: int, eps: float, condition_dim: int, hidden_dim: int = 0, act: nn.Module | None = None):
+    def __init__(
+        self,
+        dim: int,
+        eps: float,
+        condition_dim: int,
+        hidden_dim: int = 0,
+        act: nn.Module | None = None,
+    ):
         super().__init__(dim, eps)
         self.hidden = nn.Linear(condition_dim, hidden_dim, bias=False) if hidden_dim else None
         self.act = act or nn.Identity()
@@ -43,13 +52,16 @@ class ConditionalLayerNorm(nn.LayerNorm):
         if c is None:
             return plain
         a = c if self.hidden is None else self.act(self.hidden(c))
-        # Added to the plain result, not to gamma and beta: zeros then leave it as it is to the last bit.
+        # Added to the plain result, not to gamma and beta: zeros then leave it as it is to the last
+        # bit.
         normal = F.layer_norm(h, self.normalized_shape, eps=self.eps)
         return plain + torch.addcmul(along(self.shift(a), h), normal, along(self.gain(a), h))
 
 
 class Projection(nn.Module):
-    """c (B, C) -> (B, D), W_2 gelu(W_1 c) without biases, W_2 zero at first: what is added to embeddings instead."""
+    """c (B, C) -> (B, D), W_2 gelu(W_1 c) without biases, W_2 zero at first: what is added to
+    embeddings instead.
+    """
 
     def __init__(self, condition_dim: int, hidden_dim: int, dim: int):
         super().__init__()

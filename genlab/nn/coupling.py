@@ -1,4 +1,6 @@
-"""Couplings: one part of the input passes through and says how the other is moved; and the networks that say it."""
+"""Couplings: one part of the input passes through and says how the other is moved; and the networks
+that say it.
+"""
 
 import math
 from collections.abc import Callable
@@ -9,13 +11,22 @@ from torch import Tensor, nn
 
 from genlab.nn.actnorm import ActNorm
 
-__all__ = ["ConditionalGaussian", "Coupling", "MaskedCoupling", "ZeroLayer", "conv_net", "mlp", "outputs_of"]
+__all__ = [
+    "ConditionalGaussian",
+    "Coupling",
+    "MaskedCoupling",
+    "ZeroLayer",
+    "conv_net",
+    "mlp",
+    "outputs_of",
+]
 
 Kind = Literal["additive", "sigmoid", "tanh"]
 
 
 class ZeroLayer(nn.Module):
-    """A linear layer or convolution that starts at 0 and whose outputs have a learned gain exp(3 log_gain).
+    """A linear layer or convolution that starts at 0 and whose outputs have a learned gain exp(3
+    log_gain).
 
     Of openai/glow: the gain lets a layer that starts at 0 grow quickly.
     """
@@ -34,8 +45,8 @@ class ZeroLayer(nn.Module):
 class _NormedConvs(nn.Sequential):
     """Convolutions without a bias, an ActNorm behind each, and other layers.
 
-    The norm is applied to the convolution's weights: a tenth of Glow's step less than over its output. Its log-determinant
-    is nobody's business inside a coupling's network.
+    The norm is applied to the convolution's weights: a tenth of Glow's step less than over its
+    output. Its log-determinant is nobody's business inside a coupling's network.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +75,9 @@ def conv_net(in_channels: int, hidden: int, out_channels: int) -> nn.Module:
 
 
 def mlp(in_features: int, hidden: int, out_features: int) -> nn.Module:
-    """Two hidden layers, smooth (a density should have no creases), the last layer from 0. Shapes (B, D)."""
+    """Two hidden layers, smooth (a density should have no creases), the last layer from 0. Shapes
+    (B, D).
+    """
     return nn.Sequential(
         nn.Linear(in_features, hidden), nn.SiLU(),
         nn.Linear(hidden, hidden), nn.SiLU(),
@@ -80,8 +93,8 @@ def outputs_of(kind: Kind) -> int:
 class _Move(nn.Module):
     """What a coupling does to a part x given its network's outputs h: (x + shift) exp(log_scale).
 
-    kind: additive (log_scale 0), sigmoid (scale sigmoid(h + 2), of openai/glow) or tanh (log_scale a tanh(h) with a
-    learned a for each feature, of RealNVP).
+    kind: additive (log_scale 0), sigmoid (scale sigmoid(h + 2), of openai/glow) or tanh (log_scale
+    a tanh(h) with a learned a for each feature, of RealNVP).
     """
 
     def __init__(self, kind: Kind, num_features: int):
@@ -103,19 +116,32 @@ class _Move(nn.Module):
 
 
 class Coupling(nn.Module):
-    """The first features of x (B, C, ...) pass and move the rest; with `swap` the last pass and move the first.
+    """The first features of x (B, C, ...) pass and move the rest; with `swap` the last pass and
+    move the first.
 
     net: called with (inputs, outputs) gives the network of the passing features.
 
     "Density estimation using Real NVP", Dinh et al. 2017, arXiv 1605.08803, section 3.2.
     """
 
-    def __init__(self, num_features: int, net: Callable[[int, int], nn.Module], kind: Kind, swap: bool = False):
+    def __init__(
+        self,
+        num_features: int,
+        net: Callable[[int, int], nn.Module],
+        kind: Kind,
+        swap: bool = False,
+    ):
         super().__init__()
         moved = num_features // 2
-        self.sizes, self.swap = (moved, num_features - moved) if swap else (num_features - moved, moved), swap
+        self.sizes, self.swap = (
+            (moved, num_features - moved) if swap else (num_features - moved, moved),
+            swap,
+        )
         moved = self.sizes[0] if swap else self.sizes[1]
-        self.net, self.move = net(num_features - moved, moved * outputs_of(kind)), _Move(kind, moved)
+        self.net, self.move = (
+            net(num_features - moved, moved * outputs_of(kind)),
+            _Move(kind, moved),
+        )
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = x.split(self.sizes, 1)
@@ -134,11 +160,14 @@ class Coupling(nn.Module):
     def inverse(self, y: Tensor) -> Tensor:
         passing, moved = self._split(y)
         shift, log_scale = self.move(self.net(passing))
-        return self._join(passing, (moved if log_scale is None else moved * (-log_scale).exp()) - shift)
+        return self._join(
+            passing, (moved if log_scale is None else moved * (-log_scale).exp()) - shift
+        )
 
 
 class MaskedCoupling(nn.Module):
-    """The features where the mask is 1 pass and move those where it is 0; the network sees all, the moved ones as 0.
+    """The features where the mask is 1 pass and move those where it is 0; the network sees all, the
+    moved ones as 0.
 
     mask: of the shape of one x, without the batch. net: called with (C, outputs) gives the network.
     """
@@ -168,12 +197,16 @@ class MaskedCoupling(nn.Module):
 
 
 class ConditionalGaussian(nn.Module):
-    """out (B, C, H, W) standardised by a mean and a log std that a 3x3 convolution from 0 tells from kept (B, K, H, W).
+    """out (B, C, H, W) standardised by a mean and a log std that a 3x3 convolution from 0 tells
+    from kept (B, K, H, W).
 
-    Of openai/glow: the learned prior of what is factored out, written as a bijection to a standard normal.
+    Of openai/glow: the learned prior of what is factored out, written as a bijection to a standard
+    normal.
     """
 
-    LOWEST = math.log(1e-3)  # of the log std: below, one flat corner of an image could make the likelihood infinite
+    LOWEST = math.log(
+        1e-3
+    )  # of the log std: below, one flat corner of an image could make the likelihood infinite
 
     def __init__(self, kept: int, out: int):
         super().__init__()

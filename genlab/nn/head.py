@@ -6,11 +6,13 @@ __all__ = ["Head"]
 
 
 class Head(nn.Module):
-    """Features h (B, F) -> outputs (B, out_dim), dense, plus <v_y, h> on every output where there are classes.
+    """Features h (B, F) -> outputs (B, out_dim), dense, plus <v_y, h> on every output where there
+    are classes.
 
-    The added term is "cGANs with Projection Discriminator", Miyato and Koyama 2018, arXiv 1802.05637, equation 3. It
-    moves the mean of the outputs, which is the score, and nothing else: O-GAN's code is blind to it, so an encoder
-    reads images without their labels (y=None leaves it out).
+    The added term is "cGANs with Projection Discriminator", Miyato and Koyama 2018, arXiv
+    1802.05637, equation 3. It moves the mean of the outputs, which is the score, and nothing else:
+    O-GAN's code is blind to it, so an encoder reads images without their labels (y=None leaves it
+    out).
     """
 
     def __init__(self, num_features: int, out_dim: int, num_classes: int = 0):

@@ -7,12 +7,15 @@ __all__ = ["InvertibleLinear", "apply_matrix"]
 
 
 class InvertibleLinear(nn.Module):
-    """y = W x for the features of x (B, D), or of each pixel of x (B, C, H, W); returns (y, log det (B,)) in nats.
+    """y = W x for the features of x (B, D), or of each pixel of x (B, C, H, W); returns (y, log det
+    (B,)) in nats.
 
-    W starts as a random rotation. lu: W = P L (U + diag(sign exp(log_s))) with P and the signs fixed, so that W cannot
-    become singular and its log-determinant is a sum; else W is free and its log-determinant is taken in float64.
+    W starts as a random rotation. lu: W = P L (U + diag(sign exp(log_s))) with P and the signs
+    fixed, so that W cannot become singular and its log-determinant is a sum; else W is free and its
+    log-determinant is taken in float64.
 
-    "Glow: Generative Flow with Invertible 1x1 Convolutions", Kingma and Dhariwal 2018, arXiv 1807.03039, section 3.2.
+    "Glow: Generative Flow with Invertible 1x1 Convolutions", Kingma and Dhariwal 2018, arXiv
+    1807.03039, section 3.2.
     """
 
     def __init__(self, num_features: int, lu: bool = True):
@@ -26,7 +29,10 @@ class InvertibleLinear(nn.Module):
         scale = upper.diagonal()
         self.register_buffer("permutation", permutation.float())
         self.register_buffer("sign", scale.sign().float())
-        self.lower, self.upper = nn.Parameter(lower.tril(-1).float()), nn.Parameter(upper.triu(1).float())
+        self.lower, self.upper = (
+            nn.Parameter(lower.tril(-1).float()),
+            nn.Parameter(upper.triu(1).float()),
+        )
         self.log_scale = nn.Parameter(scale.abs().log().float())
 
     def matrix(self) -> tuple[Tensor, Tensor]:

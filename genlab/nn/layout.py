@@ -14,14 +14,16 @@ class _OwnLayout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        return grad.contiguous(memory_format=torch.channels_last if ctx.channels_last else torch.contiguous_format)
+        return grad.contiguous(
+            memory_format=torch.channels_last if ctx.channels_last else torch.contiguous_format
+        )
 
 
 def gradient_in_own_layout(x: Tensor) -> Tensor:
     """x (B, C, H, W) itself, whose gradient is brought into x's memory format.
 
-    Where a dense layer meets convolutions one comes in rows and the other with channels last, and an elementwise product of
-    the two takes a CPU ten times as long as the copy does.
+    Where a dense layer meets convolutions one comes in rows and the other with channels last, and
+    an elementwise product of the two takes a CPU ten times as long as the copy does.
     """
     return _OwnLayout.apply(x) if x.device.type == "cpu" and x.requires_grad else x
 

@@ -1,9 +1,10 @@
-"""log det(I + J) from products with J alone: series, what they leave out, and estimators whose value and gradient are
-honest.
+"""log det(I + J) from products with J alone: series, what they leave out, and estimators whose
+value and gradient are honest.
 
-log det(I + J) = sum_k (-1)^(k+1) tr(J^k) / k where the spectral radius of J is below 1, and v^T J^k v has the mean
-tr(J^k) for v of mean 0 and covariance I (Hutchinson). A series draws the weights c_1 .. c_N of its terms for J of norm at
-most lipschitz() and `dim` dimensions, and bounds the error of the estimate's mean.
+log det(I + J) = sum_k (-1)^(k+1) tr(J^k) / k where the spectral radius of J is below 1, and v^T J^k
+v has the mean tr(J^k) for v of mean 0 and covariance I (Hutchinson). A series draws the weights c_1
+.. c_N of its terms for J of norm at most lipschitz() and `dim` dimensions, and bounds the error of
+the estimate's mean.
 """
 
 import math
@@ -29,14 +30,17 @@ __all__ = [
 
 
 def remainder(lipschitz: float, num_terms: int, dim: int) -> float:
-    """The most, in nats, that terms after `num_terms` add to the log-determinant of dim x dim J of norm `lipschitz`.
+    """The most, in nats, that terms after `num_terms` add to the log-determinant of dim x dim J of
+    norm `lipschitz`.
 
-    dim (-ln(1 - L) - sum_{k <= n} L^k / k): Theorem 3 of "Invertible Residual Networks", Behrmann et al. 2019, arXiv
-    1811.00995.
+    dim (-ln(1 - L) - sum_{k <= n} L^k / k): Theorem 3 of "Invertible Residual Networks", Behrmann
+    et al. 2019, arXiv 1811.00995.
     """
     if not lipschitz < 1:
         return math.inf
-    return dim * (-math.log1p(-lipschitz) - math.fsum(lipschitz**k / k for k in range(1, num_terms + 1)))
+    return dim * (
+        -math.log1p(-lipschitz) - math.fsum(lipschitz**k / k for k in range(1, num_terms + 1))
+    )
 
 
 class Truncated:
@@ -56,7 +60,9 @@ class Truncated:
 
 
 class Within:
-    """As many terms as keep the bias below `bits` bits a dimension, whatever the norm of J is at the time."""
+    """As many terms as keep the bias below `bits` bits a dimension, whatever the norm of J is at
+    the time.
+    """
 
     def __init__(self, bits: PositiveFloat = 1e-5, max_terms: PositiveInt = 2000):
         if not bits > 0:
@@ -65,7 +71,9 @@ class Within:
 
     def draw(self, lipschitz: Callable[[], float], dim: int) -> list[float]:
         norm, allowed = lipschitz(), self.bits * math.log(2)
-        num_terms = next((n for n in range(1, self.max_terms + 1) if remainder(norm, n, 1) <= allowed), None)
+        num_terms = next(
+            (n for n in range(1, self.max_terms + 1) if remainder(norm, n, 1) <= allowed), None
+        )
         if num_terms is None:
             raise ValueError(
                 f"a block of norm {norm:.5g} takes more than {self.max_terms} terms to a bias below {self.bits} bits a "
@@ -79,13 +87,16 @@ class Within:
 
 
 class Roulette:
-    """All terms, by Russian roulette: `num_exact` of them, then N' more, each over its probability to be reached; unbiased.
+    """All terms, by Russian roulette: `num_exact` of them, then N' more, each over its probability
+    to be reached; unbiased.
 
-    geometric: N' = 1, 2, ... with P(N' >= j) = (1 - p)^(j - 1), and a finite variance where the spectral radius of J is
-    below sqrt(1 - p). poisson: N' = 0, 1, ... of mean `rate`, whose tail is lighter than any power: no finite variance at
-    all in theory, as in the authors' image script. One N' a call, shared by the batch.
+    geometric: N' = 1, 2, ... with P(N' >= j) = (1 - p)^(j - 1), and a finite variance where the
+    spectral radius of J is below sqrt(1 - p). poisson: N' = 0, 1, ... of mean `rate`, whose tail is
+    lighter than any power: no finite variance at all in theory, as in the authors' image script.
+    One N' a call, shared by the batch.
 
-    "Residual Flows for Invertible Generative Modeling", Chen et al. 2019, arXiv 1906.02735, equation 6 and section 3.1.
+    "Residual Flows for Invertible Generative Modeling", Chen et al. 2019, arXiv 1906.02735,
+    equation 6 and section 3.1.
     """
 
     def __init__(
@@ -101,18 +112,25 @@ class Roulette:
             raise ValueError(f"distribution={distribution!r}: expected geometric or poisson")
         given, other = ("p", rate) if distribution == "geometric" else ("rate", p)
         if other is not None:
-            raise ValueError(f"distribution={distribution}: takes {given}= alone; drop {'rate' if given == 'p' else 'p'}=")
+            raise ValueError(
+                f"distribution={distribution}: takes {given}= alone; drop {'rate' if given == 'p' else 'p'}="
+            )
         self.num_exact, self.distribution = num_exact, distribution
         self.p, self.rate = 0.5 if p is None else p, 2.0 if rate is None else rate
         if not 0 < self.p < 1 or not self.rate > 0:
-            raise ValueError(f"p={self.p}, rate={self.rate}: expected p between 0 and 1, and a positive rate")
+            raise ValueError(
+                f"p={self.p}, rate={self.rate}: expected p between 0 and 1, and a positive rate"
+            )
 
     def survival(self, j: int) -> float:
         """P(N' >= j)."""
         if self.distribution == "geometric":
             return (1 - self.p) ** max(j - 1, 0)
         # The upper tail itself: one minus the lower would lose all its digits where it is small.
-        tail = (math.exp(i * math.log(self.rate) - self.rate - math.lgamma(i + 1)) for i in range(j, j + 200))
+        tail = (
+            math.exp(i * math.log(self.rate) - self.rate - math.lgamma(i + 1))
+            for i in range(j, j + 200)
+        )
         return math.fsum(tail) if j else 1.0
 
     def draw(self, lipschitz: Callable[[], float], dim: int) -> list[float]:
@@ -128,26 +146,35 @@ class Roulette:
 
 
 class Exact:
-    """No series: the determinant of the whole Jacobian, from as many products as there are dimensions."""
+    """No series: the determinant of the whole Jacobian, from as many products as there are
+    dimensions.
+    """
 
     def bias(self, lipschitz: float, dim: int) -> float:
         """0: nothing is left out."""
         return 0.0
 
 
-def draw_probes(x: Tensor, num: int, kind: Literal["rademacher", "normal"] = "rademacher") -> Tensor:
-    """(num, *x.shape) independent entries of mean 0 and variance 1; signs alone have the smaller variance for Hutchinson."""
+def draw_probes(
+    x: Tensor, num: int, kind: Literal["rademacher", "normal"] = "rademacher"
+) -> Tensor:
+    """(num, *x.shape) independent entries of mean 0 and variance 1; signs alone have the smaller
+    variance for Hutchinson.
+    """
     probes = torch.stack([torch.empty_like(x)] * num)
     return probes.normal_() if kind == "normal" else probes.random_(2).mul_(2).sub_(1)
 
 
-def hutchinson(vjp: Callable[[Tensor], Tensor], v: Tensor, jv: Tensor, weights: list[float]) -> tuple[Tensor, Tensor]:
+def hutchinson(
+    vjp: Callable[[Tensor], Tensor], v: Tensor, jv: Tensor, weights: list[float]
+) -> tuple[Tensor, Tensor]:
     """(value (P, B), left (P, B, ...)) for probes v (P, B, ...), J v and w -> J^T w, with no graph.
 
-    value = sum_k (-1)^(k+1) c_k / k v^T J^k v, the estimate of log det(I + J).
-    left = sum_k (-1)^(k+1) c_k (J^T)^(k-1) v: the derivative of <left, J v>, left and v being constants, is the Neumann
-    estimate of the log-determinant's derivative, tr((I + J)^-1 dJ), with the same terms ("Residual Flows", equation 8).
-    That is N - 1 products with J^T and one with J, and each power serves the value and the gradient.
+    value = sum_k (-1)^(k+1) c_k / k v^T J^k v, the estimate of log det(I + J). left = sum_k
+    (-1)^(k+1) c_k (J^T)^(k-1) v: the derivative of <left, J v>, left and v being constants, is the
+    Neumann estimate of the log-determinant's derivative, tr((I + J)^-1 dJ), with the same terms
+    ("Residual Flows", equation 8). That is N - 1 products with J^T and one with J, and each power
+    serves the value and the gradient.
     """
     with torch.no_grad():
         power, value, left = v, v.new_zeros(v.shape[:2]), torch.zeros_like(v)
@@ -161,7 +188,9 @@ def hutchinson(vjp: Callable[[Tensor], Tensor], v: Tensor, jv: Tensor, weights: 
 
 
 def exact_log_det(jacobian: Tensor) -> Tensor:
-    """log det(I + J) (B,) of J (B, D, D), differentiable; where norms are below 1 the determinant is positive."""
+    """log det(I + J) (B,) of J (B, D, D), differentiable; where norms are below 1 the determinant
+    is positive.
+    """
     if jacobian.shape[-1] == 2:
         (a, b), (c, d) = (row.unbind(-1) for row in jacobian.unbind(-2))
         return torch.log1p(a + d + a * d - b * c)
@@ -169,11 +198,14 @@ def exact_log_det(jacobian: Tensor) -> Tensor:
     return torch.linalg.slogdet(eye + jacobian).logabsdet
 
 
-def series_log_det(function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, weights: list[float]) -> Tensor:
-    """The estimate of `hutchinson` for one probe v like x (B, ...), differentiated by autograd term by term.
+def series_log_det(
+    function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, weights: list[float]
+) -> Tensor:
+    """The estimate of `hutchinson` for one probe v like x (B, ...), differentiated by autograd term
+    by term.
 
-    For any function, at the price of a graph through every term: what the other is tested and measured against. x needs a
-    gradient (x.requires_grad_()).
+    For any function, at the price of a graph through every term: what the other is tested and
+    measured against. x needs a gradient (x.requires_grad_()).
     """
     y, power, value = function(x), v, 0.0
     for k, weight in enumerate(weights, 1):

@@ -1,11 +1,13 @@
 """Convolutions that keep the size of an image, where one side has few channels, on a CPU.
 
-oneDNN computes sixteen channels of an output at a time, so that 64 -> 4 channels cost as much as 64 -> 16. Here blocks of
-a x b neighbouring pixels fill the sixteen: a convolution whose kernel is the given one, at each of their places in a larger
-one, and whose stride is the block, has the same sums as its a b C_out channels. That takes two thirds of the time, forward
-and as the gradient of a layer that reads few channels.
+oneDNN computes sixteen channels of an output at a time, so that 64 -> 4 channels cost as much as 64
+-> 16. Here blocks of a x b neighbouring pixels fill the sixteen: a convolution whose kernel is the
+given one, at each of their places in a larger one, and whose stride is the block, has the same sums
+as its a b C_out channels. That takes two thirds of the time, forward and as the gradient of a layer
+that reads few channels.
 
-For images in channels-last format; elsewhere (other formats, other devices, small images) the functions are torch's own.
+For images in channels-last format; elsewhere (other formats, other devices, small images) the
+functions are torch's own.
 """
 
 from functools import cache
@@ -21,7 +23,9 @@ MIN_WORK = 1 << 18  # numbers on the wide side below which more calls cost more 
 
 
 def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (B, C_in, H, W) with weight (C_out, C_in, K, L), K and L odd -> (B, C_out, H, W): conv2d, padded with zeros."""
+    """x (B, C_in, H, W) with weight (C_out, C_in, K, L), K and L odd -> (B, C_out, H, W): conv2d,
+    padded with zeros.
+    """
     if _pays(x, weight):
         return _Conv2dSame.apply(x, weight, bias)
     return conv2d(x, weight, bias, padding=_padding(weight))
@@ -29,7 +33,8 @@ def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 def adjoint_kernel(weight: Tensor) -> Tensor:
     """The kernel of the transpose of `conv2d_same`: (C_out, C_in, K, L) -> (C_in, C_out, K, L)."""
-    # A copy, because of one channel contiguous() would leave the strides, and so the format of the result, open.
+    # A copy, because of one channel contiguous() would leave the strides, and so the format of the
+    # result, open.
     return weight.flip(2, 3).transpose(0, 1).clone(memory_format=torch.channels_last)
 
 
@@ -38,7 +43,9 @@ def conv2d_same_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tens
     a, b = _block(x, weight)
     if a * b == 1:
         return _strided_weight_gradient(grad, x, weight, 1, 1, _padding(weight))
-    large = _strided_weight_gradient(_to_channels(grad, a, b), x, _spread(weight, a, b), a, b, _padding(weight))
+    large = _strided_weight_gradient(
+        _to_channels(grad, a, b), x, _spread(weight, a, b), a, b, _padding(weight)
+    )
     large, (height, width) = large.unflatten(0, (-1, a, b)), weight.shape[2:]
     return sum(large[:, i, j, :, i : i + height, j : j + width] for i in range(a) for j in range(b))
 
@@ -51,7 +58,9 @@ class _Conv2dSame(torch.autograd.Function):
         if a * b == 1:
             return conv2d(x, weight, bias, padding=_padding(weight))
         bias = bias if bias is None else bias.repeat_interleave(a * b)
-        return _to_pixels(conv2d(x, _spread(weight, a, b), bias, stride=(a, b), padding=_padding(weight)), a, b)
+        return _to_pixels(
+            conv2d(x, _spread(weight, a, b), bias, stride=(a, b), padding=_padding(weight)), a, b
+        )
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -66,7 +75,9 @@ def _padding(weight: Tensor) -> list[int]:
     return [k // 2 for k in weight.shape[2:]]
 
 
-def _strided_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, a: int, b: int, padding: list[int]) -> Tensor:
+def _strided_weight_gradient(
+    grad: Tensor, x: Tensor, weight: Tensor, a: int, b: int, padding: list[int]
+) -> Tensor:
     # The other arguments: no bias, no dilation, not transposed; the gradient of the weight alone.
     return torch.ops.aten.convolution_backward(
         grad, x, weight, None, [a, b], padding, [1, 1], False, [0, 0], 1, [False, True, False]
@@ -81,7 +92,9 @@ def _best(c_out: int, kernel: tuple[int, int], size: tuple[int, int]) -> tuple[i
         a, b = block
         return -(-c_out * a * b // LANES) * (kernel[0] + a - 1) * (kernel[1] + b - 1) / (a * b)
 
-    return min(((a, b) for b in (1, 2, 4) for a in (1, 2, 4) if size[0] % a == 0 == size[1] % b), key=cost)
+    return min(
+        ((a, b) for b in (1, 2, 4) for a in (1, 2, 4) if size[0] % a == 0 == size[1] % b), key=cost
+    )
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
@@ -99,7 +112,9 @@ def _block(x: Tensor, weight: Tensor) -> tuple[int, int]:
 
 
 def _spread(weight: Tensor, a: int, b: int) -> Tensor:
-    """(C_out, C_in, K, L) -> (C_out a b, C_in, K + a - 1, L + b - 1): the kernel at each place of the block."""
+    """(C_out, C_in, K, L) -> (C_out a b, C_in, K + a - 1, L + b - 1): the kernel at each place of
+    the block.
+    """
     c_out, c_in, height, width = weight.shape
     large = weight.new_zeros(c_out, a, b, c_in, height + a - 1, width + b - 1)
     for i in range(a):

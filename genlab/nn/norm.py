@@ -1,8 +1,8 @@
 """Normalisation layers of the GAN line, and what a training step has to know about them.
 
-A generator's layer is made by norm(num_features, latent_dim, num_classes) and called with (h, c, y): features h
-(B, C, H, W), a condition c (B, latent_dim), which is z in most networks, and labels y int64 (B,), or None without
-classes. Each of them returns gamma h' + beta, h' being h normalised.
+A generator's layer is made by norm(num_features, latent_dim, num_classes) and called with (h, c,
+y): features h (B, C, H, W), a condition c (B, latent_dim), which is z in most networks, and labels
+y int64 (B,), or None without classes. Each of them returns gamma h' + beta, h' being h normalised.
 """
 
 from contextlib import contextmanager
@@ -32,7 +32,9 @@ KERAS_BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
 class BatchNorm(nn.BatchNorm2d):
     """Plain batch normalisation: blind to condition and label."""
 
-    def __init__(self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0):
+    def __init__(
+        self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0
+    ):
         super().__init__(num_features, **KERAS_BATCH_NORM)
 
     def forward(self, h: Tensor, c: Tensor, y: Tensor | None = None) -> Tensor:
@@ -42,11 +44,14 @@ class BatchNorm(nn.BatchNorm2d):
 class ConditionalBatchNorm(nn.Module):
     """gamma and beta of each class, learned: (1 + gamma_y) BN(h) + beta_y.
 
-    "A Learned Representation For Artistic Style", Dumoulin et al. 2017, arXiv 1610.07629, section 2.2, as used by
-    "cGANs with Projection Discriminator", Miyato and Koyama 2018, arXiv 1802.05637. ValueError without classes.
+    "A Learned Representation For Artistic Style", Dumoulin et al. 2017, arXiv 1610.07629, section
+    2.2, as used by "cGANs with Projection Discriminator", Miyato and Koyama 2018, arXiv 1802.05637.
+    ValueError without classes.
     """
 
-    def __init__(self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0):
+    def __init__(
+        self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0
+    ):
         super().__init__()
         if not num_classes:
             raise ValueError("net/modulation=conditional: needs labels; give model.num_classes=")
@@ -62,10 +67,11 @@ class SelfModulation(nn.Module):
     """h -> (1 + gamma(c)) BN(h) + beta(c), BN without affine.
 
     "On Self Modulation for Generative Adversarial Networks", Chen et al. 2019, arXiv 1810.01365.
-    shared=False is the form of the O-GAN scripts (bojone/o-gan): gamma and beta are two separate MLPs
-    c -> hidden_dim -> C with a ReLU between, hidden_dim being latent_dim unless given. shared=True is the paper's and
-    compare_gan's: one hidden layer (32 units there) for both. hidden_dim 0: linear in c, no hidden layer.
-    With classes c becomes c + E(y) + E'(y) * c with two learned embeddings (section 3.2 of the paper).
+    shared=False is the form of the O-GAN scripts (bojone/o-gan): gamma and beta are two separate
+    MLPs c -> hidden_dim -> C with a ReLU between, hidden_dim being latent_dim unless given.
+    shared=True is the paper's and compare_gan's: one hidden layer (32 units there) for both.
+    hidden_dim 0: linear in c, no hidden layer. With classes c becomes c + E(y) + E'(y) * c with two
+    learned embeddings (section 3.2 of the paper).
     """
 
     def __init__(
@@ -93,13 +99,17 @@ class SelfModulation(nn.Module):
 
 
 class AdaIN(nn.Module):
-    """h -> (1 + gamma(c)) IN(h) + beta(c): each sample's channels normalised by themselves, gamma and beta affine in c.
+    """h -> (1 + gamma(c)) IN(h) + beta(c): each sample's channels normalised by themselves, gamma
+    and beta affine in c.
 
-    "A Style-Based Generator Architecture for Generative Adversarial Networks", Karras et al. 2019, arXiv 1812.04948,
-    equation 1; c is the output of the mapping network there. Labels reach it through c.
+    "A Style-Based Generator Architecture for Generative Adversarial Networks", Karras et al. 2019,
+    arXiv 1812.04948, equation 1; c is the output of the mapping network there. Labels reach it
+    through c.
     """
 
-    def __init__(self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0):
+    def __init__(
+        self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0
+    ):
         super().__init__()
         self.norm = nn.InstanceNorm2d(num_features, eps=1e-5)
         self.affine = nn.Linear(latent_dim, 2 * num_features)
@@ -121,11 +131,13 @@ def _modulate(h: Tensor, gamma_beta: Tensor) -> Tensor:
 
 
 def discriminator_norm(name: str, num_features: int) -> nn.Module:
-    """The layer that `name` (batch, group, none) stands for in a discriminator; ValueError for another name.
+    """The layer that `name` (batch, group, none) stands for in a discriminator; ValueError for
+    another name.
 
-    Running statistics follow ten times as fast as the source's (momentum 0.1 for 0.01): weights that move by a hundredth
-    of their size in a hundred steps leave a slower average behind, and an encoder is used with it. Measured on digits, an
-    O-GAN whose reconstructions kept 67 % of the classes kept 88 % with statistics taken anew.
+    Running statistics follow ten times as fast as the source's (momentum 0.1 for 0.01): weights
+    that move by a hundredth of their size in a hundred steps leave a slower average behind, and an
+    encoder is used with it. Measured on digits, an O-GAN whose reconstructions kept 67 % of the
+    classes kept 88 % with statistics taken anew.
     """
     if name == "batch":
         return nn.BatchNorm2d(num_features, eps=1e-3, momentum=0.1)
@@ -138,12 +150,17 @@ def discriminator_norm(name: str, num_features: int) -> nn.Module:
 
 def couples_batch(network: nn.Module) -> bool:
     """Whether one sample's output depends on the others of its batch in train mode."""
-    return any(isinstance(module, _BatchNorm) or getattr(module, "couples_batch", False) for module in network.modules())
+    return any(
+        isinstance(module, _BatchNorm) or getattr(module, "couples_batch", False)
+        for module in network.modules()
+    )
 
 
 @contextmanager
 def frozen_statistics(network: nn.Module):
-    """Inside, batch normalisation in train mode uses the batch's statistics and leaves the running ones alone."""
+    """Inside, batch normalisation in train mode uses the batch's statistics and leaves the running
+    ones alone.
+    """
     layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False
@@ -156,8 +173,12 @@ def frozen_statistics(network: nn.Module):
 
 @contextmanager
 def batch_statistics(network: nn.Module):
-    """Inside, batch normalisation uses the batch's statistics and leaves the running ones alone, in eval mode too."""
-    layers = {module: module.training for module in network.modules() if isinstance(module, _BatchNorm)}
+    """Inside, batch normalisation uses the batch's statistics and leaves the running ones alone, in
+    eval mode too.
+    """
+    layers = {
+        module: module.training for module in network.modules() if isinstance(module, _BatchNorm)
+    }
     with frozen_statistics(network):
         for layer in layers:
             layer.train()
@@ -170,11 +191,17 @@ def batch_statistics(network: nn.Module):
 
 @contextmanager
 def standing_statistics(network: nn.Module):
-    """Inside, batch normalisation in train mode averages its running statistics afresh, all batches counting alike.
+    """Inside, batch normalisation in train mode averages its running statistics afresh, all batches
+    counting alike.
 
-    "Large Scale GAN Training for High Fidelity Natural Image Synthesis", Brock et al. 2019, arXiv 1809.11096, appendix B.
+    "Large Scale GAN Training for High Fidelity Natural Image Synthesis", Brock et al. 2019, arXiv
+    1809.11096, appendix B.
     """
-    layers = {m: (m.momentum, m.training) for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    layers = {
+        m: (m.momentum, m.training)
+        for m in network.modules()
+        if isinstance(m, _BatchNorm) and m.track_running_stats
+    }
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None

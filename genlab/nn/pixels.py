@@ -1,4 +1,6 @@
-"""From pixels to numbers that have a density, and from that density to bits: the one place where levels are counted."""
+"""From pixels to numbers that have a density, and from that density to bits: the one place where
+levels are counted.
+"""
 
 import math
 
@@ -11,17 +13,21 @@ __all__ = ["Pixels", "bits_per_dim"]
 
 
 def bits_per_dim(log_prob: Tensor, dims: int) -> Tensor:
-    """Bits for each of `dims` numbers, of a log probability in nats (of an image: of one pixel value in each bin)."""
+    """Bits for each of `dims` numbers, of a log probability in nats (of an image: of one pixel
+    value in each bin).
+    """
     return -log_prob / (dims * math.log(2))
 
 
 class Pixels(nn.Module):
-    """Images (B, C, H, W) in [-1, 1] of `levels` grey values -> (x (B, C, H, W), log det (B,)) in nats.
+    """Images (B, C, H, W) in [-1, 1] of `levels` grey values -> (x (B, C, H, W), log det (B,)) in
+    nats.
 
-    Value k of 0 .. levels - 1 becomes (k + noise) / levels with noise in [0, 1) (dequantisation), so that an integral of
-    the density over a bin is the probability of a value, and, with alpha > 0, logit(alpha + (1 - 2 alpha) of that); with
-    alpha 0 the numbers are centred, no more. A value between two levels counts as the nearest. `levels` is a buffer:
-    it is found in the data, and a checkpoint must know it.
+    Value k of 0 .. levels - 1 becomes (k + noise) / levels with noise in [0, 1) (dequantisation),
+    so that an integral of the density over a bin is the probability of a value, and, with alpha >
+    0, logit(alpha + (1 - 2 alpha) of that); with alpha 0 the numbers are centred, no more. A value
+    between two levels counts as the nearest. `levels` is a buffer: it is found in the data, and a
+    checkpoint must know it.
 
     "Density estimation using Real NVP", Dinh et al. 2017, arXiv 1605.08803, section 4.1.
     """
@@ -51,9 +57,10 @@ class Pixels(nn.Module):
         return s.logit(), log_det + terms.flatten(1).sum(1)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """The images of the levels in whose bins x lies; beyond the first and the last, those; mid grey where x is NaN.
+        """The images of the levels in whose bins x lies; beyond the first and the last, those; mid
+        grey where x is NaN.
 
-        A flow's inverse can overflow; genlab.systems.flow says so when it does.
+        A flow's inverse can overflow; genlab.systems.flow.flow says so when it does.
         """
         x = torch.where(x == x, x, 0.0)  # operations that the explorer knows, too
         x = (x.sigmoid() - self.alpha) / (1 - 2 * self.alpha) if self.alpha else x + 0.5

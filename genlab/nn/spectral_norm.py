@@ -10,17 +10,22 @@ __all__ = ["SpectralNorm", "advance_spectral_norm", "normalise_all", "spectral_n
 class SpectralNorm(nn.Module):
     """W / sigma(W), sigma estimated by power iteration on W seen as a (C_out, fan_in) matrix.
 
-    "Spectral Normalization for Generative Adversarial Networks", Miyato et al. 2018, arXiv 1802.05957, Algorithm 1.
-    The source (and torch's own version) iterates at every forward pass. Here u and v move only in `advance`, so all
-    passes of one step see the same network: without it the stop-gradient form of single-loss training is not exact.
+    "Spectral Normalization for Generative Adversarial Networks", Miyato et al. 2018, arXiv
+    1802.05957, Algorithm 1. The source (and torch's own version) iterates at every forward pass.
+    Here u and v move only in `advance`, so all passes of one step see the same network: without it
+    the stop-gradient form of single-loss training is not exact.
     """
 
-    def __init__(self, weight: Tensor, transposed: bool = False, eps: float = 1e-12, num_warmup: int = 15):
+    def __init__(
+        self, weight: Tensor, transposed: bool = False, eps: float = 1e-12, num_warmup: int = 15
+    ):
         super().__init__()
         self.transposed, self.eps = transposed, eps
         matrix = self._matrix(weight.detach())
         for name, size in zip("uv", matrix.shape, strict=True):
-            self.register_buffer(name, nn.functional.normalize(matrix.new_empty(size).normal_(), dim=0, eps=eps))
+            self.register_buffer(
+                name, nn.functional.normalize(matrix.new_empty(size).normal_(), dim=0, eps=eps)
+            )
         for _ in range(num_warmup):
             self.advance(weight)
 
@@ -36,7 +41,8 @@ class SpectralNorm(nn.Module):
         self.u.copy_(nn.functional.normalize(matrix @ self.v, dim=0, eps=self.eps))
 
     def forward(self, weight: Tensor) -> Tensor:
-        # Clones, because `advance` writes u and v in place while a graph may still need their old values.
+        # Clones, because `advance` writes u and v in place while a graph may still need their old
+        # values.
         sigma = torch.dot(self.u.clone(), torch.mv(self._matrix(weight), self.v.clone()))
         return weight / sigma
 
@@ -44,7 +50,9 @@ class SpectralNorm(nn.Module):
 def spectral_norm(module: nn.Module) -> nn.Module:
     """`module` with its `weight` spectrally normalised."""
     transposed = isinstance(module, nn.ConvTranspose2d)
-    return parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight, transposed))
+    return parametrize.register_parametrization(
+        module, "weight", SpectralNorm(module.weight, transposed)
+    )
 
 
 def normalise_all(network: nn.Module) -> None:

@@ -7,7 +7,8 @@ __all__ = ["Squeeze", "squeezed"]
 
 
 class Squeeze(nn.Module):
-    """(B, C, H, W) -> ((B, C f f, H / f, W / f), log det 0): a permutation; channel c becomes c f f ... c f f + f f - 1.
+    """(B, C, H, W) -> ((B, C f f, H / f, W / f), log det 0): a permutation; channel c becomes c f f
+    ... c f f + f f - 1.
 
     "Density estimation using Real NVP", Dinh et al. 2017, arXiv 1605.08803, section 3.6.
     """
@@ -27,5 +28,7 @@ def squeezed(shape: tuple[int, int, int], factor: int = 2) -> tuple[int, int, in
     """The shape (C, H, W) after a Squeeze; ValueError if its sides do not divide."""
     channels, height, width = shape
     if height % factor or width % factor:
-        raise ValueError(f"net.shape={list(shape)}: its sides do not divide by {factor}; take fewer levels or another size")
+        raise ValueError(
+            f"net.shape={list(shape)}: its sides do not divide by {factor}; take fewer levels or another size"
+        )
     return channels * factor**2, height // factor, width // factor

@@ -64,7 +64,8 @@ def write_report(run_dir: Path, eval_dir: Path | None = None, status: str | None
         status: What the page calls the run, where the manifest cannot say so yet.
 
     Raises:
-        RunError: The manifest is missing or damaged. Other files that are damaged are left out, with a warning.
+        RunError: The manifest is missing or damaged. Other files that are damaged are left out,
+        with a warning.
     """
     eval_dir = eval_dir or run_dir
     manifest = runs.read_manifest(run_dir, TrainedManifest)
@@ -85,8 +86,14 @@ def write_report(run_dir: Path, eval_dir: Path | None = None, status: str | None
         "certificate": _certificate(certificate) if certificate else [],
         "curves": _curves(_if_readable(runs.read_curves, run_dir) or []),
     }
-    titles = [(kind, {"fixed": "samples"}.get(kind, f"{kind}s")) for kind, _, steps in shown["pictures"] if steps]
-    titles += [(kind, kind) for kind, *_ in shown["texts"]] + [(name, name) for name, *_ in shown["measured"]]
+    titles = [
+        (kind, {"fixed": "samples"}.get(kind, f"{kind}s"))
+        for kind, _, steps in shown["pictures"]
+        if steps
+    ]
+    titles += [(kind, kind) for kind, *_ in shown["texts"]] + [
+        (name, name) for name, *_ in shown["measured"]
+    ]
     sections = [(name, name) for name in ("metrics",) if results] + titles
     sections += [(name, name) for name in ("certificate", "curves") if shown[name]]
     sections += [("config", "config"), ("reproduce", "to do it again")]
@@ -109,7 +116,9 @@ def write_report(run_dir: Path, eval_dir: Path | None = None, status: str | None
 
 
 def _if_readable(read: Callable[[Path], Any], path: Path) -> Any:
-    """What `read` makes of `path`; None, said in a line, where it is damaged: a report shows what there is."""
+    """What `read` makes of `path`; None, said in a line, where it is damaged: a report shows what
+    there is.
+    """
     try:
         return read(path)
     except runs.RunError as error:
@@ -120,8 +129,9 @@ def _if_readable(read: Callable[[Path], Any], path: Path) -> Any:
 def page(template: str, **content: Any) -> str:
     """A template of this package, filled in, with its style and its script inside.
 
-    Every value is escaped. The page's Content-Security-Policy lets no other script run than this one, known by its
-    hash, and nothing be loaded from anywhere: what the content holds can only be shown.
+    Every value is escaped. The page's Content-Security-Policy lets no other script run than this
+    one, known by its hash, and nothing be loaded from anywhere: what the content holds can only be
+    shown.
     """
     here = files("genlab.report")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -130,19 +140,29 @@ def page(template: str, **content: Any) -> str:
     inline = {
         "policy": f"{POLICY}; script-src 'sha256-{digest}'",
         "script": jinja2.utils.markupsafe.Markup(script),
-        "style": jinja2.utils.markupsafe.Markup(here.joinpath("page.css").read_text(encoding="utf-8")),
+        "style": jinja2.utils.markupsafe.Markup(
+            here.joinpath("page.css").read_text(encoding="utf-8")
+        ),
     }
-    return environment.from_string(here.joinpath(template).read_text(encoding="utf-8")).render(**inline, **content)
+    return environment.from_string(here.joinpath(template).read_text(encoding="utf-8")).render(
+        **inline, **content
+    )
 
 
 def _spaced(items: list, most: int) -> list:
     """At most `most` of the items, evenly spaced, the first and last among them."""
-    return items if len(items) <= most else [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+    return (
+        items
+        if len(items) <= most
+        else [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+    )
 
 
 def _by_step(run_dir: Path, pattern: str) -> list[tuple[int, Path]]:
     found = [(path.stem.rpartition("_")[2], path) for path in (run_dir / "samples").glob(pattern)]
-    return _spaced(sorted((int(step), path) for step, path in found if STEP.fullmatch(step)), MAX_PICTURES)
+    return _spaced(
+        sorted((int(step), path) for step, path in found if STEP.fullmatch(step)), MAX_PICTURES
+    )
 
 
 def _pictures(run_dir: Path, kind: str) -> list[tuple[int, str]]:
@@ -155,22 +175,40 @@ def _uri(content: bytes) -> str:
 
 
 def _texts_of_training(run_dir: Path) -> tuple[str, str, list] | None:
-    tables = [(step, _if_readable(_table, path)) for step, path in _by_step(run_dir, "texts_*.jsonl")]
+    tables = [
+        (step, _if_readable(_table, path)) for step, path in _by_step(run_dir, "texts_*.jsonl")
+    ]
     steps = [(step, *table) for step, table in tables if table]
-    return ("texts", "Held-out inputs, and what the model writes to them as training goes on", steps) if steps else None
+    return (
+        ("texts", "Held-out inputs, and what the model writes to them as training goes on", steps)
+        if steps
+        else None
+    )
 
 
 def _texts_of_eval(run_dir: Path) -> tuple[str, str, list] | None:
     path = run_dir / "eval" / "texts.jsonl"
     table = _if_readable(_table, path) if path.is_file() else None
-    return ("written", "What was measured: texts beside what is right", [(None, *table)]) if table else None
+    return (
+        ("written", "What was measured: texts beside what is right", [(None, *table)])
+        if table
+        else None
+    )
 
 
 def _table(path: Path) -> tuple[list[str], list[list[str]]]:
     """The columns and the first rows of JSON lines; a column that is empty throughout is left out."""
     lines = read_text(path).split("\n")[:MAX_TEXTS]
-    rows = [parse_json(line, dict[str, Any], f"{path}:{i}") for i, line in enumerate(lines, 1) if line.strip()]
-    columns = [name for name in (rows[0] if rows else ()) if any(row.get(name) not in (None, "", []) for row in rows)]
+    rows = [
+        parse_json(line, dict[str, Any], f"{path}:{i}")
+        for i, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    columns = [
+        name
+        for name in (rows[0] if rows else ())
+        if any(row.get(name) not in (None, "", []) for row in rows)
+    ]
     return columns, [[_letters(row.get(name)) for name in columns] for row in rows]
 
 
@@ -187,9 +225,15 @@ def _certificate(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A row a residual block, with the norms of its layers."""
     rows = []
     for block in certificate["blocks"]:
-        own = [layer for layer in certificate["layers"] if layer["name"].startswith(f"{block['name']}.")]
+        own = [
+            layer
+            for layer in certificate["layers"]
+            if layer["name"].startswith(f"{block['name']}.")
+        ]
         fft = " ".join(f"{layer['fft']:.4f}" for layer in own)
-        exact = " ".join("-" if layer["exact"] is None else f"{layer['exact']:.4f}" for layer in own)
+        exact = " ".join(
+            "-" if layer["exact"] is None else f"{layer['exact']:.4f}" for layer in own
+        )
         rows.append(block | {"fft": fft, "exact": exact})
     return rows
 
@@ -205,7 +249,12 @@ def _curves(rows: list[dict[str, str]]) -> list[dict[str, Any]]:
     grouped = {name for names in groups.values() for name in names}
     groups |= {name: [name] for name in series if name not in grouped}
     return [
-        {"title": title, "series": [{"name": name, "points": _spaced(series[name], MAX_POINTS)} for name in names]}
+        {
+            "title": title,
+            "series": [
+                {"name": name, "points": _spaced(series[name], MAX_POINTS)} for name in names
+            ],
+        }
         for title, names in groups.items()
         if names
     ]

@@ -1,4 +1,6 @@
-"""Images as files: PNG grids, pairs, rows and GIF walks. All take floats in [-1, 1] with C = 1 or 3."""
+"""Images as files: PNG grids, pairs, rows and GIF walks. All take floats in [-1, 1] with C = 1 or
+3.
+"""
 
 import math
 from pathlib import Path
@@ -12,7 +14,8 @@ from genlab.files import writing
 
 __all__ = ["save_gif", "save_grid", "save_pairs", "save_rows", "with_ends"]
 
-SEEN_SIDE = 64  # smaller images are enlarged by whole pixels up to this, or a grid of them is a postage stamp
+# smaller images are enlarged by whole pixels up to this, or a grid of them is a postage stamp
+SEEN_SIDE = 64
 GAP = 2
 
 
@@ -22,7 +25,9 @@ def save_grid(images: Tensor, path: Path) -> Path:
 
 
 def save_pairs(left: Tensor, right: Tensor, path: Path) -> Path:
-    """Writes each image of `left` (N, C, H, W) beside that of `right`, about as many pairs a row as rows."""
+    """Writes each image of `left` (N, C, H, W) beside that of `right`, about as many pairs a row as
+    rows.
+    """
     pairs = torch.stack([left.cpu(), right.cpu()], dim=1).flatten(0, 1)
     return save_rows(_fold(pairs, 2 * max(1, round(math.sqrt(len(left) / 2)))), path)
 
@@ -33,12 +38,16 @@ def save_rows(images: Tensor, path: Path) -> Path:
 
 
 def with_ends(start: Tensor, rows: Tensor, end: Tensor) -> Tensor:
-    """rows (R, K, C, H, W) with `start` and `end` (R, C, H, W) put before and behind: (R, K + 2, C, H, W)."""
+    """rows (R, K, C, H, W) with `start` and `end` (R, C, H, W) put before and behind: (R, K + 2, C,
+    H, W).
+    """
     return torch.cat([start.cpu()[:, None], rows.cpu(), end.cpu()[:, None]], dim=1)
 
 
 def save_gif(frames: Tensor, path: Path, milliseconds: int = 60) -> Path:
-    """Writes frames (T, N, C, H, W) as an endless GIF whose every picture is the grid of N images; returns `path`."""
+    """Writes frames (T, N, C, H, W) as an endless GIF whose every picture is the grid of N images;
+    returns `path`.
+    """
     width = math.ceil(math.sqrt(frames.shape[1]))
     first, *rest = (Image.fromarray(_canvas(_fold(frame, width))) for frame in frames)
     options = {"save_all": True, "append_images": rest, "duration": milliseconds, "loop": 0}
@@ -48,11 +57,15 @@ def save_gif(frames: Tensor, path: Path, milliseconds: int = 60) -> Path:
 def _fold(images: Tensor, width: int) -> Tensor:
     """(N, C, H, W) -> (R, width, C, H, W), the last row filled up with black."""
     missing = -len(images) % width
-    return torch.cat([images, images.new_full((missing, *images.shape[1:]), -1.0)]).unflatten(0, (-1, width))
+    return torch.cat([images, images.new_full((missing, *images.shape[1:]), -1.0)]).unflatten(
+        0, (-1, width)
+    )
 
 
 def _canvas(images: Tensor) -> np.ndarray:
-    """(R, K, C, H, W) -> uint8 (height, width) or (height, width, 3), cells GAP pixels apart on grey."""
+    """(R, K, C, H, W) -> uint8 (height, width) or (height, width, 3), cells GAP pixels apart on
+    grey.
+    """
     rows, columns, channels, height, width = images.shape
     zoom = max(1, SEEN_SIDE // max(height, width))
     cells = images.detach().float().cpu().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)

@@ -24,16 +24,31 @@ def window(points: Tensor, margin: float = 0.15) -> Window:
 
 
 def save_points(panels: Mapping[str, Tensor], path: Path, view: Window) -> Path:
-    """Writes a PNG of a panel for each: points (N, 2) as dots, a density (S, S) with rows of constant y as a heat map."""
+    """Writes a PNG of a panel for each: points (N, 2) as dots, a density (S, S) with rows of
+    constant y as a heat map.
+    """
     figure, axes = _panels(panels)
     for axis, values in zip(axes, panels.values(), strict=True):
         values = values.detach().double().cpu()
         if values.shape[1] == 2:
             size = min(max(100 / len(values) ** 0.5, 0.8), 5)
-            axis.plot(*values[:MAX_POINTS].T.numpy(), ".", color="#fde725", markersize=size, markeredgewidth=0)
+            axis.plot(
+                *values[:MAX_POINTS].T.numpy(),
+                ".",
+                color="#fde725",
+                markersize=size,
+                markeredgewidth=0,
+            )
             axis.set_facecolor("#440154")
         else:
-            axis.imshow(values.numpy(), origin="lower", extent=view, cmap="viridis", vmin=0, interpolation="bilinear")
+            axis.imshow(
+                values.numpy(),
+                origin="lower",
+                extent=view,
+                cmap="viridis",
+                vmin=0,
+                interpolation="bilinear",
+            )
         axis.set(xlim=view[:2], ylim=view[2:], aspect="equal")
     return _save(figure, path)
 
@@ -63,7 +78,9 @@ def save_histograms(series: Mapping[str, Tensor], path: Path, label: str) -> Pat
 
 def _panels(titles) -> tuple[Figure, list]:
     figure = Figure(figsize=(3.2 * len(titles), 3.5), layout="constrained")
-    axes = [figure.add_subplot(1, len(titles), i + 1, title=title) for i, title in enumerate(titles)]
+    axes = [
+        figure.add_subplot(1, len(titles), i + 1, title=title) for i, title in enumerate(titles)
+    ]
     for axis in axes:
         axis.tick_params(labelsize="small")
     return figure, axes

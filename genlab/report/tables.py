@@ -11,11 +11,18 @@ __all__ = ["certificate_table", "measured_on", "metrics_table"]
 def metrics_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """A table of eval/metrics.json's entries {metric: {value, split, count, features, ...}}."""
     table = Table(title=None, box=None, pad_edge=False)
-    for name, justify in (("metric", "left"), ("value", "right"), ("measured on", "left"), ("features", "left")):
+    for name, justify in (
+        ("metric", "left"),
+        ("value", "right"),
+        ("measured on", "left"),
+        ("features", "left"),
+    ):
         table.add_column(name, justify=justify)
     for name, entry in results.items():
         error = f" ± {entry['standard_error']:.1g}" if "standard_error" in entry else ""
-        table.add_row(name, f"{entry['value']:.4g}{error}", measured_on(entry), entry["features"] or "")
+        table.add_row(
+            name, f"{entry['value']:.4g}{error}", measured_on(entry), entry["features"] or ""
+        )
     return table
 
 
@@ -30,11 +37,15 @@ def measured_on(entry: Mapping[str, Any]) -> str:
 
 
 def certificate_table(certificate: Mapping[str, Any], most: int = 24) -> Table:
-    """A row a residual block of genlab.nn.certificate, those with the largest bounds where there are more than `most`."""
+    """A row a residual block of genlab.nn.certificate, those with the largest bounds where there
+    are more than `most`.
+    """
     blocks, layers = certificate["blocks"], certificate["layers"]
     shown = sorted(sorted(blocks, key=lambda block: -block["lipschitz"])[:most], key=blocks.index)
     left = f"; the {len(shown)} largest of {len(blocks)}" if len(shown) < len(blocks) else ""
-    table = Table(title=f"certified: every block's bound is below 1{left}", box=None, pad_edge=False)
+    table = Table(
+        title=f"certified: every block's bound is below 1{left}", box=None, pad_edge=False
+    )
     for name in (
         "block",
         "layers' norms by FFT",
@@ -47,5 +58,11 @@ def certificate_table(certificate: Mapping[str, Any], most: int = 24) -> Table:
         own = [layer for layer in layers if layer["name"].startswith(f"{block['name']}.")]
         exact = ["-" if layer["exact"] is None else f"{layer['exact']:.4f}" for layer in own]
         norms = " ".join(f"{layer['fft']:.4f}" for layer in own)
-        table.add_row(block["name"], norms, " ".join(exact), f"{block['lipschitz']:.4f}", str(block["iterations"]))
+        table.add_row(
+            block["name"],
+            norms,
+            " ".join(exact),
+            f"{block['lipschitz']:.4f}",
+            str(block["iterations"]),
+        )
     return table

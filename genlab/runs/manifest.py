@@ -1,4 +1,6 @@
-"""manifest.json: what a run is, how far it came and what it measured; and the lock of its directory."""
+"""manifest.json: what a run is, how far it came and what it measured; and the lock of its
+directory.
+"""
 
 import fcntl
 import json
@@ -24,14 +26,25 @@ from genlab.runs.reading import read_manifest
 __all__ = ["Manifest", "environment", "held", "save_config"]
 
 log = logging.getLogger(__name__)
-PACKAGES = ("genlab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy")
+PACKAGES = (
+    "genlab",
+    "torch",
+    "torchvision",
+    "lightning",
+    "hydra-core",
+    "omegaconf",
+    "torchmetrics",
+    "numpy",
+)
 
 
 class Manifest:
-    """`manifest.json`: what a run is, how far it came and what it measured; written whole at every change.
+    """`manifest.json`: what a run is, how far it came and what it measured; written whole at every
+    change.
 
-    writes: false in all but one process of a distributed run. What is changed after `hold` is written by `release`, so
-    that a resume which fails before its first step leaves the file as it was.
+    writes: false in all but one process of a distributed run. What is changed after `hold` is
+    written by `release`, so that a resume which fails before its first step leaves the file as it
+    was.
     """
 
     def __init__(self, run_dir: Path, content: dict[str, Any], writes: bool = True):
@@ -41,18 +54,25 @@ class Manifest:
 
     @classmethod
     def create(cls, run_dir: Path, content: dict[str, Any], writes: bool = True) -> "Manifest":
-        """Claims `run_dir`, whose lock this process has, for a new run; RunError if a run with results is in it.
+        """Claims `run_dir`, whose lock this process has, for a new run; RunError if a run with
+        results is in it.
 
         One that has nothing to lose is started anew.
         """
-        content = {"status": "running", "started": datetime.now(UTC).isoformat(timespec="seconds"), **content}
+        content = {
+            "status": "running",
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            **content,
+        }
         if not writes:
             return cls(run_dir, content, writes)
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         there = cls.read(run_dir) if (run_dir / "manifest.json").exists() else None
         same = there is not None and there.content.get("config", "") == content.get("config")
-        if there is not None and not (there.is_empty() and (same or not there.content.get("steps"))):
+        if there is not None and not (
+            there.is_empty() and (same or not there.content.get("steps"))
+        ):
             raise RunError(
                 f"hydra.run.dir={run_dir}: there is a run in it already; continue that one with "
                 f"`{command('train', run=run_dir)}`, or name another directory"
@@ -67,13 +87,21 @@ class Manifest:
         return cls(run_dir, read_manifest(run_dir, schema), writes)
 
     def is_empty(self) -> bool:
-        """Whether the run has nothing that a new start would lose: it was stopped before its first last.ckpt."""
-        last, best = (self.path.parent / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
-        kept = last.exists() or (best.exists() and self.content.get("steps"))  # someone removed last.ckpt
+        """Whether the run has nothing that a new start would lose: it was stopped before its first
+        last.ckpt.
+        """
+        last, best = (
+            self.path.parent / "checkpoints" / f"{name}.ckpt" for name in ("last", "best")
+        )
+        kept = last.exists() or (
+            best.exists() and self.content.get("steps")
+        )  # someone removed last.ckpt
         return not kept and self.content.get("status") != "finished"
 
     def update(self, **content: Any) -> None:
-        """Changes the content and, unless it is held, the file; RunError if the directory is no longer in its place."""
+        """Changes the content and, unless it is held, the file; RunError if the directory is no
+        longer in its place.
+        """
         self.content |= content
         if self.writes and not self.held:
             self.check_place()
@@ -89,7 +117,9 @@ class Manifest:
         self.update(**content)
 
     def check_place(self) -> None:
-        """RunError if the directory was moved or removed since, so that nothing is written in its former place."""
+        """RunError if the directory was moved or removed since, so that nothing is written in its
+        former place.
+        """
         if self.place is not None and _place(self.path.parent) != self.place:
             raise RunError(
                 f"{self.path.parent}: the run directory was moved or removed while it was trained, so the run has stopped; "
@@ -121,7 +151,8 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextmanager
 def held(run_dir: Path, writes: bool = True):
-    """Keeps other processes from training in `run_dir` meanwhile; RunError if one does. A killed one lets go of it.
+    """Keeps other processes from training in `run_dir` meanwhile; RunError if one does. A killed
+    one lets go of it.
 
     What a killed process left half written is removed.
     """
@@ -131,21 +162,30 @@ def held(run_dir: Path, writes: bool = True):
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     refuse_links(folder)
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK  # never through a link, nor waiting for a pipe's end
+    flags = (
+        os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    )  # never through a link, nor waiting for a pipe's end
     try:
         descriptor = os.open(folder / ".lock", flags, 0o666)
     except OSError as error:
         if disk_is_full(error):
             raise
-        raise RunError(f"{folder / '.lock'}: cannot be opened for writing ({error.strerror})") from None
+        raise RunError(
+            f"{folder / '.lock'}: cannot be opened for writing ({error.strerror})"
+        ) from None
     _locks.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f"{run_dir}: another process is training in it at this moment; wait for it, or stop it") from None
+            raise RunError(
+                f"{run_dir}: another process is training in it at this moment; wait for it, or stop it"
+            ) from None
         except OSError:
-            log.warning("%s: its file system has no locks, so two processes could train in it at once", run_dir)
+            log.warning(
+                "%s: its file system has no locks, so two processes could train in it at once",
+                run_dir,
+            )
         for part in (".", *FOLDERS):
             sweep_up(folder / part)
         yield
@@ -153,7 +193,9 @@ def held(run_dir: Path, writes: bool = True):
         if descriptor in _locks:
             _locks.discard(descriptor)
             with suppress(OSError):  # a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_UN)  # at once, also where a child forked just now has not let go of it
+                fcntl.flock(
+                    descriptor, fcntl.LOCK_UN
+                )  # at once, also where a child forked just now has not let go of it
             os.close(descriptor)
 
 
@@ -171,7 +213,9 @@ def environment() -> dict[str, Any]:
 def _git() -> dict[str, Any] | None:
     def git(*words: str) -> str:
         here = Path(__file__).parent
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != Path(__file__).parents[2]:
@@ -187,7 +231,10 @@ def _hardware() -> str:
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+        name = next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+            name,
+        )
     except OSError:
         pass
     return f"CPU {name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"

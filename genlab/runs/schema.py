@@ -6,7 +6,15 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, model_validator
 from torch import Tensor
 
-__all__ = ["BegunManifest", "Certificate", "Manifest", "Results", "Resumable", "TrainedManifest", "Weights"]
+__all__ = [
+    "BegunManifest",
+    "Certificate",
+    "Manifest",
+    "Results",
+    "Resumable",
+    "TrainedManifest",
+    "Weights",
+]
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -18,7 +26,7 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
 
-# --- manifest.json ---------------------------------------------------------------------------------------------------
+# --- manifest.json --------------------------------------------------------------------------------
 
 
 class Git(Part):
@@ -95,7 +103,7 @@ class TrainedManifest(BegunManifest):
     data: Data
 
 
-# --- eval/ -----------------------------------------------------------------------------------------------------------
+# --- eval/ ----------------------------------------------------------------------------------------
 
 
 class Result(Part):
@@ -140,11 +148,13 @@ class Certificate(Part):
     layers: list[Layer]
 
 
-# --- checkpoints -----------------------------------------------------------------------------------------------------
+# --- checkpoints ----------------------------------------------------------------------------------
 
 
 class Weights(Part):
-    """What a checkpoint must hold for its model to be used: weights, and where there is one their average."""
+    """What a checkpoint must hold for its model to be used: weights, and where there is one their
+    average.
+    """
 
     state_dict: dict[str, InstanceOf[Tensor]]
     ema: dict[str, InstanceOf[Tensor]] = {}
@@ -156,12 +166,16 @@ class Weights(Part):
                 if value.layout != torch.strided or value.is_quantized:
                     raise ValueError(f"{part}.{name}: expected a plain tensor")
                 if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-                    raise ValueError(f"{part}.{name}: claims {value.numel():,} numbers, which the file does not hold")
+                    raise ValueError(
+                        f"{part}.{name}: claims {value.numel():,} numbers, which the file does not hold"
+                    )
         return self
 
     @model_validator(mode="after")
     def _average_is_of_these_weights(self):
-        """An average of other tensors, or of some alone, would be mixed with weights that were never together."""
+        """An average of other tensors, or of some alone, would be mixed with weights that were
+        never together.
+        """
         averaged = {name.partition(".")[0] for name in self.ema}
         for name, value in self.state_dict.items():
             if name.partition(".")[0] in averaged and name not in self.ema:

@@ -15,12 +15,14 @@ Label = int | str
 SHOWN = 12  # names that a message lists
 
 
-def class_numbers(label: Label | Sequence[Label] | Tensor | None, num_classes: int, names: Sequence[str] | None) -> Tensor:
+def class_numbers(
+    label: Label | Sequence[Label] | Tensor | None, num_classes: int, names: Sequence[str] | None
+) -> Tensor:
     """The class numbers (K,) int64 that `label` means; all classes where it is None.
 
     Args:
-        label: A class or several, each by its name or by its number, counted from 0. Of classes whose names are whole
-            numbers, as the folders 1 to 12, a number is a name.
+        label: A class or several, each by its name or by its number, counted from 0. Of classes
+            whose names are whole numbers, as the folders 1 to 12, a number is a name.
         num_classes: How many there are.
         names: Their names, None where they are not known.
 
@@ -31,9 +33,17 @@ def class_numbers(label: Label | Sequence[Label] | Tensor | None, num_classes: i
         return torch.arange(num_classes)
     if isinstance(label, Tensor):
         label = label.tolist()
-    wanted = [label] if isinstance(label, int | str) else list(label) if isinstance(label, Sequence) else []
+    wanted = (
+        [label]
+        if isinstance(label, int | str)
+        else list(label)
+        if isinstance(label, Sequence)
+        else []
+    )
     if not wanted:
-        raise ConfigError(f"label={label}: expected a class or a list of them, {_expected('', num_classes, names)}")
+        raise ConfigError(
+            f"label={label}: expected a class or a list of them, {_expected('', num_classes, names)}"
+        )
     return torch.tensor([_number(one, num_classes, names) for one in wanted])
 
 
@@ -55,7 +65,13 @@ def _expected(label: str, num_classes: int, names: Sequence[str] | None) -> str:
     """What could be given instead, the names most like `label` first."""
     if not names:
         return f"a number from 0 to {num_classes - 1} (this run stored no names of its classes)"
-    shown = ", ".join(get_close_matches(label, names, SHOWN, cutoff=0.0) if label else names[:SHOWN])
+    shown = ", ".join(
+        get_close_matches(label, names, SHOWN, cutoff=0.0) if label else names[:SHOWN]
+    )
     shown += f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    numbers = "" if all(name.isdecimal() for name in names) else f", or a number from 0 to {num_classes - 1}"
+    numbers = (
+        ""
+        if all(name.isdecimal() for name in names)
+        else f", or a number from 0 to {num_classes - 1}"
+    )
     return f"one of {shown}{numbers}"

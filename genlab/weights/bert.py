@@ -1,7 +1,8 @@
 """Checkpoints of BERT into genlab's BERT, every tensor accounted for.
 
-Hugging Face's names, with and without `bert.`, with `gamma` and `beta` for the older files; the names of Google's
-TensorFlow checkpoints, whose kernels are transposed; UniLM's files, which are BERT's with six segment types.
+Hugging Face's names, with and without `bert.`, with `gamma` and `beta` for the older files; the
+names of Google's TensorFlow checkpoints, whose kernels are transposed; UniLM's files, which are
+BERT's with six segment types.
 """
 
 import re
@@ -46,10 +47,16 @@ HEAD = {
     "norm.": "cls.predictions.transform.LayerNorm.",
     "bias": "cls.predictions.bias",
 }
-CONDITIONS = re.compile(r"\.(gain|shift|hidden)\.weight$|^project\.")  # ours alone; they start without an effect
-HARMLESS = {"embeddings.position_ids", "embeddings.token_type_ids"}  # constants that some files carry
-# An independent random matrix has no singular value beyond std (sqrt(m) + sqrt(n)) (Marchenko and Pastur); trained ones
-# have: the dense layers of MiniLM 1.11 to 4.1 times that, its unused pooler 0.986.
+CONDITIONS = re.compile(
+    r"\.(gain|shift|hidden)\.weight$|^project\."
+)  # ours alone; they start without an effect
+HARMLESS = {
+    "embeddings.position_ids",
+    "embeddings.token_type_ids",
+}  # constants that some files carry
+# An independent random matrix has no singular value beyond std (sqrt(m) + sqrt(n)) (Marchenko and
+# Pastur); trained ones have: the dense layers of MiniLM 1.11 to 4.1 times that, its unused pooler
+# 0.986.
 RANDOM_EDGE = 1.05
 
 
@@ -57,8 +64,9 @@ RANDOM_EDGE = 1.05
 class Report:
     """What became of every tensor of the checkpoint and of the network.
 
-    missing: ours, which the checkpoint lacks. unused: the checkpoint's, which have no place here. tied: its copies of
-    tensors that are one here, looked at and found equal. head: trained, random or absent, the masked-language head.
+    missing: ours, which the checkpoint lacks. unused: the checkpoint's, which have no place here.
+    tied: its copies of tensors that are one here, looked at and found equal. head: trained, random
+    or absent, the masked-language head.
     """
 
     name: str
@@ -72,7 +80,9 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.loaded} tensors loaded"]
         if self.missing:
-            lines.append(f"missing, and so left as they were initialised: {', '.join(self.missing)}")
+            lines.append(
+                f"missing, and so left as they were initialised: {', '.join(self.missing)}"
+            )
         optimizer = [name for name in self.unused if re.search(r"adam_[mv]$|^global_step$", name)]
         others = [name for name in self.unused if name not in optimizer]
         if others:
@@ -80,13 +90,21 @@ class Report:
         if optimizer:
             lines.append(f"not used here: {len(optimizer)} tensors of an optimiser")
         if self.head != "trained":
-            what = "has no masked-language head" if self.head == "absent" else "has a masked-language head that looks random"
-            lines.append(f"the checkpoint {what}: the head starts untrained, which slows the first steps")
+            what = (
+                "has no masked-language head"
+                if self.head == "absent"
+                else "has a masked-language head that looks random"
+            )
+            lines.append(
+                f"the checkpoint {what}: the head starts untrained, which slows the first steps"
+            )
         return "\n  ".join(lines + self.notes)
 
 
 def arguments(config: dict[str, Any]) -> dict[str, Any]:
-    """BERT's constructor arguments out of a config.json or bert_config.json; WeightsError if it is another network."""
+    """BERT's constructor arguments out of a config.json or bert_config.json; WeightsError if it is
+    another network.
+    """
     for key, allowed in OTHER_NETWORKS.items():
         if key in config and config[key] not in allowed:
             raise WeightsError(
@@ -95,15 +113,23 @@ def arguments(config: dict[str, Any]) -> dict[str, Any]:
             )
     missing = [key for key in list(ARGUMENTS)[:5] if key not in config]
     if missing:
-        raise WeightsError(f"the checkpoint's config lacks {', '.join(missing)}; expected BERT's config.json beside it")
+        raise WeightsError(
+            f"the checkpoint's config lacks {', '.join(missing)}; expected BERT's config.json beside it"
+        )
     made = {ours: config[theirs] for theirs, ours in ARGUMENTS.items() if theirs in config}
     if made.get("activation", "gelu") not in ACTIVATIONS:
-        raise WeightsError(f"hidden_act={made['activation']}: expected one of {', '.join(ACTIVATIONS)}")
+        raise WeightsError(
+            f"hidden_act={made['activation']}: expected one of {', '.join(ACTIVATIONS)}"
+        )
     return made
 
 
-def build(name: str, keep_tokens: Sequence[int] | None = None, **changes: Any) -> tuple[BERT, Report]:
-    """The pretrained BERT `name` (`find`), its vocabulary cut to keep_tokens if given; changes: of BERT's arguments."""
+def build(
+    name: str, keep_tokens: Sequence[int] | None = None, **changes: Any
+) -> tuple[BERT, Report]:
+    """The pretrained BERT `name` (`find`), its vocabulary cut to keep_tokens if given; changes: of
+    BERT's arguments.
+    """
     source = find(name)
     settings = arguments(source.config)
     if keep_tokens is not None:
@@ -115,20 +141,31 @@ def build(name: str, keep_tokens: Sequence[int] | None = None, **changes: Any) -
 
 
 def fill(
-    model: BERT, source: Source | str, keep_tokens: Sequence[int] | None = None, vocab: Sequence[str] | None = None
+    model: BERT,
+    source: Source | str,
+    keep_tokens: Sequence[int] | None = None,
+    vocab: Sequence[str] | None = None,
 ) -> Report:
     """Reads the tensors of `source` into `model`, whose vocabulary is `vocab`.
 
-    Where that is not the source's, tokens are found by their text, and those that the source lacks start at random: the way
-    from one language into another (Artetxe et al. 2020, arXiv 1910.11856). keep_tokens: what the vocabulary keeps of one
-    that is not told, of weights without a vocabulary.
+    Where that is not the source's, tokens are found by their text, and those that the source lacks
+    start at random: the way from one language into another (Artetxe et al. 2020, arXiv 1910.11856).
+    keep_tokens: what the vocabulary keeps of one that is not told, of weights without a vocabulary.
     """
     source = find(source) if isinstance(source, str) else source
     tensors = read_tensors(source)
     if source.tokenizer is not None:
         tensors = named(tensors)
-    known = source.tokenizer["vocab"] if source.tokenizer else read_vocab(source.vocab) if source.vocab else None
-    if vocab is not None and known is not None:  # the embeddings may have more rows than there are tokens
+    known = (
+        source.tokenizer["vocab"]
+        if source.tokenizer
+        else read_vocab(source.vocab)
+        if source.vocab
+        else None
+    )
+    if (
+        vocab is not None and known is not None
+    ):  # the embeddings may have more rows than there are tokens
         rows = {token: i for i, token in enumerate(known)}
         keep_tokens = [rows.get(token) for token in vocab]
     return load(model, tensors, keep_tokens, source.name)
@@ -136,14 +173,17 @@ def fill(
 
 @torch.no_grad()
 def load(
-    model: BERT, tensors: dict[str, Tensor], keep_tokens: Sequence[int | None] | None = None, name: str = "weights"
+    model: BERT,
+    tensors: dict[str, Tensor],
+    keep_tokens: Sequence[int | None] | None = None,
+    name: str = "weights",
 ) -> Report:
     """Copies `tensors`, under the names of any of the formats, into `model`.
 
-    keep_tokens: the row of each of the model's tokens in the word embeddings and in the head's bias; None: it has none, and
-    starts at random. Fewer positions than the checkpoint has are its first ones. WeightsError where the hidden states would
-    not be the checkpoint's: a tensor of the encoder that is missing, has another shape, or has no place. Only the head may
-    be missing.
+    keep_tokens: the row of each of the model's tokens in the word embeddings and in the head's
+    bias; None: it has none, and starts at random. Fewer positions than the checkpoint has are its
+    first ones. WeightsError where the hidden states would not be the checkpoint's: a tensor of the
+    encoder that is missing, has another shape, or has no place. Only the head may be missing.
     """
     given = {}
     for theirs, tensor in tensors.items():
@@ -170,7 +210,9 @@ def load(
                 f"{name}: {' + '.join(sources)}: expected {parameter.dim()} dimensions of floats, found {found}"
             )
         if len({part.shape[1:] for part in parts}) > 1:
-            raise WeightsError(f"{name}: {' + '.join(sources)} have other shapes: {[list(part.shape) for part in parts]}")
+            raise WeightsError(
+                f"{name}: {' + '.join(sources)} have other shapes: {[list(part.shape) for part in parts]}"
+            )
         tensor = torch.cat(parts)
         if keep_tokens is not None and ours in ("word.weight", "head.bias"):
             tensor = _rows(tensor, keep_tokens, parameter, name)
@@ -184,10 +226,20 @@ def load(
             )
         parameter.copy_(tensor)
         report.loaded += len(sources)
-    lacking = [ours for ours in report.missing if not ours.startswith("head.") and not CONDITIONS.search(ours)]
+    lacking = [
+        ours
+        for ours in report.missing
+        if not ours.startswith("head.") and not CONDITIONS.search(ours)
+    ]
     if lacking:
-        raise WeightsError(f"{name}: not a BERT of this size, it has nothing for {', '.join(lacking[:4])}")
-    extra = [key for key in given if key not in used and key.startswith(("embeddings.", "encoder.")) and key not in HARMLESS]
+        raise WeightsError(
+            f"{name}: not a BERT of this size, it has nothing for {', '.join(lacking[:4])}"
+        )
+    extra = [
+        key
+        for key in given
+        if key not in used and key.startswith(("embeddings.", "encoder.")) and key not in HARMLESS
+    ]
     if extra:
         raise WeightsError(
             f"{name}: the network has no place for {', '.join(given[key][0] for key in extra[:4])} ({len(extra)} tensors); "
@@ -202,7 +254,9 @@ def load(
 
 
 def _rows(tensor: Tensor, keep_tokens: Sequence[int | None], fresh: Tensor, name: str) -> Tensor:
-    """Rows keep_tokens of `tensor`; where that is None the row of `fresh`, moved and stretched to be like the others."""
+    """Rows keep_tokens of `tensor`; where that is None the row of `fresh`, moved and stretched to
+    be like the others.
+    """
     known = [row for row in keep_tokens if row is not None]
     if not known or max(known) >= len(tensor):
         what = f"id {max(known)} is beyond" if known else "none is among"
@@ -210,7 +264,8 @@ def _rows(tensor: Tensor, keep_tokens: Sequence[int | None], fresh: Tensor, name
     kept = tensor[torch.as_tensor(known)].to(fresh)
     if len(known) == len(keep_tokens):
         return kept
-    # A sum with positions follows: rows of another length would be louder or fainter there than the layers expect.
+    # A sum with positions follows: rows of another length would be louder or fainter there than the
+    # layers expect.
     rows = kept.mean(0) + kept.std(0, correction=0) * fresh / fresh.std().clamp(min=1e-12)
     rows[[row is not None for row in keep_tokens]] = kept
     return rows
@@ -230,12 +285,17 @@ def _canonical(name: str, tensor: Tensor) -> tuple[str, Tensor]:
 
 def _untie(given: dict[str, tuple[str, Tensor]], name: str) -> list[str]:
     """Drops the head's copies of tied tensors, after a look whether they are copies; their names."""
-    ties = {"decoder.weight": "embeddings.word_embeddings.weight", "decoder.bias": "cls.predictions.bias"}
+    ties = {
+        "decoder.weight": "embeddings.word_embeddings.weight",
+        "decoder.bias": "cls.predictions.bias",
+    }
     found = []
     for copy, of in ties.items():
         copy = f"cls.predictions.{copy}"
         if copy in given and of in given and not torch.equal(given[copy][1], given[of][1]):
-            raise WeightsError(f"{name}: {given[copy][0]} is not tied to {given[of][0]}, as BERT's head is")
+            raise WeightsError(
+                f"{name}: {given[copy][0]} is not tied to {given[of][0]}, as BERT's head is"
+            )
         if copy in given and of not in given:
             given[of] = given.pop(copy)
         elif copy in given:
@@ -248,7 +308,10 @@ def _theirs(ours: str) -> list[str]:
     layer = re.fullmatch(r"layers\.(\d+)\.(.+)", ours)
     if layer and layer[2].startswith("qkv."):
         part = layer[2].removeprefix("qkv.")
-        return [f"encoder.layer.{layer[1]}.attention.self.{each}.{part}" for each in ("query", "key", "value")]
+        return [
+            f"encoder.layer.{layer[1]}.attention.self.{each}.{part}"
+            for each in ("query", "key", "value")
+        ]
     table, prefix, name = EMBEDDINGS, "", ours
     if layer:
         table, prefix, name = LAYER, f"encoder.layer.{layer[1]}.", layer[2]
@@ -264,15 +327,23 @@ def named(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for ours, tensor in state.items():
         theirs = _theirs(ours)
         prefix = "" if ours.startswith("head.") else "bert."
-        made |= {prefix + key: part for key, part in zip(theirs, tensor.chunk(len(theirs)), strict=True)}
+        made |= {
+            prefix + key: part for key, part in zip(theirs, tensor.chunk(len(theirs)), strict=True)
+        }
     return made
 
 
 def _state_of_head(model: BERT, missing: list[str]) -> str:
-    if any(ours.startswith(("head.dense.", "head.norm.weight", "head.norm.bias")) for ours in missing):
+    if any(
+        ours.startswith(("head.dense.", "head.norm.weight", "head.norm.bias")) for ours in missing
+    ):
         return "absent"
     head = model.head
-    fresh = not head.dense.bias.any() and not head.norm.bias.any() and bool((head.norm.weight == 1).all())
+    fresh = (
+        not head.dense.bias.any()
+        and not head.norm.bias.any()
+        and bool((head.norm.weight == 1).all())
+    )
     weight = head.dense.weight.float()
     edge = weight.std() * (weight.shape[0] ** 0.5 + weight.shape[1] ** 0.5)
     random = torch.linalg.matrix_norm(weight - weight.mean(), 2) < RANDOM_EDGE * edge

@@ -1,9 +1,12 @@
 """TensorFlow checkpoints (the "tensor bundle" of tf.train.Saver since 2016) without TensorFlow.
 
-`<prefix>.index` is a table of LevelDB's form: blocks of entries whose keys share prefixes, then an index block of the
-blocks, then a footer of 48 bytes. Key "" holds a BundleHeaderProto, every other key, a variable's name, a
-BundleEntryProto: dtype, shape, shard, offset, size. `<prefix>.data-00000-of-00001` holds the raw little-endian arrays.
-Formats: tensorflow/core/util/tensor_bundle and leveldb/doc/table_format.md. Checksums of the index are verified.
+`<prefix>.index` is a table of LevelDB's form: blocks of entries whose keys share prefixes, then an
+index block of the blocks, then a footer of 48 bytes. Key "" holds a BundleHeaderProto, every other
+key, a variable's name, a
+BundleEntryProto: dtype, shape, shard, offset, size. `<prefix>.data-00000-of-00001` holds the raw
+little-endian arrays.
+Formats: tensorflow/core/util/tensor_bundle and leveldb/doc/table_format.md. Checksums of the index
+are verified.
 """
 
 from collections.abc import Iterator
@@ -18,7 +21,18 @@ __all__ = ["BundleError", "read_bundle"]
 MAGIC = 0xDB4775248B80FB57
 FOOTER, TRAILER = 48, 5
 # DataType of tensorflow/core/framework/types.proto
-DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 5: "<i2", 6: "i1", 9: "<i8", 10: "?", 14: "<u2", 19: "<f2"}
+DTYPES = {
+    1: "<f4",
+    2: "<f8",
+    3: "<i4",
+    4: "u1",
+    5: "<i2",
+    6: "i1",
+    9: "<i8",
+    10: "?",
+    14: "<u2",
+    19: "<f2",
+}
 BFLOAT16 = 14
 
 
@@ -27,15 +41,26 @@ class BundleError(ValueError):
 
 
 def read_bundle(prefix: str | Path) -> dict[str, Tensor]:
-    """All variables of the checkpoint `prefix`.index + `prefix`.data-*, by name; text variables are left out."""
+    """All variables of the checkpoint `prefix`.index + `prefix`.data-*, by name; text variables are
+    left out.
+    """
     prefix = Path(str(prefix).removesuffix(".index"))
     index = prefix.with_name(prefix.name + ".index")
     try:
         return _read(prefix, index)
     except BundleError:
         raise
-    except (ValueError, LookupError, TypeError, OverflowError, AttributeError, MemoryError) as error:
-        raise BundleError(f"{index}: not readable as the index of a TensorFlow checkpoint ({error})") from None
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        OverflowError,
+        AttributeError,
+        MemoryError,
+    ) as error:
+        raise BundleError(
+            f"{index}: not readable as the index of a TensorFlow checkpoint ({error})"
+        ) from None
 
 
 def _read(prefix: Path, index: Path) -> dict[str, Tensor]:
@@ -44,7 +69,9 @@ def _read(prefix: Path, index: Path) -> dict[str, Tensor]:
         entries = dict(_table(content))
         header = _message(entries.pop(b""))
     except (OSError, IndexError, KeyError, BundleError) as error:
-        raise BundleError(f"{index}: not readable as the index of a TensorFlow checkpoint ({error})") from None
+        raise BundleError(
+            f"{index}: not readable as the index of a TensorFlow checkpoint ({error})"
+        ) from None
     num_shards = header.get(1, [1])[0]
     if header.get(2, [0])[0]:
         raise BundleError(f"{index}: big-endian checkpoints are not supported")
@@ -54,27 +81,35 @@ def _read(prefix: Path, index: Path) -> dict[str, Tensor]:
         name, entry = key.decode(), _message(value)
         dtype, shard = entry.get(1, [0])[0], entry.get(3, [0])[0]
         if 7 in entry:
-            raise BundleError(f"{index}: {name} is stored in slices; save the checkpoint without a partitioner")
+            raise BundleError(
+                f"{index}: {name} is stored in slices; save the checkpoint without a partitioner"
+            )
         if dtype not in DTYPES:
             continue
-        shape = [_message(dim).get(1, [0])[0] for dim in _message(entry.get(2, [b""])[0]).get(2, [])]
+        shape = [
+            _message(dim).get(1, [0])[0] for dim in _message(entry.get(2, [b""])[0]).get(2, [])
+        ]
         if shard not in shards:
             file = prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{num_shards:05d}")
             try:
                 shards[shard] = np.memmap(file, np.uint8, "r")
             except (OSError, ValueError) as error:
-                raise BundleError(f"{file}: not readable ({error}); the checkpoint {index} needs it") from None
+                raise BundleError(
+                    f"{file}: not readable ({error}); the checkpoint {index} needs it"
+                ) from None
         offset, size = entry.get(4, [0])[0], entry.get(5, [0])[0]
         raw = shards[shard][offset : offset + size]
         kind = np.dtype(DTYPES[dtype])
         if len(raw) != size or size != kind.itemsize * int(np.prod(shape, dtype=np.int64)):
-            raise BundleError(f"{prefix}.data-*: {name} {shape} is cut short; copy the checkpoint again")
+            raise BundleError(
+                f"{prefix}.data-*: {name} {shape} is cut short; copy the checkpoint again"
+            )
         array = torch.from_numpy(np.frombuffer(raw.tobytes(), kind).reshape(shape).copy())
         tensors[name] = array.view(torch.bfloat16) if dtype == BFLOAT16 else array
     return tensors
 
 
-# --- the table -----------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -97,7 +132,9 @@ def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes
     if len(block) != size or len(trailer) != TRAILER:
         raise BundleError("it is cut short")
     if trailer[0]:
-        raise BundleError(f"a block is compressed (type {trailer[0]}), which TensorFlow's own writer never does")
+        raise BundleError(
+            f"a block is compressed (type {trailer[0]}), which TensorFlow's own writer never does"
+        )
     if _masked_crc32c(block + trailer[:1]) != int.from_bytes(trailer[1:], "little"):
         raise BundleError("a checksum does not match; copy the file again")
     num_restarts = int.from_bytes(block[-4:], "little")

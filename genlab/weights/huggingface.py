@@ -1,4 +1,6 @@
-"""genlab's BERT in Hugging Face's format, to be read by `transformers` and by all that reads its files."""
+"""genlab's BERT in Hugging Face's format, to be read by `transformers` and by all that reads its
+files.
+"""
 
 import json
 from pathlib import Path
@@ -20,8 +22,14 @@ __all__ = ["config_of", "save"]
 def config_of(net: dict[str, Any] | nn.Module) -> dict[str, Any]:
     """config.json for a BERT or its constructor's arguments."""
     net = net.arguments if isinstance(net, nn.Module) else net
-    made = {"model_type": "bert", "tie_word_embeddings": True, "position_embedding_type": "absolute"}
-    return made | {theirs: net[ours] for theirs, ours in ARGUMENTS.items() if net.get(ours) is not None}
+    made = {
+        "model_type": "bert",
+        "tie_word_embeddings": True,
+        "position_embedding_type": "absolute",
+    }
+    return made | {
+        theirs: net[ours] for theirs, ours in ARGUMENTS.items() if net.get(ours) is not None
+    }
 
 
 def save(net: nn.Module, tokenizer, out: str | Path, decoder: bool = False) -> list[str]:
@@ -29,10 +37,10 @@ def save(net: nn.Module, tokenizer, out: str | Path, decoder: bool = False) -> l
 
     Args:
         net: a BERT.
-        tokenizer: its genlab.data.tokenizer.Tokenizer.
+        tokenizer: its genlab.data.text.tokenizer.Tokenizer.
         out: a directory, made where it is missing.
-        decoder: a language model, which transformers reads as BertLMHeadModel; else BertForMaskedLM, which has the same
-            tensors.
+        decoder: a language model, which transformers reads as BertLMHeadModel; else
+            BertForMaskedLM, which has the same tensors.
 
     Returns:
         The names of the files.
@@ -46,8 +54,13 @@ def save(net: nn.Module, tokenizer, out: str | Path, decoder: bool = False) -> l
             f"net.embedding_dim={net.arguments['embedding_dim']}: transformers' BERT has no factorised embeddings; only a "
             "network with net.embedding_dim=null can be exported"
         )
-    config |= {"architectures": ["BertLMHeadModel" if decoder else "BertForMaskedLM"], "is_decoder": decoder}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in named(net.state_dict()).items()}
+    config |= {
+        "architectures": ["BertLMHeadModel" if decoder else "BertForMaskedLM"],
+        "is_decoder": decoder,
+    }
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in named(net.state_dict()).items()
+    }
     save_safetensors(tensors, out / "model.safetensors", {"format": "pt"})
     # Of the classes of transformers, only the general one reads all of a tokenizer.json.
     plain = not tokenizer.compose and tokenizer.clean_text and tokenizer.max_word == 100
@@ -63,7 +76,13 @@ def save(net: nn.Module, tokenizer, out: str | Path, decoder: bool = False) -> l
     write_text(out / "vocab.txt", "".join(f"{token}\n" for token in tokenizer.vocab))
     write_text(out / "tokenizer.json", tokenizer_json(tokenizer))
     write_text(out / "tokenizer_config.json", json.dumps(about, indent=2) + "\n")
-    return ["config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json"]
+    return [
+        "config.json",
+        "model.safetensors",
+        "vocab.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
 
 
 def tokenizer_json(tokenizer) -> str:

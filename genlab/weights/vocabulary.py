@@ -1,4 +1,6 @@
-"""The vocabulary beside pretrained weights, and how texts are split for it: vocab.txt, tokenizer.json and their configs."""
+"""The vocabulary beside pretrained weights, and how texts are split for it: vocab.txt,
+tokenizer.json and their configs.
+"""
 
 import json
 from pathlib import Path
@@ -17,7 +19,8 @@ NAMES = {  # the keys of special tokens -> what they are called here
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-# Classes of transformers, with and without Fast behind the name, that split as BERT's; then those that obey tokenizer.json.
+# Classes of transformers, with and without Fast behind the name, that split as BERT's; then those
+# that obey tokenizer.json.
 BERTS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
 GENERAL = ("PreTrainedTokenizer", "TokenizersBackend")
 
@@ -103,27 +106,33 @@ def parsed(path: Path, kind: type[Kind]) -> Kind:
 
 
 def vocabulary_in(folder: Path) -> Path | None:
-    """The file of a directory that has the vocabulary: the one that transformers reads, too; None if there is none."""
+    """The file of a directory that has the vocabulary: the one that transformers reads, too; None
+    if there is none.
+    """
     return next((folder / file for file in VOCABULARIES if (folder / file).is_file()), None)
 
 
 def read_vocab(path: str | Path) -> list[str]:
-    """The tokens of a vocab.txt or tokenizer.json in the order of their ids; WeightsError if it cannot be read."""
+    """The tokens of a vocab.txt or tokenizer.json in the order of their ids; WeightsError if it
+    cannot be read.
+    """
     return read_tokenizer(path)[0]
 
 
 def read_tokenizer(path: str | Path) -> tuple[list[str], dict[str, Any]]:
-    """The vocabulary of a file and the options for it, so that texts become the tokens that transformers makes of them.
+    """The vocabulary of a file and the options for it, so that texts become the tokens that
+    transformers makes of them.
 
     Args:
         path: a vocab.txt or a tokenizer.json, beside which there may be a tokenizer_config.json.
 
     Returns:
-        (the tokens in the order of their ids, special ones under BERT's names; arguments of Tokenizer, of which there are
-        none for a bare vocab.txt).
+        (the tokens in the order of their ids, special ones under BERT's names; arguments of
+        Tokenizer, of which there are none for a bare vocab.txt).
 
     Raises:
-        WeightsError: a file cannot be read, or texts would be split in a way that there is not here.
+        WeightsError: a file cannot be read, or texts would be split in a way that there is not
+        here.
     """
     path = Path(path)
     beside = path.with_name("tokenizer_config.json")
@@ -133,19 +142,30 @@ def read_tokenizer(path: str | Path) -> tuple[list[str], dict[str, Any]]:
     if path.suffix == ".json":
         file = parsed(path, TokenizerFile)
         ids, options = of_file(path, file)
-        numbered = {token.id: Added.model_validate(token.model_dump(exclude={"id"})) for token in file.added_tokens}
+        numbered = {
+            token.id: Added.model_validate(token.model_dump(exclude={"id"}))
+            for token in file.added_tokens
+        }
     else:
         ids, options, numbered = dict(enumerate(lines_of(path))), {}, {}
     if config is not None:
-        numbered |= {int(i): token for i, token in config.added_tokens_decoder.items() if i.isdecimal()}
+        numbered |= {
+            int(i): token for i, token in config.added_tokens_decoder.items() if i.isdecimal()
+        }
         if not options or (config.tokenizer_class or "").removesuffix("Fast") in BERTS:
             options |= of_config(config)
     ids |= {i: token.content for i, token in numbered.items()}
     if sorted(ids) != list(range(len(ids))):
-        raise WeightsError(f"{path}: expected ids from 0 on without gaps, found {len(ids)} up to {max(ids, default=0)}")
+        raise WeightsError(
+            f"{path}: expected ids from 0 on without gaps, found {len(ids)} up to {max(ids, default=0)}"
+        )
     names = {} if config is None else special_names(beside, config, set(ids.values()))
     vocab = [names.get(ids[i], ids[i]) for i in range(len(ids))]
-    added = [token for token in numbered.values() if names.get(token.content, token.content) not in NAMES.values()]
+    added = [
+        token
+        for token in numbered.values()
+        if names.get(token.content, token.content) not in NAMES.values()
+    ]
     return vocab, options | ({"added": [token.model_dump() for token in added]} if added else {})
 
 
@@ -154,7 +174,9 @@ def lines_of(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"{path}: not readable as a vocabulary ({error}); expected UTF-8, one token a line") from None
+        raise WeightsError(
+            f"{path}: not readable as a vocabulary ({error}); expected UTF-8, one token a line"
+        ) from None
     # Not splitlines: U+2028 is a token of the Chinese vocabulary.
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     return lines[:-1] if lines[-1] == "" else lines
@@ -220,6 +242,8 @@ def special_names(path: Path, config: TokenizerConfig, known: set[str]) -> dict[
         if theirs is None or theirs == ours:
             continue
         if theirs not in known or ours in known:
-            raise WeightsError(f"{path}: {key}={theirs}: expected a token of the vocabulary, in which {ours} is no other")
+            raise WeightsError(
+                f"{path}: {key}={theirs}: expected a token of the vocabulary, in which {ours} is no other"
+            )
         names[theirs] = ours
     return names

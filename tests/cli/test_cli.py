@@ -24,7 +24,9 @@ def test_help_lists_commands_and_needs_no_torch(genlab, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     groups = dict(line.split(": ", 1) for line in done.stdout.splitlines() if line.count(": ") == 1)
-    assert {"dcgan", "ogan"} <= set(groups["model"].split(", ")) and "hinge" in groups["loss"].split(", ")
+    assert {"dcgan", "ogan"} <= set(groups["model"].split(", ")) and "hinge" in groups[
+        "loss"
+    ].split(", ")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,11 @@ def test_output_that_nobody_reads_is_no_error(trained, tmp_path, words):
     read, write = os.pipe()
     os.close(read)  # as `| head -0` does
     done = subprocess.run(
-        [sys.executable, "-m", "genlab.cli", *words], stdout=write, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        [sys.executable, "-m", "genlab.cli", *words],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
     )
     os.close(write)
     assert (done.returncode, "Error" in done.stderr) == (141, False), done.stderr
@@ -74,19 +80,39 @@ def test_output_that_nobody_reads_is_no_error(trained, tmp_path, words):
 
 def test_a_run_leaves_its_directory(trained):
     manifest = json.loads((trained / "manifest.json").read_text())
-    assert manifest["status"] == "finished" and manifest["steps"] == 6 and manifest["images_seen"] == 96
+    assert (
+        manifest["status"] == "finished"
+        and manifest["steps"] == 6
+        and manifest["images_seen"] == 96
+    )
     assert manifest["data"]["name"] == "mnist5k" and manifest["metrics"]
     names = {str(p.relative_to(trained)) for p in trained.rglob("*") if p.is_file()}
-    assert {"config.yaml", "metrics.csv", "report.html", "checkpoints/last.ckpt", "checkpoints/best.ckpt"} <= names
+    assert {
+        "config.yaml",
+        "metrics.csv",
+        "report.html",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+    } <= names
     assert {"samples/fixed_000006.png", "samples/reconstruction_000006.png"} <= names
     rows = (trained / "metrics.csv").read_text().splitlines()
-    assert len(rows) == 7 and [r.split(",")[0] for r in rows] == ["step", "1", "2", "3", "4", "5", "6"]
+    assert len(rows) == 7 and [r.split(",")[0] for r in rows] == [
+        "step",
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+        "6",
+    ]
 
 
 def test_checkpoints_load_weights_only(trained):
     for name in ("last", "best"):
         checkpoint = torch.load(trained / "checkpoints" / f"{name}.ckpt", weights_only=True)
-        assert checkpoint["global_step"] in (3, 6) and checkpoint["ema"] and checkpoint["state_dict"]
+        assert (
+            checkpoint["global_step"] in (3, 6) and checkpoint["ema"] and checkpoint["state_dict"]
+        )
 
 
 def test_five_lines_of_python(trained):
@@ -95,7 +121,9 @@ def test_five_lines_of_python(trained):
     codes = model.encode(images)
     again = model.reconstruct(images)
     assert images.shape == again.shape == (4, 1, 32, 32) and codes.shape == (4, 32)
-    assert torch.equal(images, model.sample(4, seed=3)) and not torch.equal(images, model.sample(4, seed=4))
+    assert torch.equal(images, model.sample(4, seed=3)) and not torch.equal(
+        images, model.sample(4, seed=4)
+    )
     raw = package.load(trained, weights="raw")
     assert not torch.equal(raw.sample(4, seed=3), images)
 
@@ -127,17 +155,33 @@ def test_the_other_words_need_only_the_run_directory(genlab, trained, tmp_path):
 def test_a_verb_that_a_model_lacks(genlab, tiny, tmp_path):
     genlab("train", "model=dcgan", *tiny, "trainer.max_steps=2", "hydra.run.dir=run", cwd=tmp_path)
     done = genlab("encode", "run=run", "split=test", cwd=tmp_path, check=False)
-    assert done.returncode == 2 and "GAN cannot encode; models that can: " in done.stderr and "ogan" in done.stderr
+    assert (
+        done.returncode == 2
+        and "GAN cannot encode; models that can: " in done.stderr
+        and "ogan" in done.stderr
+    )
     genlab("sample", "run=run", "num=2", "out=made", cwd=tmp_path)
-    genlab("encode", "run=run", "input=made/grid.npz", "method=optimize", "out=codes.npz", cwd=tmp_path)
+    genlab(
+        "encode", "run=run", "input=made/grid.npz", "method=optimize", "out=codes.npz", cwd=tmp_path
+    )
     assert np.load(tmp_path / "codes.npz")["codes"].shape == (2, 100)
 
 
 def test_a_sweep_goes_on_after_a_failed_job(genlab, tiny, tmp_path):
-    words = ["train", "-m", "model.update=scaled,shared", *tiny, "trainer.max_steps=2", "hydra.sweep.dir=sweep"]
+    words = [
+        "train",
+        "-m",
+        "model.update=scaled,shared",
+        *tiny,
+        "trainer.max_steps=2",
+        "hydra.sweep.dir=sweep",
+    ]
     done = genlab(*words, cwd=tmp_path, check=False)
     assert done.returncode != 0 and "job 0 failed" in done.stderr
-    status = [json.loads(path.read_text())["status"] for path in sorted((tmp_path / "sweep").glob("*/manifest.json"))]
+    status = [
+        json.loads(path.read_text())["status"]
+        for path in sorted((tmp_path / "sweep").glob("*/manifest.json"))
+    ]
     assert sorted(status) == ["failed", "finished"]
 
 
@@ -155,7 +199,13 @@ def test_tab_completion_knows_the_word_and_what_follows(tmp_path):
             "COMP_LINE": line,
             "COMP_POINT": str(len(line)),
         }
-        done = subprocess.run(["genlab", "-sc", "query=bash"], env=environment, capture_output=True, text=True, cwd=tmp_path)
+        done = subprocess.run(
+            ["genlab", "-sc", "query=bash"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.split()
 
@@ -164,5 +214,7 @@ def test_tab_completion_knows_the_word_and_what_follows(tmp_path):
     assert {"model=dcgan", "model=ogan"} <= set(complete("genlab train model="))
     assert "trainer.max_steps=" in complete("genlab train model=ogan trainer.max_s")
     assert "weights=" in complete("genlab sample w")
-    script = subprocess.run([bin_dir / "genlab", "-sc", "install=bash"], capture_output=True, text=True).stdout
+    script = subprocess.run(
+        [bin_dir / "genlab", "-sc", "install=bash"], capture_output=True, text=True
+    ).stdout
     assert script.strip().endswith("genlab")

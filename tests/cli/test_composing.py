@@ -11,7 +11,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "composing.md"
 
 def test_a_model_of_ones_own_from_outside_the_package(genlab, tmp_path):
     shown = re.findall(
-        r"^`([\w/.]+)`[^\n]*(?:\n[^`\n][^\n]*)*\n+```(?:yaml|python)\n(.*?)```", PAGE.read_text(), re.M | re.S
+        r"^`([\w/.]+)`[^\n]*(?:\n[^`\n][^\n]*)*\n+```(?:yaml|python)\n(.*?)```",
+        PAGE.read_text(),
+        re.M | re.S,
     )
     assert {name for name, _ in shown} == {
         "my/net/plain.yaml", "my/loss/shifted.yaml", "my/data/stripes.yaml", "my/model/mine.yaml", "mine.py"
@@ -24,7 +26,13 @@ def test_a_model_of_ones_own_from_outside_the_package(genlab, tmp_path):
         stripes = np.tile((np.arange(16) // (1 + i % 4) % 2 * 255).astype(np.uint8), (16, 1))
         Image.fromarray(stripes).save(tmp_path / "stripes" / f"{i:02d}.png")
     words = ["--config-dir", "my", "model=mine"]
-    short = ["trainer=cpu", "trainer.max_steps=3", "trainer.val_check_interval=3", "data.batch_size=8", "evaluate=false"]
+    short = [
+        "trainer=cpu",
+        "trainer.max_steps=3",
+        "trainer.val_check_interval=3",
+        "data.batch_size=8",
+        "evaluate=false",
+    ]
     environment = {"PYTHONPATH": str(tmp_path), "GENLAB_DATA": str(tmp_path / "data")}
     options = {"cwd": tmp_path, "env": environment}
     refused = genlab("train", *words, *short, check=False, **options)

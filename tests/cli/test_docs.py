@@ -1,4 +1,6 @@
-"""Every `genlab` command that README and docs/ show is run as a shell runs it, at two steps of a tiny net on little data."""
+"""Every `genlab` command that README and docs/ show is run as a shell runs it, at two steps of a
+tiny net on little data.
+"""
 
 import gzip
 import importlib.util
@@ -19,7 +21,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from genlab import config
-from genlab.data import data_root
+from genlab.files import data_root
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +33,12 @@ FOUND = [
     for page in PAGES
     for command in re.findall(SHOWN, page.read_text().replace("\\\n", " "), re.M)
 ]
-COMMANDS = list({command if "<" not in command else (page, command): (page, command) for page, command in FOUND}.values())
+COMMANDS = list(
+    {
+        command if "<" not in command else (page, command): (page, command)
+        for page, command in FOUND
+    }.values()
+)
 
 # What a page calls <dir>, by the first pattern that is in "page: command", and how it is trained.
 RUNS = {
@@ -80,10 +87,17 @@ WROTE = r"^ *(?:[\d.]+ MB|picture|arrays|codes|texts|metrics|run directory|repor
 
 
 def shell(command: str, cwd: Path, data: Path) -> subprocess.CompletedProcess:
-    environment = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "GENLAB_DATA": str(data), "HOST": "localhost"}
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+        "GENLAB_DATA": str(data),
+        "HOST": "localhost",
+    }
     environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     words = ["bash", "-c", command]
-    return subprocess.run(words, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=900)
+    return subprocess.run(
+        words, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=900
+    )
 
 
 @pytest.fixture(scope="session")
@@ -99,13 +113,21 @@ def shortened(composed):
             command = re.sub(r"(?<= )([\w./]+=)([^\s\[{('\"]+,[^\s\[{('\"]+)", first, command)
         more = [words for pattern, words in MORE.items() if re.search(pattern, command)]
         if " run=" in command:
-            return " ".join([command, *more, *(["trainer.max_steps=4"] if "genlab train" in command else [])])
+            return " ".join(
+                [command, *more, *(["trainer.max_steps=4"] if "genlab train" in command else [])]
+            )
         if "--config-dir" in command:  # as far as genlab's own groups go
             words = ["model=dcgan", "data=image_folder", "net.generator=null"]
         else:
-            words = [w for w in shlex.split(re.split(r"\btrain ", command)[1]) if "=" in w and not w.startswith("hydra")]
+            words = [
+                w
+                for w in shlex.split(re.split(r"\btrain ", command)[1])
+                if "=" in w and not w.startswith("hydra")
+            ]
             words = [re.sub(r"=(tag|interval)\(.*", "=0.5", word) for word in words]
-        jobs = [[w if "[" in w else re.sub(cut, "", w) for w in words] for cut in (",.*", "(?<==).*,")]
+        jobs = [
+            [w if "[" in w else re.sub(cut, "", w) for w in words] for cut in (",.*", "(?<==).*,")
+        ]
         keys, other = (config.flatten(OmegaConf.to_container(composed(*job))) for job in jobs)
         kept = str(keys.get("model.init")).startswith("package:")  # the weights fit one net
         small = [
@@ -134,22 +156,38 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
 
     def lines(name: str, rows: list) -> None:
-        text = "\n".join(row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows) + "\n"
+        text = (
+            "\n".join(
+                row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows
+            )
+            + "\n"
+        )
         (folder / name).parent.mkdir(exist_ok=True)
-        opened = gzip.open if name.endswith(".gz") else zstandard.open if name.endswith(".zst") else open
+        opened = (
+            gzip.open if name.endswith(".gz") else zstandard.open if name.endswith(".zst") else open
+        )
         with opened(folder / name, "wt", encoding="utf-8") as file:
             file.write(text)
 
-    texts = [f"The capital of land {i} is town {i}, and its river is number {i + 1} of the map." for i in range(300)]
+    texts = [
+        f"The capital of land {i} is town {i}, and its river is number {i + 1} of the map."
+        for i in range(300)
+    ]
     lines("lines.txt", texts)
     for name in ("b.txt", "corpus/one.txt.gz", "corpus/two.txt.gz"):
         lines(name, [line for text in texts for line in (f"{name}: {text}", "")])
     lines("a.jsonl.zst", [{"text": text} for text in texts])
-    pairs = [{"source": text, "target": f"land {i}", "tone": ("kind", "rude")[i % 2]} for i, text in enumerate(texts)]
+    pairs = [
+        {"source": text, "target": f"land {i}", "tone": ("kind", "rude")[i % 2]}
+        for i, text in enumerate(texts)
+    ]
     lines("titles.jsonl", pairs)
     lines("replies.jsonl", pairs)
     lines("reviews.tsv", ["text\tstars", *(f"{text}\t{1 + i % 5}" for i, text in enumerate(texts))])
-    asked = [{"question": f"What is the capital of land {i}?", "passages": texts[i : i + 2]} for i in range(3)]
+    asked = [
+        {"question": f"What is the capital of land {i}?", "passages": texts[i : i + 2]}
+        for i in range(3)
+    ]
     lines("questions.jsonl", asked)
     article = lambda i: {"context": texts[i], "qas": [{"id": f"{i}", "question": f"What is the capital of land {i}?",  # noqa: E731
                          "answers": [{"text": f"town {i}", "answer_start": texts[i].index("town")}]}]}  # fmt: skip
@@ -160,14 +198,27 @@ def files(tmp_path_factory):
     poems = []
     for i in range(200):
         a, b, c, d = ("".join(part) for part in random.permutation(list(signs)).reshape(4, 5))
-        who = {"dynasty": "tang", "author": "李白"} if i % 2 else {"dynasty": "song", "author": "蘇軾"}
+        who = (
+            {"dynasty": "tang", "author": "李白"}
+            if i % 2
+            else {"dynasty": "song", "author": "蘇軾"}
+        )
         times = 1 + (i % 3 == 0)
-        poems.append({"title": f"{i}", "form": f"5x{4 * times}", "text": f"{a}，{b}。{c}，{d}。" * times} | who)
+        poems.append(
+            {"title": f"{i}", "form": f"5x{4 * times}", "text": f"{a}，{b}。{c}，{d}。" * times}
+            | who
+        )
     lines("songs.jsonl", poems)
-    for name, count, shape in (("photos", 300, (40, 48, 3)), ("digits", 80, (28, 28)), ("stripes", 60, (16, 16))):
+    for name, count, shape in (
+        ("photos", 300, (40, 48, 3)),
+        ("digits", 80, (28, 28)),
+        ("stripes", 60, (16, 16)),
+    ):
         (folder / name).mkdir()
         for i in range(count):
-            Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(folder / name / f"{i:03d}.png")
+            Image.fromarray(random.integers(0, 256, shape, np.uint8)).save(
+                folder / name / f"{i:03d}.png"
+            )
     shown = r"^`(my/\S+|mine\.py)`[^\n]*(?:\n[^`\n][^\n]*)*\n+```\w+\n(.*?)```"
     for name, text in re.findall(shown, (ROOT / "docs" / "composing.md").read_text(), re.M | re.S):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -177,11 +228,15 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_of(shortened, files, data):
-    """run_of(page, command): the finished run that the command means by <dir>; each is trained once."""
+    """run_of(page, command): the finished run that the command means by <dir>; each is trained
+    once.
+    """
     runs = {}
 
     def find(page: str, command: str) -> Path:
-        train = next(words for pattern, words in RUNS.items() if re.search(pattern, f"{page}: {command}"))
+        train = next(
+            words for pattern, words in RUNS.items() if re.search(pattern, f"{page}: {command}")
+        )
         if train not in runs:
             run = files / "runs" / str(len(runs))
             done = shell(f"{shortened(train)} hydra.run.dir={run}", files, data)
@@ -192,7 +247,9 @@ def run_of(shortened, files, data):
     return find
 
 
-@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command}" for page, command in COMMANDS])
+@pytest.mark.parametrize(
+    ("page", "command"), COMMANDS, ids=[f"{page}: {command}" for page, command in COMMANDS]
+)
 def test_a_command_does_what_the_page_says(page, command, shortened, run_of, files, data, tmp_path):
     for word, need in NEEDS.items():
         if word in command:
@@ -206,11 +263,19 @@ def test_a_command_does_what_the_page_says(page, command, shortened, run_of, fil
         shutil.copytree(run_of(page, command), tmp_path / "run")
         command = re.sub(r"(outputs/train/\w+/|sweep/)?<\w+>", "run", command)
     if "run=mine/" in command:
-        made = shell(f"genlab export run={run_of(page, command)} out=mine/ format=safetensors", tmp_path, data)
+        made = shell(
+            f"genlab export run={run_of(page, command)} out=mine/ format=safetensors",
+            tmp_path,
+            data,
+        )
         assert made.returncode == 0, made.stderr
     done = shell(shortened(command), tmp_path, data)
     told = f"{done.stdout}\n{done.stderr}"
-    if done.returncode and re.search(FETCHED, command) and (why := re.search(f".*({ABSENT}).*", told)):
+    if (
+        done.returncode
+        and re.search(FETCHED, command)
+        and (why := re.search(f".*({ABSENT}).*", told))
+    ):
         pytest.skip(why[0])
     assert done.returncode == 0, f"{shortened(command)}\n{told}"
     wrote = re.findall(WROTE, told, re.M) + re.findall(r"\bout=(\S+)", command)

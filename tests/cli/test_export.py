@@ -14,7 +14,14 @@ ONNX = bool(importlib.util.find_spec("onnxruntime") and importlib.util.find_spec
 def test_a_run_is_exported_whole_and_loaded_elsewhere(genlab, trained, tmp_path):
     done = genlab("export", f"run={trained}", "out=made", "licence=MIT", cwd=tmp_path)
     folder = tmp_path / "made"
-    names = {"model.safetensors", "config.yaml", "README.md", "decode.pt2", "encode.pt2", "explorer.html"}
+    names = {
+        "model.safetensors",
+        "config.yaml",
+        "README.md",
+        "decode.pt2",
+        "encode.pt2",
+        "explorer.html",
+    }
     names |= {"decode.onnx", "encode.onnx"} if ONNX else set()
     assert {path.name for path in folder.iterdir()} == names
     assert all(f"MB  made/{name}" in done.stdout for name in names) and "in all" in done.stdout
@@ -22,9 +29,14 @@ def test_a_run_is_exported_whole_and_loaded_elsewhere(genlab, trained, tmp_path)
     run, again = package.load(trained), package.load(folder)
     assert torch.equal(run.sample(4, seed=1), again.sample(4, seed=1))  # of the averaged weights
     codes = run.prior(3, seed=0)
-    assert torch.allclose(torch.export.load(folder / "decode.pt2").module()(codes), run.decode(codes), atol=1e-5)
+    assert torch.allclose(
+        torch.export.load(folder / "decode.pt2").module()(codes), run.decode(codes), atol=1e-5
+    )
     card = (folder / "README.md").read_text()
-    assert yaml.safe_load(card.split("---")[1])["license"] == "mit" and "genlab train model=ogan" in card
+    assert (
+        yaml.safe_load(card.split("---")[1])["license"] == "mit"
+        and "genlab train model=ogan" in card
+    )
     genlab("sample", "run=made", "num=2", "out=samples", cwd=tmp_path)
     assert (tmp_path / "samples" / "grid.png").exists()
 

@@ -42,9 +42,15 @@ def own(tmp_path_factory):
     ("words", "expected"),
     [
         ("model=mien", "Did you mean 'mine'?"),
-        ("model=mine palette.colors=1", "there is no key 'palette.colors'. Did you mean 'palette.colours'?"),
+        (
+            "model=mine palette.colors=1",
+            "there is no key 'palette.colors'. Did you mean 'palette.colours'?",
+        ),
         ("model=mine loss.margni=1", "Did you mean 'loss.margin'?"),
-        ("model=dcgan,mine loss=mine loss.margni=1 -m", "Did you mean 'loss.margin'?"),  # words in any order
+        (
+            "model=dcgan,mine loss=mine loss.margni=1 -m",
+            "Did you mean 'loss.margin'?",
+        ),  # words in any order
         ("model=group", "there is no key 'los'. Did you mean 'loss'?"),
         ("model=option", "loss=mien is not there. Did you mean 'mine'?"),
         ("model=yaml", "yaml.yaml, line 3, column"),
@@ -57,25 +63,36 @@ def own(tmp_path_factory):
         ("experiment=twice", "'- override /<group>: <option>'"),
         ("experiment=kind", "the chosen data= is of another kind than this recipe is for"),
         ("experiment=ogan_mnist5k model.latent_dmi=3", "Did you mean 'model.latent_dim'?"),
-        ("experiment=ogan_mnist5k model=glow", "a chosen config overrides it: choose another experiment="),
+        (
+            "experiment=ogan_mnist5k model=glow",
+            "a chosen config overrides it: choose another experiment=",
+        ),
         ("experiment=ogan_mnist5k loss=l2", "needs an adversarial one"),
         ("experiment=glow_digits data=facts", "the chosen data are texts"),
         ("experiment=ogan_mnist5kk", "Did you mean 'ogan_mnist5k'?"),
     ],
 )
-def test_a_typo_in_a_config_of_ones_own_or_a_wrong_override(own, words, expected, monkeypatch, tmp_path, capsys):
+def test_a_typo_in_a_config_of_ones_own_or_a_wrong_override(
+    own, words, expected, monkeypatch, tmp_path, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["genlab", "train", *words.split(), "--config-dir", str(own)])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     told = capsys.readouterr().err
-    assert stop.value.code == 2 and told.startswith("genlab: error: ") and expected in told and "Traceback" not in told
+    assert (
+        stop.value.code == 2
+        and told.startswith("genlab: error: ")
+        and expected in told
+        and "Traceback" not in told
+    )
     assert not list(tmp_path.rglob("checkpoints"))
 
 
 AT_ONE_MOMENT = """
 import datetime
-from genlab import cli, sweeps
+from genlab import cli
+from genlab.sweeps import jobs as sweeps
 
 class Clock(datetime.datetime):
     @classmethod
@@ -88,25 +105,57 @@ cli.main()
 
 
 def test_two_runs_of_one_microsecond_have_directories_of_their_own(tmp_path):
-    words = ["model=realnvp", "data=moons", "net.depth=2", "trainer=cpu", "trainer.max_steps=1", "callbacks.grids=null"]
-    command = [sys.executable, "-c", AT_ONE_MOMENT, "train", *words, "trainer.val_check_interval=1", "evaluate=false"]
+    words = [
+        "model=realnvp",
+        "data=moons",
+        "net.depth=2",
+        "trainer=cpu",
+        "trainer.max_steps=1",
+        "callbacks.grids=null",
+    ]
+    command = [
+        sys.executable,
+        "-c",
+        AT_ONE_MOMENT,
+        "train",
+        *words,
+        "trainer.val_check_interval=1",
+        "evaluate=false",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     options = {"cwd": tmp_path, "env": environment, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen(command, **options) for _ in range(2)]
     told = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], told
     folders = list((tmp_path / "outputs" / "train" / "realnvp").iterdir())
-    assert len(folders) == 2 and all(folder.name.startswith("2026-01-02_03-04-05-000678-") for folder in folders)
-    assert all(json.loads((folder / "manifest.json").read_text())["status"] == "finished" for folder in folders)
+    assert len(folders) == 2 and all(
+        folder.name.startswith("2026-01-02_03-04-05-000678-") for folder in folders
+    )
+    assert all(
+        json.loads((folder / "manifest.json").read_text())["status"] == "finished"
+        for folder in folders
+    )
 
 
 @pytest.mark.parametrize("left", [0, 16_384])
-def test_a_run_whose_disk_is_full_says_so_and_goes_on_from_its_checkpoint(small_disk, trained_in, left):
+def test_a_run_whose_disk_is_full_says_so_and_goes_on_from_its_checkpoint(
+    small_disk, trained_in, left
+):
     run = small_disk / "run"
-    words = ["model=realnvp", "data=moons", "net.depth=2", "trainer=cpu", "trainer.max_steps=2", "callbacks.grids=null"]
+    words = [
+        "model=realnvp",
+        "data=moons",
+        "net.depth=2",
+        "trainer=cpu",
+        "trainer.max_steps=2",
+        "callbacks.grids=null",
+    ]
     trained_in(run, *words, "trainer.val_check_interval=2", "evaluate=false")
     before = (run / "checkpoints" / "last.ckpt").read_bytes()
-    with pytest.raises(OSError, match="No space left") as full, open(small_disk / "others", "wb", buffering=0) as file:
+    with (
+        pytest.raises(OSError, match="No space left") as full,
+        open(small_disk / "others", "wb", buffering=0) as file,
+    ):
         while file.write(bytes(4096)) == 4096:
             pass
         raise OSError(errno.ENOSPC, "No space left")
@@ -140,6 +189,6 @@ def test_a_run_whose_disk_is_full_says_so_and_goes_on_from_its_checkpoint(small_
 def test_a_text_or_path_is_taken_as_it_is_typed(word, value):
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from genlab import words
+    from genlab import overrides as words
 
     assert OverridesParser.create().parse_override(words.literal(word)).value() == value

@@ -2,8 +2,20 @@
 
 import torch
 
-WORDS = ["data=digits", "data.num_train=64", "model.latent_dim=8", "net.generator.dim=4", "net.generator.hidden_dim=32"]
-WORDS += ["net.generator.batch_norm=false", "loss=l2", "evaluate=false", "callbacks.quality=null", "callbacks.grids=null"]
+WORDS = [
+    "data=digits",
+    "data.num_train=64",
+    "model.latent_dim=8",
+    "net.generator.dim=4",
+    "net.generator.hidden_dim=32",
+]
+WORDS += [
+    "net.generator.batch_norm=false",
+    "loss=l2",
+    "evaluate=false",
+    "callbacks.quality=null",
+    "callbacks.grids=null",
+]
 WORDS += ["trainer.val_check_interval=1000"]
 
 
@@ -12,9 +24,15 @@ def state(run):
 
 
 def test_codes_of_two_processes_are_those_of_one(genlab, tmp_path):
-    words = ["model=glo", "trainer.max_steps=9", *WORDS]  # past the projection after the fourth and eighth
+    words = [
+        "model=glo",
+        "trainer.max_steps=9",
+        *WORDS,
+    ]  # past the projection after the fourth and eighth
     genlab("train", *words, "trainer=cpu", "data.batch_size=16", "hydra.run.dir=one", cwd=tmp_path)
-    genlab("train", *words, "trainer=ddp_cpu", "data.batch_size=8", "hydra.run.dir=two", cwd=tmp_path)
+    genlab(
+        "train", *words, "trainer=ddp_cpu", "data.batch_size=8", "hydra.run.dir=two", cwd=tmp_path
+    )
     one, two = state(tmp_path / "one"), state(tmp_path / "two")
     assert torch.equal(one["codes.moves"], two["codes.moves"])
     for name in one:
@@ -22,12 +40,29 @@ def test_codes_of_two_processes_are_those_of_one(genlab, tmp_path):
 
 
 def test_both_stages_run_in_two_processes_and_go_on(genlab, tmp_path):
-    words = ["model=glann", "model.glo_steps=3", "trainer=ddp_cpu", "data.batch_size=8", *WORDS, "hydra.run.dir=run"]
+    words = [
+        "model=glann",
+        "model.glo_steps=3",
+        "trainer=ddp_cpu",
+        "data.batch_size=8",
+        *WORDS,
+        "hydra.run.dir=run",
+    ]
     done = genlab("train", *words, "trainer.max_steps=6", cwd=tmp_path, check=False)
     assert done.returncode == 2 and "find_unused_parameters=true" in done.stderr
     words[-1] = "hydra.run.dir=again"
-    genlab("train", *words, "trainer.strategy.find_unused_parameters=true", "trainer.max_steps=6", cwd=tmp_path)
+    genlab(
+        "train",
+        *words,
+        "trainer.strategy.find_unused_parameters=true",
+        "trainer.max_steps=6",
+        cwd=tmp_path,
+    )
     genlab("train", "run=again", "trainer.max_steps=9", cwd=tmp_path)
     end = state(tmp_path / "again")
-    assert end["matches.noise"].shape == (64, 32) and end["matches.begun"] == 3 and len(end["codes.mean"]) == 0
+    assert (
+        end["matches.noise"].shape == (64, 32)
+        and end["matches.begun"] == 3
+        and len(end["codes.mean"]) == 0
+    )
     assert all(value.isfinite().all() for value in end.values())

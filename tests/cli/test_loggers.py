@@ -6,8 +6,13 @@ import sqlite3
 
 import pytest
 
-OTHERS = [name for name in ("tensorboard", "wandb", "mlflow", "trackio") if importlib.util.find_spec(name)]
-LOGGERS = [f"logger=[csv,{','.join(OTHERS)}]", *(["logger.wandb.offline=true"] if "wandb" in OTHERS else [])]
+OTHERS = [
+    name for name in ("tensorboard", "wandb", "mlflow", "trackio") if importlib.util.find_spec(name)
+]
+LOGGERS = [
+    f"logger=[csv,{','.join(OTHERS)}]",
+    *(["logger.wandb.offline=true"] if "wandb" in OTHERS else []),
+]
 SHORT = [
     "trainer=cpu",
     "trainer.val_check_interval=2",
@@ -16,8 +21,21 @@ SHORT = [
     "hydra.run.dir=run",
 ]
 FLOW = ["model=realnvp", "data=moons", "net.depth=2", "net.hidden=8"]  # what is measured quickly
-TEXT = ["model=unilm_qa", "net=bert_tiny", "net.dim=16", "net.num_layers=1", "net.hidden_dim=32", "data.vocab_size=200"]
-TEXT += ["data.num_train=40", "data.num_val=4", "data.num_test=4", "callbacks.texts.num=4", "evaluate=false"]
+TEXT = [
+    "model=unilm_qa",
+    "net=bert_tiny",
+    "net.dim=16",
+    "net.num_layers=1",
+    "net.hidden_dim=32",
+    "data.vocab_size=200",
+]
+TEXT += [
+    "data.num_train=40",
+    "data.num_val=4",
+    "data.num_test=4",
+    "callbacks.texts.num=4",
+    "evaluate=false",
+]
 
 
 @pytest.fixture
@@ -29,7 +47,9 @@ def logged(genlab, tmp_path):
 
 
 def stored(folder, loss):
-    """What each logger's files hold of the run in <folder>/run: {logger: (steps of `loss`, names of all that it got)}."""
+    """What each logger's files hold of the run in <folder>/run: {logger: (steps of `loss`, names of
+    all that it got)}.
+    """
     noted = folder / "run" / "loggers.json"  # the run's name at each service that gives it one
     ids = json.loads(noted.read_text()) if noted.exists() else {}
     found = {}
@@ -47,13 +67,17 @@ def stored(folder, loss):
         found["wandb"] = None, media | ({loss} if loss.encode() in kept else set())
     if "mlflow" in OTHERS:
         with sqlite3.connect(folder / "outputs" / "mlflow.db") as store:
-            steps = {step for (step,) in store.execute("select step from metrics where key = ?", [loss])}
+            steps = {
+                step for (step,) in store.execute("select step from metrics where key = ?", [loss])
+            }
             names = {name for (name,) in store.execute("select distinct key from metrics")}
         files = (folder / "outputs" / "mlartifacts" / ids["mlflow"]).rglob("*.*")
         found["mlflow"] = steps, names | {path.name for path in files}
     if "trackio" in OTHERS:
         with sqlite3.connect(folder / "trackio" / "genlab.db") as store:
-            rows = store.execute("select step, metrics from metrics where run_name = ?", [ids["trackio"]])
+            rows = store.execute(
+                "select step, metrics from metrics where run_name = ?", [ids["trackio"]]
+            )
             rows = [(step, json.loads(metrics)) for step, metrics in rows]
         names = {name for _, metrics in rows for name in metrics}
         found["trackio"] = {step for step, metrics in rows if loss in metrics}, names

@@ -6,15 +6,35 @@ import shutil
 import pytest
 import torch
 
-from genlab.data.tokenizer import Tokenizer
-from genlab.data.vocabulary import build_vocab
+from genlab.data.text.tokenizer import Tokenizer
+from genlab.data.text.vocabulary import build_vocab
 from genlab.models.seq2seq.bert import BERT
 from genlab.weights.huggingface import save
 from genlab.weights.source import WeightsError
 
-NET = ["net=bert_tiny", "net.dim=16", "net.hidden_dim=32", "net.num_layers=2", "net.dropout=0", "net.attention_dropout=0"]
-WORDS = [*NET, "data=fact_texts", "data.num_documents=300", "data.max_length=32", "data.vocab_size=200", "evaluate=false"]
-WORDS += ["trainer.max_steps=4", "trainer.val_check_interval=2", "model.warmup=1", "model.decay=8", "model.lr=0.01"]
+NET = [
+    "net=bert_tiny",
+    "net.dim=16",
+    "net.hidden_dim=32",
+    "net.num_layers=2",
+    "net.dropout=0",
+    "net.attention_dropout=0",
+]
+WORDS = [
+    *NET,
+    "data=fact_texts",
+    "data.num_documents=300",
+    "data.max_length=32",
+    "data.vocab_size=200",
+    "evaluate=false",
+]
+WORDS += [
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "model.warmup=1",
+    "model.decay=8",
+    "model.lr=0.01",
+]
 
 
 def state(run) -> dict[str, torch.Tensor]:
@@ -26,21 +46,49 @@ def state(run) -> dict[str, torch.Tensor]:
 def test_two_processes_take_the_steps_of_one(genlab, tmp_path, objective):
     words = [f"model=pretrain_{objective}", *WORDS, "optimizer=lamb"]
     env = {"GENLAB_DATA": str(tmp_path / "data")}
-    genlab("train", *words, "trainer=cpu", "data.batch_size=8", "hydra.run.dir=one", cwd=tmp_path, env=env)
-    genlab("train", *words, "trainer=ddp_cpu", "data.batch_size=4", "hydra.run.dir=two", cwd=tmp_path, env=env)
+    genlab(
+        "train",
+        *words,
+        "trainer=cpu",
+        "data.batch_size=8",
+        "hydra.run.dir=one",
+        cwd=tmp_path,
+        env=env,
+    )
+    genlab(
+        "train",
+        *words,
+        "trainer=ddp_cpu",
+        "data.batch_size=4",
+        "hydra.run.dir=two",
+        cwd=tmp_path,
+        env=env,
+    )
     one, two = state(tmp_path / "one"), state(tmp_path / "two")
     for name, value in one.items():
         assert torch.allclose(value.float(), two[name].float(), rtol=1e-4, atol=1e-5), name
-    manifests = [json.loads((tmp_path / run / "manifest.json").read_text()) for run in ("one", "two")]
+    manifests = [
+        json.loads((tmp_path / run / "manifest.json").read_text()) for run in ("one", "two")
+    ]
     assert manifests[0]["images_seen"] == manifests[1]["images_seen"] == 32
     losses = [float(manifest["metrics"]["val/loss"]) for manifest in manifests]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 def test_a_run_needs_its_pretrained_weights_no_more(trained_in, genlab, tmp_path, capfd):
-    vocab = build_vocab(["people in peru pay with the sol .", "the capital of chile is santiago ."] * 2, kind="characters")
+    vocab = build_vocab(
+        ["people in peru pay with the sol .", "the capital of chile is santiago ."] * 2,
+        kind="characters",
+    )
     save(BERT(len(vocab), 16, 2, 4, 32, max_length=512), Tokenizer(vocab), tmp_path / "bert")
-    words = ["model=unilm_qa", *NET, "net.num_heads=4", "data.num_train=40", "data.num_val=4", "data.num_test=4"]
+    words = [
+        "model=unilm_qa",
+        *NET,
+        "net.num_heads=4",
+        "data.num_train=40",
+        "data.num_val=4",
+        "data.num_test=4",
+    ]
     words += ["trainer=cpu", "callbacks.texts=null", "evaluate=false", "data.simplified=true"]
     words += [f"model.init={tmp_path / 'bert'}"]
     trained_in(tmp_path / "qa", *words, "trainer.max_steps=1")
@@ -51,15 +99,22 @@ def test_a_run_needs_its_pretrained_weights_no_more(trained_in, genlab, tmp_path
     own = [f"data.vocab={tmp_path / 'qa'}", "data.simplified=false"]
     trained_in(tmp_path / "qa", f"run={tmp_path / 'qa'}", "trainer.max_steps=2", *own)
     assert "tensors loaded" not in capfd.readouterr().err
-    words = {"data": [], "other": ["data=facts", "data.num_test=8", "data.num_train=50"]}  # the other has another vocabulary
+    words = {
+        "data": [],
+        "other": ["data=facts", "data.num_test=8", "data.num_train=50"],
+    }  # the other has another vocabulary
     for name, changes in words.items():
         genlab("eval", "run=qa", "num=4", *changes, cwd=tmp_path)
         measured = json.loads((tmp_path / "qa" / "eval" / "metrics.json").read_text())
-        assert measured["perplexity"]["value"] == pytest.approx(len(vocab), rel=0.2), name  # that of an untrained network
+        assert measured["perplexity"]["value"] == pytest.approx(len(vocab), rel=0.2), (
+            name
+        )  # that of an untrained network
 
 
 @pytest.mark.slow
-def test_from_raw_text_to_a_start_for_another_model(genlab, trained_in, tmp_path, monkeypatch, capfd):
+def test_from_raw_text_to_a_start_for_another_model(
+    genlab, trained_in, tmp_path, monkeypatch, capfd
+):
     monkeypatch.setenv("GENLAB_DATA", str(tmp_path / "data"))
     trained_in(tmp_path / "run", "model=pretrain_mlm", *WORDS, "trainer=cpu")
     done = genlab("export", "run=run", "out=bert", cwd=tmp_path)
@@ -68,7 +123,14 @@ def test_from_raw_text_to_a_start_for_another_model(genlab, trained_in, tmp_path
     assert "library_name: transformers" in card and "import AutoTokenizer, BertForMaskedLM" in card
     done = genlab("export", "run=run", "out=bert", cwd=tmp_path, check=False)
     assert done.returncode == 2 and "name another directory" in done.stderr
-    words = ["model=unilm_qa", *NET, "data.num_train=40", "data.num_val=4", "data.num_test=4", "evaluate=false"]
+    words = [
+        "model=unilm_qa",
+        *NET,
+        "data.num_train=40",
+        "data.num_val=4",
+        "data.num_test=4",
+        "evaluate=false",
+    ]
     words += ["trainer=cpu", "trainer.max_steps=1", "callbacks.texts=null", "model.lr=0"]
     for init in ("run", "bert"):
         capfd.readouterr()
@@ -76,6 +138,10 @@ def test_from_raw_text_to_a_start_for_another_model(genlab, trained_in, tmp_path
         told = capfd.readouterr().err
         assert "tensors loaded" in told and "missing" not in told and "not used" not in told
         start, end = state(tmp_path / "run"), state(tmp_path / f"qa_{init}")
-        assert all(torch.equal(value, end[name]) for name, value in start.items() if name.startswith("net."))
+        assert all(
+            torch.equal(value, end[name])
+            for name, value in start.items()
+            if name.startswith("net.")
+        )
     done = genlab("sample", "run=run", "source=The capital of [MASK] is Lima, or so.", cwd=tmp_path)
     assert "[MASK]" not in done.stdout.splitlines()[1].split("  ")[-2]

@@ -11,7 +11,12 @@ import genlab
 from genlab import config
 from genlab.commands.eval import other_data
 
-COMMON = ["trainer=cpu", "trainer.max_steps=6", "trainer.val_check_interval=3", "trainer.log_every_n_steps=1"]
+COMMON = [
+    "trainer=cpu",
+    "trainer.max_steps=6",
+    "trainer.val_check_interval=3",
+    "trainer.log_every_n_steps=1",
+]
 COMMON += ["net.depth=2", "net.hidden=8", "data.batch_size=32"]
 
 
@@ -34,7 +39,9 @@ def test_a_run_of_points_is_drawn_measured_and_reported(points):
     manifest = json.loads((points / "manifest.json").read_text())
     assert manifest["status"] == "finished" and manifest["images_seen"] == 6 * 32
     assert {"test/nll", "test/nll_floor", "test/integral", "val/nll"} <= manifest["metrics"].keys()
-    assert (points / "samples" / "fixed_000006.png").is_file() and (points / "eval" / "density.png").is_file()
+    assert (points / "samples" / "fixed_000006.png").is_file() and (
+        points / "eval" / "density.png"
+    ).is_file()
     report = (points / "report.html").read_text()
     assert "192 points seen" in report and "Held-out points, samples, and the density" in report
     rows = (points / "metrics.csv").read_text().splitlines()
@@ -48,7 +55,14 @@ def test_points_are_sampled(points, tmp_path, command):
     assert (tmp_path / "grid.png").is_file()
     found = torch.from_numpy(np.load(tmp_path / "grid.npz")["points"])
     assert torch.equal(found, genlab.load(points).sample(50, seed=2, temperature=0.5))
-    command("sample", tmp_path, f"run={points}", "mode=reconstruct", "num=20", f"input={tmp_path / 'grid.npz'}")
+    command(
+        "sample",
+        tmp_path,
+        f"run={points}",
+        "mode=reconstruct",
+        "num=20",
+        f"input={tmp_path / 'grid.npz'}",
+    )
     arrays = np.load(tmp_path / "reconstruct.npz")
     assert np.allclose(arrays["points"], arrays["reconstructions"], atol=1e-4)
     command("sample", tmp_path, f"run={points}", "mode=interpolate", "num=3", "steps=7")
@@ -57,7 +71,15 @@ def test_points_are_sampled(points, tmp_path, command):
 
 def test_points_are_encoded_with_their_log_probability(points, tmp_path, command):
     out = tmp_path / "codes.npz"
-    command("encode", tmp_path, f"run={points}", "split=test", f"out={out}", "log_prob=true", "batch_size=64")
+    command(
+        "encode",
+        tmp_path,
+        f"run={points}",
+        "split=test",
+        f"out={out}",
+        "log_prob=true",
+        "batch_size=64",
+    )
     arrays, model = np.load(out), genlab.load(points)
     assert arrays["codes"].shape == (100, 2) and len(arrays["ids"]) == 100
     held_out = model.decode(torch.from_numpy(arrays["codes"]))
@@ -67,10 +89,16 @@ def test_points_are_encoded_with_their_log_probability(points, tmp_path, command
 def test_images_are_told_from_another_set(images, tmp_path, command):
     words = [f"run={images}", "num=40", "metrics=random", "ood=mnist5k"]  # 28 pixels, shrunk to 8
     values = command("eval", tmp_path, *words)
-    assert 0 <= values["ood_auroc"] <= 1 and values["pixels_changed"] == 0 and values["reconstruction_error"] < 1e-3
+    assert (
+        0 <= values["ood_auroc"] <= 1
+        and values["pixels_changed"] == 0
+        and values["reconstruction_error"] < 1e-3
+    )
     found = json.loads((images / "eval" / "metrics.json").read_text())
     assert found["bits_per_dim"]["levels"] == 17 and found["bits_per_dim"]["dims"] == 64
-    assert found["bits_per_dim"]["standard_error"] > 0 and found["ood_auroc"]["reference"] == "mnist5k"
+    assert (
+        found["bits_per_dim"]["standard_error"] > 0 and found["ood_auroc"]["reference"] == "mnist5k"
+    )
     assert (images / "eval" / "ood.png").is_file()
     out = tmp_path / "codes.npz"
     command("encode", tmp_path, f"run={images}", "split=test", f"out={out}", "log_prob=true")
@@ -98,7 +126,11 @@ def test_other_data_take_the_shape_of_the_run_s(images):
         ("sample", ["mode=walk"], "mode=walk: draws images"),
         ("sample", ["scale=0.5"], "scale=0.5: Flow does not take it; it takes temperature"),
         ("sample", ["label=1"], "label=1: Flow does not take it"),
-        ("sample", ["mode=interpolate", "temperature=0.5"], "temperature=0.5: has no effect with mode=interpolate"),
+        (
+            "sample",
+            ["mode=interpolate", "temperature=0.5"],
+            "temperature=0.5: has no effect with mode=interpolate",
+        ),
         ("sample", ["mode=reconstruct", "num=1000"], "1000 points are needed"),
         ("encode", ["input=photos"], "input=photos: expected an .npz"),
         ("eval", ["ood=mnist5k"], "ood: the run's eight_gaussians holds points"),
@@ -118,9 +150,21 @@ def test_a_part_that_a_recipe_has_no_use_for_is_refused(trained_in, tmp_path):
         trained_in(tmp_path / "run", "model=glow", "data=moons", *COMMON, "net.shape=[1,8,8]")
 
 
-def test_a_resumed_run_of_points_ends_where_an_uninterrupted_one_does(points, trained_in, tmp_path, same_weights):
+def test_a_resumed_run_of_points_ends_where_an_uninterrupted_one_does(
+    points, trained_in, tmp_path, same_weights
+):
     small = ["data.num_train=200", "data.num_val=64", "data.num_test=100", "evaluate=false"]
-    trained_in(tmp_path / "run", "model=glow", "data=eight_gaussians", *COMMON, *small, "trainer.max_steps=4")
+    trained_in(
+        tmp_path / "run",
+        "model=glow",
+        "data=eight_gaussians",
+        *COMMON,
+        *small,
+        "trainer.max_steps=4",
+    )
     trained_in(tmp_path / "run", f"run={tmp_path / 'run'}", "trainer.max_steps=6")
-    ends = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (tmp_path / "run", points)]
+    ends = [
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+        for run in (tmp_path / "run", points)
+    ]
     same_weights(*ends)

@@ -12,11 +12,13 @@ from genlab import config
 from genlab.commands import eval as evaluation
 from genlab.commands import export
 from genlab.commands.closing import next_commands
-from genlab.data.records import Example
+from genlab.data.text.records import Example
 from genlab.runs import read_checkpoint
-from genlab.systems.writing import Decoding
+from genlab.systems.text.writing import Decoding
 
-MODELS = sorted(path.name.removesuffix(".yaml") for path in files("genlab.conf").joinpath("model").iterdir())
+MODELS = sorted(
+    path.name.removesuffix(".yaml") for path in files("genlab.conf").joinpath("model").iterdir()
+)
 
 
 # Of recipes that are no GANs, how to make them tiny.
@@ -31,9 +33,21 @@ SMALL = {
 CONDITIONAL = ("cln_lm", "cln_unilm", "cln_caption")
 PRETRAINED = ("pretrain_mlm", "pretrain_gpt", "pretrain_unilm")
 TEXTS = ("unilm", "unilm_qa", *CONDITIONAL, *PRETRAINED)
-FEW_WORDS = ["net=bert_tiny", "net.dim=16", "net.num_layers=2", "net.hidden_dim=32", "data.vocab_size=200"]
+FEW_WORDS = [
+    "net=bert_tiny",
+    "net.dim=16",
+    "net.num_layers=2",
+    "net.hidden_dim=32",
+    "data.vocab_size=200",
+]
 HELD_OUT = ["callbacks.texts.num=5", "data.num_val=5", "data.num_test=6"]
-PACKED = ["data.max_length=24", "data.val_part=0.1", "data.test_part=0.2", "model.warmup=2", "model.decay=10"]
+PACKED = [
+    "data.max_length=24",
+    "data.val_part=0.1",
+    "data.test_part=0.2",
+    "model.warmup=2",
+    "model.decay=10",
+]
 
 
 @pytest.fixture(scope="session")
@@ -41,25 +55,48 @@ def small(composed, tiny, tmp_path_factory):
     """small(model): the words that train a tiny version of a recipe for six steps."""
     pairs = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     row = '{{"source": "{0} and {1} are even and odd", "target": "{0}", "label": "{2}"}}\n'
-    pairs.write_text("".join(row.format(i, i + 1, "even" if i % 4 < 2 else "odd") for i in range(80)))
+    pairs.write_text(
+        "".join(row.format(i, i + 1, "even" if i % 4 < 2 else "odd") for i in range(80))
+    )
 
     def words(model: str) -> list[str]:
         if model in SMALL:
-            there = [word for word in tiny if "net.generator" not in word and "callbacks.quality" not in word]
+            there = [
+                word
+                for word in tiny
+                if "net.generator" not in word and "callbacks.quality" not in word
+            ]
             return [f"model={model}", *there, *SMALL[model]]
         if model in TEXTS:
             paired = [f"data.path={pairs}"] if model in ("unilm", "cln_unilm", *PRETRAINED) else []
             data = ["data.num_train=80"] if model == "unilm_qa" else paired
             data += (
-                [*PACKED, "data.field=source"] if model in PRETRAINED else HELD_OUT[: 1 if model == "cln_caption" else None]
+                [*PACKED, "data.field=source"]
+                if model in PRETRAINED
+                else HELD_OUT[: 1 if model == "cln_caption" else None]
             )
-            general = [w for w in tiny if not w.startswith(("net.generator", "callbacks.quality", "callbacks.grids"))]
+            general = [
+                w
+                for w in tiny
+                if not w.startswith(("net.generator", "callbacks.quality", "callbacks.grids"))
+            ]
             return [f"model={model}", *general, *FEW_WORDS, *data]
         generator = composed(f"model={model}").net.generator
         # At fewer channels pixel norm enlarges the rounding between batch sizes.
-        width = "width_multiple=1" if "width_multiple" in generator else "dim=16" if model == "pggan" else "dim=4"
+        width = (
+            "width_multiple=1"
+            if "width_multiple" in generator
+            else "dim=16"
+            if model == "pggan"
+            else "dim=4"
+        )
         stages = ["model.glo_steps=3"] if model == "glann" else []
-        return [f"model={model}", *(w for w in tiny if "width_multiple" not in w), f"net.generator.{width}", *stages]
+        return [
+            f"model={model}",
+            *(w for w in tiny if "width_multiple" not in w),
+            f"net.generator.{width}",
+            *stages,
+        ]
 
     return words
 
@@ -73,11 +110,17 @@ def run(request, trained_in, small, tmp_path_factory):
 
 
 def growing_parts(system) -> set[str]:
-    """Parameters that the level of a growing network leaves out, and those behind an attention that starts closed."""
+    """Parameters that the level of a growing network leaves out, and those behind an attention that
+    starts closed.
+    """
     levels = [name for name, module in system.named_modules() if hasattr(module, "set_level")]
-    inner = [name for name, module in system.named_modules() if type(module).__name__ == "SelfAttention"]
+    inner = [
+        name for name, module in system.named_modules() if type(module).__name__ == "SelfAttention"
+    ]
     names = {name for name, _ in system.named_parameters()}
-    return {name for name in names if name.startswith(tuple(f"{prefix}." for prefix in levels + inner))}
+    return {
+        name for name in names if name.startswith(tuple(f"{prefix}." for prefix in levels + inner))
+    }
 
 
 def model_of(run_dir) -> str:
@@ -95,7 +138,11 @@ def checkpoint(run_dir):
 
 def test_six_steps_are_six_steps(run):
     manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["status"] == "finished" and manifest["steps"] == 6 and manifest["images_seen"] == 6 * 16
+    assert (
+        manifest["status"] == "finished"
+        and manifest["steps"] == 6
+        and manifest["images_seen"] == 6 * 16
+    )
     assert checkpoint(run)["global_step"] == 6
     rows = (run / "metrics.csv").read_text().splitlines()[1:]
     assert [int(row.split(",")[0]) for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -107,12 +154,16 @@ def test_every_parameter_moves(run):
     end = genlab.load(run, weights="raw")
     other = genlab.load(run, weights="ema")
     unused = growing_parts(end)
-    for (name, a), (_, b), (_, c) in zip(*(m.named_parameters() for m in (start, end, other)), strict=True):
+    for (name, a), (_, b), (_, c) in zip(
+        *(m.named_parameters() for m in (start, end, other)), strict=True
+    ):
         assert not torch.equal(a, b) or name in unused, name
         assert b.isfinite().all() and c.isfinite().all(), name
 
 
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(run, trained_in, small, tmp_path, same_weights):
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    run, trained_in, small, tmp_path, same_weights
+):
     model = model_of(run)
     trained_in(tmp_path / "run", *small(model), "trainer.max_steps=4")
     trained_in(tmp_path / "run", f"run={tmp_path / 'run'}", "trainer.max_steps=6")
@@ -147,8 +198,12 @@ def test_it_samples_the_shape_and_range_it_should(run):
     images = model.sample(5, seed=3)
     assert images.shape == (5, *shape(run)) and images.dtype == torch.float32
     assert images.abs().max() <= 1 and images.std() > 0
-    assert torch.equal(images, model.sample(5, seed=3)) and not torch.equal(images, model.sample(5, seed=4))
-    assert torch.allclose(model.sample(3, seed=3), images[:3], atol=1e-5)  # an image does not depend on its company
+    assert torch.equal(images, model.sample(5, seed=3)) and not torch.equal(
+        images, model.sample(5, seed=4)
+    )
+    assert torch.allclose(
+        model.sample(3, seed=3), images[:3], atol=1e-5
+    )  # an image does not depend on its company
 
 
 def test_it_encodes_if_it_says_so(run):
@@ -188,7 +243,9 @@ def test_it_writes_under_conditions(run, composed):
     data.setup()
     assert len(model.codec.tokenizer) == model.net.vocab_size
     if hasattr(model.condition, "values"):  # their names are in the run's config
-        assert model.condition.values == settings["model"]["condition"]["values"] == data.label_values
+        assert (
+            model.condition.values == settings["model"]["condition"]["values"] == data.label_values
+        )
     examples = data.examples("test")[:6]
     given = {name: values[torch.arange(6)] for name, values in data.given("test").items()}
     codes = model.encode(given)
@@ -214,10 +271,16 @@ def test_it_writes_texts_and_encodes_them_without_its_data(run, composed):
     examples = some if pretrained else config.build(settings["data"]).examples("test")
     for method in (None,) if model_of(run) == "pretrain_mlm" else ("greedy", "beam", "sample"):
         texts = model.generate(examples, Decoding(method), seed=3)
-        assert len(texts) == len(examples) and texts == model.generate(examples, Decoding(method), seed=3)
+        assert len(texts) == len(examples) and texts == model.generate(
+            examples, Decoding(method), seed=3
+        )
         assert model.generate(examples[:2], Decoding(method), seed=3)[0].texts == texts[0].texts
     codes = model.encode([f"{e.sources[0]} {i}" for i, e in enumerate(examples)])
-    assert codes.shape == (len(examples), 16) and codes.dtype == torch.float32 and codes.std(0).min() > 0
+    assert (
+        codes.shape == (len(examples), 16)
+        and codes.dtype == torch.float32
+        and codes.std(0).min() > 0
+    )
 
 
 def test_it_is_measured(run, composed):
@@ -228,25 +291,50 @@ def test_it_is_measured(run, composed):
     assert json.loads((run / "eval" / "metrics.json").read_text()) == results
     for name, entry in results.items():
         assert entry["value"] == entry["value"], name
-        assert {"split", "count", "seed", "weights", "ckpt", "crop", "resize", "features", "features_hash"} <= entry.keys()
+        assert {
+            "split",
+            "count",
+            "seed",
+            "weights",
+            "ckpt",
+            "crop",
+            "resize",
+            "features",
+            "features_hash",
+        } <= entry.keys()
     if model_of(run) in PRETRAINED:
         wanted = (
-            {"loss", "masked_accuracy", "pseudo_perplexity"} if model_of(run) == "pretrain_mlm" else {"loss", "perplexity"}
+            {"loss", "masked_accuracy", "pseudo_perplexity"}
+            if model_of(run) == "pretrain_mlm"
+            else {"loss", "perplexity"}
         )
         assert wanted < results.keys() and results["loss"]["value"] > 0
         return
     if model_of(run) in TEXTS:
-        quality = {"unilm_qa": "f1", "cln_lm": "control_accuracy form"}.get(model_of(run), "rouge_l")
+        quality = {"unilm_qa": "f1", "cln_lm": "control_accuracy form"}.get(
+            model_of(run), "rouge_l"
+        )
         assert results["perplexity"]["value"] > 1 and 0 <= results[quality]["value"] <= 1
-        assert len((run / "eval" / "texts.jsonl").read_text().splitlines()) == results[quality]["count"]
+        assert (
+            len((run / "eval" / "texts.jsonl").read_text().splitlines())
+            == results[quality]["count"]
+        )
         return
     if hasattr(genlab.load(run), "classify"):
         assert 0 <= results["accuracy"]["value"] <= 1
     if hasattr(genlab.load(run), "stored_codes"):
-        assert {"fid_gaussian", "fid_reconstructions", "train_reconstruction_mse", "reconstruction_mse"} <= results.keys()
+        assert {
+            "fid_gaussian",
+            "fid_reconstructions",
+            "train_reconstruction_mse",
+            "reconstruction_mse",
+        } <= results.keys()
         assert results["fid_reconstructions"]["count"] == 4250
     if hasattr(genlab.load(run), "sample"):
-        assert results["fid"]["features"] == "random convolutions" and results["fid"]["comparable"] is False
+        assert (
+            results["fid"]["features"] == "random convolutions"
+            and results["fid"]["comparable"] is False
+        )
 
 
 def test_it_leaves_pictures_and_a_report(run):
@@ -261,11 +349,22 @@ def test_it_leaves_pictures_and_a_report(run):
         return
     kind = "fixed" if hasattr(genlab.load(run), "sample") else "reconstruction"
     assert (run / "samples" / f"{kind}_000006.png").stat().st_size > 0
-    assert "data:image/png" in report and 'id="curves"' in report and "://" not in report.partition("<body>")[0]
+    assert (
+        "data:image/png" in report
+        and 'id="curves"' in report
+        and "://" not in report.partition("<body>")[0]
+    )
 
 
 def test_its_export_is_read_back_and_samples_the_same(run, tmp_path):
-    settings = {"run": str(run), "ckpt": "last", "weights": "ema", "format": "safetensors", "licence": None, "allow": []}
+    settings = {
+        "run": str(run),
+        "ckpt": "last",
+        "weights": "ema",
+        "format": "safetensors",
+        "licence": None,
+        "allow": [],
+    }
     export.run(settings | {"out": str(tmp_path / "out")}, tmp_path, [])
     model, again = genlab.load(run), genlab.load(tmp_path / "out")
     state = again.state_dict()
@@ -277,9 +376,14 @@ def test_its_export_is_read_back_and_samples_the_same(run, tmp_path):
         assert torch.equal(model.encode(["7 and 8 are even"]), again.encode(["7 and 8 are even"]))
 
 
-def test_a_classifier_without_a_bound_trains_and_is_measured_as_a_classifier_alone(trained_in, small, tmp_path):
+def test_a_classifier_without_a_bound_trains_and_is_measured_as_a_classifier_alone(
+    trained_in, small, tmp_path
+):
     trained_in(tmp_path, *small("iresnet_classifier"), "net.coeff=null", "evaluate=true")
-    assert list(json.loads((tmp_path / "eval" / "metrics.json").read_text())) == ["accuracy", "cross_entropy"]
+    assert list(json.loads((tmp_path / "eval" / "metrics.json").read_text())) == [
+        "accuracy",
+        "cross_entropy",
+    ]
     assert not list((tmp_path / "samples").glob("reconstruction*"))
     with pytest.raises(ValueError, match="need not have an inverse"):
         genlab.load(tmp_path).reconstruct(torch.zeros(1, 1, 28, 28))

@@ -1,6 +1,8 @@
-"""A warm process that runs `genlab` in forked children, each killed at its n-th change of the file system if asked.
+"""A warm process that runs `genlab` in forked children, each killed at its n-th change of the file
+system if asked.
 
-Reads a JSON line {argv, cwd, below, kill_at, log} from stdin for each run, and answers {code, changes}.
+Reads a JSON line {argv, cwd, below, kill_at, log} from stdin for each run, and answers {code,
+changes}.
 """
 
 import importlib
@@ -15,7 +17,9 @@ CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.
 
 
 class KillAt:
-    """Counts changes of files below a folder, and ends this process by SIGKILL right before number `kill_at`."""
+    """Counts changes of files below a folder, and ends this process by SIGKILL right before number
+    `kill_at`.
+    """
 
     def __init__(self, below: str, kill_at: int):
         self.below, self.kill_at, self.process = below, kill_at, os.getpid()
@@ -54,7 +58,10 @@ def run(argv: list[str], cwd: str, below: str, kill_at: int, log: str, answer: i
         os.dup2(output, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         watch = KillAt(below, kill_at)
-        sys.argv = [os.path.join(os.path.dirname(sys.executable), "genlab"), *argv]  # Lightning starts other processes by it
+        sys.argv = [
+            os.path.join(os.path.dirname(sys.executable), "genlab"),
+            *argv,
+        ]  # Lightning starts other processes by it
         try:
             importlib.import_module("genlab.cli").main()
             code = 0
@@ -90,7 +97,10 @@ def serve() -> None:
         _, status = os.waitpid(child, 0)
         count = os.read(reading, 100)
         os.close(reading)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(status), "changes": int(count or 0)}), flush=True)
+        print(
+            json.dumps({"code": os.waitstatus_to_exitcode(status), "changes": int(count or 0)}),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

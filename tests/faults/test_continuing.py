@@ -1,4 +1,6 @@
-"""What a continued run may change, what it keeps, and what is left of a run whose continuation was refused."""
+"""What a continued run may change, what it keeps, and what is left of a run whose continuation was
+refused.
+"""
 
 import json
 import os
@@ -12,7 +14,14 @@ import yaml
 
 from genlab import config, runs
 
-FLOW = ["model=realnvp", "data=moons", "net.depth=2", "trainer=cpu", "trainer.max_steps=4", "trainer.val_check_interval=2"]
+FLOW = [
+    "model=realnvp",
+    "data=moons",
+    "net.depth=2",
+    "trainer=cpu",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+]
 FLOW += ["callbacks.grids=null", "data.num_val=50", "trainer.log_every_n_steps=1", "evaluate=false"]
 
 
@@ -24,7 +33,9 @@ def flow(trained_in, tmp_path_factory):
 
 
 def content(run) -> dict[str, bytes]:
-    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()
+    }
 
 
 def last(run) -> dict:
@@ -50,7 +61,9 @@ def last(run) -> dict:
 def test_what_a_run_keeps_is_refused_and_nothing_is_touched(flow, trained_in, words, key):
     before = content(flow)
     with pytest.raises(ValueError, match=re.escape(key)) as refused:
-        trained_in(flow, f"run={flow}", "trainer.max_steps=8", *[word.lstrip("+") for word in words])
+        trained_in(
+            flow, f"run={flow}", "trainer.max_steps=8", *[word.lstrip("+") for word in words]
+        )
     assert "Did you mean" not in str(refused.value)
     assert content(flow) == before
 
@@ -69,11 +82,23 @@ def copied(flow, folder):
 def test_rates_and_decay_of_a_continued_run_are_used(flow, trained_in, tmp_path):
     run = copied(flow, tmp_path)
     before = last(run)
-    trained_in(run, f"run={run}", "trainer.max_steps=6", "model.lr=1e-9", "model.optimizer.betas=[0.5, 0.6]")
+    trained_in(
+        run,
+        f"run={run}",
+        "trainer.max_steps=6",
+        "model.lr=1e-9",
+        "model.optimizer.betas=[0.5, 0.6]",
+    )
     after = last(run)
     for group in after["optimizer_states"][0]["param_groups"]:
-        assert group["lr"] <= 1e-9 and group["initial_lr"] == 1e-9 and list(group["betas"]) == [0.5, 0.6]
-    assert after["lr_schedulers"][0]["base_lrs"] == [1e-9] * len(after["lr_schedulers"][0]["base_lrs"])
+        assert (
+            group["lr"] <= 1e-9
+            and group["initial_lr"] == 1e-9
+            and list(group["betas"]) == [0.5, 0.6]
+        )
+    assert after["lr_schedulers"][0]["base_lrs"] == [1e-9] * len(
+        after["lr_schedulers"][0]["base_lrs"]
+    )
     for name, value in before["state_dict"].items():
         assert torch.allclose(value, after["state_dict"][name], atol=1e-6)
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["lr"] == 1e-9
@@ -86,7 +111,10 @@ def test_evaluation_that_was_left_out_can_be_made_up_for(flow, trained_in, tmp_p
     weights = (run / "checkpoints" / "last.ckpt").read_bytes()
     trained_in(run, f"run={run}", "evaluate=true")
     manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["stages"]["evaluation"] == manifest["status"] == "finished" and "test/nll" in manifest["metrics"]
+    assert (
+        manifest["stages"]["evaluation"] == manifest["status"] == "finished"
+        and "test/nll" in manifest["metrics"]
+    )
     assert {"val/nll", "train/nll"} <= manifest["metrics"].keys()
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == weights
 
@@ -102,10 +130,18 @@ def test_a_failed_evaluation_is_done_again(trained_in, tmp_path, monkeypatch):
         patch.setattr(closing.evaluation, "measure", fail)
         trained_in(run, *FLOW, "evaluate=true")
     manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["status"] == "failed" and manifest["stages"]["evaluation"] == "failed" and manifest["steps"] == 4
+    assert (
+        manifest["status"] == "failed"
+        and manifest["stages"]["evaluation"] == "failed"
+        and manifest["steps"] == 4
+    )
     trained_in(run, f"run={run}")
     manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["status"] == "finished" and "error" not in manifest and "test/nll" in manifest["metrics"]
+    assert (
+        manifest["status"] == "finished"
+        and "error" not in manifest
+        and "test/nll" in manifest["metrics"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,11 +171,18 @@ def test_a_run_without_a_checkpoint_starts_anew(flow, trained_in, tmp_path):
     (run / "checkpoints" / "last.ckpt").unlink()
     with pytest.raises(runs.RunError, match="ckpt=last"):  # finished: somebody removed it
         trained_in(run, f"run={run}", "trainer.max_steps=9")
-    manifest = json.loads((run / "manifest.json").read_text()) | {"status": "running", "steps": 0, "stages": {}}
+    manifest = json.loads((run / "manifest.json").read_text()) | {
+        "status": "running",
+        "steps": 0,
+        "stages": {},
+    }
     (run / "manifest.json").write_text(json.dumps(manifest))
     trained_in(run, f"run={run}")
     assert last(run)["global_step"] == 4
-    assert all(torch.equal(value, last(flow)["state_dict"][name]) for name, value in last(run)["state_dict"].items())
+    assert all(
+        torch.equal(value, last(flow)["state_dict"][name])
+        for name, value in last(run)["state_dict"].items()
+    )
     assert content(run)["metrics.csv"].count(b"\n") == content(flow)["metrics.csv"].count(b"\n")
 
 
@@ -158,11 +201,16 @@ def test_two_signals_at_once_are_one(trained_in, tmp_path, monkeypatch, capsys, 
         trained_in(tmp_path / "run", *FLOW)
     assert stop.value.code == 128 + signum and "genlab train run=" in capsys.readouterr().err
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert manifest["status"] == "interrupted" and manifest["steps"] == last(tmp_path / "run")["global_step"] == 2
+    assert (
+        manifest["status"] == "interrupted"
+        and manifest["steps"] == last(tmp_path / "run")["global_step"] == 2
+    )
     assert signal.getsignal(signum) is before
 
 
-def test_a_run_whose_directory_is_moved_stops_and_writes_nothing_more(trained_in, tmp_path, monkeypatch):
+def test_a_run_whose_directory_is_moved_stops_and_writes_nothing_more(
+    trained_in, tmp_path, monkeypatch
+):
     from genlab.callbacks.reseed import Reseed
 
     run, moved = tmp_path / "run", tmp_path / "moved"

@@ -1,4 +1,6 @@
-"""Damaged files of a run directory, an export and a cache: one line that names the file, or the same result as before."""
+"""Damaged files of a run directory, an export and a cache: one line that names the file, or the
+same result as before.
+"""
 
 import json
 import random
@@ -13,9 +15,9 @@ from safetensors import safe_open
 import genlab
 from genlab import runs
 from genlab.callbacks.csv_logger import CSVLogger
-from genlab.data import corpus, shards, tokens
+from genlab.data.corpus import corpus, shards, tokens
 from genlab.errors import RunError
-from genlab.metrics import cache
+from genlab.metrics import store as cache
 from genlab.reading import read_json
 from genlab.runs.schema import BegunManifest, TrainedManifest
 from genlab.tensors import read_safetensors, read_torch, save_safetensors, save_torch
@@ -47,7 +49,9 @@ def flip(content: bytes, at: int, bit: int = 4) -> bytes:
 
 
 def damages(content: bytes, seed: int, count: int):
-    """(what, damaged content), seeded: a bit flipped, an end lost, a stretch of zeros or of random bytes."""
+    """(what, damaged content), seeded: a bit flipped, an end lost, a stretch of zeros or of random
+    bytes.
+    """
     rng = random.Random(seed)
     for number in range(count):
         at, kind = rng.randrange(len(content)), ("flip", "flip", "cut", "zero", "noise")[number % 5]
@@ -63,7 +67,7 @@ def damages(content: bytes, seed: int, count: int):
         )
 
 
-# --- checkpoints -----------------------------------------------------------------------------------------------------
+# --- checkpoints ----------------------------------------------------------------------------------
 
 
 def test_a_damaged_checkpoint_is_named_or_makes_no_difference(run, weights):
@@ -88,10 +92,17 @@ def test_a_bit_of_any_tensor_of_a_checkpoint_is_noticed(run):
         entries = [entry for entry in archive.infolist() if entry.file_size]
         starts = {}
         for entry in entries:
-            name, extra = (int.from_bytes(content[entry.header_offset + i :][:2], "little") for i in (26, 28))
+            name, extra = (
+                int.from_bytes(content[entry.header_offset + i :][:2], "little") for i in (26, 28)
+            )
             starts[entry.filename] = entry.header_offset + 30 + name + extra
     for entry in entries:
-        path.write_bytes(flip(content, starts[entry.filename] + random.Random(entry.filename).randrange(entry.file_size)))
+        path.write_bytes(
+            flip(
+                content,
+                starts[entry.filename] + random.Random(entry.filename).randrange(entry.file_size),
+            )
+        )
         with pytest.raises(RunError, match="checksum"):
             read_torch(path)
 
@@ -108,7 +119,9 @@ def without(name):
 
 
 def first(content, part):
-    return next(name for name, value in content[part].items() if value.is_floating_point() and value.dim())
+    return next(
+        name for name, value in content[part].items() if value.is_floating_point() and value.dim()
+    )
 
 
 def with_first(part, change):
@@ -135,18 +148,25 @@ ALSO_SAMPLING = {
     "an average of a part": lambda content: content["ema"].pop(first(content, "ema")),
     "an average of something else": lambda content: content["ema"].update(other=torch.zeros(1)),
     "other shapes": lambda content: both(content, lambda value: value.flatten()),
-    "numbers that are not there": with_first("state_dict", lambda value: torch.zeros(1).expand(10**11)),
+    "numbers that are not there": with_first(
+        "state_dict", lambda value: torch.zeros(1).expand(10**11)
+    ),
     "sparse": with_first("state_dict", lambda value: value.to_sparse()),
     "more tensors": lambda content: content["state_dict"].update(extra=torch.zeros(2)),
 }
 TRAINING_ALONE = {
-    **{f"no {name}": without(name) for name in ("global_step", "epoch", "callbacks", "lr_schedulers", "loops")},
+    **{
+        f"no {name}": without(name)
+        for name in ("global_step", "epoch", "callbacks", "lr_schedulers", "loops")
+    },
     "no optimiser": without("optimizer_states"),
     "no version": without("pytorch-lightning_version"),
     "a step in letters": lambda content: content.update(global_step="many"),
     "a step below zero": lambda content: content.update(global_step=-1),
     "no state of an optimiser": lambda content: content.update(optimizer_states=[3]),
-    "a callback's state of another type": lambda content: content["callbacks"].update(EMA={"images_seen": "x"}),
+    "a callback's state of another type": lambda content: content["callbacks"].update(
+        EMA={"images_seen": "x"}
+    ),
 }
 
 
@@ -158,7 +178,10 @@ def test_what_a_checkpoint_lacks_is_named(case, run, weights):
     save_torch(content, path)
     named = rf"{path}: .*; try ckpt=best"
     if case in TRAINING_ALONE:
-        assert all(torch.equal(value, weights[name]) for name, value in genlab.load(run).state_dict().items())
+        assert all(
+            torch.equal(value, weights[name])
+            for name, value in genlab.load(run).state_dict().items()
+        )
         with pytest.raises(RunError, match=named):
             runs.read_resumable(path)
     else:
@@ -167,7 +190,9 @@ def test_what_a_checkpoint_lacks_is_named(case, run, weights):
 
 
 @pytest.mark.parametrize("change", ["shapes", "groups", "loops", "none"])
-def test_a_checkpoint_of_another_optimiser_is_refused_before_the_first_step(change, run, trained_in):
+def test_a_checkpoint_of_another_optimiser_is_refused_before_the_first_step(
+    change, run, trained_in
+):
     path = run / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
     optimizer = content["optimizer_states"][0]
@@ -186,15 +211,24 @@ def test_a_checkpoint_of_another_optimiser_is_refused_before_the_first_step(chan
 
 
 def test_old_checkpoints_without_checksums_are_read(tmp_path):
-    torch.save({"state_dict": {"x": torch.ones(2)}}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
-    assert torch.equal(runs.read_checkpoint(tmp_path / "old.ckpt")["state_dict"]["x"], torch.ones(2))
+    torch.save(
+        {"state_dict": {"x": torch.ones(2)}},
+        tmp_path / "old.ckpt",
+        _use_new_zipfile_serialization=False,
+    )
+    assert torch.equal(
+        runs.read_checkpoint(tmp_path / "old.ckpt")["state_dict"]["x"], torch.ones(2)
+    )
 
 
-# --- safetensors and other weights -----------------------------------------------------------------------------------
+# --- safetensors and other weights ----------------------------------------------------------------
 
 
 def test_a_damaged_export_is_named_or_makes_no_difference(tmp_path):
-    path, tensors = tmp_path / "model.safetensors", {"a": torch.randn(40), "b": torch.arange(30.0).view(5, 6)}
+    path, tensors = (
+        tmp_path / "model.safetensors",
+        {"a": torch.randn(40), "b": torch.arange(30.0).view(5, 6)},
+    )
     save_safetensors(tensors, path, {"format": "pt"})
     content = path.read_bytes()
     data = len(content) - 70 * 4
@@ -207,17 +241,23 @@ def test_a_damaged_export_is_named_or_makes_no_difference(tmp_path):
             assert str(path) in str(error), what
         else:
             assert not what.startswith("flip") or int(what.split()[-1]) < data, what
-            assert found.keys() == tensors.keys() and all(torch.equal(found[n], tensors[n]) for n in tensors), what
+            assert found.keys() == tensors.keys() and all(
+                torch.equal(found[n], tensors[n]) for n in tensors
+            ), what
     torch.save(tensors, path)
     with pytest.raises(RunError, match=r"model\.safetensors"):
         read_safetensors(path)
 
 
 def test_an_export_keeps_the_checksum_of_its_tensors(run, command, tmp_path):
-    command("export", tmp_path / "out", f"run={run}", "format=safetensors", f"out={tmp_path / 'export'}")
+    command(
+        "export", tmp_path / "out", f"run={run}", "format=safetensors", f"out={tmp_path / 'export'}"
+    )
     with safe_open(tmp_path / "export" / "model.safetensors", "pt") as file:
         assert len(file.metadata()["genlab.sha256"]) == 64
-    assert genlab.load(tmp_path / "export").state_dict().keys() == genlab.load(run).state_dict().keys()
+    assert (
+        genlab.load(tmp_path / "export").state_dict().keys() == genlab.load(run).state_dict().keys()
+    )
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
@@ -228,7 +268,9 @@ def test_damaged_pretrained_weights_are_named(name, tmp_path):
     for what, damaged in [*damages(content, 3, 20), ("empty", b"")]:
         path.write_bytes(damaged)
         try:
-            assert torch.equal(read_tensors(Source("x", path))["word.weight"], tensors["word.weight"]), what
+            assert torch.equal(
+                read_tensors(Source("x", path))["word.weight"], tensors["word.weight"]
+            ), what
         except WeightsError as error:
             assert str(path) in str(error), what
     save_torch({"word.weight": torch.full((2, 2), float("nan"))}, tmp_path / "nan.bin")
@@ -245,11 +287,22 @@ def test_a_damaged_index_of_tensorflow_is_named(tmp_path):
             read_bundle(tmp_path / "model.ckpt")
 
 
-# --- manifest, metrics, JSON -----------------------------------------------------------------------------------------
+# --- manifest, metrics, JSON ----------------------------------------------------------------------
 
 EVAL, EXPORT = ("eval", "num=20", "metrics=random"), ("export", "format=explorer")
 TRAIN = ("train", "trainer.max_steps=8")
-NO_MANIFEST = [b"", b"{", b"{}", b"[]", b"null", b"NaN", b'"text"', b"\xff\xfe\0\0", b"[" * 100_000, b'{"a":' * 5000]
+NO_MANIFEST = [
+    b"",
+    b"{",
+    b"{}",
+    b"[]",
+    b"null",
+    b"NaN",
+    b'"text"',
+    b"\xff\xfe\0\0",
+    b"[" * 100_000,
+    b'{"a":' * 5000,
+]
 
 
 @pytest.mark.parametrize("content", NO_MANIFEST, ids=lambda content: repr(content[:8]))
@@ -270,7 +323,9 @@ def test_keys_of_a_manifest_of_other_types_are_named(run):
             path.write_text(json.dumps(whole | {key: value}))
             with suppress(RunError):  # some are of a right type
                 runs.read_manifest(run, TrainedManifest)
-                assert type(value) is type(whole[key]) or value is None or key in ("seconds", "seed"), (key, value)
+                assert (
+                    type(value) is type(whole[key]) or value is None or key in ("seconds", "seed")
+                ), (key, value)
                 continue
             with pytest.raises(RunError, match=rf"manifest\.json: {key}\b"):
                 runs.read_manifest(run, TrainedManifest)
@@ -283,9 +338,15 @@ def test_keys_of_a_manifest_of_other_types_are_named(run):
 
 
 @pytest.mark.parametrize("words", [EVAL, EXPORT, TRAIN], ids=lambda words: words[0])
-def test_commands_name_a_damaged_manifest_before_they_work(words, run, command, trained_in, tmp_path):
+def test_commands_name_a_damaged_manifest_before_they_work(
+    words, run, command, trained_in, tmp_path
+):
     (run / "manifest.json").write_text('{"status": "finished"}')
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    before = {
+        path: path.read_bytes()
+        for path in run.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
     with pytest.raises(RunError, match=r"manifest\.json: \w+: is missing"):
         if words[0] == "train":
             trained_in(run, f"run={run}", *words[1:])
@@ -301,7 +362,9 @@ def test_sampling_needs_no_manifest_and_no_curves(run, command, tmp_path):
     assert (tmp_path / "out" / "grid.npz").is_file()
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "samples", "manifest.json", "report.html", ".lock", "metrics.csv"])
+@pytest.mark.parametrize(
+    "name", ["checkpoints", "samples", "manifest.json", "report.html", ".lock", "metrics.csv"]
+)
 def test_a_folder_in_place_of_a_file_and_the_other_way_round(name, run, trained_in):
     path = run / name
     folder = path.is_dir()
@@ -358,7 +421,7 @@ def test_a_report_is_written_of_what_can_be_read(run):
         write_report(run)
 
 
-# --- caches ----------------------------------------------------------------------------------------------------------
+# --- caches ---------------------------------------------------------------------------------------
 
 
 def test_a_damaged_or_foreign_feature_cache_is_made_anew(tmp_path, monkeypatch):
@@ -375,7 +438,11 @@ def test_a_damaged_or_foreign_feature_cache_is_made_anew(tmp_path, monkeypatch):
     assert [found(), found()] == [3, 3] and len(made) == 1
     path = tmp_path / "features" / "x.pt"
     content = path.read_bytes()
-    for damaged in (b"", content[:-9], flip(content, content.index(torch.arange(3.0).numpy().tobytes()) + 5)):
+    for damaged in (
+        b"",
+        content[:-9],
+        flip(content, content.index(torch.arange(3.0).numpy().tobytes()) + 5),
+    ):
         path.write_bytes(damaged)
         made.clear()
         assert [found(), found()] == [3, 3] and len(made) == 1
@@ -388,11 +455,13 @@ def test_a_damaged_or_foreign_feature_cache_is_made_anew(tmp_path, monkeypatch):
 @pytest.fixture
 def prepared(tmp_path):
     """prepared() -> the shards of some documents, made where they are not there yet."""
-    from genlab.data.tokenizer import Tokenizer
+    from genlab.data.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"], True)
     documents = lambda: iter(["a b c " * 9, "b c", "c a " * 5, "a", "b a c"])  # noqa: E731
-    return lambda: shards.prepare(tmp_path / "corpus", documents, tokenizer, parts={"val": 0.3}, characters=20)
+    return lambda: shards.prepare(
+        tmp_path / "corpus", documents, tokenizer, parts={"val": 0.3}, characters=20
+    )
 
 
 def content_of(found):
@@ -414,7 +483,9 @@ def test_a_damaged_corpus_is_tokenised_anew(prepared, tmp_path, caplog):
     assert "made anew" in caplog.text
 
 
-def test_a_damaged_shard_of_a_large_corpus_is_named_when_it_is_read(prepared, tmp_path, monkeypatch):
+def test_a_damaged_shard_of_a_large_corpus_is_named_when_it_is_read(
+    prepared, tmp_path, monkeypatch
+):
     prepared()
     monkeypatch.setattr(tokens, "CHECKED", 0)
     file = tmp_path / "corpus" / "00000.tokens"
@@ -423,18 +494,22 @@ def test_a_damaged_shard_of_a_large_corpus_is_named_when_it_is_read(prepared, tm
         content_of(prepared())
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"vocab": 5, "lowercase": true, "keep_tokens": null}', "flip"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b'{"vocab": 5, "lowercase": true, "keep_tokens": null}', "flip"]
+)
 def test_a_damaged_vocabulary_is_built_anew(content, tmp_path, monkeypatch):
     monkeypatch.setenv("GENLAB_DATA", str(tmp_path / "data"))
     (tmp_path / "text.txt").write_text("one two three\n\nfour five\n" * 30)
     made = lambda: corpus.Corpus(str(tmp_path / "text.txt"), vocab_size=60)._built().vocab  # noqa: E731
     whole = made()
     (file,) = (tmp_path / "data").rglob("vocab.json")
-    file.write_bytes(file.read_bytes().replace(b"three", b"thref") if content == "flip" else content)
+    file.write_bytes(
+        file.read_bytes().replace(b"three", b"thref") if content == "flip" else content
+    )
     assert made() == whole
 
 
-# --- everything, longer ----------------------------------------------------------------------------------------------
+# --- everything, longer ---------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -443,11 +518,17 @@ def test_any_file_of_a_run_damaged_in_any_command(seed, whole, command, trained_
     rng = random.Random(seed)
     verbs = {"sample": ["num=4"], "encode": ["split=test"], "eval": ["num=20", "metrics=random"],
              "export": ["format=explorer"], "train": ["trainer.max_steps=8"]}  # fmt: skip
-    files = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file() and path.name != "config.yaml"]
+    files = [
+        path.relative_to(whole)
+        for path in whole.rglob("*")
+        if path.is_file() and path.name != "config.yaml"
+    ]
     for number in range(12):
         run = shutil.copytree(whole, tmp_path / f"run{number}")
         file, verb = rng.choice(files), rng.choice(list(verbs))
-        what, content = list(damages((whole / file).read_bytes() or b"x", rng.randrange(10**6), 5))[rng.randrange(5)]
+        what, content = list(damages((whole / file).read_bytes() or b"x", rng.randrange(10**6), 5))[
+            rng.randrange(5)
+        ]
         (run / file).write_bytes(content)
         try:
             if verb == "train":

@@ -1,4 +1,6 @@
-"""A run that is killed, at whatever change of its directory, ends with the files of one that was not."""
+"""A run that is killed, at whatever change of its directory, ends with the files of one that was
+not.
+"""
 
 import csv
 import json
@@ -22,29 +24,97 @@ ALL = [
 ]
 ALL += ["callbacks.checkpoint.every_num_steps=2"]
 PICTURES = ["callbacks.grids.num=2", "callbacks.grids.every_num_steps=3"]
-IMAGES = [*PICTURES, "data=digits", "data.num_train=64", "callbacks.quality.num=8", "net.generator.width_multiple=1"]
-CODES = [*[word for word in IMAGES if "width" not in word], "net.generator.dim=4", "net.generator.hidden_dim=16"]
+IMAGES = [
+    *PICTURES,
+    "data=digits",
+    "data.num_train=64",
+    "callbacks.quality.num=8",
+    "net.generator.width_multiple=1",
+]
+CODES = [
+    *[word for word in IMAGES if "width" not in word],
+    "net.generator.dim=4",
+    "net.generator.hidden_dim=16",
+]
 CODES += ["model.latent_dim=8", "callbacks.grids=null"]
-TEXTS = ["net=bert_tiny", "net.dim=16", "net.num_layers=1", "net.hidden_dim=16", "data.vocab_size=150"]
+TEXTS = [
+    "net=bert_tiny",
+    "net.dim=16",
+    "net.num_layers=1",
+    "net.hidden_dim=16",
+    "data.vocab_size=150",
+]
 SMALL_TEXTS = [*TEXTS, "data.num_val=3", "data.num_test=3", "callbacks.texts.num=3"]
 OPEN = ["evaluate=false", "explorer=false"]
 RECIPES = {
     "gan": ["model=dcgan", *IMAGES, *OPEN],
-    "ogan": ["model=ogan", *IMAGES, *OPEN, "callbacks.checkpoint.every_num_steps=4", "trainer.log_every_n_steps=4"],
-    "epochs": ["model=dcgan", *IMAGES, *OPEN, "trainer.max_epochs=2", "trainer.max_steps=-1", "data.batch_size=20"],
-    "accumulated": ["model=dcgan", *IMAGES, *OPEN, "trainer.accumulate_grad_batches=2", "callbacks.grids=null"],
+    "ogan": [
+        "model=ogan",
+        *IMAGES,
+        *OPEN,
+        "callbacks.checkpoint.every_num_steps=4",
+        "trainer.log_every_n_steps=4",
+    ],
+    "epochs": [
+        "model=dcgan",
+        *IMAGES,
+        *OPEN,
+        "trainer.max_epochs=2",
+        "trainer.max_steps=-1",
+        "data.batch_size=20",
+    ],
+    "accumulated": [
+        "model=dcgan",
+        *IMAGES,
+        *OPEN,
+        "trainer.accumulate_grad_batches=2",
+        "callbacks.grids=null",
+    ],
     "glo": ["model=glo", *CODES, *OPEN],
     "imle": ["model=imle", *[word for word in IMAGES if "quality" not in word], *OPEN],
     "glann": ["model=glann", *CODES, *OPEN, "model.glo_steps=3", "data.num_train=16"],
-    "glow": ["model=glow", "data=digits", "data.num_train=64", *PICTURES, *OPEN, "net.depth=1", "net.hidden=4"],
+    "glow": [
+        "model=glow",
+        "data=digits",
+        "data.num_train=64",
+        *PICTURES,
+        *OPEN,
+        "net.depth=1",
+        "net.hidden=4",
+    ],
     "points": ["model=realnvp", "data=moons", "net.depth=2", "callbacks.grids=null", *OPEN],
-    "classifier": ["model=iresnet_classifier", "data=digits8", "callbacks.grids=null", *OPEN, "net.num_blocks=1"],
+    "classifier": [
+        "model=iresnet_classifier",
+        "data=digits8",
+        "callbacks.grids=null",
+        *OPEN,
+        "net.num_blocks=1",
+    ],
     "unilm": ["model=unilm_qa", *SMALL_TEXTS, *OPEN, "data.num_train=60"],
     "cln_lm": ["model=cln_lm", *SMALL_TEXTS, *OPEN],
-    "pretrain_mlm": ["model=pretrain_mlm", "data=fact_texts", *TEXTS, *OPEN, "data.num_documents=100", "model.warmup=2"],
-    "closing": ["model=realnvp", "data=moons", "net.depth=2", "callbacks.grids=null", "data.num_test=200"],
+    "pretrain_mlm": [
+        "model=pretrain_mlm",
+        "data=fact_texts",
+        *TEXTS,
+        *OPEN,
+        "data.num_documents=100",
+        "model.warmup=2",
+    ],
+    "closing": [
+        "model=realnvp",
+        "data=moons",
+        "net.depth=2",
+        "callbacks.grids=null",
+        "data.num_test=200",
+    ],
     "closing_images": ["model=ogan", *IMAGES, "data.num_test=20"],
-    "two_processes": ["model=dcgan", *IMAGES, *OPEN, "trainer=ddp_cpu", "net.discriminator.norm=group"],
+    "two_processes": [
+        "model=dcgan",
+        *IMAGES,
+        *OPEN,
+        "trainer=ddp_cpu",
+        "net.discriminator.norm=group",
+    ],
     "early_stop": [
         "model=realnvp",
         "data=moons",
@@ -71,21 +141,34 @@ class Forks:
     """Runs `genlab` in children of a warm process."""
 
     def __init__(self, folder: Path):
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "GENLAB_DATA": str(folder / "data")}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "ignore",
+            "GENLAB_DATA": str(folder / "data"),
+        }
         program = [sys.executable, str(Path(__file__).with_name("forks.py"))]
-        self.process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(
+            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
 
     def run(self, words, run_dir: Path, kill_at: int = 0) -> tuple[int, int]:
         """(exit code, changes below run_dir) of `genlab train <words>`."""
         log = run_dir.parent / "log.txt"
-        wish = {"argv": ["train", *words], "cwd": str(run_dir.parent), "below": str(run_dir), "kill_at": kill_at}
+        wish = {
+            "argv": ["train", *words],
+            "cwd": str(run_dir.parent),
+            "below": str(run_dir),
+            "kill_at": kill_at,
+        }
         print(json.dumps(wish | {"log": str(log)}), file=self.process.stdin, flush=True)
         answer = json.loads(self.process.stdout.readline())
         assert answer["code"] in (0, -9), log.read_text()[-2000:]
         return answer["code"], answer["changes"]
 
     def train(self, words, run_dir: Path, kills=()) -> int:
-        """Trains until the run is finished, killed at each of `kills`; returns how many of these came to pass."""
+        """Trains until the run is finished, killed at each of `kills`; returns how many of these
+        came to pass.
+        """
         run_dir.parent.mkdir(parents=True)
         happened = 0
         for kill_at in (*kills, 0):
@@ -124,7 +207,10 @@ def whole(forks, tmp_path_factory):
 
 def rows(path: Path) -> list[dict]:
     with open(path, newline="") as file:
-        return [{key: value for key, value in row.items() if key != "images_per_second"} for row in csv.DictReader(file)]
+        return [
+            {key: value for key, value in row.items() if key != "images_per_second"}
+            for row in csv.DictReader(file)
+        ]
 
 
 def assert_same(one, other, where: str) -> None:
@@ -145,8 +231,15 @@ def assert_same(one, other, where: str) -> None:
 
 def assert_same_run(whole: Path, killed: Path) -> None:
     """Every file of two run directories is the same, times and places aside."""
-    files = [{str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()} for run in (whole, killed)]
-    hydra = {name for names in files for name in names if name.startswith(".hydra/") or name.endswith(".log")}
+    files = [
+        {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()} for run in (whole, killed)
+    ]
+    hydra = {
+        name
+        for names in files
+        for name in names
+        if name.startswith(".hydra/") or name.endswith(".log")
+    }
     assert files[0] - hydra == files[1] - hydra
     for name in sorted(files[0] - hydra - {"report.html", "explorer.html", ".lock"}):
         one, other = whole / name, killed / name
@@ -158,8 +251,13 @@ def assert_same_run(whole: Path, killed: Path) -> None:
             contents = [json.loads(path.read_text()) for path in (one, other)]
             for content in contents:
                 content["metrics"].pop("images_per_second", None)
-                content["overrides"] = [word for word in content["overrides"] if "run.dir" not in word]
-            contents = [{key: value for key, value in content.items() if key not in TIMES} for content in contents]
+                content["overrides"] = [
+                    word for word in content["overrides"] if "run.dir" not in word
+                ]
+            contents = [
+                {key: value for key, value in content.items() if key not in TIMES}
+                for content in contents
+            ]
             assert contents[0] == contents[1]
         elif name == "config.yaml":
             assert yaml.safe_load(one.read_text()) == yaml.safe_load(other.read_text())
@@ -172,7 +270,9 @@ def killed(forks, whole, name: str, folder: Path, seed: int, num: int) -> int:
     reference, changes = whole(name)
     draw = random.Random(f"{name} {seed}")
     run_dir = folder / "killed" / "run"
-    happened = forks.train([*ALL, *RECIPES[name]], run_dir, [draw.randint(1, changes) for _ in range(num)])
+    happened = forks.train(
+        [*ALL, *RECIPES[name]], run_dir, [draw.randint(1, changes) for _ in range(num)]
+    )
     assert happened
     assert_same_run(reference, run_dir)
     shutil.rmtree(run_dir.parent)

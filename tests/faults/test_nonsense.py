@@ -1,4 +1,6 @@
-"""Nonsense in any key of any command is refused in a line that names the key, before anything is touched."""
+"""Nonsense in any key of any command is refused in a line that names the key, before anything is
+touched.
+"""
 
 import copy
 import random
@@ -21,7 +23,12 @@ RECIPES = {
     "glann": ["model=glann", "data=digits", "net.generator.dim=4", "data.flip=false"],
     "glow": ["model=glow", "net.depth=2", "net.hidden=8"],
     "realnvp": ["model=realnvp", "data=moons", "net.depth=2"],
-    "iresnet_classifier": ["model=iresnet_classifier", "data=digits8", "net.num_blocks=1", "net.width=8"],
+    "iresnet_classifier": [
+        "model=iresnet_classifier",
+        "data=digits8",
+        "net.num_blocks=1",
+        "net.width=8",
+    ],
     "unilm_qa": ["model=unilm_qa", "net=bert_tiny", "data.vocab_size=200"],
     "cln_lm": ["model=cln_lm", "net=bert_tiny", "data.vocab_size=200", "model.init=null"],
     "pretrain_mlm": ["model=pretrain_mlm", "data=fact_texts", "net=bert_tiny"],
@@ -54,7 +61,9 @@ def recipes(composed):
 
 @pytest.fixture(scope="module")
 def bounded():
-    """Two more gigabytes of memory for this process, so that networks of any size are refused and none is made."""
+    """Two more gigabytes of memory for this process, so that networks of any size are refused and
+    none is made.
+    """
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (2 << 30), hard))
@@ -84,12 +93,18 @@ def fuzz(recipes, tmp_path, count: int, seed: int) -> None:
     draw = random.Random(seed)
     for _ in range(count):
         recipe = draw.choice(sorted(recipes))
-        keys = [key for key in config.flatten(recipes[recipe]) if not key.startswith(LEFT) and not key.startswith("hydra")]
+        keys = [
+            key
+            for key in config.flatten(recipes[recipe])
+            if not key.startswith(LEFT) and not key.startswith("hydra")
+        ]
         key, value = draw.choice(keys), draw.choice(VALUES)
         try:
             said = attempt(with_value(recipes[recipe], key, value), tmp_path)
         except Exception as error:
-            raise AssertionError(f"{recipe} {key}={value!r}: {type(error).__name__}: {error}") from error
+            raise AssertionError(
+                f"{recipe} {key}={value!r}: {type(error).__name__}: {error}"
+            ) from error
         assert said is None or said.strip(), (recipe, key, value)
 
 
@@ -176,7 +191,7 @@ def test_networks_that_no_memory_holds_are_refused_by_their_key(recipes, bounded
         config.build_system(with_value(recipes["glann"], key, 10**12))
 
 
-# --- options of the commands ------------------------------------------------------------------------------------------
+# --- options of the commands ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", ["sample", "encode", "eval", "export", "train"])
@@ -185,9 +200,15 @@ def test_the_shipped_config_of_a_command_and_its_schema_agree(command):
     groups = {key for entry in shipped.pop("defaults") if isinstance(entry, dict) for key in entry}
     shipped = {key: value for key, value in shipped.items() if key != "hydra"}
     if command == "train":  # a recipe is in its groups
-        shipped |= {"model": {"_target_": "x"}, "data": {"_target_": "x"}, "trainer": {"_target_": "x"}}
+        shipped |= {
+            "model": {"_target_": "x"},
+            "data": {"_target_": "x"},
+            "trainer": {"_target_": "x"},
+        }
     read = options.read(command, dict(shipped))
-    assert read.items() >= {key: value for key, value in shipped.items() if key != "allow"}.items()  # which read adds to
+    assert (
+        read.items() >= {key: value for key, value in shipped.items() if key != "allow"}.items()
+    )  # which read adds to
     fields = config.parameters(options.SCHEMAS[command])
     assert shipped.keys() <= fields.keys() <= shipped.keys() | groups | {"net", "loss", "out"}
     for name in shipped.keys() - {"model", "data", "trainer", "name", "decoding", "allow"}:
@@ -280,7 +301,9 @@ def run(trained_in, tiny, tmp_path_factory):
         ("export", ["format=-0.5"], "format"),
     ],
 )
-def test_a_setting_without_effect_or_meaning_is_refused(run, command, tmp_path, command_name, words, key):
+def test_a_setting_without_effect_or_meaning_is_refused(
+    run, command, tmp_path, command_name, words, key
+):
     with pytest.raises(ValueError, match=f"^{key}"):
         command(command_name, tmp_path, f"run={run}", *words)
 
@@ -292,7 +315,9 @@ def test_a_deleted_option_takes_its_default(run, command, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-def test_no_override_of_a_whole_command_is_a_traceback(run, command, bounded, tmp_path, monkeypatch, seed):
+def test_no_override_of_a_whole_command_is_a_traceback(
+    run, command, bounded, tmp_path, monkeypatch, seed
+):
     monkeypatch.chdir(tmp_path)
     draw = random.Random(seed)
     words = {"sample": ["num=2"], "encode": ["split=test"], "eval": ["num=40", "metrics=random"],
@@ -319,10 +344,14 @@ def test_no_override_of_a_whole_command_is_a_traceback(run, command, bounded, tm
     for i in range(40):
         name = draw.choice(["sample", "sample", "encode", "eval", "export"])
         keys = [
-            key for key in config.parameters(options.SCHEMAS[name]) if key not in ("run", "name", "allow", "out", "metrics")
+            key
+            for key in config.parameters(options.SCHEMAS[name])
+            if key not in ("run", "name", "allow", "out", "metrics")
         ]
         keys = [key for key in keys if key != "data" and not (name == "eval" and key == "ood")]
-        keys += [f"data.{key}" for key in ("batch_size", "num_train", "crop", "resize", "flip", "seed")] * (name == "encode")
+        keys += [
+            f"data.{key}" for key in ("batch_size", "num_train", "crop", "resize", "flip", "seed")
+        ] * (name == "encode")
         word = f"{draw.choice(keys)}={draw.choice(texts)}"
         (tmp_path / f"{i}").mkdir()
         try:

@@ -1,4 +1,6 @@
-"""Pictures as people have them: damaged, beside other files, in splits and classes, in archives of strangers."""
+"""Pictures as people have them: damaged, beside other files, in splits and classes, in archives of
+strangers.
+"""
 
 import gzip
 import io
@@ -15,13 +17,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from genlab.data import source
-from genlab.data.classes import folder_labels, folder_splits, natural
-from genlab.data.decode import READS_AVIF, DataError, Transform, printable
-from genlab.data.folder import ImageFolder, read_images
-from genlab.data.idx import read_idx
+from genlab.data.images import source
+from genlab.data.images.classes import folder_labels, folder_splits, natural
+from genlab.data.images.decode import READS_AVIF, Transform, printable
+from genlab.data.images.folder import ImageFolder, read_images
+from genlab.data.images.idx import read_idx
+from genlab.data.images.source import decode_all, entries, list_names
 from genlab.data.points import read_points
-from genlab.data.source import decode_all, entries, list_names
+from genlab.errors import DataError
 
 FORMATS = {
     "PNG": {},
@@ -93,7 +96,7 @@ def images(path, **options):
     return ImageFolder(str(path), image_size=16, batch_size=2, **options)
 
 
-# --- damage --------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -161,7 +164,7 @@ def test_points_that_are_no_numbers_are_refused(tmp_path):
             read_points(tmp_path / "p.npz")
 
 
-# --- what lies beside pictures -------------------------------------------------------------------------------------
+# --- what lies beside pictures --------------------------------------------------------------------
 
 
 def test_what_is_no_picture_is_counted_by_suffix(tmp_path):
@@ -186,7 +189,13 @@ def test_what_is_no_picture_is_counted_by_suffix(tmp_path):
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
 def test_what_is_no_picture_in_an_archive_is_counted(suffix, tmp_path):
     files = {f"{i}.png": picture(i) for i in range(4)}
-    others = {"a.heic": b"x", "b.heic": b"x", "readme": b"x", "photo": picture(9), "__MACOSX/a.txt": b"x"}
+    others = {
+        "a.heic": b"x",
+        "b.heic": b"x",
+        "readme": b"x",
+        "photo": picture(9),
+        "__MACOSX/a.txt": b"x",
+    }
     left_out = Counter()
     names = list_names(pack(tmp_path / f"set{suffix}", files | others), left_out)
     assert names == [*sorted(files), "photo"] and left_out == {".heic": 2, "without suffix": 1}
@@ -200,7 +209,9 @@ def test_a_folder_of_other_files_says_what_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.png", b"two\nlines.png", b"\x1b[31mred.png"])
-def test_a_name_that_cannot_be_printed_is_escaped_and_skipped_like_any_other(name, tmp_path, capsys):
+def test_a_name_that_cannot_be_printed_is_escaped_and_skipped_like_any_other(
+    name, tmp_path, capsys
+):
     folder = save(tmp_path / "set", [f"{i}.png" for i in range(12)])
     with open(os.path.join(os.fsencode(folder), name), "wb") as file:
         file.write(b"no picture")
@@ -216,7 +227,7 @@ def test_a_name_that_cannot_be_printed_is_escaped_and_skipped_like_any_other(nam
     json.dumps(paths, ensure_ascii=False).encode()
 
 
-# --- archives of strangers -----------------------------------------------------------------------------------------
+# --- archives of strangers ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
@@ -229,7 +240,11 @@ def test_members_whose_names_lead_out_of_the_archive_are_left_out(suffix, tmp_pa
 
 def test_links_and_devices_in_archives_are_left_out_and_counted(tmp_path):
     with tarfile.open(tmp_path / "set.tar", "w") as archive:
-        for name, kind in (("soft.png", tarfile.SYMTYPE), ("hard.png", tarfile.LNKTYPE), ("dev.png", tarfile.CHRTYPE)):
+        for name, kind in (
+            ("soft.png", tarfile.SYMTYPE),
+            ("hard.png", tarfile.LNKTYPE),
+            ("dev.png", tarfile.CHRTYPE),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "/etc/passwd"
             archive.addfile(info)
@@ -243,11 +258,15 @@ def test_links_and_devices_in_archives_are_left_out_and_counted(tmp_path):
         archive.writestr(info, "/etc/passwd")
     for name, count in {"set.tar": 3, "set.zip": 1}.items():
         left_out = Counter()
-        assert list_names(tmp_path / name, left_out) == ["fine.png"] and left_out == {"link or device": count}
+        assert list_names(tmp_path / name, left_out) == ["fine.png"] and left_out == {
+            "link or device": count
+        }
 
 
 def test_a_bomb_is_named_and_not_unpacked(tmp_path):
-    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(
+        tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1
+    ) as archive:
         zeros = bytes(64 << 20)
         for i in range(4):
             archive.writestr(f"{i}.png", zeros)
@@ -255,7 +274,9 @@ def test_a_bomb_is_named_and_not_unpacked(tmp_path):
         archive.writestr("fine.png", picture())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = dict(decode_all(tmp_path / "bomb.zip", 5, PLAIN))
-    assert sum(isinstance(one, DataError) for one in found.values()) == 4 and isinstance(found["fine.png"], np.ndarray)
+    assert sum(isinstance(one, DataError) for one in found.values()) == 4 and isinstance(
+        found["fine.png"], np.ndarray
+    )
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
 
 
@@ -287,11 +308,18 @@ def test_a_name_of_gigabytes_in_a_tar_is_not_read(tmp_path):
         list_names(tmp_path / "set.tar")
 
 
-# --- splits and classes --------------------------------------------------------------------------------------------
+# --- splits and classes ---------------------------------------------------------------------------
 
 
 def test_names_sort_as_people_count():
-    assert sorted(["10", "2", "b", "a10b", "a2b", "01"], key=natural) == ["01", "2", "10", "a2b", "a10b", "b"]
+    assert sorted(["10", "2", "b", "a10b", "a2b", "01"], key=natural) == [
+        "01",
+        "2",
+        "10",
+        "a2b",
+        "a10b",
+        "b",
+    ]
     labels, classes = folder_labels([f"{c}/0.png" for c in range(12)])
     assert labels.tolist() == list(range(12)) and classes == [str(c) for c in range(12)]
 
@@ -299,19 +327,30 @@ def test_names_sort_as_people_count():
 @pytest.mark.parametrize("suffix", ["", ".zip", ".tar.gz"])
 def test_folders_of_splits_are_the_splits_and_the_classes_lie_below(suffix, tmp_path):
     names = [
-        f"set/{split}/{c}/{i}.png" for split, n in (("train", 30), ("Test", 4)) for c in ("dog", "cat") for i in range(n)
+        f"set/{split}/{c}/{i}.png"
+        for split, n in (("train", 30), ("Test", 4))
+        for c in ("dog", "cat")
+        for i in range(n)
     ]
     names += ["set/extra/0.png"]
     folder = save(tmp_path / "pictures", names)
-    path = folder if not suffix else pack(tmp_path / f"p{suffix}", {name: (folder / name).read_bytes() for name in names})
+    path = (
+        folder
+        if not suffix
+        else pack(tmp_path / f"p{suffix}", {name: (folder / name).read_bytes() for name in names})
+    )
     data = images(path)
     data.setup()
-    assert data.classes == ["cat", "dog"] and [len(data.arrays(s)) for s in ("train", "val", "test")] == [54, 6, 8]
+    assert data.classes == ["cat", "dog"] and [
+        len(data.arrays(s)) for s in ("train", "val", "test")
+    ] == [54, 6, 8]
     assert all("/Test/" in name for name in data.arrays("test").paths)
     assert all("/train/" in name for s in ("train", "val") for name in data.arrays(s).paths)
     for split in ("train", "val", "test"):
         arrays = data.arrays(split)
-        assert [data.classes[label] for label in arrays.labels] == [name.split("/")[2] for name in arrays.paths]
+        assert [data.classes[label] for label in arrays.labels] == [
+            name.split("/")[2] for name in arrays.paths
+        ]
     assert sum(data.left_out.values()) == 1
     assert any("train, test" in line for line in data.notes)
     with pytest.raises(DataError, match=r"^data\.num_test="):
@@ -334,10 +373,22 @@ def test_which_folders_are_splits(names, splits):
     assert (None if found is None else found[0]) == splits
 
 
-# --- runs ----------------------------------------------------------------------------------------------------------
+# --- runs -----------------------------------------------------------------------------------------
 
-TRAIN = ["model=ogan", "data=image_folder", "data.image_size=32", "data.batch_size=8", "trainer=cpu", "trainer.max_steps=1"]
-TRAIN += ["net.generator.width_multiple=1", "net.discriminator.width_multiple=1", "explorer=false", "callbacks.quality=null"]
+TRAIN = [
+    "model=ogan",
+    "data=image_folder",
+    "data.image_size=32",
+    "data.batch_size=8",
+    "trainer=cpu",
+    "trainer.max_steps=1",
+]
+TRAIN += [
+    "net.generator.width_multiple=1",
+    "net.discriminator.width_multiple=1",
+    "explorer=false",
+    "callbacks.quality=null",
+]
 LABELLED = ["net/modulation=conditional", "model.num_classes=3", "evaluate=false"]
 
 
@@ -367,14 +418,25 @@ def shared_cache(labelled, monkeypatch):
 def test_classes_and_what_was_left_out_are_in_the_run(labelled):
     about = manifest(labelled / "run")["data"]
     assert about["classes"] == ["1", "2", "10"] and about["left_out"] == {".HEIC": 1, ".txt": 1}
-    assert yaml.safe_load((labelled / "run/config.yaml").read_text())["model"]["classes"] == ["1", "2", "10"]
+    assert yaml.safe_load((labelled / "run/config.yaml").read_text())["model"]["classes"] == [
+        "1",
+        "2",
+        "10",
+    ]
     report = (labelled / "run/report.html").read_text()
     assert "1 .HEIC" in report and "2 10" in report
 
 
 def test_classes_are_sampled_by_name(shared_cache, command, tmp_path):
     def sample(label):
-        command("sample", tmp_path / "out", f"run={shared_cache / 'run'}", f"label={label}", "num=2", "seed=3")
+        command(
+            "sample",
+            tmp_path / "out",
+            f"run={shared_cache / 'run'}",
+            f"label={label}",
+            "num=2",
+            "seed=3",
+        )
         return np.load(tmp_path / "out/grid.npz")["images"]
 
     assert (sample(10) == sample("[10,10]")).all()
@@ -419,7 +481,9 @@ def test_a_run_without_a_split_is_told_before_and_ends_well(trained_in, tmp_path
     words = [*TRAIN, f"data.path={folder}", "data.num_test=0", "data.num_val=0", "evaluate=true"]
     trained_in(run, *words)
     said = capsys.readouterr().err
-    assert said.index("test split") < said.index("training ") and said.index("val split") < said.index("training ")
+    assert said.index("test split") < said.index("training ") and said.index(
+        "val split"
+    ) < said.index("training ")
     assert (run / "report.html").is_file() and manifest(run)["status"] == "finished"
     assert len(manifest(run)["left_out"]) == 2
     with pytest.raises(ValueError, match=r"^optimized_metric=test/fid: "):
@@ -428,4 +492,11 @@ def test_a_run_without_a_split_is_told_before_and_ends_well(trained_in, tmp_path
 
 def test_a_set_without_the_split_asked_for_is_refused_first(shared_cache, command, tmp_path):
     with pytest.raises(ValueError, match=r"^split=test: .*split=train"):
-        command("eval", tmp_path / "out", f"run={shared_cache / 'run'}", "data.num_test=0", "num=8", "metrics=random")
+        command(
+            "eval",
+            tmp_path / "out",
+            f"run={shared_cache / 'run'}",
+            "data.num_test=0",
+            "num=8",
+            "metrics=random",
+        )

@@ -11,17 +11,20 @@ import pytest
 
 from genlab.commands.text import asked, read_input
 from genlab.config import ConfigError
-from genlab.data.decode import DataError
-from genlab.data.documents import read_documents
-from genlab.data.records import read_labelled, read_pairs, read_squad, read_webqa
-from genlab.data.text import Pairs
-from genlab.data.tokenizer import Tokenizer
-from genlab.data.vocabulary import SPECIALS, build_vocab
-from genlab.metrics.text import bleu, cmrc_scores, rouge_l, squad_scores
-from genlab.metrics.text_evaluation import is_chinese
+from genlab.data.corpus.documents import read_documents
+from genlab.data.text.module import Pairs
+from genlab.data.text.records import read_labelled, read_pairs, read_squad, read_webqa
+from genlab.data.text.tokenizer import Tokenizer
+from genlab.data.text.vocabulary import SPECIALS, build_vocab
+from genlab.errors import DataError
+from genlab.evaluation.text import is_chinese
+from genlab.metrics.overlap import bleu, cmrc_scores, rouge_l, squad_scores
 
 HALF = "a half \ud83d emoji"
-PAIRS = [{"source": f"{i} and {i + 1} are even and odd", "target": str(i), "label": f"{i % 3}"} for i in range(12)]
+PAIRS = [
+    {"source": f"{i} and {i + 1} are even and odd", "target": str(i), "label": f"{i % 3}"}
+    for i in range(12)
+]
 SQUAD = {
     "data": [
         {
@@ -29,15 +32,27 @@ SQUAD = {
             "paragraphs": [
                 {
                     "context": f"the capital of {i} is {i}x",
-                    "qas": [{"id": f"{i}", "question": "what?", "answers": [{"text": f"{i}x", "answer_start": 20}]}],
+                    "qas": [
+                        {
+                            "id": f"{i}",
+                            "question": "what?",
+                            "answers": [{"text": f"{i}x", "answer_start": 20}],
+                        }
+                    ],
                 }
             ],
         }
         for i in range(6)
     ]
 }
-WEBQA = [{"id": str(i), "question": "what?", "passages": [{"passage": f"it is {i}x", "answer": f"{i}x"}]} for i in range(8)]
-ASKED = [{"question": "what?", "passages": ["a b", "c"]}, {"question": "what?", "passages": ["d"], "id": 7}]
+WEBQA = [
+    {"id": str(i), "question": "what?", "passages": [{"passage": f"it is {i}x", "answer": f"{i}x"}]}
+    for i in range(8)
+]
+ASKED = [
+    {"question": "what?", "passages": ["a b", "c"]},
+    {"question": "what?", "passages": ["d"], "id": 7},
+]
 
 
 def lines(rows) -> str:
@@ -63,13 +78,26 @@ def examples(read):
     return reading
 
 
-# reader -> (name of a file, its content, how it is read; raises, or gives (what there is, what was skipped))
+# reader -> (name of a file, its content, how it is read; raises, or gives (what there is, what was
+# skipped))
 READERS = {
     "pairs": ("a.jsonl", lines(PAIRS), examples(read_pairs)),
     "list": ("a.json", json.dumps(PAIRS, indent=1), examples(read_pairs)),
-    "tsv": ("a.tsv", "source\ttarget\n" + "".join(f"{r['source']}\t{r['target']}\n" for r in PAIRS), examples(read_pairs)),
-    "csv": ("a.csv", "source,target\n" + "".join(f'"{r["source"]}",{r["target"]}\n' for r in PAIRS), examples(read_pairs)),
-    "labelled": ("a.jsonl", lines(PAIRS), examples(lambda p, e: read_labelled(p, e, "source", ["label"]))),
+    "tsv": (
+        "a.tsv",
+        "source\ttarget\n" + "".join(f"{r['source']}\t{r['target']}\n" for r in PAIRS),
+        examples(read_pairs),
+    ),
+    "csv": (
+        "a.csv",
+        "source,target\n" + "".join(f'"{r["source"]}",{r["target"]}\n' for r in PAIRS),
+        examples(read_pairs),
+    ),
+    "labelled": (
+        "a.jsonl",
+        lines(PAIRS),
+        examples(lambda p, e: read_labelled(p, e, "source", ["label"])),
+    ),
     "squad": ("a.json", json.dumps(SQUAD), examples(read_squad)),
     "webqa": ("a.json", json.dumps(WEBQA), examples(read_webqa)),
     "corpus": ("a.jsonl", lines(PAIRS), documents),
@@ -79,7 +107,7 @@ READERS = {
 SKIPPING = [name for name in READERS if name != "input"]
 
 
-# --- half a surrogate pair -----------------------------------------------------------------------------------------
+# --- half a surrogate pair ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", SKIPPING)
@@ -88,7 +116,9 @@ def test_half_a_surrogate_pair_is_named_by_its_place_or_skipped(tmp_path, name):
     good, none = read(put(tmp_path / file, content), "raise")
     assert good and not none
     found = "3 and 4 are" if "3 and 4 are" in content else "is 3x"
-    replaced = content.replace(found, found.replace("3", "\\ud83d" if file.endswith(("json", "jsonl")) else "\0"), 1)
+    replaced = content.replace(
+        found, found.replace("3", "\\ud83d" if file.endswith(("json", "jsonl")) else "\0"), 1
+    )
     path = put(tmp_path / file, replaced.encode().replace(b"\0", b"\xed\xa0\xbd"))
     with pytest.raises(DataError, match=rf"{file}:\S+: .*not valid text .*data\.on_error=skip"):
         read(path, "raise")
@@ -102,20 +132,32 @@ def test_half_a_surrogate_pair_cannot_be_asked_for(tmp_path):
     with pytest.raises(ConfigError, match=r"a\.jsonl:2: not valid text \(half a surrogate pair\)"):
         read_input(put(tmp_path / "a.jsonl", lines([{"source": "a"}, {"source": HALF}])))
     empty = {"source": None, "question": None, "passages": None, "input": None}
-    for words in ({"source": HALF}, {"question": HALF, "passages": ["a"]}, {"question": "a", "passages": ["a", HALF]}):
+    for words in (
+        {"source": HALF},
+        {"question": HALF, "passages": ["a"]},
+        {"question": "a", "passages": ["a", HALF]},
+    ):
         with pytest.raises(ConfigError, match="not valid text"):
             asked(empty | words)
 
 
-# --- what people have ----------------------------------------------------------------------------------------------
+# --- what people have -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["a.json", "a.json.gz", "b.json", "c.json", "a.jsonl", "a.jsonl.gz", "crlf.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["a.json", "a.json.gz", "b.json", "c.json", "a.jsonl", "a.jsonl.gz", "crlf.jsonl"]
+)
 def test_records_come_as_lines_lists_and_data(tmp_path, name):
-    forms = {"a.json": json.dumps(PAIRS), "b.json": json.dumps({"data": PAIRS}, indent=1), "c.json": lines(PAIRS)}
+    forms = {
+        "a.json": json.dumps(PAIRS),
+        "b.json": json.dumps({"data": PAIRS}, indent=1),
+        "c.json": lines(PAIRS),
+    }
     forms["crlf.jsonl"] = "\ufeff" + lines(PAIRS).replace("\n", "\r\n")
     path = put(tmp_path / name, forms.get(name.removesuffix(".gz"), lines(PAIRS)))
-    assert [e.sources[0] for e in read_pairs([path], "raise").examples] == [row["source"] for row in PAIRS]
+    assert [e.sources[0] for e in read_pairs([path], "raise").examples] == [
+        row["source"] for row in PAIRS
+    ]
     assert documents(path, "raise")[0] == [row["source"] for row in PAIRS]
     assert [e.sources[0] for e in read_input(path)] == [row["source"] for row in PAIRS]
 
@@ -127,19 +169,39 @@ def test_answers_come_as_datasets_writes_them(tmp_path, name):
                                                                                             "answer_start": [8, 0]}},
         {"id": "2", "title": "t", "context": "gold", "question": "who?", "answers": {"text": [], "answer_start": []}},
     ]  # fmt: skip
-    one, two = read_squad([put(tmp_path / name, lines(rows) if name == "a.jsonl" else json.dumps(rows))], "raise").examples
-    assert one.targets == (("Au", "gold is Au"),) and two.targets == ((),) and one.document == two.document
+    one, two = read_squad(
+        [put(tmp_path / name, lines(rows) if name == "a.jsonl" else json.dumps(rows))], "raise"
+    ).examples
+    assert (
+        one.targets == (("Au", "gold is Au"),)
+        and two.targets == ((),)
+        and one.document == two.document
+    )
     assert (one.id, one.question, one.sources) == ("1", "what?", ("gold is Au",))
-    (pair,) = read_pairs([put(tmp_path / "one.jsonl", lines(rows[:1]))], "raise", "context", "answers").examples
+    (pair,) = read_pairs(
+        [put(tmp_path / "one.jsonl", lines(rows[:1]))], "raise", "context", "answers"
+    ).examples
     assert pair.accepted == ("Au", "gold is Au")
     (asked_for,) = read_input(put(tmp_path / "one.jsonl", lines(rows[:1])))
     assert asked_for.sources == ("gold is Au",) and asked_for.question == "what?"
 
 
-HARD = ['a "quoted" word', '"all of it"', "two\nlines", "a tab\tinside", "a, comma", '5" pipe', "plain", '"', 'ends with "']
+HARD = [
+    'a "quoted" word',
+    '"all of it"',
+    "two\nlines",
+    "a tab\tinside",
+    "a, comma",
+    '5" pipe',
+    "plain",
+    '"',
+    'ends with "',
+]
 
 
-@pytest.mark.parametrize(("name", "delimiter"), [("a.tsv", "\t"), ("a.csv", ","), ("a.tsv.gz", "\t")])
+@pytest.mark.parametrize(
+    ("name", "delimiter"), [("a.tsv", "\t"), ("a.csv", ","), ("a.tsv.gz", "\t")]
+)
 def test_tables_are_quoted_as_csv_has_it(tmp_path, name, delimiter):
     path = tmp_path / "plain"
     with path.open("w", newline="", encoding="utf-8-sig") as file:
@@ -153,19 +215,25 @@ def test_tables_are_quoted_as_csv_has_it(tmp_path, name, delimiter):
 def test_a_stray_quote_swallows_no_line(tmp_path):
     rows = ["source\ttarget", '"Hello" he said\tA', '"never closed\tB', "c\tC", 'd\t5" pipe']
     found = read_pairs([put(tmp_path / "a.tsv", "\n".join(rows) + "\n")], "raise").examples
-    assert [(e.sources[0], e.accepted[0]) for e in found] == [tuple(row.split("\t")) for row in rows[1:]]
-    path = put(tmp_path / "b.tsv", 'source\ttarget\nx\tX\n"Hello\tA\nworld"\tB\ny\tY\n')  # two rows, or one of a long source
+    assert [(e.sources[0], e.accepted[0]) for e in found] == [
+        tuple(row.split("\t")) for row in rows[1:]
+    ]
+    path = put(
+        tmp_path / "b.tsv", 'source\ttarget\nx\tX\n"Hello\tA\nworld"\tB\ny\tY\n'
+    )  # two rows, or one of a long source
     with pytest.raises(DataError, match=r"b\.tsv:3: .*line 4"):
         read_pairs([path], "raise")
     records = read_pairs([path], "skip")
-    assert [e.accepted[0] for e in records.examples] == ["X", "B", "Y"] and records.skipped[0][0] == f"{path}:3"
+    assert [e.accepted[0] for e in records.examples] == ["X", "B", "Y"] and records.skipped[0][
+        0
+    ] == f"{path}:3"
     path = put(tmp_path / "c.csv", 'source,target\n"Hello" he said,A\nb,B\nc, d,C\n')
     with pytest.raises(DataError, match=r"c\.csv:2: "):
         read_pairs([path], "raise")
     assert [where for where, _ in read_pairs([path], "skip").skipped] == [f"{path}:2", f"{path}:4"]
 
 
-# --- damage --------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 def weird(draw: random.Random):
@@ -199,7 +267,12 @@ def damaged(draw: random.Random, content: bytes) -> bytes:
         for _ in range(draw.randint(1, 20)):
             content[draw.randrange(size)] = draw.randrange(256)
     else:
-        wrong = {"zero": bytes(40), "insert": draw.randbytes(20), "nested": b"[" * 100_000, "surrogate": b"\xed\xa0\xbd"}
+        wrong = {
+            "zero": bytes(40),
+            "insert": draw.randbytes(20),
+            "nested": b"[" * 100_000,
+            "surrogate": b"\xed\xa0\xbd",
+        }
         content[at:at] = wrong[how]
     return bytes(content)
 
@@ -214,12 +287,18 @@ def test_whatever_a_file_holds_the_rows_are_right_or_the_place_is_named(tmp_path
         packed = i % 4 == 0
         path = tmp_path / f"{i}-{file}{'.gz' * packed}"
         if i % 2 and file.endswith(("json", "jsonl")):
-            rows = [json.loads(line) for line in content.splitlines()] if file.endswith("l") else json.loads(content)
+            rows = (
+                [json.loads(line) for line in content.splitlines()]
+                if file.endswith("l")
+                else json.loads(content)
+            )
             rows = mutated(draw, rows)
             whole = file.endswith("json") or not isinstance(rows, list)
             put(path, json.dumps(rows) if whole else lines(rows))
         else:
-            raw = damaged(draw, gzip.compress(content.encode()) if packed and i % 8 else content.encode())
+            raw = damaged(
+                draw, gzip.compress(content.encode()) if packed and i % 8 else content.encode()
+            )
             path.write_bytes(raw) if packed and i % 8 else put(path, raw)
         on_error = "skip" if i % 3 else "raise"
         try:
@@ -231,9 +310,14 @@ def test_whatever_a_file_holds_the_rows_are_right_or_the_place_is_named(tmp_path
             for row in found:  # what was read can be written
                 str(row).encode()
             assert on_error == "skip" or not skipped
-            assert all(re.match(rf"{re.escape(str(path))}:\S+$", where) and why for where, why in skipped)
+            assert all(
+                re.match(rf"{re.escape(str(path))}:\S+$", where) and why for where, why in skipped
+            )
             outcomes["skipped" if skipped else "read"] += 1
-    assert outcomes["read"] and outcomes["refused"] and (name == "input" or outcomes["skipped"]), (outcomes, good)
+    assert outcomes["read"] and outcomes["refused"] and (name == "input" or outcomes["skipped"]), (
+        outcomes,
+        good,
+    )
 
 
 def test_deep_nesting_is_one_line(tmp_path):
@@ -247,12 +331,14 @@ def test_deep_nesting_is_one_line(tmp_path):
 
 def test_what_was_skipped_is_counted(tmp_path):
     rows = [*PAIRS, {"source": HALF, "target": "x"}, {"source": "x", "target": HALF}]
-    data = Pairs(path=str(put(tmp_path / "a.jsonl", lines(rows))), on_error="skip", num_val=2, num_test=2)
+    data = Pairs(
+        path=str(put(tmp_path / "a.jsonl", lines(rows))), on_error="skip", num_val=2, num_test=2
+    )
     data.setup()
     assert data.describe("train")["skipped"] == 2 and len(data.fingerprint()) == 16
 
 
-# --- vocabularies that are built -----------------------------------------------------------------------------------
+# --- vocabularies that are built ------------------------------------------------------------------
 
 LANGUAGES = [
     "서울은 대한민국의 수도이다",
@@ -298,9 +384,20 @@ def test_a_vocabulary_without_marks_is_not_blamed_for_them(text):
 def test_older_states_split_as_they_did():
     vocab = [*SPECIALS, "schon", "schön"]
     old = Tokenizer.from_state({"vocab": vocab, "lowercase": True, "keep_tokens": None})
-    assert old.tokenize("Schön") == ["schon"] and old.state() == {"vocab": vocab, "lowercase": True, "keep_tokens": None}
+    assert old.tokenize("Schön") == ["schon"] and old.state() == {
+        "vocab": vocab,
+        "lowercase": True,
+        "keep_tokens": None,
+    }
     new = Tokenizer(vocab)
-    assert new.tokenize("Scho\u0308n") == ["schön"] and Tokenizer.from_state(new.state()).tokenize("Schön") == ["schön"]
-    for damage in ({}, [], {"vocab": 3, "lowercase": True, "keep_tokens": None}, new.state() | {"more": 1}):
+    assert new.tokenize("Scho\u0308n") == ["schön"] and Tokenizer.from_state(new.state()).tokenize(
+        "Schön"
+    ) == ["schön"]
+    for damage in (
+        {},
+        [],
+        {"vocab": 3, "lowercase": True, "keep_tokens": None},
+        new.state() | {"more": 1},
+    ):
         with pytest.raises(DataError, match="damaged"):
             Tokenizer.from_state(damage)

@@ -1,4 +1,6 @@
-"""A stranger's run directory, export or sweep folder is plain data: nothing in it runs, writes, sends or is followed."""
+"""A stranger's run directory, export or sweep folder is plain data: nothing in it runs, writes,
+sends or is followed.
+"""
 
 import html as entities
 import json
@@ -19,7 +21,7 @@ from genlab.export.card import fenced, model_card
 from genlab.export.card import plain as piece
 from genlab.export.explorer import known_of_data
 from genlab.report.html import page, write_report
-from genlab.sweeps import summarise
+from genlab.sweeps.summary import summarise
 from genlab.weights import source
 
 SECRET = "hunter2-5f1c"
@@ -38,30 +40,51 @@ HOSTILE = [
 def run(trained_in, tiny, tmp_path_factory):
     """A run of the user's own, for a stranger's to be made from."""
     folder = tmp_path_factory.mktemp("trust") / "run"
-    trained_in(folder, "model=ogan", "data=digits", *tiny, "trainer.max_steps=2", "callbacks.grids=null")
+    trained_in(
+        folder, "model=ogan", "data=digits", *tiny, "trainer.max_steps=2", "callbacks.grids=null"
+    )
     return folder
 
 
 def payloads(marker):
-    """What would leave `marker` behind, leak SECRET or call something, if anything of it were alive."""
+    """What would leave `marker` behind, leak SECRET or call something, if anything of it were
+    alive.
+    """
     touch = f"touch {marker}"
-    hub = {"_target_": "torch.hub.load", "repo_or_dir": str(marker.parent), "model": "entry", "source": "local"}
+    hub = {
+        "_target_": "torch.hub.load",
+        "repo_or_dir": str(marker.parent),
+        "model": "entry",
+        "source": "local",
+    }
     return [
         {"_target_": "os.system", "command": touch},
         {"_target_": "os.system", "_partial_": True, "command": touch},
         {"_target_": "subprocess.Popen", "_args_": [["touch", str(marker)]]},
         {"_target_": "builtins.eval", "_args_": [f"open({str(marker)!r}, 'w')"]},
         {"_target_": "${oc.env:HOME}"},
-        {"_target_": "genlab.data.shards.replace", "file": str(marker), "content": b"x".hex()},
+        {
+            "_target_": "genlab.data.corpus.shards.replace",
+            "file": str(marker),
+            "content": b"x".hex(),
+        },
         {"_target_": "genlab.files.write_text", "path": str(marker), "text": "x"},
         {"_target_": "genlab.runs.write_text", "path": str(marker), "text": "x"},
-        {"_target_": "genlab.metrics.cache.pretrained", "name": "x", "url": f"file://{marker}"},
-        {"_target_": "genlab.data.sets._package_file", "package": "antigravity", "file": "x", "install": "x"},
+        {"_target_": "genlab.metrics.store.pretrained", "name": "x", "url": f"file://{marker}"},
+        {
+            "_target_": "genlab.data.images.sets._package_file",
+            "package": "antigravity",
+            "file": "x",
+            "install": "x",
+        },
         {"_target_": "genlab.callbacks.loggers.wandb", "save_dir": str(marker)},
         {"_target_": "genlab.callbacks.loggers.mlflow", "_args_": [str(marker)]},
         {"_target_": "genlab.callbacks.csv_logger.CSVLogger", "save_dir": str(marker)},
-        {"_target_": "genlab.metrics.features.auto", "data": {"_target_": "genlab.data.MNIST"}},
-        {"_target_": "genlab.systems.trainer.Trainer", "default_root_dir": str(marker)},
+        {
+            "_target_": "genlab.metrics.features.auto",
+            "data": {"_target_": "genlab.data.images.sets.MNIST"},
+        },
+        {"_target_": "genlab.training.trainer.Trainer", "default_root_dir": str(marker)},
         {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": str(marker)},
         {"_target_": 7},
         {"_target_": "torch.nn.ReLU", "_partial_": "1"},
@@ -98,7 +121,9 @@ def stranger(run, tmp_path, monkeypatch):
     """Makes a run directory of somebody else with a changed config: stranger(change) -> its path."""
     monkeypatch.setenv("TRUST_SECRET", SECRET)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "hubconf.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')\ndef entry(): return 0.25\n")
+    (tmp_path / "hubconf.py").write_text(
+        f"open({str(tmp_path / 'marker')!r}, 'w')\ndef entry(): return 0.25\n"
+    )
 
     def make(change=lambda settings: None, name="stranger"):
         folder = tmp_path / name
@@ -113,7 +138,11 @@ def stranger(run, tmp_path, monkeypatch):
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def refused_or_harmless(call, tmp_path, where):
@@ -128,21 +157,40 @@ def refused_or_harmless(call, tmp_path, where):
 def test_nothing_of_a_strangers_config_runs(stranger, tmp_path, command):
     groups = ["model", "net", "loss", "data"]
     rng = random.Random(25)
-    verbs = [["encode", "split=test"], ["sample", "num=2"], ["eval", "num=8", "metrics=random"], ["export"]]
+    verbs = [
+        ["encode", "split=test"],
+        ["sample", "num=2"],
+        ["eval", "num=8", "metrics=random"],
+        ["export"],
+    ]
     for number, payload in enumerate(payloads(tmp_path / "marker")):
         where = []
-        folder = stranger(lambda settings, p=payload, w=where: w.append(spread(settings, groups, p, rng)))
+        folder = stranger(
+            lambda settings, p=payload, w=where: w.append(spread(settings, groups, p, rng))
+        )
         where = f"{payload} {where}"
         refused_or_harmless(lambda folder=folder: genlab.load(folder), tmp_path, where)
         verb, *words = [*verbs[number % 4], f"run={folder}"]
-        words += ["format=safetensors", f"out={tmp_path / 'made' / str(number)}"] if verb == "export" else []
-        refused_or_harmless(lambda v=verb, w=words: command(v, tmp_path / "out", *w), tmp_path, where)
+        words += (
+            ["format=safetensors", f"out={tmp_path / 'made' / str(number)}"]
+            if verb == "export"
+            else []
+        )
+        refused_or_harmless(
+            lambda v=verb, w=words: command(v, tmp_path / "out", *w), tmp_path, where
+        )
         assert not any(SECRET.encode() in content for content in contents(tmp_path).values()), where
 
 
-def test_a_resume_of_a_strangers_run_leaks_nothing_and_keeps_its_text(stranger, tmp_path, trained_in):
+def test_a_resume_of_a_strangers_run_leaks_nothing_and_keeps_its_text(
+    stranger, tmp_path, trained_in
+):
     text = ["${oc.env:TRUST_SECRET}", "a\\${x} \\\\${y}", "${"]
-    folder = stranger(lambda settings: settings.update(tags=text, hydra={"callbacks": {"x": {"_target_": "os.system"}}}))
+    folder = stranger(
+        lambda settings: settings.update(
+            tags=text, hydra={"callbacks": {"x": {"_target_": "os.system"}}}
+        )
+    )
     trained_in(folder, f"run={folder}", "trainer.max_steps=3")
     assert yaml.safe_load((folder / "config.yaml").read_text())["tags"] == text
     assert not any(SECRET.encode() in content for content in contents(folder).values())
@@ -183,28 +231,41 @@ def test_a_callback_that_only_watches_needs_no_further_words_on_a_resume():
         config.locate("lightning.pytorch.callbacks.ModelCheckpoint", config.allowed([], ["a=1"]))
     word = "+callbacks.x={_target_: lightning.pytorch.callbacks.ModelCheckpoint}"
     assert config.locate("lightning.pytorch.callbacks.ModelCheckpoint", config.allowed([], [word]))
-    for allow in (["torchvision.models"], config.allowed([], ["+x._target_=torchvision.models.resnet18"])):
+    for allow in (
+        ["torchvision.models"],
+        config.allowed([], ["+x._target_=torchvision.models.resnet18"]),
+    ):
         with pytest.raises(config.ConfigError, match="only build classes"):
             config.locate("torchvision.models.resnet18", allow)
 
 
 def test_the_registry_is_what_the_shipped_configs_name_and_inert_classes():
     names = config.registry()
-    assert {"genlab.systems.ogan.OGAN", "genlab.data.MNIST5k", "torch.optim.SGD"} <= names
-    assert all(name.startswith(("genlab.", "torch.nn.", "torch.optim.", "lightning.pytorch.")) for name in names)
+    assert {
+        "genlab.systems.gan.ogan.OGAN",
+        "genlab.data.images.sets.MNIST5k",
+        "torch.optim.SGD",
+    } <= names
+    assert all(
+        name.startswith(("genlab.", "torch.nn.", "torch.optim.", "lightning.pytorch."))
+        for name in names
+    )
     for name in sorted(names):
         found = config.locate(name)
         assert isinstance(found, type) or name.startswith("genlab."), name
     functions = {name for name in names if not isinstance(config.locate(name), type)}
     assert functions == {
         *(f"genlab.callbacks.loggers.{name}" for name in ("mlflow", "tensorboard", "wandb")),
-        *(f"genlab.metrics.features.{name}" for name in ("auto", "classifier", "inception", "random")),
+        *(
+            f"genlab.metrics.features.{name}"
+            for name in ("auto", "classifier", "inception", "random")
+        ),
         *(f"genlab.metrics.perceptual.{name}" for name in ("features", "vgg")),
-        "genlab.systems.pretraining.sharded_layers",
+        "genlab.systems.text.pretraining.sharded_layers",
     }
 
 
-# --- plain data ----------------------------------------------------------------------------------------------------
+# --- plain data -----------------------------------------------------------------------------------
 
 
 def test_text_passes_through_composing_and_back():
@@ -216,7 +277,9 @@ def test_text_passes_through_composing_and_back():
         assert config.resolve(OmegaConf.create(escape(node))) == node
 
 
-LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))
+LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +292,11 @@ def test_yaml_beyond_the_limits_is_one_line(tmp_path, text):
     (tmp_path / "config.yaml").write_text("model: {}\n" + text)
     with pytest.raises(config.ConfigError) as caught:
         config.read_frozen(tmp_path)
-    assert "config.yaml" in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert (
+        "config.yaml" in str(caught.value)
+        and "\n" not in str(caught.value)
+        and len(str(caught.value)) < 600
+    )
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(source.WeightsError):
         source.find(tmp_path)
@@ -239,7 +306,22 @@ def test_yaml_reads_what_a_run_writes_and_nothing_else():
     rng = random.Random(3)
 
     def value(depth=0):
-        kinds = [None, True, 3, -0.5, "2019-01-01", "1e-3", "yes", "~", "a: b", "=", "0x1f", "1:20", "\u4e2d", ""]
+        kinds = [
+            None,
+            True,
+            3,
+            -0.5,
+            "2019-01-01",
+            "1e-3",
+            "yes",
+            "~",
+            "a: b",
+            "=",
+            "0x1f",
+            "1:20",
+            "\u4e2d",
+            "",
+        ]
         if depth < 4 and rng.random() < 0.6:
             inner = [value(depth + 1) for _ in range(rng.randint(0, 4))]
             return inner if rng.random() < 0.5 else {f"k{i}": part for i, part in enumerate(inner)}
@@ -256,15 +338,24 @@ def test_yaml_reads_what_a_run_writes_and_nothing_else():
 
 
 def test_the_frozen_config_of_an_encoder_is_checked_as_a_runs_is():
-    node = {"model": {"_target_": "os.system", "command": "true"}, "data": {}, "hydra": {}, "allow": ["os"]}
-    assert config.parse_frozen(json.dumps(node)) == {"model": node["model"], "data": {}, "allow": []}
+    node = {
+        "model": {"_target_": "os.system", "command": "true"},
+        "data": {},
+        "hydra": {},
+        "allow": ["os"],
+    }
+    assert config.parse_frozen(json.dumps(node)) == {
+        "model": node["model"],
+        "data": {},
+        "allow": [],
+    }
     with pytest.raises(config.ConfigError, match=r"os\.system"):
         config.build_system(config.parse_frozen(json.dumps(node)))
     with pytest.raises(config.ConfigError, match="nested"):
         config.parse_frozen("[" * 100_000)
 
 
-# --- links ---------------------------------------------------------------------------------------------------------
+# --- links ----------------------------------------------------------------------------------------
 
 WRITTEN = [".lock", "config.yaml", "manifest.json", "metrics.csv", "train.log", "report.html", "explorer.html", ".x.tmp",
            "checkpoints", "samples", "eval", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "samples/fixed_000003.png",
@@ -272,7 +363,9 @@ WRITTEN = [".lock", "config.yaml", "manifest.json", "metrics.csv", "train.log", 
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_a_link_out_of_a_run_is_refused_by_what_writes(stranger, tmp_path, trained_in, command, name):
+def test_a_link_out_of_a_run_is_refused_by_what_writes(
+    stranger, tmp_path, trained_in, command, name
+):
     rng = random.Random(name)
     folder, outside = stranger(), tmp_path / "outside"
     path = folder / name
@@ -287,9 +380,14 @@ def test_a_link_out_of_a_run_is_refused_by_what_writes(stranger, tmp_path, train
             made.bind(path.name)
             os.chdir(tmp_path)
     else:
-        outside.mkdir() if kind == "folder" else outside.write_text("precious") if kind == "file" else None
+        outside.mkdir() if kind == "folder" else outside.write_text(
+            "precious"
+        ) if kind == "file" else None
         path.symlink_to(outside)
-    for call in (lambda: trained_in(folder, f"run={folder}"), lambda: command("eval", tmp_path / "out", f"run={folder}")):
+    for call in (
+        lambda: trained_in(folder, f"run={folder}"),
+        lambda: command("eval", tmp_path / "out", f"run={folder}"),
+    ):
         with pytest.raises(ValueError, match=re.escape(str(path))):
             call()
     assert kind != "file" or outside.read_text() == "precious"
@@ -311,13 +409,15 @@ def test_a_link_in_place_of_a_lock_is_not_opened(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
-    monkeypatch.setattr("genlab.runs.manifest.refuse_links", lambda folder: None)  # made after it looked
+    monkeypatch.setattr(
+        "genlab.runs.manifest.refuse_links", lambda folder: None
+    )  # made after it looked
     with pytest.raises(runs.RunError, match=r"\.lock"), runs.held(tmp_path / "run"):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-# --- pages and cards -----------------------------------------------------------------------------------------------
+# --- pages and cards ------------------------------------------------------------------------------
 
 
 def poisoned(value, rng):
@@ -330,8 +430,12 @@ def poisoned(value, rng):
 
 
 def assert_inert(text):
-    """The page holds one script, which its policy names, and no element or address made of hostile text."""
-    tags = re.findall(r"<\s*(script|img|svg|iframe|object|base|form)\b([^>]*)", text.partition("<body>")[2])
+    """The page holds one script, which its policy names, and no element or address made of hostile
+    text.
+    """
+    tags = re.findall(
+        r"<\s*(script|img|svg|iframe|object|base|form)\b([^>]*)", text.partition("<body>")[2]
+    )
     scripts = [rest for tag, rest in tags if tag == "script"]
     assert scripts == [' type="application/json" id="data"', ""]
     assert all("onerror" not in rest and "onload" not in rest for _, rest in tags)
@@ -343,25 +447,50 @@ def assert_inert(text):
 def test_what_a_report_shows_is_escaped(stranger):
     rng, folder = random.Random(8), stranger(lambda settings: settings.update(tags=HOSTILE))
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest = poisoned(manifest, rng) | {"error": HOSTILE[1], "resumed": HOSTILE, "differences": {HOSTILE[0]: HOSTILE[:2]}}
+    manifest = poisoned(manifest, rng) | {
+        "error": HOSTILE[1],
+        "resumed": HOSTILE,
+        "differences": {HOSTILE[0]: HOSTILE[:2]},
+    }
     manifest["versions"] |= {HOSTILE[0]: "1"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     rows = (folder / "metrics.csv").read_text().splitlines()
     quoted = HOSTILE[1].replace('"', '""')
-    (folder / "metrics.csv").write_text("\n".join([f'{rows[0]},"{quoted}"', *(f"{row},1" for row in rows[1:])]) + "\n")
+    (folder / "metrics.csv").write_text(
+        "\n".join([f'{rows[0]},"{quoted}"', *(f"{row},1" for row in rows[1:])]) + "\n"
+    )
     (folder / "samples").mkdir(exist_ok=True)
-    (folder / "samples" / "texts_000002.jsonl").write_text(json.dumps({HOSTILE[0]: HOSTILE[1], "b": HOSTILE[2]}) + "\n")
+    (folder / "samples" / "texts_000002.jsonl").write_text(
+        json.dumps({HOSTILE[0]: HOSTILE[1], "b": HOSTILE[2]}) + "\n"
+    )
     assert_inert(write_report(folder).read_text())
-    content = {"num_classes": 0, "about": HOSTILE[0], "shape": [1, 1, 1], "held_out": None, "encode": None}
-    assert_inert(page("explorer.html.j2", manifest=manifest, content=content | {"x": HOSTILE}, linked=True))
+    content = {
+        "num_classes": 0,
+        "about": HOSTILE[0],
+        "shape": [1, 1, 1],
+        "held_out": None,
+        "encode": None,
+    }
+    assert_inert(
+        page("explorer.html.j2", manifest=manifest, content=content | {"x": HOSTILE}, linked=True)
+    )
 
 
 def test_what_a_sweep_shows_is_escaped_and_its_links_stay_inside(tmp_path):
     for number, name in enumerate(["javascript:window.ran=1", "a<b>#?%20", "[bold]c"]):
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.html").write_text("")
-        status = {"status": "finished", "number": number, "overrides": [f"tags={HOSTILE[number]}"], "error": HOSTILE[0]}
-        status |= {"metrics": {"val/nll": 1.0 + number, HOSTILE[1]: 2.0}, "seconds": 1, "metric": HOSTILE[1]}
+        status = {
+            "status": "finished",
+            "number": number,
+            "overrides": [f"tags={HOSTILE[number]}"],
+            "error": HOSTILE[0],
+        }
+        status |= {
+            "metrics": {"val/nll": 1.0 + number, HOSTILE[1]: 2.0},
+            "seconds": 1,
+            "metric": HOSTILE[1],
+        }
         (tmp_path / name / "status.json").write_text(json.dumps(status))
     summarise(tmp_path)
     text = (tmp_path / "report.html").read_text()
@@ -374,20 +503,30 @@ def test_what_a_sweep_shows_is_escaped_and_its_links_stay_inside(tmp_path):
 
 def test_what_a_card_shows_is_text(stranger):
     rng, folder = random.Random(4), stranger()
-    manifest = poisoned(json.loads((folder / "manifest.json").read_text()), rng) | {"overrides": [*HOSTILE, "a=\n```\n# x"]}
+    manifest = poisoned(json.loads((folder / "manifest.json").read_text()), rng) | {
+        "overrides": [*HOSTILE, "a=\n```\n# x"]
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     entry = {"value": 3.25, "split": HOSTILE[3], "count": 500, "reference": HOSTILE[4], "features": HOSTILE[0],
              "comparable": False, "weights": HOSTILE[0], "ckpt": HOSTILE[1], "seed": 0}  # fmt: skip
     runs.write_text(folder / "eval" / "metrics.json", json.dumps({HOSTILE[2]: entry}))
-    card = model_card(folder, genlab.load(folder), {"model.safetensors": "weights"}, licence=HOSTILE[3])
+    card = model_card(
+        folder, genlab.load(folder), {"model.safetensors": "weights"}, licence=HOSTILE[3]
+    )
     front, body = card.split("\n---\n", 1)
     assert yaml.safe_load(front.removeprefix("---\n"))["library_name"] == "genlab"
     fences = re.findall(r"^`{3,}.*$", body, re.M)
     inside = re.split(r"^`{3,}.*$", body, flags=re.M)
     assert len(fences) >= 2
     outside = body.partition("## To train it again")[0] + body.rpartition(max(fences, key=len))[2]
-    assert not re.search(r"(?<!\\)[<\[]", outside) and "https:" not in outside and "www." not in outside
-    assert [line for line in outside.splitlines() if line.startswith("# ")] == [outside.splitlines()[1]], inside[:1]
+    assert (
+        not re.search(r"(?<!\\)[<\[]", outside)
+        and "https:" not in outside
+        and "www." not in outside
+    )
+    assert [line for line in outside.splitlines() if line.startswith("# ")] == [
+        outside.splitlines()[1]
+    ], inside[:1]
 
 
 def test_pieces_of_a_card_are_one_line_and_fences_hold():
@@ -395,7 +534,9 @@ def test_pieces_of_a_card_are_one_line_and_fences_hold():
     for _ in range(300):
         text = "".join(rng.choices("`*_[]<>|#&~$!@:{}\\ab \n\t\u2028\x1b", k=rng.randint(1, 20)))
         shown = piece(text)
-        assert shown.isprintable() and not re.search(r"(?<!\\)(?:\\\\)*[`*_\[\]<>|#&~$!@:{}]", shown)
+        assert shown.isprintable() and not re.search(
+            r"(?<!\\)(?:\\\\)*[`*_\[\]<>|#&~$!@:{}]", shown
+        )
         opening, *_, closing = fenced(text)
         assert opening == closing and opening not in text
 
@@ -411,5 +552,7 @@ def test_an_export_takes_no_page_over(stranger):
 def test_the_page_of_an_export_is_made_anew(stranger, tmp_path, command):
     folder = stranger()
     (folder / "explorer.html").write_text("<script>window.ran=1</script>")
-    command("export", tmp_path / "out", f"run={folder}", f"out={tmp_path / 'made'}", "format=explorer")
+    command(
+        "export", tmp_path / "out", f"run={folder}", f"out={tmp_path / 'made'}", "format=explorer"
+    )
     assert_inert((tmp_path / "made" / "explorer.html").read_text())

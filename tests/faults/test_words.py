@@ -1,4 +1,6 @@
-"""Texts and paths are taken as they are typed and printed as they are; printed commands can be pasted."""
+"""Texts and paths are taken as they are typed and printed as they are; printed commands can be
+pasted.
+"""
 
 import os
 import random
@@ -11,7 +13,7 @@ from omegaconf import OmegaConf
 
 from genlab import cli, console
 from genlab.commands.text import asked
-from genlab.words import literal, value_of
+from genlab.overrides import literal, value_of
 
 PATH_KEYS = ("run", "ckpt", "input", "out", "data.path", "data.root", "data.vocab", "model.init", "hydra.run.dir",
              "hydra.sweep.dir", "+data.val_path", "model.condition.run", "metrics.weights_path")  # fmt: skip
@@ -24,7 +26,9 @@ def read(word: str, sweep: bool = False):
     """What the value of a command line's word is when a command sees it."""
     override = OverridesParser.create().parse_override(literal(word, sweep))
     assert not override.is_sweep_override()
-    return OmegaConf.to_container(OmegaConf.create({"value": override.value()}), resolve=True)["value"]
+    return OmegaConf.to_container(OmegaConf.create({"value": override.value()}), resolve=True)[
+        "value"
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,7 +60,11 @@ def test_what_is_there_is_meant(tmp_path, monkeypatch):
 
 
 def test_a_sweep_over_paths_is_one_with_m_alone():
-    assert OverridesParser.create().parse_override(literal("data.path=a,b", sweep=True)).is_sweep_override()
+    assert (
+        OverridesParser.create()
+        .parse_override(literal("data.path=a,b", sweep=True))
+        .is_sweep_override()
+    )
     assert read("data.path=a,b") == "a,b"
 
 
@@ -77,23 +85,43 @@ def test_passages_are_one_text_unless_each_is_quoted(word, passages):
     assert list(asked(settings)[0].sources) == passages
 
 
-@pytest.mark.parametrize("text", ["see [/usr/bin]", "[MASK]", "what [/x]", "a [bold]b", "7", "true", "it's ${x}, or {so}"])
+@pytest.mark.parametrize(
+    "text",
+    ["see [/usr/bin]", "[MASK]", "what [/x]", "a [bold]b", "7", "true", "it's ${x}, or {so}"],
+)
 def test_a_text_is_the_one_that_is_typed(text):
     for key in ("source", "question", "prompt", "licence"):
         assert read(f"{key}={text}") == text
 
 
 @pytest.mark.parametrize("name", ["runs[/a]", "[bold]x", "ogan[lr=2e-4], new", "a:car:b"])
-def test_names_are_printed_as_they_are_and_commands_can_be_pasted(name, trained_in, tmp_path, capsys, monkeypatch):
+def test_names_are_printed_as_they_are_and_commands_can_be_pasted(
+    name, trained_in, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    words = ["model=realnvp", "data=moons", "net.depth=2", "trainer=cpu", "trainer.max_steps=1", "callbacks.grids=null"]
-    trained_in(tmp_path / name, *words, "trainer.val_check_interval=1", "evaluate=false", "data.num_val=100")
+    words = [
+        "model=realnvp",
+        "data=moons",
+        "net.depth=2",
+        "trainer=cpu",
+        "trainer.max_steps=1",
+        "callbacks.grids=null",
+    ]
+    trained_in(
+        tmp_path / name,
+        *words,
+        "trainer.val_check_interval=1",
+        "evaluate=false",
+        "data.num_val=100",
+    )
     said = capsys.readouterr().err
     assert str(tmp_path / name) in said
     commands = [shlex.split(line) for line in said.splitlines() if line.startswith("  genlab ")]
     assert commands
     for command in commands:
-        assert (tmp_path / value_of(literal(next(w for w in command if w.startswith("run="))))).is_dir()
+        assert (
+            tmp_path / value_of(literal(next(w for w in command if w.startswith("run="))))
+        ).is_dir()
 
 
 def test_tables_and_progress_print_names_as_they_are(capsys):

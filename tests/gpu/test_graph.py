@@ -5,25 +5,58 @@ import torch
 
 from genlab.runs import read_checkpoint
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
 
 COMMON = ["data=digits", "data.batch_size=16", "trainer=gpu", "trainer.precision=64-true"]
 COMMON += ["trainer.max_steps=12", "trainer.val_check_interval=6", "trainer.log_every_n_steps=2"]
 COMMON += ["callbacks.grids=null", "evaluate=false", "explorer=false"]
 GAN = ["callbacks.quality=null", "net.generator.width_multiple=1"]
-GLO = ["callbacks.quality=null", "net.generator.dim=4", "net.generator.hidden_dim=32", "data.image_size=32"]
-TEXT = ["net=bert_tiny", "net.dim=16", "net.hidden_dim=32", "net.num_layers=2", "net.dropout=0", "net.attention_dropout=0"]
+GLO = [
+    "callbacks.quality=null",
+    "net.generator.dim=4",
+    "net.generator.hidden_dim=32",
+    "data.image_size=32",
+]
+TEXT = [
+    "net=bert_tiny",
+    "net.dim=16",
+    "net.hidden_dim=32",
+    "net.num_layers=2",
+    "net.dropout=0",
+    "net.attention_dropout=0",
+]
 TEXT += ["data.vocab_size=200"]
 FEW = ["data.num_train=400", "data.num_val=16", "data.num_test=16"]
-PRETRAIN = [*TEXT, "data=fact_texts", "data.num_documents=600", "data.max_length=32", "model.warmup=2"]
+PRETRAIN = [
+    *TEXT,
+    "data=fact_texts",
+    "data.num_documents=600",
+    "data.max_length=32",
+    "model.warmup=2",
+]
 RECIPES = {
     "ogan": ["model=ogan", *GAN],
-    "alternating": ["model=dcgan", "model.update=alternating", "model.num_discriminator_steps=2", *GAN],
-    "lazy_penalty": ["model=dcgan", "penalty=r1", "penalty.every=3", "trainer.gradient_clip_val=1", *GAN],
+    "alternating": [
+        "model=dcgan",
+        "model.update=alternating",
+        "model.num_discriminator_steps=2",
+        *GAN,
+    ],
+    "lazy_penalty": [
+        "model=dcgan",
+        "penalty=r1",
+        "penalty.every=3",
+        "trainer.gradient_clip_val=1",
+        *GAN,
+    ],
     "rmsprop": ["model=dcgan", "optimizer=rmsprop", *GAN],
     "sngan": [
         "model=sngan",
-        "model.generator_lr=0.000244140625",  # a power of two: in a graph rates are float32, whose rounding would grow here
+        # a power of two: in a graph rates are float32, whose rounding would grow here
+        "model.generator_lr=0.000244140625",
         "model.discriminator_lr=0.000244140625",
         "data.image_size=32",
         "callbacks.quality=null",
@@ -33,9 +66,21 @@ RECIPES = {
     "glo": ["model=glo", *GLO],
     "glo_reset": ["model=glo", "model.reset_optimizer=true", "data.batch_size=512", *GLO],
     "glann": ["model=glann", "model.glo_steps=6", *GLO],
-    "glow": ["model=glow", "net.depth=2", "net.hidden=8", "model.warmup_steps=2", "model.decay_steps=12"],
+    "glow": [
+        "model=glow",
+        "net.depth=2",
+        "net.hidden=8",
+        "model.warmup_steps=2",
+        "model.decay_steps=12",
+    ],
     "iresnet": ["model=iresnet", "net.num_blocks=2", "net.width=8", "model.warmup_steps=4"],
-    "points": ["model=iresnet", "net=iresnet_points", "data=moons", "net.num_blocks=2", "net.width=16"],
+    "points": [
+        "model=iresnet",
+        "net=iresnet_points",
+        "data=moons",
+        "net.num_blocks=2",
+        "net.width=16",
+    ],
     "pretrain_mlm": ["model=pretrain_mlm", *PRETRAIN],
     "pretrain_unilm": ["model=pretrain_unilm", *PRETRAIN],
     "unilm_qa": ["model=unilm_qa", *TEXT, "data=facts", "data.pad_to_multiple_of=64", *FEW],
@@ -43,12 +88,16 @@ RECIPES = {
 
 
 def close(one: dict, other: dict) -> None:
-    """Weights, averages and optimiser states agree to rounding, and all else of two checkpoints exactly."""
+    """Weights, averages and optimiser states agree to rounding, and all else of two checkpoints
+    exactly.
+    """
     assert one["global_step"] == other["global_step"]
     assert one["lr_schedulers"] == other["lr_schedulers"]
     for part in ("state_dict", "ema"):
         for name, value in one.get(part, {}).items():
-            if not name.endswith((".u", ".v", ".basis")):  # singular vectors of maps, of either sign
+            if not name.endswith(
+                (".u", ".v", ".basis")
+            ):  # singular vectors of maps, of either sign
                 value = value.double()
                 error = (value - other[part][name].double()).norm()
                 assert error <= 1e-4 * value.norm() + 1e-6, (part, name, error)
@@ -71,7 +120,12 @@ def test_replayed_steps_are_the_eager_ones(trained_in, tmp_path, name):
         words.remove("callbacks.grids=null")
     for kind, more in {"eager": [], "graph": ["trainer.graph=true"]}.items():
         trained_in(tmp_path / kind, *words, *more)
-    close(*(read_checkpoint(tmp_path / kind / "checkpoints" / "last.ckpt") for kind in ("eager", "graph")))
+    close(
+        *(
+            read_checkpoint(tmp_path / kind / "checkpoints" / "last.ckpt")
+            for kind in ("eager", "graph")
+        )
+    )
     eager, graph = (rows(tmp_path / kind / "metrics.csv") for kind in ("eager", "graph"))
     assert eager[0] == graph[0] and len(eager) == len(graph)
     columns = eager[0].split(",")
@@ -86,8 +140,18 @@ def test_a_run_goes_on_under_a_graph_and_without_one(trained_in, tmp_path):
     trained_in(tmp_path / "whole", *words, "trainer.graph=true")
     trained_in(tmp_path / "parts", *words, "trainer.graph=true", "trainer.max_steps=6")
     trained_in(tmp_path / "parts", f"run={tmp_path / 'parts'}", "trainer.max_steps=9")
-    trained_in(tmp_path / "parts", f"run={tmp_path / 'parts'}", "trainer.max_steps=12", "trainer.graph=false")
-    close(*(read_checkpoint(tmp_path / kind / "checkpoints" / "last.ckpt") for kind in ("whole", "parts")))
+    trained_in(
+        tmp_path / "parts",
+        f"run={tmp_path / 'parts'}",
+        "trainer.max_steps=12",
+        "trainer.graph=false",
+    )
+    close(
+        *(
+            read_checkpoint(tmp_path / kind / "checkpoints" / "last.ckpt")
+            for kind in ("whole", "parts")
+        )
+    )
 
 
 @pytest.mark.parametrize("name", ["ogan", "glow"])
@@ -95,7 +159,12 @@ def test_compiled_networks_take_the_same_steps(trained_in, tmp_path, name):
     words = [*COMMON, *RECIPES[name], "trainer.max_steps=6"]
     trained_in(tmp_path / "eager", *words)
     trained_in(tmp_path / "compiled", *words, "trainer.graph=true", "trainer.compile=true")
-    close(*(read_checkpoint(tmp_path / kind / "checkpoints" / "last.ckpt") for kind in ("eager", "compiled")))
+    close(
+        *(
+            read_checkpoint(tmp_path / kind / "checkpoints" / "last.ckpt")
+            for kind in ("eager", "compiled")
+        )
+    )
 
 
 @pytest.mark.parametrize(

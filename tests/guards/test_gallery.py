@@ -18,7 +18,12 @@ SCRIPT = ROOT / "benchmarks" / "gallery.py"
 spec = importlib.util.spec_from_file_location("gallery", SCRIPT)
 gallery = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(gallery)
-TRAINED = [words for _, commands in gallery.COMMANDS.values() for words in commands if words.startswith("genlab train")]
+TRAINED = [
+    words
+    for _, commands in gallery.COMMANDS.values()
+    for words in commands
+    if words.startswith("genlab train")
+]
 
 
 @pytest.mark.parametrize("name", gallery.ENTRIES)
@@ -40,10 +45,20 @@ def test_a_sweep_composes(command, composed):
 
 
 def test_every_picture_shown_is_made():
-    made = {f"{name}_{picture}.png" for name, entry in gallery.ENTRIES.items() for picture in entry.pictures}
-    made |= {name for _, commands in gallery.COMMANDS.values() for name in re.findall(r"images}/(\S+)", " ".join(commands))}
+    made = {
+        f"{name}_{picture}.png"
+        for name, entry in gallery.ENTRIES.items()
+        for picture in entry.pictures
+    }
+    made |= {
+        name
+        for _, commands in gallery.COMMANDS.values()
+        for name in re.findall(r"images}/(\S+)", " ".join(commands))
+    }
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-    shown = {name for page in pages for name in re.findall(r"images/([\w.]+png)\)", page.read_text())}
+    shown = {
+        name for page in pages for name in re.findall(r"images/([\w.]+png)\)", page.read_text())
+    }
     assert len(shown) >= 10 and shown <= made
 
 
@@ -64,6 +79,12 @@ def test_a_finished_run_is_taken_and_a_stopped_one_goes_on(tmp_path):
 
 
 def test_the_list_does_nothing(tmp_path):
-    done = subprocess.run([sys.executable, SCRIPT, "--list"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.count("genlab train") >= 10 and not list(tmp_path.iterdir())
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--list"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (
+        done.returncode == 0
+        and done.stdout.count("genlab train") >= 10
+        and not list(tmp_path.iterdir())
+    )
     assert "h of two cores" in done.stdout

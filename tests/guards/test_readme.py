@@ -1,4 +1,6 @@
-"""What the README shows composes and fits, what docs/ show composes; docs/options.md names every option there is."""
+"""What the README shows composes and fits, what docs/ show composes; docs/options.md names every
+option there is.
+"""
 
 import re
 import shlex
@@ -22,10 +24,16 @@ IN_DOCS = {
 
 def composed_settings(command: str, composed):
     """The config of each job of a command, as many as its longest sweep has values."""
-    words = [w for w in shlex.split(command)[2:] if w not in ("-m", "--help") and not w.startswith("hydra")]
+    words = [
+        w
+        for w in shlex.split(command)[2:]
+        if w not in ("-m", "--help") and not w.startswith("hydra")
+    ]
     words = [re.sub(r"=(tag|interval)\(.*", "=0.5", word) for word in words]
     sweeps = [
-        [word] if "[" in word else [f"{word.partition('=')[0]}={value}" for value in word.partition("=")[2].split(",")]
+        [word]
+        if "[" in word
+        else [f"{word.partition('=')[0]}={value}" for value in word.partition("=")[2].split(",")]
         for word in words
     ]
     for i in range(max((len(choices) for choices in sweeps), default=1)):
@@ -50,11 +58,25 @@ def test_a_command_of_the_docs_composes(command, composed):
 
 
 @pytest.mark.parametrize(
-    "group", ["model", "net", "net/modulation", "loss", "penalty", "augment", "data", "trainer", "logger", "sweep"]
+    "group",
+    [
+        "model",
+        "net",
+        "net/modulation",
+        "loss",
+        "penalty",
+        "augment",
+        "data",
+        "trainer",
+        "logger",
+        "sweep",
+    ],
 )
 def test_the_table_of_groups_is_whole(group):
     there = {
-        p.name.removesuffix(".yaml") for p in files("genlab.conf").joinpath(group).iterdir() if p.name.endswith(".yaml")
+        p.name.removesuffix(".yaml")
+        for p in files("genlab.conf").joinpath(group).iterdir()
+        if p.name.endswith(".yaml")
     }
     named = set(re.findall(r"`([a-z0-9_]+)`", (README.parent / "docs" / "options.md").read_text()))
     assert there <= named, f"{group}: docs/options.md does not name {there - named}"

@@ -5,13 +5,17 @@ from contextlib import contextmanager
 
 import pytest
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None
+)
 
 
 @pytest.fixture
 def opened():
-    """with opened(path, ready=None, schemes=("file:", "data:"), **options) as page: the page in a browser, once the selector
-    `ready` is there; an error of its script, or a request for anything of another scheme, fails the test."""
+    """with opened(path, ready=None, schemes=("file:", "data:"), **options) as page: the page in a
+    browser, once the selector `ready` is there; an error of its script, or a request for anything
+    of another scheme, fails the test.
+    """
     return open_page
 
 
@@ -24,7 +28,10 @@ def open_page(path, ready=None, schemes=("file:", "data:"), **options):
         browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page, errors = browser.new_page(**options), []
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda asked: None if asked.url.startswith(schemes) else errors.append(asked.url))
+        page.on(
+            "request",
+            lambda asked: None if asked.url.startswith(schemes) else errors.append(asked.url),
+        )
         page.goto(path.as_uri())
         if ready is not None:
             page.wait_for_selector(ready)

@@ -14,7 +14,9 @@ MODEL = {
 
 
 def test_build_makes_what_the_node_says_with_plain_containers():
-    node = OmegaConf.create({"_target_": "torch.optim.Adam", "_partial_": True, "betas": [0.5, 0.999]})
+    node = OmegaConf.create(
+        {"_target_": "torch.optim.Adam", "_partial_": True, "betas": [0.5, 0.999]}
+    )
     built = config.build(node)
     assert built.func is torch.optim.Adam and type(built.keywords["betas"]) is list
 
@@ -27,7 +29,7 @@ def test_build_makes_what_the_node_says_with_plain_containers():
         "torch.load",
         "genlab.config.importlib.import_module",  # through what a module imported
         "genlab.data.os.system",
-        "genlab.systems.gan.torch.hub.load",
+        "genlab.systems.gan.gan.torch.hub.load",
         "torch.nn.init.normal_",  # a function of a library
         "torch.nn.modules.module.warnings.warn",
         "genlab.runs.write_text",  # genlab's own, but nothing that a config describes
@@ -41,13 +43,20 @@ def test_what_is_not_allow_listed_is_not_built(target):
 
 def test_nested_targets_are_checked_before_anything_is_built():
     with pytest.raises(config.ConfigError, match=r"os\.system"):
-        config.build({"_target_": "torch.nn.Sequential", "x": [{"y": {"_target_": "os.system", "command": "true"}}]})
+        config.build(
+            {
+                "_target_": "torch.nn.Sequential",
+                "x": [{"y": {"_target_": "os.system", "command": "true"}}],
+            }
+        )
 
 
 def test_the_command_line_may_allow_another_package():
     with pytest.raises(config.ConfigError, match=r"allow=\[fractions\]"):
         config.build({"_target_": "fractions.Fraction"})
-    assert config.build({"_target_": "fractions.Fraction", "numerator": 3}, allow=["fractions"]) == 3
+    assert (
+        config.build({"_target_": "fractions.Fraction", "numerator": 3}, allow=["fractions"]) == 3
+    )
 
 
 def test_a_runs_config_cannot_widen_the_allow_list_or_reach_hydra(tmp_path):
@@ -70,7 +79,12 @@ def test_yaml_tags_in_a_runs_config_are_not_executed(tmp_path):
 
 def test_validate_reports_all_errors_at_once_with_keys_and_suggestions():
     cfg = {
-        "model": {"_target_": "genlab.systems.ogan.OGAN", "latent_dmi": 8, "update": "shard", "out_dim": "many"},
+        "model": {
+            "_target_": "genlab.systems.gan.ogan.OGAN",
+            "latent_dmi": 8,
+            "update": "shard",
+            "out_dim": "many",
+        },
         "net": {"generator": MODEL | {"kernal_size": 4}},
         "loss": {"_target_": "genlab.losses.gan.Hing"},
     }
@@ -78,18 +92,30 @@ def test_validate_reports_all_errors_at_once_with_keys_and_suggestions():
         config.validate(cfg, {"model": ["net", "loss"]})
     text = str(caught.value)
     assert "model.latent_dmi: " in text and "Did you mean 'latent_dim'?" in text
-    assert "model.update=shard: expected one of shared, single" in text and "Did you mean 'shared'?" in text
+    assert (
+        "model.update=shard: expected one of shared, single" in text
+        and "Did you mean 'shared'?" in text
+    )
     assert "model.out_dim=many: expected int" in text
     assert "net.generator.kernal_size" in text and "'kernel_size'" in text
     assert "Did you mean 'Hinge'?" in text
-    assert "model.optimizer: " in text and "needs a value here" in text  # required by GAN, found through **kwargs
+    assert (
+        "model.optimizer: " in text and "needs a value here" in text
+    )  # required by GAN, found through **kwargs
     assert "model.net" not in text
 
 
 def test_validate_accepts_what_python_would():
     config.validate({"net": MODEL | {"width_multiple": 4}})
     config.validate(
-        {"ema": {"_target_": "genlab.callbacks.ema.EMA", "half_life": 5, "modules": ["generator"], "ramp_up": None}}
+        {
+            "ema": {
+                "_target_": "genlab.callbacks.ema.EMA",
+                "half_life": 5,
+                "modules": ["generator"],
+                "ramp_up": None,
+            }
+        }
     )
 
 

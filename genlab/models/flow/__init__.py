@@ -1,0 +1,1 @@
+"""Invertible networks, one paper a file."""

@@ -18,17 +18,21 @@ __all__ = ["IResNet"]
 
 
 class IResNet(nn.Module):
-    """x of `shape` (C, H, W) or (D,) <-> z (B, D) of a standard normal; forward gives (z, log det (B,)) in nats.
+    """x of `shape` (C, H, W) or (D,) <-> z (B, D) of a standard normal; forward gives (z, log det
+    (B,)) in nats.
 
-    An image goes through `levels` scales of `num_blocks` ActNorms and residual blocks each; between scales (and before
-    the first with squeeze_first) it is squeezed, and half of its channels leave if factor_out. Points: `num_blocks` dense
-    blocks, each followed by an ActNorm. width: channels, or units, of the hidden layers; depth: hidden layers of a dense
-    block. dense_blocks: blocks of `dense_width` units on all numbers together at the end. norm: the ActNorm before or
-    after each block. prior: diagonal learns a mean and a scale of each number of z, as a last ActNorm; standard does not.
-    log_det, eval_log_det: series of genlab.nn.log_det, in training and otherwise; null, null: the log-determinant is NaN.
-    The other arguments are those of ResidualBlock and LipschitzMap; refresh_tolerance is that of `refresh`.
+    An image goes through `levels` scales of `num_blocks` ActNorms and residual blocks each; between
+    scales (and before the first with squeeze_first) it is squeezed, and half of its channels leave
+    if factor_out. Points: `num_blocks` dense blocks, each followed by an ActNorm. width: channels,
+    or units, of the hidden layers; depth: hidden layers of a dense block. dense_blocks: blocks of
+    `dense_width` units on all numbers together at the end. norm: the ActNorm before or after each
+    block. prior: diagonal learns a mean and a scale of each number of z, as a last ActNorm;
+    standard does not. log_det, eval_log_det: series of genlab.nn.log_det, in training and
+    otherwise; null, null: the log-determinant is NaN. The other arguments are those of
+    ResidualBlock and LipschitzMap; refresh_tolerance is that of `refresh`.
 
-    "Invertible Residual Networks", Behrmann et al. 2019, arXiv 1811.00995, section 5.3 and appendix C.
+    "Invertible Residual Networks", Behrmann et al. 2019, arXiv 1811.00995, section 5.3 and appendix
+    C.
     """
 
     def __init__(
@@ -61,7 +65,12 @@ class IResNet(nn.Module):
         self.shape, self.dims = tuple(shape), math.prod(shape)
         self.refresh_tolerance, self.norm = refresh_tolerance, norm
         self.maps = {"activation": activation, "coeff": coeff, "detach_sigma": detach_sigma}
-        self.estimate = {"series": log_det, "eval_series": eval_log_det, "num_probes": num_probes, "probe": probe}
+        self.estimate = {
+            "series": log_det,
+            "eval_series": eval_log_det,
+            "num_probes": num_probes,
+            "probe": probe,
+        }
         self.estimate |= {"eval_num_probes": eval_num_probes, "backward": backward}
         self.estimate |= {"tolerance": tolerance, "anderson": anderson}
         self.started = False  # the network's very first branch has no activation before it
@@ -75,7 +84,7 @@ class IResNet(nn.Module):
         self.ending = Chain([*ending, ActNorm(self.dims)] if prior == "diagonal" else ending)
         del self.maps, self.estimate
 
-    # --- building ----------------------------------------------------------------------------------------------
+    # --- building ---------------------------------------------------------------------------------
 
     def _normed(self, block: ResidualBlock, num_features: int) -> list[nn.Module]:
         pair = [ActNorm(num_features), block]
@@ -88,7 +97,9 @@ class IResNet(nn.Module):
     def _dense(self, dim: int, widths: list[int]) -> ResidualBlock:
         return self._block(dense_branch(dim, widths, leading=self.started, **self.maps))
 
-    def _points(self, dim: int, num_blocks: int | list[int], width: int, depth: int, levels: int | None) -> list[nn.Module]:
+    def _points(
+        self, dim: int, num_blocks: int | list[int], width: int, depth: int, levels: int | None
+    ) -> list[nn.Module]:
         if levels not in (None, 1) or not isinstance(num_blocks, int):
             raise ValueError(
                 f"net.levels={levels}, net.num_blocks={num_blocks}: points have one scale; give one number of blocks"
@@ -97,13 +108,20 @@ class IResNet(nn.Module):
         return [part for block in blocks for part in self._normed(block, dim)]
 
     def _images(
-        self, num_blocks: int | list[int], width: int, levels: int | None, squeeze_first: bool, factor_out: bool
+        self,
+        num_blocks: int | list[int],
+        width: int,
+        levels: int | None,
+        squeeze_first: bool,
+        factor_out: bool,
     ) -> MultiScale:
         if levels is None:
             levels = len(num_blocks) if isinstance(num_blocks, list) else 2
         counts = [num_blocks] * levels if isinstance(num_blocks, int) else num_blocks
         if len(counts) != levels or min(counts) < 1:
-            raise ValueError(f"net.num_blocks={num_blocks}: expected a number, or one for each of the {levels} scales")
+            raise ValueError(
+                f"net.num_blocks={num_blocks}: expected a number, or one for each of the {levels} scales"
+            )
         stages, shapes, shape = [], [], self.shape
         for level, count in enumerate(counts):
             stage: list[nn.Module] = []
@@ -123,7 +141,7 @@ class IResNet(nn.Module):
             stages, shapes = [Chain(module for stage in stages for module in stage)], shapes[-1:]
         return MultiScale(stages, shapes)
 
-    # --- the bijection -----------------------------------------------------------------------------------------
+    # --- the bijection ----------------------------------------------------------------------------
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         z, log_det = self.flow(x)
@@ -133,19 +151,23 @@ class IResNet(nn.Module):
     def inverse(self, z: Tensor) -> Tensor:
         return self.flow.inverse(self.ending.inverse(z))
 
-    # --- what there is to know ---------------------------------------------------------------------------------
+    # --- what there is to know --------------------------------------------------------------------
 
     def blocks(self) -> list[ResidualBlock]:
         return [module for module in self.modules() if isinstance(module, ResidualBlock)]
 
     @property
     def surrogate(self) -> bool:
-        """Whether the log-determinant is, in the present mode, a truncated series: biased, and no likelihood."""
+        """Whether the log-determinant is, in the present mode, a truncated series: biased, and no
+        likelihood.
+        """
         series = [block.series if block.training else block.eval_series for block in self.blocks()]
         return any(isinstance(one, Truncated) for one in series) and self.training
 
     def estimates(self) -> dict[str, Tensor]:
-        """Mean and standard deviation over the last training batch of each block's estimate, in nats."""
+        """Mean and standard deviation over the last training batch of each block's estimate, in
+        nats.
+        """
         if isinstance(self.blocks()[0].series, Exact | None):
             return {}
         return {f"log_det/{name}": value for name, value in estimator_moments(self).items()}
@@ -155,16 +177,22 @@ class IResNet(nn.Module):
         return refresh(self, self.refresh_tolerance)
 
     def certificate(self) -> dict[str, Any]:
-        """The certificate of genlab.nn.certificate, with the bias that eval_log_det may have, in bits a dimension."""
+        """The certificate of genlab.nn.certificate, with the bias that eval_log_det may have, in
+        bits a dimension.
+        """
         found = certificate(self)
         if self.blocks()[0].eval_series is None:
             return found
         pairs = zip(self.blocks(), found["blocks"], strict=True)
-        bias = sum(block.eval_series.bias(entry["lipschitz"], block.branch.dims) for block, entry in pairs)
+        bias = sum(
+            block.eval_series.bias(entry["lipschitz"], block.branch.dims) for block, entry in pairs
+        )
         return found | {"bias_bits_per_dim": bias / (self.dims * math.log(2))}
 
     def inversions(self) -> dict[str, float]:
-        """Of the last inverse: iterations of all blocks together, the last step and the error bound of the worst block."""
+        """Of the last inverse: iterations of all blocks together, the last step and the error bound
+        of the worst block.
+        """
         done = [block.inversion for block in self.blocks() if block.inversion is not None]
         return {
             "iterations": sum(one.iterations for one in done),

@@ -24,13 +24,16 @@ def checkerboard(shape: tuple[int, int, int], odd: bool = False) -> Tensor:
 
 
 class RealNVP(nn.Module):
-    """x of `shape` (C, H, W) or (D,) <-> z (B, D) of a standard normal; forward gives (z, log det (B,)) in nats.
+    """x of `shape` (C, H, W) or (D,) <-> z (B, D) of a standard normal; forward gives (z, log det
+    (B,)) in nats.
 
-    Each scale of an image: three couplings under checkerboard masks in turn, a squeeze, three by channels in turn, then
-    half of the channels leave; the last scale: four under checkerboards. levels: scales, null for one more than the sides
-    divide by 2, at most 3. hidden, num_blocks (null: 2): channels and residual blocks of a coupling's network. Points:
-    `depth` couplings (null: 16) of features in turn, whose networks have two hidden layers. Where the source has batch
-    normalisation, between couplings and inside their networks, here is ActNorm, which needs no statistics of a batch.
+    Each scale of an image: three couplings under checkerboard masks in turn, a squeeze, three by
+    channels in turn, then half of the channels leave; the last scale: four under checkerboards.
+    levels: scales, null for one more than the sides divide by 2, at most 3. hidden, num_blocks
+    (null: 2): channels and residual blocks of a coupling's network. Points: `depth` couplings
+    (null: 16) of features in turn, whose networks have two hidden layers. Where the source has
+    batch normalisation, between couplings and inside their networks, here is ActNorm, which needs
+    no statistics of a batch.
 
     "Density estimation using Real NVP", Dinh, Sohl-Dickstein and Bengio 2017, arXiv 1605.08803.
     """
@@ -47,17 +50,28 @@ class RealNVP(nn.Module):
         super().__init__()
         self.shape, self.dims = tuple(shape), prod(shape)
         if len(shape) not in (1, 3) or self.dims < 2:
-            raise ValueError(f"net.shape={list(shape)}: expected (C, H, W) of an image, or (D,) of a point with D > 1")
+            raise ValueError(
+                f"net.shape={list(shape)}: expected (C, H, W) of an image, or (D,) of a point with D > 1"
+            )
         if len(shape) == 1:
             if levels not in (None, 1) or num_blocks is not None:
-                raise ValueError(f"net.levels={levels}, net.num_blocks={num_blocks}: are for images; points take net.depth=")
+                raise ValueError(
+                    f"net.levels={levels}, net.num_blocks={num_blocks}: are for images; points take net.depth="
+                )
             self.flow = Chain(
-                _by_features(shape[0], 16 if depth is None else depth, lambda i, o: mlp(i, hidden, o), coupling)
+                _by_features(
+                    shape[0],
+                    16 if depth is None else depth,
+                    lambda i, o: mlp(i, hidden, o),
+                    coupling,
+                )
             )
             return
 
         if depth is not None:
-            raise ValueError(f"net.depth={depth}: is for points; images have 3 + 3 couplings a scale, so take net.levels=")
+            raise ValueError(
+                f"net.depth={depth}: is for points; images have 3 + 3 couplings a scale, so take net.levels="
+            )
 
         def net(inputs: int, outputs: int) -> nn.Module:
             return ResNet(inputs, hidden, outputs, 2 if num_blocks is None else num_blocks)
@@ -83,23 +97,33 @@ class RealNVP(nn.Module):
 
 
 def _by_checkerboard(shape, count: int, net, coupling: str) -> list[nn.Module]:
-    pairs = [(MaskedCoupling(checkerboard(shape, i % 2 == 1), net, coupling), ActNorm(shape[0])) for i in range(count)]
+    pairs = [
+        (MaskedCoupling(checkerboard(shape, i % 2 == 1), net, coupling), ActNorm(shape[0]))
+        for i in range(count)
+    ]
     return [bijection for pair in pairs for bijection in pair]
 
 
 def _by_features(num_features: int, count: int, net, coupling: str) -> list[nn.Module]:
-    pairs = [(Coupling(num_features, net, coupling, swap=i % 2 == 1), ActNorm(num_features)) for i in range(count)]
+    pairs = [
+        (Coupling(num_features, net, coupling, swap=i % 2 == 1), ActNorm(num_features))
+        for i in range(count)
+    ]
     return [bijection for pair in pairs for bijection in pair]
 
 
 class ResNet(nn.Module):
-    """A coupling's network (B, C, H, W) -> (B, outputs, H, W): pre-activation residual blocks, the last layer from 0."""
+    """A coupling's network (B, C, H, W) -> (B, outputs, H, W): pre-activation residual blocks, the
+    last layer from 0.
+    """
 
     def __init__(self, inputs: int, hidden: int, outputs: int, num_blocks: int):
         super().__init__()
         self.first = nn.Conv2d(inputs, hidden, 3, padding=1)
         self.norms = nn.ModuleList(ActNorm(hidden) for _ in range(2 * num_blocks + 1))
-        self.convs = nn.ModuleList(nn.Conv2d(hidden, hidden, 3, padding=1, bias=False) for _ in range(2 * num_blocks))
+        self.convs = nn.ModuleList(
+            nn.Conv2d(hidden, hidden, 3, padding=1, bias=False) for _ in range(2 * num_blocks)
+        )
         self.last = ZeroLayer(nn.Conv2d(hidden, outputs, 1))
 
     def forward(self, x: Tensor) -> Tensor:

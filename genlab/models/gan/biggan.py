@@ -1,10 +1,10 @@
 """BigGAN's residual networks.
 
-"Large Scale GAN Training for High Fidelity Natural Image Synthesis", Brock et al. 2019, arXiv 1809.11096, appendix B, with
-the layers of ajbrock/BigGAN-PyTorch.
+"Large Scale GAN Training for High Fidelity Natural Image Synthesis", Brock et al. 2019, arXiv
+1809.11096, appendix B, with the layers of ajbrock/BigGAN-PyTorch.
 
-Shapes: B batch, C image channels, S image size (32, 64, 128, 256), Z latent_dim, E embedding_dim, O out_dim. dim is the
-base width, 96 in the source (64 at 32 pixels), which the tables multiply.
+Shapes: B batch, C image channels, S image size (32, 64, 128, 256), Z latent_dim, E embedding_dim, O
+out_dim. dim is the base width, 96 in the source (64 at 32 pixels), which the tables multiply.
 """
 
 import itertools
@@ -26,7 +26,12 @@ from genlab.ranges import NonNegativeInt, PositiveInt
 __all__ = ["DBlock", "Discriminator", "GBlock", "Generator", "LinearModulation"]
 
 # Widths over dim at 4, 8, ..., S
-GENERATOR = {32: (4, 4, 4, 4), 64: (16, 16, 8, 4, 2), 128: (16, 16, 8, 4, 2, 1), 256: (16, 16, 8, 8, 4, 2, 1)}
+GENERATOR = {
+    32: (4, 4, 4, 4),
+    64: (16, 16, 8, 4, 2),
+    128: (16, 16, 8, 4, 2, 1),
+    256: (16, 16, 8, 8, 4, 2, 1),
+}
 # Widths over dim after each block, and how many blocks halve the size: the first ones
 DISCRIMINATOR = {
     32: ((4, 4, 4, 4), 2),
@@ -39,7 +44,9 @@ DISCRIMINATOR = {
 def _check(image_size: int, attention: int | None) -> None:
     if image_size not in GENERATOR:
         sizes = ", ".join(map(str, GENERATOR))
-        raise ValueError(f"image_size={image_size}: a BigGAN is for one of {sizes} (data.image_size=)")
+        raise ValueError(
+            f"image_size={image_size}: a BigGAN is for one of {sizes} (data.image_size=)"
+        )
     sizes = [2**i for i in range(3, image_size.bit_length() - 1)]
     if attention is not None and attention not in sizes:
         raise ValueError(
@@ -51,16 +58,21 @@ def _normalise(network: nn.Module, *kinds: type[nn.Module]) -> None:
     """Spectrally normalises what is of `kinds` in `network` and is not yet."""
     for module in list(network.modules()):
         if isinstance(module, kinds) and not parametrize.is_parametrized(module, "weight"):
-            parametrize.register_parametrization(module, "weight", SpectralNorm(module.weight, eps=1e-6))
+            parametrize.register_parametrization(
+                module, "weight", SpectralNorm(module.weight, eps=1e-6)
+            )
 
 
 class LinearModulation(nn.Module):
-    """h -> (1 + U c) BN(h) + V c, BN without affine and U, V (C, latent_dim) spectrally normalised; as in genlab.nn.norm.
+    """h -> (1 + U c) BN(h) + V c, BN without affine and U, V (C, latent_dim) spectrally normalised;
+    as in genlab.nn.norm.
 
     Labels reach it through c.
     """
 
-    def __init__(self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0):
+    def __init__(
+        self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0
+    ):
         super().__init__()
         self.norm = nn.BatchNorm2d(num_features, eps=1e-5, affine=False)
         self.gain = nn.Linear(latent_dim, num_features, bias=False)
@@ -69,13 +81,16 @@ class LinearModulation(nn.Module):
         _normalise(self, nn.Linear)
 
     def forward(self, h: Tensor, c: Tensor, y: Tensor | None = None) -> Tensor:
-        return torch.addcmul(self.bias(c)[:, :, None, None], self.norm(h), 1 + self.gain(c)[:, :, None, None])
+        return torch.addcmul(
+            self.bias(c)[:, :, None, None], self.norm(h), 1 + self.gain(c)[:, :, None, None]
+        )
 
 
 class GBlock(nn.Module):
     """h (B, C_in, H, W), c, labels (B,) if any -> (B, C_out, 2H, 2W).
 
-    norm, ReLU, resize, conv3, norm, ReLU, conv3; beside it resize and conv1. norm: called as norm(num_features).
+    norm, ReLU, resize, conv3, norm, ReLU, conv3; beside it resize and conv1. norm: called as
+    norm(num_features).
     """
 
     def __init__(self, c_in: int, c_out: int, norm: Callable[[int], nn.Module], upsample: str):
@@ -89,7 +104,8 @@ class GBlock(nn.Module):
     def forward(self, h: Tensor, c: Tensor, y: Tensor | None) -> Tensor:
         branch = resized_conv(self.norm1(h, c, y).relu_(), self.resize, self.conv1)
         branch = self.conv2(self.norm2(branch, c, y).relu_())
-        # Before the resize the 1x1 convolution costs a quarter, and gives the same but where zeros are inserted.
+        # Before the resize the 1x1 convolution costs a quarter, and gives the same but where zeros
+        # are inserted.
         if self.resize.mode == "zero_insert":
             return branch + self.shortcut(self.resize(h))
         return branch + self.resize(self.shortcut(h))
@@ -98,8 +114,9 @@ class GBlock(nn.Module):
 class DBlock(nn.Module):
     """x (B, C_in, H, W) -> (B, C_out, H/2, W/2), or of x's size with down=False.
 
-    ReLU, conv3, ReLU, conv3, average pooling, the first convolution already of C_out channels; beside it conv1 and
-    average pooling, or x itself where its shape does. first: for images, which no ReLU meets.
+    ReLU, conv3, ReLU, conv3, average pooling, the first convolution already of C_out channels;
+    beside it conv1 and average pooling, or x itself where its shape does. first: for images, which
+    no ReLU meets.
     """
 
     def __init__(self, c_in: int, c_out: int, down: bool, first: bool):
@@ -120,10 +137,11 @@ class DBlock(nn.Module):
 class Generator(nn.Module):
     """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1].
 
-    z is split evenly: the first part makes the 4x4 features, each further one, beside the label's embedding (B, E), is the
-    condition of a block. Then BN with an affine of its own, ReLU, conv3, tanh. Orthogonal weights, all but embeddings
-    spectrally normalised. norm: called as norm(num_features, condition_dim, num_classes), see genlab.nn.norm. attention:
-    the size of the features that attend to each other; the source has 64 at 128 and 256 pixels, null at 32.
+    z is split evenly: the first part makes the 4x4 features, each further one, beside the label's
+    embedding (B, E), is the condition of a block. Then BN with an affine of its own, ReLU, conv3,
+    tanh. Orthogonal weights, all but embeddings spectrally normalised. norm: called as
+    norm(num_features, condition_dim, num_classes), see genlab.nn.norm. attention: the size of the
+    features that attend to each other; the source has 64 at 128 and 256 pixels, null at 32.
     """
 
     def __init__(
@@ -156,7 +174,9 @@ class Generator(nn.Module):
             for c_in, c_out in itertools.pairwise(widths)
         )
         self.attention_size = attention
-        self.attention = None if attention is None else SelfAttention(widths[attention.bit_length() - 3])
+        self.attention = (
+            None if attention is None else SelfAttention(widths[attention.bit_length() - 3])
+        )
         self.norm = nn.BatchNorm2d(widths[-1], eps=1e-5)
         self.last = nn.Conv2d(widths[-1], channels, 3, padding=1)
         init_orthogonal(self)
@@ -176,8 +196,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """image (B, C, S, S), labels (B,) if any -> (B, O): DBlocks, ReLU, sum over all pixels, dense.
 
-    Orthogonal weights, all of them spectrally normalised. attention: as the generator's, after the first block of that
-    size.
+    Orthogonal weights, all of them spectrally normalised. attention: as the generator's, after the
+    first block of that size.
     """
 
     def __init__(
@@ -193,7 +213,9 @@ class Discriminator(nn.Module):
         _check(image_size, attention)
         multiples, num_down = DISCRIMINATOR[image_size]
         size, layers = image_size, []
-        for i, (c_in, c_out) in enumerate(itertools.pairwise([channels, *(dim * multiple for multiple in multiples)])):
+        for i, (c_in, c_out) in enumerate(
+            itertools.pairwise([channels, *(dim * multiple for multiple in multiples)])
+        ):
             layers += [DBlock(c_in, c_out, down=i < num_down, first=i == 0)]
             size = size // 2 if i < num_down else size
             layers += [SelfAttention(c_out)] if size == attention and i < num_down else []

@@ -1,13 +1,15 @@
 """DCGAN's pair of strided networks, in the widths and kernels of the O-GAN scripts.
 
-"Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks", Radford et al. 2015,
-arXiv 1511.06434; widths, kernels and initialisation from "O-GAN: Extremely Concise Approach for Auto-Encoding
-Generative Adversarial Networks", Su 2019, arXiv 1903.01931 (bojone/o-gan).
+"Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks",
+Radford et al. 2015, arXiv 1511.06434; widths, kernels and initialisation from "O-GAN: Extremely
+Concise Approach for Auto-Encoding Generative Adversarial Networks", Su 2019, arXiv 1903.01931
+(bojone/o-gan).
 
-Shapes: B batch, C image channels, S image size, Z latent_dim, O out_dim. The width at 4x4 is width_multiple x S, 8 S in
-the source: at S = 128 the discriminator's widths are 64, 128, 256, 512, 1024, the generator's the reverse. Convolutions
-before a norm by channel have no bias, which the norm would take out again (the source's have one); on a GPU those biases and
-their gradients took a tenth of a step.
+Shapes: B batch, C image channels, S image size, Z latent_dim, O out_dim. The width at 4x4 is
+width_multiple x S, 8 S in the source: at S = 128 the discriminator's widths are 64, 128, 256, 512,
+1024, the generator's the reverse. Convolutions before a norm by channel have no bias, which the
+norm would take out again (the source's have one); on a GPU those biases and their gradients took a
+tenth of a step.
 """
 
 import itertools
@@ -31,21 +33,27 @@ def num_strides(image_size: int) -> int:
     """How often 4 doubles up to `image_size`; ValueError unless it is 8, 16, 32, ..."""
     n = (image_size // 4).bit_length() - 1
     if n < 1 or image_size != 4 * 2**n:
-        raise ValueError(f"image_size={image_size}: a strided network needs 8, 16, 32, 64, 128, 256 (data.image_size=)")
+        raise ValueError(
+            f"image_size={image_size}: a strided network needs 8, 16, 32, 64, 128, 256 (data.image_size=)"
+        )
     return n
 
 
 def check_kernel_size(kernel_size: int) -> None:
     if kernel_size not in (4, 5):
-        raise ValueError(f"kernel_size={kernel_size}: expected 4 or 5, the kernels that halve a size at stride 2")
+        raise ValueError(
+            f"kernel_size={kernel_size}: expected 4 or 5, the kernels that halve a size at stride 2"
+        )
 
 
 class Generator(nn.Module):
-    """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1]: dense, norm, ReLU, then deconvolutions.
+    """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1]: dense, norm, ReLU, then
+    deconvolutions.
 
-    Each deconvolution halves the width. norm: called as norm(num_features, latent_dim, num_classes), see
-    genlab.nn.norm. upsample: what stands for a deconvolution, see genlab.nn.upsample.
-    The source pads a 5x5 deconvolution as TensorFlow's 'same' does, (1, 2); here it is PyTorch's symmetric 2.
+    Each deconvolution halves the width. norm: called as norm(num_features, latent_dim,
+    num_classes), see genlab.nn.norm. upsample: what stands for a deconvolution, see
+    genlab.nn.upsample. The source pads a 5x5 deconvolution as TensorFlow's 'same' does, (1, 2);
+    here it is PyTorch's symmetric 2.
     """
 
     def __init__(
@@ -67,7 +75,8 @@ class Generator(nn.Module):
         self.norms = nn.ModuleList(norm(width, latent_dim, num_classes) for width in widths)
         pairs = list(itertools.pairwise([*widths, channels]))
         self.deconvs = nn.ModuleList(
-            Upsample(c_in, c_out, kernel_size, upsample, bias=i == n - 1) for i, (c_in, c_out) in enumerate(pairs)
+            Upsample(c_in, c_out, kernel_size, upsample, bias=i == n - 1)
+            for i, (c_in, c_out) in enumerate(pairs)
         )
         self.widths, self.channels = widths, channels
         init_normal(self)
@@ -77,7 +86,9 @@ class Generator(nn.Module):
         return z
 
     def stage(self, i: int, h: Tensor, c: Tensor, y: Tensor | None = None) -> Tensor:
-        """Features (B, widths[i], s, s), s = 4 2^i, of those of half that size; of the condition where i is 0."""
+        """Features (B, widths[i], s, s), s = 4 2^i, of those of half that size; of the condition
+        where i is 0.
+        """
         h = self.deconvs[i - 1](h) if i else self.dense(h).unflatten(1, (-1, 4, 4))
         return gradient_in_own_layout(self.norms[i](h, c, y).relu_())
 
@@ -93,9 +104,11 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image (B, C, S, S), labels (B,) if any -> (B, O): strided convolutions that double the width, LeakyReLU 0.2, dense.
+    """image (B, C, S, S), labels (B,) if any -> (B, O): strided convolutions that double the width,
+    LeakyReLU 0.2, dense.
 
-    With out_dim = Z it is O-GAN's encoder, and its mean over O the score; with 1 it is a plain discriminator.
+    With out_dim = Z it is O-GAN's encoder, and its mean over O the score; with 1 it is a plain
+    discriminator.
     norm: batch, group or none, on all convolutions but the first. spectral_norm: on every weight.
     """
 
@@ -127,7 +140,9 @@ class Discriminator(nn.Module):
             normalise_all(self)
 
     def stages(self) -> list[nn.Sequential]:
-        """The parts of `layers` that halve the size once each: the first from the image, the last to 4x4."""
+        """The parts of `layers` that halve the size once each: the first from the image, the last
+        to 4x4.
+        """
         starts = [i for i, layer in enumerate(self.layers) if isinstance(layer, nn.Conv2d)]
         return [self.layers[a:b] for a, b in itertools.pairwise([*starts, len(self.layers) - 1])]
 

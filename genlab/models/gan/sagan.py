@@ -1,9 +1,11 @@
-"""SAGAN: SNGAN's residual networks with one layer of self-attention each, and spectral norm in both.
+"""SAGAN: SNGAN's residual networks with one layer of self-attention each, and spectral norm in
+both.
 
-"Self-Attention Generative Adversarial Networks", Zhang et al. 2019, arXiv 1805.08318. With classes it is conditional batch
-norm (net/modulation=conditional) and a projection discriminator.
+"Self-Attention Generative Adversarial Networks", Zhang et al. 2019, arXiv 1805.08318. With classes
+it is conditional batch norm (net/modulation=conditional) and a projection discriminator.
 
-Shapes and dim as in genlab.models.gan.sngan. attention_size: the height of the map that attends to itself, from 8 to S/2;
+Shapes and dim as in genlab.models.gan.sngan. attention_size: the height of the map that attends to
+itself, from 8 to S/2;
 None: S/2, at most 64, which is the paper's choice at 128 (after G's fourth block and D's first).
 """
 
@@ -46,7 +48,9 @@ def attend(num_features: int, spectral_norm: bool) -> SelfAttention:
 
 
 class Generator(sngan.Generator):
-    """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1]: SNGAN's, attending after the block of that size."""
+    """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1]: SNGAN's, attending after the
+    block of that size.
+    """
 
     def __init__(
         self,
@@ -61,9 +65,13 @@ class Generator(sngan.Generator):
         norm: Callable[[int, int, int], nn.Module] = BatchNorm,
     ):
         size = attention_size_of(image_size, attention_size)
-        super().__init__(image_size, channels, latent_dim, num_classes, dim, upsample, spectral_norm, norm)
+        super().__init__(
+            image_size, channels, latent_dim, num_classes, dim, upsample, spectral_norm, norm
+        )
         self.attends_after = size.bit_length() - 4  # block 0 gives 8, block 1 gives 16, ...
-        self.attention = attend(dim * sngan.GENERATOR[image_size][self.attends_after + 1], spectral_norm)
+        self.attention = attend(
+            dim * sngan.GENERATOR[image_size][self.attends_after + 1], spectral_norm
+        )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         h = self.dense(z).unflatten(1, (-1, 4, 4))
@@ -75,7 +83,9 @@ class Generator(sngan.Generator):
 
 
 class Discriminator(sngan.Discriminator):
-    """image (B, C, S, S), labels (B,) if any -> (B, O): SNGAN's, attending after the block that first gives that size."""
+    """image (B, C, S, S), labels (B,) if any -> (B, O): SNGAN's, attending after the block that
+    first gives that size.
+    """
 
     def __init__(
         self,

@@ -1,11 +1,13 @@
-"""SNDCGAN: DCGAN's plain stack with a spectrally normalised discriminator that has no batch normalisation.
+"""SNDCGAN: DCGAN's plain stack with a spectrally normalised discriminator that has no batch
+normalisation.
 
-"Spectral Normalization for Generative Adversarial Networks", Miyato et al. 2018, arXiv 1802.05957, in the widths and with
-the initialisation of "A Large-Scale Study on Regularization and Normalization in GANs", Kurach et al. 2019, arXiv
-1807.04720 (compare_gan). The paper's own table keeps the width in a strided convolution and doubles it in the next.
+"Spectral Normalization for Generative Adversarial Networks", Miyato et al. 2018, arXiv 1802.05957,
+in the widths and with the initialisation of "A Large-Scale Study on Regularization and
+Normalization in GANs", Kurach et al. 2019, arXiv 1807.04720 (compare_gan). The paper's own table
+keeps the width in a strided convolution and doubles it in the next.
 
-Shapes: B batch, C image channels, S image size, Z latent_dim, O out_dim. dim: the width at S, 64 in the source; it doubles
-at S/2, S/4 and S/8, where both networks end, whatever S.
+Shapes: B batch, C image channels, S image size, Z latent_dim, O out_dim. dim: the width at S, 64 in
+the source; it doubles at S/2, S/4 and S/8, where both networks end, whatever S.
 """
 
 import itertools
@@ -36,11 +38,13 @@ def coarsest(image_size: int) -> int:
 
 
 class Generator(nn.Module):
-    """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1]: dense, three doublings that halve the width, conv3.
+    """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1]: dense, three doublings that
+    halve the width, conv3.
 
-    Norm and ReLU before each doubling and before the last convolution. norm: called as norm(num_features, latent_dim,
-    num_classes), see genlab.nn.norm; the source's first one treats each of the 8 dim (S/8)^2 numbers by itself, here it
-    is by channel like the others, so that every kind of norm fits. upsample: see genlab.nn.upsample.
+    Norm and ReLU before each doubling and before the last convolution. norm: called as
+    norm(num_features, latent_dim, num_classes), see genlab.nn.norm; the source's first one treats
+    each of the 8 dim (S/8)^2 numbers by itself, here it is by channel like the others, so that
+    every kind of norm fits. upsample: see genlab.nn.upsample.
     """
 
     def __init__(
@@ -56,7 +60,9 @@ class Generator(nn.Module):
         super().__init__()
         self.size, widths = coarsest(image_size), [8 * dim, 4 * dim, 2 * dim, dim]
         self.dense = nn.Linear(latent_dim, widths[0] * self.size**2)
-        self.layers = nn.ModuleList(Upsample(c_in, c_out, 4, upsample) for c_in, c_out in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(
+            Upsample(c_in, c_out, 4, upsample) for c_in, c_out in itertools.pairwise(widths)
+        )
         self.layers.append(nn.Conv2d(dim, channels, 3, padding=1))
         init_normal(self)
         # After the initialisation, because each norm brings its own.
@@ -70,9 +76,11 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """image (B, C, S, S), labels (B,) if any -> (B, O): conv3, then thrice a strided conv4 and a conv3, dense.
+    """image (B, C, S, S), labels (B,) if any -> (B, O): conv3, then thrice a strided conv4 and a
+    conv3, dense.
 
-    LeakyReLU 0.1 after each of the seven. With out_dim = Z it is O-GAN's encoder. spectral_norm: on every weight.
+    LeakyReLU 0.1 after each of the seven. With out_dim = Z it is O-GAN's encoder. spectral_norm: on
+    every weight.
     """
 
     def __init__(
@@ -86,7 +94,10 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         size = coarsest(image_size)
-        layers: list[nn.Module] = [nn.Conv2d(channels, dim, 3, padding=1), nn.LeakyReLU(0.1, inplace=True)]
+        layers: list[nn.Module] = [
+            nn.Conv2d(channels, dim, 3, padding=1),
+            nn.LeakyReLU(0.1, inplace=True),
+        ]
         for c_in in (dim, 2 * dim, 4 * dim):
             layers += [nn.Conv2d(c_in, 2 * c_in, 4, 2, 1), nn.LeakyReLU(0.1, inplace=True)]
             layers += [nn.Conv2d(2 * c_in, 2 * c_in, 3, padding=1), nn.LeakyReLU(0.1, inplace=True)]

@@ -1,11 +1,11 @@
 """SNGAN's residual networks.
 
-"Spectral Normalization for Generative Adversarial Networks", Miyato et al. 2018, arXiv 1802.05957, and "cGANs with
-Projection Discriminator", Miyato and Koyama 2018, arXiv 1802.05637, with the layers of kwotsin/mimicry; the widths at 256
-follow BigGAN's pattern.
+"Spectral Normalization for Generative Adversarial Networks", Miyato et al. 2018, arXiv 1802.05957,
+and "cGANs with Projection Discriminator", Miyato and Koyama 2018, arXiv 1802.05637, with the layers
+of kwotsin/mimicry; the widths at 256 follow BigGAN's pattern.
 
-Shapes: B batch, C image channels, S image size (32, 64, 128, 256), Z latent_dim, O out_dim. dim is the base width, 64 in
-the source, which the tables multiply.
+Shapes: B batch, C image channels, S image size (32, 64, 128, 256), Z latent_dim, O out_dim. dim is
+the base width, 64 in the source, which the tables multiply.
 """
 
 import itertools
@@ -25,7 +25,12 @@ from genlab.ranges import NonNegativeInt, PositiveInt
 __all__ = ["DBlock", "Discriminator", "GBlock", "Generator", "check_image_size"]
 
 # Widths over dim at 4, 8, ..., S
-GENERATOR = {32: (4, 4, 4, 4), 64: (16, 8, 4, 2, 1), 128: (16, 16, 8, 4, 2, 1), 256: (16, 16, 8, 8, 4, 2, 1)}
+GENERATOR = {
+    32: (4, 4, 4, 4),
+    64: (16, 8, 4, 2, 1),
+    128: (16, 16, 8, 4, 2, 1),
+    256: (16, 16, 8, 8, 4, 2, 1),
+}
 # Widths over dim after each block, and how many blocks halve the size: the first ones
 DISCRIMINATOR = {
     32: ((2, 2, 2, 2), 2),
@@ -39,7 +44,9 @@ def check_image_size(image_size: int) -> None:
     """ValueError for a size that the tables lack."""
     if image_size not in GENERATOR:
         expected = ", ".join(map(str, GENERATOR))
-        raise ValueError(f"image_size={image_size}: a residual network needs one of {expected} (data.image_size=)")
+        raise ValueError(
+            f"image_size={image_size}: a residual network needs one of {expected} (data.image_size=)"
+        )
 
 
 def init_block(block: nn.Module, spectral_norm: bool = False) -> None:
@@ -55,8 +62,8 @@ def init_block(block: nn.Module, spectral_norm: bool = False) -> None:
 class GBlock(nn.Module):
     """h (B, C_in, H, W), z (B, Z), labels (B,) if any -> (B, C_out, 2H, 2W).
 
-    Norm, ReLU, resize, conv3, norm, ReLU, conv3; beside it resize and conv1. norm: called as norm(num_features), gives
-    a layer of (h, z, y). upsample: nearest, bilinear or zero_insert.
+    Norm, ReLU, resize, conv3, norm, ReLU, conv3; beside it resize and conv1. norm: called as
+    norm(num_features), gives a layer of (h, z, y). upsample: nearest, bilinear or zero_insert.
     """
 
     def __init__(
@@ -72,11 +79,13 @@ class GBlock(nn.Module):
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         conv = nn.Conv2d(c_in, c_out, 1)
-        # Averaging and a 1x1 convolution commute: done before the resize it is the same function at a quarter of the cost.
+        # Averaging and a 1x1 convolution commute: done before the resize it is the same function at
+        # a quarter of the cost.
         order = [self.resize, conv] if upsample == "zero_insert" else [conv, self.resize]
         self.shortcut = nn.Sequential(*order)
         init_block(self, spectral_norm)
-        # After the initialisation, because each norm brings its own, and spectral norm is for convolutions alone.
+        # After the initialisation, because each norm brings its own, and spectral norm is for
+        # convolutions alone.
         self.norm1, self.norm2 = norm(c_in), norm(c_out)
 
     def forward(self, h: Tensor, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -89,8 +98,9 @@ class GBlock(nn.Module):
 class DBlock(nn.Module):
     """x (B, C_in, H, W) -> (B, C_out, H/2, W/2), or of x's size with down=False.
 
-    ReLU, conv3 of C_in channels, ReLU, conv3, average pooling; beside it conv1 and average pooling, or x itself where
-    its shape does already. first: for images, so no ReLU before the first convolution, which widens to C_out.
+    ReLU, conv3 of C_in channels, ReLU, conv3, average pooling; beside it conv1 and average pooling,
+    or x itself where its shape does already. first: for images, so no ReLU before the first
+    convolution, which widens to C_out.
     """
 
     def __init__(self, c_in: int, c_out: int, down: bool = True, first: bool = False):
@@ -106,15 +116,18 @@ class DBlock(nn.Module):
         h = self.conv1(x if self.first else x.relu()).relu_()
         if not self.down:
             return self.conv2(h) + self.shortcut(x)
-        return pooled_conv(h, self.conv2) + self.shortcut(avg_pool2d(x, 2))  # x before its conv1: a quarter of the cost
+        return pooled_conv(h, self.conv2) + self.shortcut(
+            avg_pool2d(x, 2)
+        )  # x before its conv1: a quarter of the cost
 
 
 class Generator(nn.Module):
-    """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1]: dense to 4x4, GBlocks, norm, ReLU, conv3.
+    """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1]: dense to 4x4, GBlocks, norm,
+    ReLU, conv3.
 
-    norm: called as norm(num_features, latent_dim, num_classes), see genlab.nn.norm. upsample: nearest (the paper's code),
-    bilinear (mimicry) or zero_insert (compare_gan). spectral_norm: on the dense layer and all convolutions, not on norms;
-    SNGAN has none here.
+    norm: called as norm(num_features, latent_dim, num_classes), see genlab.nn.norm. upsample:
+    nearest (the paper's code), bilinear (mimicry) or zero_insert (compare_gan). spectral_norm: on
+    the dense layer and all convolutions, not on norms; SNGAN has none here.
     """
 
     def __init__(
@@ -141,7 +154,8 @@ class Generator(nn.Module):
             return norm(width, latent_dim, num_classes)
 
         self.blocks = nn.ModuleList(
-            GBlock(c_in, c_out, make_norm, upsample, spectral_norm) for c_in, c_out in itertools.pairwise(widths)
+            GBlock(c_in, c_out, make_norm, upsample, spectral_norm)
+            for c_in, c_out in itertools.pairwise(widths)
         )
         self.norm = make_norm(widths[-1])
 

@@ -1,9 +1,10 @@
 """A style-based generator in its simplest form, on DCGAN's trunk. Its discriminator is DCGAN's.
 
-"A Style-Based Generator Architecture for Generative Adversarial Networks", Karras et al. 2019, arXiv 1812.04948, as Su
-reduces it (kexue.fm, archive 6549): a learned constant in place of the dense layer, AdaIN in place of each norm, and
-w = MLP(z). No noise inputs, style mixing, truncation, or equalised rate outside the MLP. The MLP learns slowly and styles
-start at unit scale, as in the source: without either of these, all samples of a small run became one digit.
+"A Style-Based Generator Architecture for Generative Adversarial Networks", Karras et al. 2019,
+arXiv 1812.04948, as Su reduces it (kexue.fm, archive 6549): a learned constant in place of the
+dense layer, AdaIN in place of each norm, and w = MLP(z). No noise inputs, style mixing, truncation,
+or equalised rate outside the MLP. The MLP learns slowly and styles start at unit scale, as in the
+source: without either of these, all samples of a small run became one digit.
 
 Shapes: B batch, C image channels, S image size, Z latent_dim, W style_dim.
 """
@@ -23,8 +24,8 @@ __all__ = ["Constant", "Generator", "Mapping", "SlowLinear"]
 
 
 class SlowLinear(nn.Linear):
-    """A dense layer with He's weights that an optimiser blind to the scale of gradients (Adam) trains at `rate` times its
-    own rate: weight and bias are kept divided by it.
+    """A dense layer with He's weights that an optimiser blind to the scale of gradients (Adam)
+    trains at `rate` times its own rate: weight and bias are kept divided by it.
     """
 
     def __init__(self, c_in: int, c_out: int, rate: float):
@@ -40,16 +41,21 @@ class SlowLinear(nn.Linear):
 
 
 class Mapping(nn.Module):
-    """z (B, Z), labels (B,) if any -> w (B, W): num_layers times dense and LeakyReLU 0.2, on z of unit root mean square.
+    """z (B, Z), labels (B,) if any -> w (B, W): num_layers times dense and LeakyReLU 0.2, on z of
+    unit root mean square.
 
-    Labels come as an embedding of Z numbers beside z. rate: see SlowLinear. With N(0, 0.02^2) weights, which the
-    convolutions have, z would die on its way through the layers.
+    Labels come as an embedding of Z numbers beside z. rate: see SlowLinear. With N(0, 0.02^2)
+    weights, which the convolutions have, z would die on its way through the layers.
     """
 
-    def __init__(self, latent_dim: int, num_classes: int, style_dim: int, num_layers: int, rate: float = 0.01):
+    def __init__(
+        self, latent_dim: int, num_classes: int, style_dim: int, num_layers: int, rate: float = 0.01
+    ):
         super().__init__()
         if num_layers < 1:
-            raise ValueError(f"num_layers={num_layers}: a mapping network has at least one (net.generator.num_layers=)")
+            raise ValueError(
+                f"num_layers={num_layers}: a mapping network has at least one (net.generator.num_layers=)"
+            )
         self.embedding = nn.Embedding(num_classes, latent_dim) if num_classes else None
         layers: list[nn.Module] = []
         for i in range(num_layers):
@@ -67,7 +73,8 @@ class Constant(nn.Module):
 
     def __init__(self, num_features: int):
         super().__init__()
-        # Not ones, as in the source: it adds noise before it normalises, and a constant alone would be normalised to 0.
+        # Not ones, as in the source: it adds noise before it normalises, and a constant alone would
+        # be normalised to 0.
         self.constant = nn.Parameter(torch.randn(num_features))
 
     def forward(self, c: Tensor) -> Tensor:
@@ -77,9 +84,10 @@ class Constant(nn.Module):
 class Generator(dcgan.Generator):
     """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1].
 
-    style_dim: latent_dim unless given; the source has 512 for both, 8 num_layers and a mapping_rate of 0.01, the part of
-    the learning rate at which the mapping is trained. The rest is genlab.models.gan.dcgan.Generator's, with w for its z:
-    norm is called as norm(num_features, style_dim, num_classes).
+    style_dim: latent_dim unless given; the source has 512 for both, 8 num_layers and a mapping_rate
+    of 0.01, the part of the learning rate at which the mapping is trained. The rest is
+    genlab.models.gan.dcgan.Generator's, with w for its z: norm is called as norm(num_features,
+    style_dim, num_classes).
     """
 
     def __init__(
@@ -97,7 +105,16 @@ class Generator(dcgan.Generator):
         norm: Callable[[int, int, int], nn.Module] = AdaIN,
     ):
         style_dim = latent_dim if style_dim is None else style_dim
-        super().__init__(image_size, channels, style_dim, num_classes, width_multiple, kernel_size, upsample, norm)
+        super().__init__(
+            image_size,
+            channels,
+            style_dim,
+            num_classes,
+            width_multiple,
+            kernel_size,
+            upsample,
+            norm,
+        )
         for module in self.norms.modules():
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")

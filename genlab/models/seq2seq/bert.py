@@ -1,8 +1,9 @@
 """BERT: one Transformer encoder that a mask makes a reader, a writer, or both.
 
-"BERT: Pre-training of Deep Bidirectional Transformers", Devlin et al. 2019, arXiv 1810.04805: post-norm blocks, learned
-positions, erf GELU, layer norm with eps 1e-12, and the masked-language head tied to the word embeddings. With the mask of
-"Unified Language Model Pre-training", Dong et al. 2019, arXiv 1905.03197, it maps sequences to sequences.
+"BERT: Pre-training of Deep Bidirectional Transformers", Devlin et al. 2019, arXiv 1810.04805:
+post-norm blocks, learned positions, erf GELU, layer norm with eps 1e-12, and the masked-language
+head tied to the word embeddings. With the mask of "Unified Language Model Pre-training", Dong et
+al. 2019, arXiv 1905.03197, it maps sequences to sequences.
 
 Written targets are decoded exactly, a token a step, because the source does not see them:
 
@@ -12,7 +13,8 @@ Written targets are decoded exactly, a token a step, because the source does not
     cache.reorder(parents)                                      # (B, K), when beams go on from other beams
     cache.keep(rows)                                            # when rows are finished
 
-A vector to a row, `condition` (B, C), may steer what is written, through every layer norm (genlab.nn.conditional_norm).
+A vector to a row, `condition` (B, C), may steer what is written, through every layer norm
+(genlab.nn.conditional_norm).
 """
 
 from collections.abc import Callable
@@ -24,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from genlab.models.seq2seq.cached import Cache
+from genlab.models.seq2seq.key_value_cache import Cache
 from genlab.nn.conditional_norm import ConditionalLayerNorm, LayerNorm, Projection
-from genlab.nn.decode import add_norm
+from genlab.nn.decoder_step import add_norm
 from genlab.nn.init import init_positions, init_truncated
 from genlab.nn.masks import attend, bidirectional
 from genlab.ranges import Depth, NonNegativeInt, PartialFraction, PositiveFloat, PositiveInt
@@ -43,10 +45,19 @@ ACTIVATIONS = {  # the names of config.json
 
 
 class Layer(nn.Module):
-    """h (B, L, D) -> (B, L, D): attention, then a two-layer network, each added to its input and normalised by norm(dim)."""
+    """h (B, L, D) -> (B, L, D): attention, then a two-layer network, each added to its input and
+    normalised by norm(dim).
+    """
 
     def __init__(
-        self, dim: int, num_heads: int, hidden_dim: int, dropout: float, attention_dropout: float, norm: Callable, act: str
+        self,
+        dim: int,
+        num_heads: int,
+        hidden_dim: int,
+        dropout: float,
+        attention_dropout: float,
+        norm: Callable,
+        act: str,
     ):
         super().__init__()
         self.num_heads, self.dropout, self.attention_dropout = num_heads, dropout, attention_dropout
@@ -58,7 +69,13 @@ class Layer(nn.Module):
         self.norm = norm(dim)
         self.act = ACTIVATIONS[act]()
 
-    def forward(self, h: Tensor, mask: Tensor | str | None, c: Tensor | None = None, kept: Callable | None = None) -> Tensor:
+    def forward(
+        self,
+        h: Tensor,
+        mask: Tensor | str | None,
+        c: Tensor | None = None,
+        kept: Callable | None = None,
+    ) -> Tensor:
         query, key, value = heads = self.heads(h)
         if kept is not None:
             kept(heads[1:])
@@ -73,11 +90,15 @@ class Layer(nn.Module):
         """Everything after attention; attended (B, H, L, Dh)."""
         attended = self.out(attended.transpose(1, 2).flatten(2))
         h = add_norm(self.attention_norm, h, F.dropout(attended, self.dropout, self.training), c)
-        return add_norm(self.norm, h, F.dropout(self.down(self.act(self.up(h))), self.dropout, self.training), c)
+        return add_norm(
+            self.norm, h, F.dropout(self.down(self.act(self.up(h))), self.dropout, self.training), c
+        )
 
 
 class Head(nn.Module):
-    """hidden (..., D) -> (..., E), to be compared with the word embeddings; `bias` (V,) is added to the comparison."""
+    """hidden (..., D) -> (..., E), to be compared with the word embeddings; `bias` (V,) is added to
+    the comparison.
+    """
 
     def __init__(self, dim: int, embedding_dim: int, vocab_size: int, norm: Callable, act: str):
         super().__init__()
@@ -93,14 +114,17 @@ class Head(nn.Module):
 class BERT(nn.Module):
     """ids (B, L) -> hidden (B, L, D); `logits` of any part of it; `prefill` and `step` to decode.
 
-    num_segments: 2, or 6 for UniLM's checkpoints. embedding_dim: the width of the embeddings and of the tied head where it
-    differs from dim (the small Chinese models: 128, mapped up by a linear layer). pad_id: the id that a call without a mask
-    takes for padding; None: none. checkpointing: recompute each layer in the backward pass instead of storing it.
-    position_init: where the learned positions start, normal (the source) or sinusoidal, where each knows its neighbours.
+    num_segments: 2, or 6 for UniLM's checkpoints. embedding_dim: the width of the embeddings and of
+    the tied head where it differs from dim (the small Chinese models: 128, mapped up by a linear
+    layer). pad_id: the id that a call without a mask takes for padding; None: none. checkpointing:
+    recompute each layer in the backward pass instead of storing it.
+    position_init: where the learned positions start, normal (the source) or sinusoidal, where each
+    knows its neighbours.
 
-    condition_dim: C of the condition, 0 for none. condition_by: layer_norm, all of them, through condition_hidden units (0:
-    straight); or what that is measured against, a Projection of it added to the embedding of the first token (prefix) or of
-    every token (embedding), of condition_hidden units, 0: as many as give it layer_norm's number of weights.
+    condition_dim: C of the condition, 0 for none. condition_by: layer_norm, all of them, through
+    condition_hidden units (0: straight); or what that is measured against, a Projection of it added
+    to the embedding of the first token (prefix) or of every token (embedding), of condition_hidden
+    units, 0: as many as give it layer_norm's number of weights.
     """
 
     def __init__(
@@ -127,34 +151,60 @@ class BERT(nn.Module):
         condition_activation: str | None = None,
     ):
         super().__init__()
-        self.arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self.arguments = {
+            name: value for name, value in locals().items() if name not in ("self", "__class__")
+        }
         if dim % num_heads:
-            raise ValueError(f"dim={dim}: expected a multiple of num_heads={num_heads} (net.dim=, net.num_heads=)")
+            raise ValueError(
+                f"dim={dim}: expected a multiple of num_heads={num_heads} (net.dim=, net.num_heads=)"
+            )
         if activation not in ACTIVATIONS:
-            raise ValueError(f"activation={activation}: expected one of {', '.join(ACTIVATIONS)} (net.activation=)")
+            raise ValueError(
+                f"activation={activation}: expected one of {', '.join(ACTIVATIONS)} (net.activation=)"
+            )
         known = f"null, or with net.condition_hidden= one of {', '.join(ACTIVATIONS)}"
-        if condition_activation is not None and (condition_activation not in ACTIVATIONS or not condition_hidden):
+        if condition_activation is not None and (
+            condition_activation not in ACTIVATIONS or not condition_hidden
+        ):
             raise ValueError(f"net.condition_activation={condition_activation}: expected {known}")
         if condition_hidden and not condition_dim:
-            raise ValueError(f"net.condition_hidden={condition_hidden}: has no effect without net.condition_dim=")
+            raise ValueError(
+                f"net.condition_hidden={condition_hidden}: has no effect without net.condition_dim="
+            )
         width, norm = embedding_dim or dim, partial(LayerNorm, eps=eps)
         if condition_dim and condition_by == "layer_norm":
             act = ACTIVATIONS[condition_activation]() if condition_activation else nn.Identity()
-            norm = partial(ConditionalLayerNorm, eps=eps, condition_dim=condition_dim, hidden_dim=condition_hidden, act=act)
-        self.max_length, self.pad_id, self.dropout, self.checkpointing = max_length, pad_id, dropout, checkpointing
+            norm = partial(
+                ConditionalLayerNorm,
+                eps=eps,
+                condition_dim=condition_dim,
+                hidden_dim=condition_hidden,
+                act=act,
+            )
+        self.max_length, self.pad_id, self.dropout, self.checkpointing = (
+            max_length,
+            pad_id,
+            dropout,
+            checkpointing,
+        )
         self.word = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(max_length, width)
         self.segment = nn.Embedding(num_segments, width)
         self.norm = norm(width)
         self.widen = nn.Linear(width, dim) if width != dim else nn.Identity()
         self.layers = nn.ModuleList(
-            Layer(dim, num_heads, hidden_dim, dropout, attention_dropout, norm, activation) for _ in range(num_layers)
+            Layer(dim, num_heads, hidden_dim, dropout, attention_dropout, norm, activation)
+            for _ in range(num_layers)
         )
         self.head = Head(dim, width, vocab_size, norm, activation)
         self.condition_dim, self.condition_by, self.project = condition_dim, condition_by, None
         if condition_dim and condition_by != "layer_norm":
-            weights = 4 * condition_dim * (width + num_layers * dim)  # of layer_norm's gains and shifts
-            self.project = Projection(condition_dim, condition_hidden or round(weights / (condition_dim + width)), width)
+            weights = (
+                4 * condition_dim * (width + num_layers * dim)
+            )  # of layer_norm's gains and shifts
+            self.project = Projection(
+                condition_dim, condition_hidden or round(weights / (condition_dim + width)), width
+            )
         init_truncated(self, init_std)
         init_positions(self.position.weight, position_init, init_std)
 
@@ -166,7 +216,14 @@ class BERT(nn.Module):
     def dim(self) -> int:
         return self.head.dense.in_features
 
-    def embed(self, ids: Tensor, segments: Tensor, positions: Tensor, c: Tensor | None = None, start: bool = True) -> Tensor:
+    def embed(
+        self,
+        ids: Tensor,
+        segments: Tensor,
+        positions: Tensor,
+        c: Tensor | None = None,
+        start: bool = True,
+    ) -> Tensor:
         h = self.word(ids) + self.position(positions) + self.segment(segments)
         if c is not None and self.project is not None:
             if self.condition_by == "embedding":
@@ -184,19 +241,25 @@ class BERT(nn.Module):
         kept: Callable[[Tensor], None] | None = None,
         condition: Tensor | None = None,
     ) -> Tensor:
-        """ids (B, L) -> the last layer (B, L, D), under a condition (B, condition_dim) if there is one.
+        """ids (B, L) -> the last layer (B, L, D), under a condition (B, condition_dim) if there is
+        one.
 
-        segments (B, L), by default all 0. mask: bool, broadcast to (B, H, L, L), True where a query sees a key, or FULL or
-        CAUSAL (genlab.nn.masks); by default every token sees those that are not pad_id. positions (B, L): else 0 to L-1.
+        segments (B, L), by default all 0. mask: bool, broadcast to (B, H, L, L), True where a query
+        sees a key, or FULL or CAUSAL (genlab.nn.masks); by default every token sees those that are
+        not pad_id. positions (B, L): else 0 to L-1.
         kept: is called with each layer's keys and values, (2, B, H, L, Dh).
         """
         if positions is None:
             if ids.shape[1] > self.max_length:
-                raise ValueError(f"{ids.shape[1]} tokens in a row: expected at most net.max_length={self.max_length}")
+                raise ValueError(
+                    f"{ids.shape[1]} tokens in a row: expected at most net.max_length={self.max_length}"
+                )
             positions = torch.arange(ids.shape[1], device=ids.device)
         if mask is None and self.pad_id is not None:
             mask = bidirectional(ids != self.pad_id)
-        h = self.embed(ids, torch.zeros_like(ids) if segments is None else segments, positions, condition)
+        h = self.embed(
+            ids, torch.zeros_like(ids) if segments is None else segments, positions, condition
+        )
         for layer in self.layers:
             if self.checkpointing and self.training and torch.is_grad_enabled():
                 h = checkpoint(layer, h, mask, condition, use_reentrant=False)
@@ -205,7 +268,8 @@ class BERT(nn.Module):
         return h
 
     def logits(self, hidden: Tensor, condition: Tensor | None = None) -> Tensor:
-        """hidden (..., D) -> (..., V). Gather the positions that count first: V is most of the cost of a short row.
+        """hidden (..., D) -> (..., V). Gather the positions that count first: V is most of the cost
+        of a short row.
 
         condition: (B, C) for hidden (B, L, D), else a vector for each of hidden.
         """
@@ -229,20 +293,29 @@ class BERT(nn.Module):
         condition: Tensor | None = None,
         cache: Cache | None = None,
     ) -> tuple[Tensor, Cache]:
-        """Reads sources of `lengths` (B,) tokens, padded on the right -> (hidden (B, L, D), the cache to `step` with).
+        """Reads sources of `lengths` (B,) tokens, padded on the right -> (hidden (B, L, D), the
+        cache to `step` with).
 
-        num_beams, max_new_tokens: how many targets are written to each source, of how many tokens at most.
-        target_segment: the segment of what is written; 1, UniLM's checkpoints 5, a language model 0. mask: how the source
-        is read, both ways by default; CAUSAL for a language model. cache: one of these sizes to fill anew. In eval mode.
+        num_beams, max_new_tokens: how many targets are written to each source, of how many tokens
+        at most.
+        target_segment: the segment of what is written; 1, UniLM's checkpoints 5, a language model
+        0. mask: how the source is read, both ways by default; CAUSAL for a language model. cache:
+        one of these sizes to fill anew. In eval mode.
         """
         if self.training:
-            raise ValueError("prefill: the network is in training mode, where dropout makes decoding random; call eval()")
+            raise ValueError(
+                "prefill: the network is in training mode, where dropout makes decoding random; call eval()"
+            )
         if not 0 <= target_segment < self.segment.num_embeddings:
-            raise ValueError(f"target_segment={target_segment}: expected 0 to {self.segment.num_embeddings - 1}")
+            raise ValueError(
+                f"target_segment={target_segment}: expected 0 to {self.segment.num_embeddings - 1}"
+            )
         length = ids.shape[1]
         if length + max_new_tokens > self.max_length:
             both = f"a source of {length} tokens and max_new_tokens={max_new_tokens}"
-            raise ValueError(f"{both} do not fit into net.max_length={self.max_length}; shorten one of them")
+            raise ValueError(
+                f"{both} do not fit into net.max_length={self.max_length}; shorten one of them"
+            )
         if mask is None:
             mask = bidirectional(torch.arange(length, device=ids.device) < lengths[:, None])
         if cache is None:
@@ -258,6 +331,8 @@ class BERT(nn.Module):
         c = cache.condition
         h = self.embed(tokens, cache.segments, cache.open(), c, start=False)
         for i, layer in enumerate(self.layers):
-            h = layer.finish(h, cache.attend(i, layer.heads(h)), c)  # the K beams stand where a sequence would
+            h = layer.finish(
+                h, cache.attend(i, layer.heads(h)), c
+            )  # the K beams stand where a sequence would
         cache.advance()
         return self.logits(h, c)

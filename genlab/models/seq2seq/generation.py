@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from genlab.models.seq2seq.cached import captured
 from genlab.models.seq2seq.decoding import Decoded, LogProbs, Rules, beam_search, greedy, sample
+from genlab.models.seq2seq.key_value_cache import captured
 from genlab.models.seq2seq.options import Decoding
 from genlab.models.seq2seq.voting import Extractive, Room, Sparing, Vote
 from genlab.nn.masks import CAUSAL, FULL, unilm
@@ -15,14 +15,18 @@ from genlab.nn.masks import CAUSAL, FULL, unilm
 __all__ = ["Cached", "Decoding", "Guided", "Recomputed", "write"]
 
 FEW = 64  # windows of questions that are read at once, however long
-READ = 1 << 14  # tokens that are read at once where there are more windows, and tokens that caches hold of these
+READ = (
+    1 << 14
+)  # tokens that are read at once where there are more windows, and tokens that caches hold of these
 
 
 class Cached:
-    """A Scorer by BERT's prefill and step: `num` texts to each source ids (B, L), of `lengths` (B,), share its cache.
+    """A Scorer by BERT's prefill and step: `num` texts to each source ids (B, L), of `lengths`
+    (B,), share its cache.
 
-    condition (B, C): what the rows are written under. A source of the target's own segment is read from left to right, as a
-    language model reads a beginning. graph, the default on CUDA: each step is a CUDA graph's.
+    condition (B, C): what the rows are written under. A source of the target's own segment is read
+    from left to right, as a language model reads a beginning. graph, the default on CUDA: each step
+    is a CUDA graph's.
     """
 
     def __init__(
@@ -39,7 +43,11 @@ class Cached:
     ):
         self.net, self.inputs, self.mask = net, (ids, segments, lengths), None
         self.condition, self.graph = condition, ids.is_cuda if graph is None else graph
-        self.options = {"num_beams": num, "max_new_tokens": max_length, "target_segment": target_segment}
+        self.options = {
+            "num_beams": num,
+            "max_new_tokens": max_length,
+            "target_segment": target_segment,
+        }
         if bool((segments == target_segment).any()):
             self.mask = CAUSAL
         elif bool((lengths == ids.shape[1]).all()):
@@ -48,14 +56,20 @@ class Cached:
     def start(self) -> Tensor:
         options = self.options | {"mask": self.mask, "condition": self.condition}
         if self.graph:
-            self.written = captured(self, self.net, self.inputs[0], condition=self.condition, **self.options)
+            self.written = captured(
+                self, self.net, self.inputs[0], condition=self.condition, **self.options
+            )
             hidden, _ = self.net.prefill(*self.inputs, **options, cache=self.written.cache)
         else:
             hidden, self.written = self.net.prefill(*self.inputs, **options)
         return self.net.logits(self.net.last(hidden, self.inputs[2]), self.condition)
 
     def step(self, tokens: Tensor) -> Tensor:
-        return self.written.step(self.net, tokens) if self.graph else self.net.step(tokens, self.written)
+        return (
+            self.written.step(self.net, tokens)
+            if self.graph
+            else self.net.step(tokens, self.written)
+        )
 
     def reorder(self, parents: Tensor) -> None:
         self.written.reorder(parents)
@@ -65,7 +79,9 @@ class Cached:
 
 
 class Recomputed:
-    """The same Scorer without a cache, the whole row read again for each token: what Cached is measured against."""
+    """The same Scorer without a cache, the whole row read again for each token: what Cached is
+    measured against.
+    """
 
     def __init__(
         self,
@@ -78,8 +94,18 @@ class Recomputed:
         target_segment: int,
         condition: Tensor | None = None,
     ):
-        self.net, self.ids, self.segments, self.lengths, self.condition = net, ids, segments, lengths, condition
-        self.num, self.target_segment, self.written = num, target_segment, ids.new_zeros(len(ids), num, 0)
+        self.net, self.ids, self.segments, self.lengths, self.condition = (
+            net,
+            ids,
+            segments,
+            lengths,
+            condition,
+        )
+        self.num, self.target_segment, self.written = (
+            num,
+            target_segment,
+            ids.new_zeros(len(ids), num, 0),
+        )
 
     def start(self) -> Tensor:
         return self._last(self.written[:, :1])[:, 0]
@@ -102,22 +128,31 @@ class Recomputed:
         padding = torch.arange(ids.shape[1], device=ids.device) < (lengths + t)[:, None]
         mask = unilm(segments, padding, target_segment=self.target_segment)
         hidden = self.net(ids, segments, mask, condition=condition)
-        return self.net.logits(self.net.last(hidden, lengths + t), condition).unflatten(0, (-1, num))
+        return self.net.logits(self.net.last(hidden, lengths + t), condition).unflatten(
+            0, (-1, num)
+        )
 
     def reorder(self, parents: Tensor) -> None:
-        self.written = self.written.gather(1, parents[..., None].expand(-1, -1, self.written.shape[2]))
+        self.written = self.written.gather(
+            1, parents[..., None].expand(-1, -1, self.written.shape[2])
+        )
 
     def keep(self, rows: Tensor) -> None:
-        self.ids, self.segments, self.lengths = self.ids[rows], self.segments[rows], self.lengths[rows]
+        self.ids, self.segments, self.lengths = (
+            self.ids[rows],
+            self.segments[rows],
+            self.lengths[rows],
+        )
         self.written = self.written[rows]
         self.condition = None if self.condition is None else self.condition[rows]
 
 
 class Guided:
-    """A Scorer of the logits without + scale (with - without): rows of a scorer of 2B, B with a condition, B without.
+    """A Scorer of the logits without + scale (with - without): rows of a scorer of 2B, B with a
+    condition, B without.
 
-    "Classifier-Free Diffusion Guidance", Ho and Salimans 2022, arXiv 2207.12598; for texts Sanchez et al. 2023,
-    arXiv 2306.17806.
+    "Classifier-Free Diffusion Guidance", Ho and Salimans 2022, arXiv 2207.12598; for texts Sanchez
+    et al. 2023, arXiv 2306.17806.
     """
 
     def __init__(self, scorer, scale: float):
@@ -144,9 +179,16 @@ class Guided:
 
 
 def voters(
-    scorer: type, net, inputs: Sequence[Tensor], groups: Tensor, num: int, max_length: int, target_segment: int
+    scorer: type,
+    net,
+    inputs: Sequence[Tensor],
+    groups: Tensor,
+    num: int,
+    max_length: int,
+    target_segment: int,
 ) -> tuple[list, Sequence[Tensor]]:
-    """(scorers, the groups of each): one of all rows, or of many rows several that never have all in memory at once.
+    """(scorers, the groups of each): one of all rows, or of many rows several that never have all
+    in memory at once.
 
     inputs: ids, segments, lengths and perhaps condition, (N, ...) each; else as in `write`.
     """
@@ -182,26 +224,37 @@ def write(
     free: Tensor | None = None,
     scorer: type = Cached,
 ) -> Decoded:
-    """What `net` writes to rows = (ids (N, L), segments (N, L), lengths (N,)), of at most max_length tokens.
+    """What `net` writes to rows = (ids (N, L), segments (N, L), lengths (N,)), of at most
+    max_length tokens.
 
-    groups (N,): the question 0 .. Q-1 of each row, whose rows vote; None: a target for each row. passages (N, M): the tokens
-    that extractive answers may copy, padded with -1. uniforms (Q, num, max_length): for method=sample.
-    condition (N, C): what each row is written under; free (N, C): no condition, to be guided away from.
+    groups (N,): the question 0 .. Q-1 of each row, whose rows vote; None: a target for each row.
+    passages (N, M): the tokens that extractive answers may copy, padded with -1. uniforms (Q, num,
+    max_length): for method=sample. condition (N, C): what each row is written under; free (N, C):
+    no condition, to be guided away from.
     """
     decoding = decoding.settled(groups is not None)
     num = decoding.beams or decoding.num
     guided = decoding.guidance is not None and decoding.guidance != 1
     if guided:
         if free is None or groups is not None:
-            raise ValueError(f"decoding.guidance={decoding.guidance}: is for texts under a condition")
-        rows, condition = tuple(torch.cat([part, part]) for part in rows), torch.cat([condition, free])
+            raise ValueError(
+                f"decoding.guidance={decoding.guidance}: is for texts under a condition"
+            )
+        rows, condition = (
+            tuple(torch.cat([part, part]) for part in rows),
+            torch.cat([condition, free]),
+        )
     rules = Rules(end, max_length, decoding.min_length, decoding.block_ngrams, banned)
     if groups is None:
         model = scorer(net, *rows, num, max_length, target_segment, condition)
         scores = LogProbs(Guided(model, decoding.guidance) if guided else model)
     else:
         inputs = rows if condition is None else (*rows, condition)
-        scores = Vote(*voters(scorer, net, inputs, groups, num, max_length, target_segment), end, decoding.abstain)
+        scores = Vote(
+            *voters(scorer, net, inputs, groups, num, max_length, target_segment),
+            end,
+            decoding.abstain,
+        )
         if decoding.extractive:
             scores = Extractive(scores, passages, groups, end)
     if decoding.method == "greedy":

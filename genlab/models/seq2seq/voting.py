@@ -1,4 +1,6 @@
-"""One answer out of many passages: they vote on each next token, and it may have to be a piece of one of them."""
+"""One answer out of many passages: they vote on each next token, and it may have to be a piece of
+one of them.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,16 +31,19 @@ class Part:
 class Vote:
     """A Scorer over N passages, each read with its question, as a scorer over Q questions.
 
-    The score of a token w is log(P(w) + 1e-12), P(w) = sum p_k(w)^2 / (sum p_k(w) + 1) over the question's passages k; a
-    passage that begins with the end token says that it has no answer, and is heard no more. A question that no passage
-    answers gets the empty answer. Su 2019, https://kexue.fm/archives/7115.
+    The score of a token w is log(P(w) + 1e-12), P(w) = sum p_k(w)^2 / (sum p_k(w) + 1) over the
+    question's passages k; a passage that begins with the end token says that it has no answer, and
+    is heard no more. A question that no passage answers gets the empty answer. Su 2019,
+    https://kexue.fm/archives/7115.
 
     Args:
-        scorer: of the passages; or several, each of some of them, so that never are all in memory at once.
+        scorer: of the passages; or several, each of some of them, so that never are all in memory
+        at once.
         groups: int64 (N,), each passage's question 0 .. Q-1; or such of each scorer.
         end: the token that ends a text.
-        abstain: a passage has no answer where it gives the end token at least this probability, and only there; null: where
-            that is its most probable token, and the others may still vote for an empty answer (the source).
+        abstain: a passage has no answer where it gives the end token at least this probability, and
+            only there; null: where that is its most probable token, and the others may still vote
+            for an empty answer (the source).
     """
 
     def __init__(
@@ -51,7 +56,9 @@ class Vote:
         if abstain is not None and not 0 <= abstain <= 1:
             raise ValueError(f"abstain={abstain}: expected a probability, or null")
         scorers, parts = ([scorer], [groups]) if isinstance(groups, Tensor) else (scorer, groups)
-        places = torch.arange(sum(map(len, parts)), device=parts[0].device).split([len(part) for part in parts])
+        places = torch.arange(sum(map(len, parts)), device=parts[0].device).split(
+            [len(part) for part in parts]
+        )
         self.parts = [Part(*part) for part in zip(scorers, parts, places, strict=True)]
         self.end, self.abstain = end, abstain
         self.num = max((int(part.max()) + 1 for part in parts if len(part)), default=0)
@@ -67,7 +74,9 @@ class Vote:
         sums = None
         for part in self.parts:
             p = log_probs(part.scorer.start()).exp()
-            none = p.argmax(1) == self.end if self.abstain is None else p[:, self.end] >= self.abstain
+            none = (
+                p.argmax(1) == self.end if self.abstain is None else p[:, self.end] >= self.abstain
+            )
             part.keep(~none)
             answered[part.groups] = True
             sums = self._add(sums, p[:, None][~none], part.groups)
@@ -84,11 +93,17 @@ class Vote:
         """(Q, K, V) after one more token of each text."""
         sums = None
         for part in self.parts:
-            sums = self._add(sums, log_probs(part.scorer.step(tokens[part.groups])).exp(), part.groups)
+            sums = self._add(
+                sums, log_probs(part.scorer.step(tokens[part.groups])).exp(), part.groups
+            )
         return score(*sums)
 
-    def _add(self, sums: tuple[Tensor, Tensor] | None, p: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-        """The sums (Q, K, V) of the probabilities (N, K, V) and of their squares, those of more passages added."""
+    def _add(
+        self, sums: tuple[Tensor, Tensor] | None, p: Tensor, groups: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The sums (Q, K, V) of the probabilities (N, K, V) and of their squares, those of more
+        passages added.
+        """
         sums = sums or (p.new_zeros(self.num, *p.shape[1:]), p.new_zeros(self.num, *p.shape[1:]))
         return sums[0].index_add_(0, groups, p), sums[1].index_add_(0, groups, p.square())
 
@@ -97,7 +112,9 @@ class Vote:
             part.scorer.reorder(parents[part.groups])
 
     def keep(self, rows: Tensor) -> None:
-        place = torch.full((self.num,), -1, device=rows.device).index_copy_(0, rows, torch.arange(len(rows)).to(rows))
+        place = torch.full((self.num,), -1, device=rows.device).index_copy_(
+            0, rows, torch.arange(len(rows)).to(rows)
+        )
         for part in self.parts:
             part.keep(place[part.groups] >= 0)
             part.groups = place[part.groups]
@@ -124,13 +141,16 @@ class Room:
 
 
 class Sparing:
-    """A Scorer for some of many windows: what it needs of memory is bounded, and the time longer where many answer.
+    """A Scorer for some of many windows: what it needs of memory is bounded, and the time longer
+    where many answer.
 
-    The first token is written without keeping a cache. The rows that are still there then keep one if there is `room`; else
-    they are read, and written to, again for each token.
+    The first token is written without keeping a cache. The rows that are still there then keep one
+    if there is `room`; else they are read, and written to, again for each token.
     """
 
-    def __init__(self, make: Callable[..., Scorer], rows: Sequence[Tensor], num: int, places: int, room: Room):
+    def __init__(
+        self, make: Callable[..., Scorer], rows: Sequence[Tensor], num: int, places: int, room: Room
+    ):
         self.make, self.rows, self.places, self.room = make, rows, places, room
         self.written, self.cached = rows[0].new_zeros(len(rows[0]), num, 0), None
 
@@ -153,7 +173,9 @@ class Sparing:
     def reorder(self, parents: Tensor) -> None:
         if self.cached is not None:
             self.cached.reorder(parents)
-        self.written = self.written.gather(1, parents[..., None].expand(-1, -1, self.written.shape[2]))
+        self.written = self.written.gather(
+            1, parents[..., None].expand(-1, -1, self.written.shape[2])
+        )
 
     def keep(self, rows: Tensor) -> None:
         if self.cached is not None:
@@ -162,10 +184,11 @@ class Sparing:
 
 
 class Extractive:
-    """A scorer over Q questions whose texts must be pieces of a passage: only tokens that go on such a piece, or the end.
+    """A scorer over Q questions whose texts must be pieces of a passage: only tokens that go on
+    such a piece, or the end.
 
-    passages: int64 (N, L), the tokens that may be copied, padded with -1. groups: (N,), as for Vote; a passage that a Vote
-    hears no more is not copied from either.
+    passages: int64 (N, L), the tokens that may be copied, padded with -1. groups: (N,), as for
+    Vote; a passage that a Vote hears no more is not copied from either.
     """
 
     def __init__(self, scorer: Scorer, passages: Tensor, groups: Tensor, end: int):
@@ -175,7 +198,9 @@ class Extractive:
         scores = self.scorer.start()
         left = getattr(self.scorer, "left", torch.arange(len(self.groups), device=scores.device))
         self.passages, self.groups = self.passages[left], self.groups[left]
-        self.reach = (self.passages >= 0)[:, None]  # (N, K, L): whether the text so far leads up to this place
+        self.reach = (self.passages >= 0)[
+            :, None
+        ]  # (N, K, L): whether the text so far leads up to this place
         return self._restrict(scores[:, None])[:, 0]
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -197,7 +222,9 @@ class Extractive:
 
     def reorder(self, parents: Tensor) -> None:
         self.scorer.reorder(parents)
-        self.reach = self.reach.gather(1, parents[self.groups][..., None].expand(-1, -1, self.reach.shape[2]))
+        self.reach = self.reach.gather(
+            1, parents[self.groups][..., None].expand(-1, -1, self.reach.shape[2])
+        )
 
     def keep(self, rows: Tensor) -> None:
         self.scorer.keep(rows)

@@ -48,7 +48,11 @@ def test_the_average_halves_its_memory_every_half_life_of_images():
 
 
 def test_the_average_is_the_written_out_sum_with_ramp_up():
-    ema, system, values = EMA(half_life=1000, modules=["generator"], ramp_up=0.5), System(), [3.0, -1.0, 2.0, 7.0]
+    ema, system, values = (
+        EMA(half_life=1000, modules=["generator"], ramp_up=0.5),
+        System(),
+        [3.0, -1.0, 2.0, 7.0],
+    )
     start = system.generator[0].weight.detach().clone()
     drive(ema, system, values)
     expected, seen = start, 0
@@ -91,9 +95,14 @@ def test_inside_averaged_weights_and_out_again():
     again.on_load_checkpoint(driver, system, saved)
     again.load_state_dict(ema.state_dict())
     again.on_fit_start(driver, system)
-    assert again.images_seen == 20 and all(torch.equal(again.average[n], v) for n, v in average.items())
+    assert again.images_seen == 20 and all(
+        torch.equal(again.average[n], v) for n, v in average.items()
+    )
 
 
 def test_a_module_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match=r"callbacks\.ema\.modules=\['genrator'\]: the system has generator, discriminator"):
+    with pytest.raises(
+        ValueError,
+        match=r"callbacks\.ema\.modules=\['genrator'\]: the system has generator, discriminator",
+    ):
         drive(EMA(20, ["genrator"]), System(), [1.0])

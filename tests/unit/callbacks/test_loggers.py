@@ -69,9 +69,17 @@ def test_mlflow_in_a_local_store(tmp_path):
     fill(logger, tmp_path / "run")
     client = MlflowClient(uri)
     (run,) = client.search_runs([logger.experiment_id])
-    assert run.data.metrics == {"train/loss": 0.5, "test/fid": 2.5} and run.data.params == {"model.lr": "0.5", "seed": "1"}
-    assert [point.value for point in client.get_metric_history(run.info.run_id, "train/loss")] == [1.0, 0.5]
-    names = [path.name for path in (tmp_path / "store" / "mlartifacts").rglob("*") if path.is_file()]
+    assert run.data.metrics == {"train/loss": 0.5, "test/fid": 2.5} and run.data.params == {
+        "model.lr": "0.5",
+        "seed": "1",
+    }
+    assert [point.value for point in client.get_metric_history(run.info.run_id, "train/loss")] == [
+        1.0,
+        0.5,
+    ]
+    names = [
+        path.name for path in (tmp_path / "store" / "mlartifacts").rglob("*") if path.is_file()
+    ]
     assert "samples_texts_000002.json" in names or "texts_000002.json" in names
     assert any("fixed" in name and name.endswith(".png") for name in names)
     assert loggers.mlflow(str(tmp_path / "run"), tracking_uri=uri).run_id == run.info.run_id
@@ -109,9 +117,23 @@ class Full(Logger):
         self.rows.append(step)
 
 
-def test_a_run_outlives_a_loggers_full_disk_and_says_so_once(trained_in, tmp_path, monkeypatch, capfd):
-    words = ["model=realnvp", "data=moons", "net.depth=2", "net.hidden=8", "trainer=cpu", "trainer.max_steps=4"]
-    words += ["trainer.val_check_interval=4", "trainer.log_every_n_steps=1", "callbacks.grids=null", "evaluate=false"]
+def test_a_run_outlives_a_loggers_full_disk_and_says_so_once(
+    trained_in, tmp_path, monkeypatch, capfd
+):
+    words = [
+        "model=realnvp",
+        "data=moons",
+        "net.depth=2",
+        "net.hidden=8",
+        "trainer=cpu",
+        "trainer.max_steps=4",
+    ]
+    words += [
+        "trainer.val_check_interval=4",
+        "trainer.log_every_n_steps=1",
+        "callbacks.grids=null",
+        "evaluate=false",
+    ]
 
     def make(save_dir):
         return Full(left=2)

@@ -27,7 +27,9 @@ def test_values_of_one_step_share_a_row_whatever_is_saved_between(tmp_path):
         assert rows(tmp_path)[-1] == {"step": str(step), "a": str(step + 0.5), "b": str(step)}
     logger.log_metrics({"a": 1}, 30)
     logger.finalize("success")
-    assert [row["step"] for row in rows(tmp_path)] == ["10", "20", "30"] and rows(tmp_path)[2]["b"] == ""
+    assert [row["step"] for row in rows(tmp_path)] == ["10", "20", "30"] and rows(tmp_path)[2][
+        "b"
+    ] == ""
 
 
 def test_a_resume_drops_the_rows_after_its_step_and_a_torn_line(tmp_path):
@@ -42,7 +44,9 @@ def test_a_resume_drops_the_rows_after_its_step_and_a_torn_line(tmp_path):
     assert [row["step"] for row in rows(tmp_path)] == ["10", "20"]
     again.log_metrics({"a": 21, "new": 1}, 21)
     again.finalize("success")
-    assert [row["step"] for row in rows(tmp_path)] == ["10", "20", "21"] and rows(tmp_path)[0]["new"] == ""
+    assert [row["step"] for row in rows(tmp_path)] == ["10", "20", "21"] and rows(tmp_path)[0][
+        "new"
+    ] == ""
 
 
 def test_the_guard_stops_at_a_loss_that_is_no_number():
@@ -59,11 +63,25 @@ def test_the_guard_stops_at_a_loss_that_is_no_number():
 
 
 def test_randomness_is_a_function_of_seed_step_and_rank():
-    assert len({step_seed(seed, step, rank) for seed in range(5) for step in range(5) for rank in range(5)}) == 125
-    trainer = SimpleNamespace(fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=12)), global_rank=0)
+    assert (
+        len(
+            {
+                step_seed(seed, step, rank)
+                for seed in range(5)
+                for step in range(5)
+                for rank in range(5)
+            }
+        )
+        == 125
+    )
+    trainer = SimpleNamespace(
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=12)), global_rank=0
+    )
     draws = []
     for noise in (1, 2):
         torch.manual_seed(noise)
-        Reseed(5).on_train_batch_start(trainer, SimpleNamespace(device=torch.device("cpu")), None, 0)
+        Reseed(5).on_train_batch_start(
+            trainer, SimpleNamespace(device=torch.device("cpu")), None, 0
+        )
         draws.append(torch.randn(3))
     assert torch.equal(*draws)

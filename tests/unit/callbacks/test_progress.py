@@ -12,7 +12,13 @@ def line(capsys, logged: dict[str, float], seconds_a_step: float, monkeypatch) -
     clock = iter(seconds_a_step * step for step in range(3))
     monkeypatch.setattr("genlab.callbacks.progress.time.monotonic", lambda: next(clock))
     progress, system = RunProgress(every_seconds=2 * seconds_a_step), SimpleNamespace()
-    counts = {"max_steps": 10, "max_epochs": None, "world_size": 1, "log_every_n_steps": 50, "is_global_zero": True}
+    counts = {
+        "max_steps": 10,
+        "max_epochs": None,
+        "world_size": 1,
+        "log_every_n_steps": 50,
+        "is_global_zero": True,
+    }
     trainer = SimpleNamespace(global_step=0, logged_metrics=logged, **counts)
     progress.on_train_start(trainer, system)
     for trainer.global_step in (1, 2):
@@ -27,5 +33,9 @@ def test_the_rate_of_a_slow_step_is_not_nothing(capsys, monkeypatch, seconds, ra
 
 
 def test_groups_of_values_do_not_fill_the_line(capsys, monkeypatch):
-    logged = {"train/bits_per_dim": 1.5, "val/bits_per_dim": 2.0, "train/log_det/block_00_mean": 0.1}
+    logged = {
+        "train/bits_per_dim": 1.5,
+        "val/bits_per_dim": 2.0,
+        "train/log_det/block_00_mean": 0.1,
+    }
     assert line(capsys, logged, 1.0, monkeypatch).endswith("left  bits_per_dim 1.5\n")

@@ -9,10 +9,22 @@ import torch
 
 import genlab
 from genlab import config
-from genlab.systems.encoders import Backbone, RunEncoder
+from genlab.systems.text.encoders import Backbone, RunEncoder
 
-SMALL = ["net=bert_tiny", "net.dim=16", "net.num_layers=1", "net.hidden_dim=32", "trainer=cpu", "trainer.max_steps=3"]
-SMALL += ["trainer.val_check_interval=3", "data.batch_size=16", "data.vocab_size=200", "evaluate=false"]
+SMALL = [
+    "net=bert_tiny",
+    "net.dim=16",
+    "net.num_layers=1",
+    "net.hidden_dim=32",
+    "trainer=cpu",
+    "trainer.max_steps=3",
+]
+SMALL += [
+    "trainer.val_check_interval=3",
+    "data.batch_size=16",
+    "data.vocab_size=200",
+    "evaluate=false",
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +47,9 @@ def ask(tmp_path, command):
 
 
 def test_texts_are_written_under_labels(run, ask, capsys):
-    rows = ask(run, "sample", "label={topic: capital, form: question}", "num=2", "prompt=the", "seed=4")
+    rows = ask(
+        run, "sample", "label={topic: capital, form: question}", "num=2", "prompt=the", "seed=4"
+    )
     assert [row["labels"] for row in rows] == [{"topic": "capital", "form": "question"}] * 2
     assert all(row["texts"][0].startswith("the") and row["prompt"] == "the" for row in rows)
     rows = ask(run, "sample", "label=[capital,statement]", "num=4", "decoding.guidance=2")
@@ -44,7 +58,15 @@ def test_texts_are_written_under_labels(run, ask, capsys):
 
 
 def test_texts_go_from_one_label_to_another(run, ask):
-    rows = ask(run, "sample", "label=[capital,year]", "mode=interpolate", "steps=3", "num=3", "decoding.method=greedy")
+    rows = ask(
+        run,
+        "sample",
+        "label=[capital,year]",
+        "mode=interpolate",
+        "steps=3",
+        "num=3",
+        "decoding.method=greedy",
+    )
     assert [row["t"] for row in rows] == [0.0, 0.5, 1.0]
     ends = ask(run, "sample", "label=[capital,year]", "num=2", "decoding.method=greedy")
     assert [rows[0]["texts"], rows[2]["texts"]] == [row["texts"] for row in ends]
@@ -54,7 +76,10 @@ def test_texts_go_from_one_label_to_another(run, ask):
     ("words", "message"),
     [
         (["label=captial"], "Did you mean 'capital'"),
-        (["label=[capital]", "mode=interpolate"], "goes from one condition to another, and 1 are given"),
+        (
+            ["label=[capital]", "mode=interpolate"],
+            "goes from one condition to another, and 1 are given",
+        ),
         (["source=a"], "this model is given no source"),
         (["steps=3"], "is for mode=interpolate"),
         (["mode=walk"], "expected grid or interpolate"),
@@ -79,24 +104,37 @@ def test_texts_are_told_apart_by_bayes_rule(run, ask, tmp_path, capsys):
     ask(run, "encode", f"input={tmp_path / 'in.txt'}", f"out={tmp_path / 'b.npz'}")
     found = np.load(tmp_path / "b.npz")
     assert found["codes"].shape == (2, 8) and found["labels"].tolist() == [-1, -1]
-    with pytest.raises(config.ConfigError, match=r"field=from: expected one of topic, form.*'form'"):
+    with pytest.raises(
+        config.ConfigError, match=r"field=from: expected one of topic, form.*'form'"
+    ):
         ask(run, "encode", "split=test", "field=from")
 
 
 def test_a_run_that_encodes_for_another_is_needed_no_more(trained_in, tiny, ask, tmp_path):
     trained_in(tmp_path / "ogan", "model=ogan", *tiny)
     general = [word for word in SMALL if "max_steps" not in word]
-    words = ["model=cln_caption", "encoder=run", f"model.condition.run={tmp_path / 'ogan'}", "trainer.max_steps=3"]
+    words = [
+        "model=cln_caption",
+        "encoder=run",
+        f"model.condition.run={tmp_path / 'ogan'}",
+        "trainer.max_steps=3",
+    ]
     trained_in(tmp_path / "caption", *words, *general)
     shutil.move(tmp_path / "ogan", tmp_path / "moved")
     model, ogan = genlab.load(tmp_path / "caption"), genlab.load(tmp_path / "moved")
     images = torch.rand(3, 1, 32, 32) * 2 - 1
-    assert torch.equal(model.condition.features(images), ogan.encode(images))  # and so it was not trained
+    assert torch.equal(
+        model.condition.features(images), ogan.encode(images)
+    )  # and so it was not trained
     rows = ask(tmp_path / "caption", "sample", "num=2")
-    assert [row["image"] for row in rows] == ["test-0", "test-1"] and all(row["texts"] for row in rows)
+    assert [row["image"] for row in rows] == ["test-0", "test-1"] and all(
+        row["texts"] for row in rows
+    )
     ask(tmp_path / "caption", "encode", "split=test", f"out={tmp_path / 'c.npz'}")
     assert np.load(tmp_path / "c.npz")["codes"].shape == (500, 128)
-    with pytest.raises(ValueError, match=r"images of \(1, 28, 28\); the run .* was trained on \(1, 32, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"images of \(1, 28, 28\); the run .* was trained on \(1, 32, 32\)"
+    ):
         model.condition({"image": torch.zeros(1, 1, 28, 28)})
 
 
@@ -109,10 +147,17 @@ def test_a_backbone_takes_pretrained_weights_and_can_be_frozen(tmp_path):
     frozen.begin()
     other.fc = torch.nn.Flatten()
     x = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    mean, std = (
+        torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1),
+        torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1),
+    )
     features = other.eval()((x / 255 - mean) / std)
     assert torch.allclose(frozen.train()({"image": x}), frozen.map(features), atol=1e-5)
-    assert [name for name, p in frozen.named_parameters() if p.requires_grad] == ["none", "map.weight", "map.bias"]
+    assert [name for name, p in frozen.named_parameters() if p.requires_grad] == [
+        "none",
+        "map.weight",
+        "map.bias",
+    ]
     for wrong, message in (
         ({"name": "resnet81"}, "Did you mean 'resnet18'"),
         ({"frozen": True}, r"model\.condition\.weights=null"),

@@ -15,7 +15,14 @@ from genlab.commands.text import read_input, refuse, whiten
 def run(trained_in, tmp_path_factory):
     """A run of three steps on facts."""
     run_dir = tmp_path_factory.mktemp("texts") / "run"
-    words = ["model=unilm_qa", "net=bert_tiny", "net.dim=16", "net.num_layers=1", "net.hidden_dim=32", "trainer=cpu"]
+    words = [
+        "model=unilm_qa",
+        "net=bert_tiny",
+        "net.dim=16",
+        "net.num_layers=1",
+        "net.hidden_dim=32",
+        "trainer=cpu",
+    ]
     words += [
         "trainer.max_steps=3",
         "trainer.val_check_interval=3",
@@ -37,7 +44,10 @@ def test_a_question_is_answered_from_the_command_line(ask, tmp_path, capsys):
     ask("sample", "question=What is the capital of Peru?", 'passages=["The capital of Peru is Lima.", "Cuba is warm."]',
         "decoding.abstain=1", "decoding.method=beam", "decoding.num=2")  # fmt: skip
     (row,) = [json.loads(line) for line in (tmp_path / "texts.jsonl").read_text().splitlines()]
-    assert row["question"] == "What is the capital of Peru?" and len(row["texts"]) == len(row["scores"]) == 2
+    assert (
+        row["question"] == "What is the capital of Peru?"
+        and len(row["texts"]) == len(row["scores"]) == 2
+    )
     assert row["texts"][0] in "the capital of peru is lima. cuba is warm." and row["texts"][0]
     assert "texts.jsonl  1" in capsys.readouterr().out
 
@@ -60,7 +70,10 @@ def test_a_file_of_questions_is_answered(ask, tmp_path):
         (["source=a", "mode=walk"], "mode: is for models of images"),
         (["source=a", "num=3"], "num: is for models of images"),
         (["source=a", "decoding.abstain=0.5"], r"decoding\.abstain=0\.5: means nothing"),
-        (["question=a", "passages=[b]", "decoding.beams=4"], r"decoding\.beams=4: means nothing to method greedy"),
+        (
+            ["question=a", "passages=[b]", "decoding.beams=4"],
+            r"decoding\.beams=4: means nothing to method greedy",
+        ),
         (["question=a", "passages=[b]", "out=x.txt"], r"out=x\.txt"),
     ],
 )
@@ -87,7 +100,9 @@ def test_sentence_vectors_are_written_and_whitened(ask, tmp_path):
     stored = np.load(tmp_path / "codes.npz")
     codes = stored["codes"].astype(np.float64)
     assert codes.shape == (40, 8) and list(stored["ids"])[:2] == ["test-0", "test-1"]
-    assert np.allclose(codes.mean(0), 0, atol=1e-3) and np.allclose(codes.T @ codes / 40, np.eye(8), atol=1e-2)
+    assert np.allclose(codes.mean(0), 0, atol=1e-3) and np.allclose(
+        codes.T @ codes / 40, np.eye(8), atol=1e-2
+    )
     (tmp_path / "lines.txt").write_text("one\n\ntwo\n")
     ask("encode", f"input={tmp_path / 'lines.txt'}", "pooling=cls", f"out={tmp_path / 'c.npz'}")
     assert np.load(tmp_path / "c.npz")["codes"].shape == (2, 16)
@@ -98,7 +113,9 @@ def test_sentence_vectors_are_written_and_whitened(ask, tmp_path):
 def test_whitening_is_what_it_says():
     codes = torch.randn(200, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64) + 3
     white, mean, kernel = whiten(codes, True)
-    assert torch.allclose(white.double().T @ white.double() / 200, torch.eye(6, dtype=torch.float64), atol=1e-4)
+    assert torch.allclose(
+        white.double().T @ white.double() / 200, torch.eye(6, dtype=torch.float64), atol=1e-4
+    )
     assert torch.allclose((codes.float() - mean) @ kernel, white, atol=1e-4)
     for wrong in (0, 7):
         with pytest.raises(config.ConfigError, match=f"whiten={wrong}"):

@@ -46,10 +46,14 @@ def encode():
 
 @pytest.fixture(scope="session")
 def pictures(noise, encode):
-    """pictures(count) -> {"a/0.png": bytes, "b/1.png": ..., "a/2.png": ...}, 6x6 RGB, all different."""
+    """pictures(count) -> {"a/0.png": bytes, "b/1.png": ..., "a/2.png": ...}, 6x6 RGB, all
+    different.
+    """
 
     def make(count):
-        return {f"{'ab'[row % 2]}/{row}.png": encode(noise(6, 6, 3, seed=row)) for row in range(count)}
+        return {
+            f"{'ab'[row % 2]}/{row}.png": encode(noise(6, 6, 3, seed=row)) for row in range(count)
+        }
 
     return make
 
@@ -93,7 +97,9 @@ def flip_byte():
 
 @pytest.fixture(scope="session")
 def write_idx():
-    """write_idx(folder, train=12, test=4, suffix="", seed=0) -> pixels and labels of four IDX files of 28x28."""
+    """write_idx(folder, train=12, test=4, suffix="", seed=0) -> pixels and labels of four IDX files
+    of 28x28.
+    """
 
     def write(folder, train=12, test=4, suffix="", seed=0):
         folder = Path(folder)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from genlab.data.decode import DataError
-from genlab.data.loader import Arrays, Batches, MappedImages, StepLoader, normalize
+from genlab.data.images.arrays import Arrays, Batches, MappedImages, normalize
+from genlab.data.loader import StepLoader
 from genlab.data.sampler import Draw, StepSampler
+from genlab.errors import DataError
 
 
 @pytest.fixture
@@ -20,7 +21,9 @@ def stored(noise, tmp_path):
 def test_bytes_become_minus_one_to_one_exactly_at_the_ends():
     found = normalize(torch.arange(256, dtype=torch.uint8))
     assert found.dtype == torch.float32 and found[0] == -1 and found[255] == 1
-    assert torch.allclose(found.double(), torch.linspace(-1, 1, 256, dtype=torch.float64), atol=1e-7)
+    assert torch.allclose(
+        found.double(), torch.linspace(-1, 1, 256, dtype=torch.float64), atol=1e-7
+    )
 
 
 def test_every_byte_comes_back_from_its_normal_value():
@@ -29,7 +32,16 @@ def test_every_byte_comes_back_from_its_normal_value():
 
 
 @pytest.mark.parametrize(
-    "key", [0, 5, slice(None), slice(2, 7), torch.tensor([3, 0, 3]), torch.tensor([5]), torch.tensor([0])[:0]]
+    "key",
+    [
+        0,
+        5,
+        slice(None),
+        slice(2, 7),
+        torch.tensor([3, 0, 3]),
+        torch.tensor([5]),
+        torch.tensor([0])[:0],
+    ],
 )
 def test_mapped_images_are_indexed_as_the_tensor_in_memory_is(key, stored):
     pixels, images = stored
@@ -64,7 +76,9 @@ def test_mapped_images_are_pickled_without_their_content(tmp_path, noise):
 def test_a_selection_of_arrays_keeps_images_labels_and_paths_together(stored):
     pixels, images = stored
     for kind in (images, torch.from_numpy(pixels)):
-        some = Arrays(kind, torch.arange(12), [str(row) for row in range(12)]).select(np.array([4, 1]))
+        some = Arrays(kind, torch.arange(12), [str(row) for row in range(12)]).select(
+            np.array([4, 1])
+        )
         assert torch.equal(some.images[:], torch.from_numpy(pixels[[4, 1]]))
         assert some.labels.tolist() == [4, 1] and some.paths == ["4", "1"] and len(some) == 2
     assert Arrays(images).select(np.array([4])).labels is None
@@ -75,7 +89,9 @@ def test_a_batch_holds_the_rows_of_its_draw_mirrored_where_drawn(stored):
     draw = Draw(torch.tensor([5, 0, 7]), torch.tensor([True, False, True]))
     for kind in (images, torch.from_numpy(pixels)):
         batch = Batches(Arrays(kind, torch.arange(100, 112)))[draw]
-        expected = torch.from_numpy(np.stack([pixels[5][..., ::-1], pixels[0], pixels[7][..., ::-1]]))
+        expected = torch.from_numpy(
+            np.stack([pixels[5][..., ::-1], pixels[0], pixels[7][..., ::-1]])
+        )
         assert torch.equal(batch["image"], expected)
         assert batch["label"].tolist() == [105, 100, 107] and batch["index"].tolist() == [5, 0, 7]
 
@@ -120,5 +136,7 @@ def test_a_checkpoint_trained_in_another_order_is_refused(stored):
     state = loader().state_dict()
     loader().load_state_dict(state)
     for changed in ({"seed": 2}, {"batch_size": 3}, {"count": 11}, {"world_size": 2}):
-        with pytest.raises(DataError, match=r"another order|order set by .* set seed, data\.batch_size"):
+        with pytest.raises(
+            DataError, match=r"another order|order set by .* set seed, data\.batch_size"
+        ):
             loader(**changed).load_state_dict(state)

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from genlab.data import sampler as module
-from genlab.data.decode import DataError
 from genlab.data.sampler import StepSampler, in_order
+from genlab.errors import DataError
 
 
 @pytest.fixture(autouse=True, params=["a table", "computed"])
@@ -44,20 +44,26 @@ def test_resuming_at_any_step_draws_the_same_tail(position):
     sampler = StepSampler(50, 4, seed=3, flip=True)
     epochs = [draws(sampler, epoch * len(sampler)) for epoch in range(4)]
     whole = list(itertools.chain(*epochs))
-    assert draws(StepSampler(50, 4, seed=3, flip=True), position) == whole[position : position + len(sampler)]
+    assert (
+        draws(StepSampler(50, 4, seed=3, flip=True), position)
+        == whole[position : position + len(sampler)]
+    )
 
 
 def test_set_epoch_starts_with_the_first_batch_of_that_epoch():
     sampler = StepSampler(50, 4, seed=3, flip=True)
     sampler.set_epoch(2)
-    assert [draw.index.tolist() for draw in sampler] == [[row for row, _ in batch] for batch in draws(sampler, 24)]
+    assert [draw.index.tolist() for draw in sampler] == [
+        [row for row, _ in batch] for batch in draws(sampler, 24)
+    ]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 def test_the_ranks_together_draw_exactly_the_global_batch_of_one_process(world_size):
     one = StepSampler(50, 12, seed=5, flip=True)
     ranks = [
-        StepSampler(50, 12 // world_size, seed=5, flip=True, rank=rank, world_size=world_size) for rank in range(world_size)
+        StepSampler(50, 12 // world_size, seed=5, flip=True, rank=rank, world_size=world_size)
+        for rank in range(world_size)
     ]
     for position in (0, 3, 6):
         parts = zip(*(draws(rank, position) for rank in ranks), strict=True)
@@ -71,13 +77,17 @@ def test_every_epoch_is_a_permutation_of_full_batches(count, batch_size):
     for epoch in epochs:
         assert len(epoch) == len(sampler) == count // batch_size
         assert {len(batch) for batch in epoch} == {batch_size}
-        assert len(set(rows(epoch))) == len(sampler) * batch_size and set(rows(epoch)) <= set(range(count))
+        assert len(set(rows(epoch))) == len(sampler) * batch_size and set(rows(epoch)) <= set(
+            range(count)
+        )
     assert count == batch_size or epochs[0] != epochs[1] != epochs[2]
 
 
 def test_no_row_is_left_out_for_good():
     sampler = StepSampler(10, 4, seed=0)
-    assert set(rows(draws(sampler, 0)) + rows(draws(sampler, 2)) + rows(draws(sampler, 4))) == set(range(10))
+    assert set(rows(draws(sampler, 0)) + rows(draws(sampler, 2)) + rows(draws(sampler, 4))) == set(
+        range(10)
+    )
 
 
 def test_another_seed_gives_another_order():
@@ -86,7 +96,10 @@ def test_another_seed_gives_another_order():
 
 def test_half_of_the_rows_are_flipped_and_others_in_each_epoch():
     sampler = StepSampler(4000, 40, seed=0, flip=True)
-    first, second = ({row for batch in draws(sampler, at) for row, flip in batch if flip} for at in (0, len(sampler)))
+    first, second = (
+        {row for batch in draws(sampler, at) for row, flip in batch if flip}
+        for at in (0, len(sampler))
+    )
     assert 1900 < len(first) < 2100 and 900 < len(first & second) < 1100
 
 
@@ -99,7 +112,8 @@ def test_flips_do_not_change_the_order_and_are_absent_unless_asked_for():
 @pytest.mark.parametrize(("count", "batch_size", "world_size"), [(7, 8, 1), (7, 4, 2), (0, 1, 1)])
 def test_a_split_smaller_than_a_global_batch_is_refused_by_key(count, batch_size, world_size):
     with pytest.raises(
-        DataError, match=rf"has {count} images, .*data\.batch_size={batch_size} x {world_size} .* lower data"
+        DataError,
+        match=rf"has {count} images, .*data\.batch_size={batch_size} x {world_size} .* lower data",
     ):
         StepSampler(count, batch_size, world_size=world_size)
 

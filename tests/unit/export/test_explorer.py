@@ -17,16 +17,28 @@ from genlab.export.program import Unknown, program
 from genlab.report import html
 
 RUNTIME = Path(html.__file__).parent / "runtime.js"
-READY = {"ready": "body[data-ready]", "schemes": ("file:", "data:", "blob:")}  # a dropped picture is a blob
+READY = {
+    "ready": "body[data-ready]",
+    "schemes": ("file:", "data:", "blob:"),
+}  # a dropped picture is a blob
 NODE = shutil.which("node")
 # of recipes, how far the page may be from torch: weights in float16 have 11 bits
 CASES = {
     "dcgan": (["model=dcgan"], 0.005),
-    "dcgan_conditional": (["model=dcgan", "net/modulation=conditional", "model.num_classes=10"], 0.005),
-    "dcgan_shuffle": (["model=dcgan", "net.generator.upsample=pixel_shuffle", "net.generator.kernel_size=5"], 0.005),
+    "dcgan_conditional": (
+        ["model=dcgan", "net/modulation=conditional", "model.num_classes=10"],
+        0.005,
+    ),
+    "dcgan_shuffle": (
+        ["model=dcgan", "net.generator.upsample=pixel_shuffle", "net.generator.kernel_size=5"],
+        0.005,
+    ),
     "dcgan_bilinear": (["model=dcgan", "net.generator.upsample=bilinear"], 0.01),
     "ogan": (["model=ogan"], 0.005),
-    "ogan_spectral": (["model=ogan", "net.discriminator.norm=none", "net.discriminator.spectral_norm=true"], 0.005),
+    "ogan_spectral": (
+        ["model=ogan", "net.discriminator.norm=none", "net.discriminator.spectral_norm=true"],
+        0.005,
+    ),
     "ogan_group": (["model=ogan", "net.discriminator.norm=group"], 0.005),
     "sagan": (["model=sagan"], 0.01),
     "stylegan": (["model=stylegan"], 0.005),
@@ -34,12 +46,20 @@ CASES = {
     "pggan": (["model=pggan", "net.generator.dim=16"], 0.01),
 }
 QUICK = ("dcgan", "dcgan_conditional", "ogan", "sagan")
-SHAKEN = {"sagan": 0.02, "biggan": 0.02, "dcgan_shuffle": 0.05}  # how far weights are moved, else 0.15
+SHAKEN = {
+    "sagan": 0.02,
+    "biggan": 0.02,
+    "dcgan_shuffle": 0.05,
+}  # how far weights are moved, else 0.15
 
 
 def system_of(composed, words, shaken):
     """An untrained model whose weights and statistics are all different."""
-    small = ["net.generator.width_multiple=2"] if words[0] in ("model=dcgan", "model=ogan", "model=stylegan") else []
+    small = (
+        ["net.generator.width_multiple=2"]
+        if words[0] in ("model=dcgan", "model=ogan", "model=stylegan")
+        else []
+    )
     settings = config.resolve(composed(*words, *small))
     system = config.build_system(settings).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
@@ -55,8 +75,12 @@ def system_of(composed, words, shaken):
 
 
 def calm(generator, z, y):
-    """Scales the last convolution so that tanh does not saturate: a chaos of weights would enlarge every rounding."""
-    last = [m for m in generator.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.ConvTranspose2d)][-1]
+    """Scales the last convolution so that tanh does not saturate: a chaos of weights would enlarge
+    every rounding.
+    """
+    last = [
+        m for m in generator.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.ConvTranspose2d)
+    ][-1]
     if not torch.nn.utils.parametrize.is_parametrized(last):
         spread = generator(z, y).clamp(-0.999, 0.999).atanh().std()
         last.weight.div_(2 * spread)
@@ -70,13 +94,18 @@ def in_node(made, inputs):
       console.log(JSON.stringify(inputs.map((one) => Array.from(run(...one)))));"""
     rows = [[part[i].flatten().tolist() for part in inputs] for i in range(len(inputs[0]))]
     text = json.dumps({"made": made, "inputs": rows})
-    done = subprocess.run([NODE, "-e", code], input=text, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [NODE, "-e", code], input=text, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return torch.tensor(json.loads(done.stdout))
 
 
 @pytest.mark.skipif(NODE is None, reason="there is no node")
-@pytest.mark.parametrize("case", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES])
+@pytest.mark.parametrize(
+    "case",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
+)
 def test_the_runtime_decodes_and_encodes_as_torch_does(case, composed):
     words, most = CASES[case]
     system, shape = system_of(composed, words, SHAKEN.get(case, 0.15))
@@ -108,7 +137,10 @@ def run(trained_in, tiny, tmp_path_factory):
     assert (folder / "explorer.html").exists()
     path = folder / "checkpoints" / "last.ckpt"
     checkpoint = runs.read_checkpoint(path)
-    for state in (checkpoint["state_dict"], checkpoint["ema"]):  # an untrained one makes grey pictures
+    for state in (
+        checkpoint["state_dict"],
+        checkpoint["ema"],
+    ):  # an untrained one makes grey pictures
         for name, value in state.items():
             if value.dim() > 1 and name.startswith("generator"):
                 value.add_(0.2 * torch.randn(value.shape))
@@ -130,10 +162,16 @@ def content_of(page):
 
 def test_a_run_leaves_the_page_and_its_report_links_it(run):
     page = (run / "explorer.html").read_text()
-    assert 'href="explorer.html"' in (run / "report.html").read_text() and 'href="report.html"' in page
+    assert (
+        'href="explorer.html"' in (run / "report.html").read_text() and 'href="report.html"' in page
+    )
     assert "://" not in page
     content = content_of(run / "explorer.html")
-    assert content["shape"] == [1, 16, 16] and content["num_classes"] == 10 and "training images" in content["about"]
+    assert (
+        content["shape"] == [1, 16, 16]
+        and content["num_classes"] == 10
+        and "training images" in content["about"]
+    )
     shares = content["shares"]
     assert len(shares) == 10 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
 
@@ -143,9 +181,14 @@ def test_what_cannot_be_explored_is_said_in_the_report(run, tmp_path, monkeypatc
     monkeypatch.setattr(explorer, "MAX_BYTES", 10)
     reason = explorer.explore(tmp_path / "run", data_of(run))
     assert "format=explorer" in reason and not (tmp_path / "run" / "explorer.html").exists()
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text()) | {"no_explorer": reason}
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text()) | {
+        "no_explorer": reason
+    }
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
-    assert "No page to explore the codes: its weights are" in html.write_report(tmp_path / "run").read_text()
+    assert (
+        "No page to explore the codes: its weights are"
+        in html.write_report(tmp_path / "run").read_text()
+    )
 
 
 def test_directions_of_a_generator_alone_are_those_in_which_pictures_change():
@@ -153,14 +196,24 @@ def test_directions_of_a_generator_alone_are_those_in_which_pictures_change():
         def forward(self, z, labels=None):
             return z * torch.tensor([1.0, 3.0, 0.5, 2.0])
 
-    found = explorer.measured(images.Verb(Stretch(), "decode", torch.zeros(5, 4)), torch.randn(8, 4))
-    rows = torch.frombuffer(bytearray(base64.b64decode(found["directions"])), dtype=torch.float16).view(4, 4).float()
+    found = explorer.measured(
+        images.Verb(Stretch(), "decode", torch.zeros(5, 4)), torch.randn(8, 4)
+    )
+    rows = (
+        torch.frombuffer(bytearray(base64.b64decode(found["directions"])), dtype=torch.float16)
+        .view(4, 4)
+        .float()
+    )
     assert torch.allclose(rows, torch.eye(4)[[1, 3, 0, 2]], atol=1e-3)
-    assert found["shares"] == pytest.approx([9 / 14.25, 4 / 14.25, 1 / 14.25, 0.25 / 14.25], rel=1e-3)
+    assert found["shares"] == pytest.approx(
+        [9 / 14.25, 4 / 14.25, 1 / 14.25, 0.25 / 14.25], rel=1e-3
+    )
 
 
 def picture(page, name):
-    seen = f"[...document.getElementById('{name}').getContext('2d').getImageData(0, 0, 16, 16).data]"
+    seen = (
+        f"[...document.getElementById('{name}').getContext('2d').getImageData(0, 0, 16, 16).data]"
+    )
     return torch.tensor(page.evaluate(seen)).float().view(16, 16, 4)[..., 0]
 
 
@@ -169,7 +222,9 @@ def test_the_page_in_a_browser(run, opened, tmp_path):
     x = data_of(run).pick("val", 2)["image"]
     grey = x[1, 0].add(1).mul(127.5).round().byte()
     Image.fromarray(grey.numpy()).save(tmp_path / "dropped.png")
-    with opened(run / "explorer.html", **READY, viewport={"width": 390, "height": 800}, color_scheme="dark") as page:
+    with opened(
+        run / "explorer.html", **READY, viewport={"width": 390, "height": 800}, color_scheme="dark"
+    ) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 28)"
         page.select_option("#label", "3")
@@ -181,7 +236,9 @@ def test_the_page_in_a_browser(run, opened, tmp_path):
         page.locator("#sliders input").first.focus()
         before = page.input_value("#sliders input >> nth=0")
         page.keyboard.press("ArrowRight")
-        assert float(page.input_value("#sliders input >> nth=0")) == pytest.approx(float(before) + 0.05, abs=0.051)
+        assert float(page.input_value("#sliders input >> nth=0")) == pytest.approx(
+            float(before) + 0.05, abs=0.051
+        )
         page.locator("#between").focus()
         page.keyboard.press("End")
         page.wait_for_function("document.body.dataset.ready > 2")
@@ -202,11 +259,17 @@ def test_a_generator_alone_has_a_page_with_its_classes(trained_in, tiny, opened,
     labels = ["net/modulation=conditional", "model.num_classes=10", "data=digits"]
     trained_in(tmp_path / "run", "model=dcgan", *labels, *words)
     content = content_of(tmp_path / "run" / "explorer.html")
-    assert content["encode"] is None and content["held_out"] is None and "change most" in content["about"]
+    assert (
+        content["encode"] is None
+        and content["held_out"] is None
+        and "change most" in content["about"]
+    )
     with opened(tmp_path / "run" / "explorer.html", **READY) as page:
         assert page.locator("#label option").count() == 10 and page.locator("#file").count() == 0
         page.locator("#random").press("Enter")
         page.select_option("#label", "7")
         page.locator("#play").press("Enter")
-        while page.evaluate("+document.body.dataset.ready") <= 3:  # the page's policy forbids what waits inside of it
+        while (
+            page.evaluate("+document.body.dataset.ready") <= 3
+        ):  # the page's policy forbids what waits inside of it
             page.wait_for_timeout(50)

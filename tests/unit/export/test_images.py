@@ -14,7 +14,11 @@ from genlab.export.card import model_card
 
 SMALL = {
     "ogan": ["net.generator.width_multiple=1"],
-    "dcgan": ["net.generator.width_multiple=1", "net/modulation=conditional", "model.num_classes=10"],
+    "dcgan": [
+        "net.generator.width_multiple=1",
+        "net/modulation=conditional",
+        "model.num_classes=10",
+    ],
     "glow": ["net.depth=2", "net.hidden=8"],
     "realnvp": ["data=digits8", "net.levels=2", "net.num_blocks=1", "net.hidden=8"],
     "iresnet": ["data=digits8", "net.num_blocks=1", "net.width=8"],
@@ -33,7 +37,15 @@ def system_of(composed, model):
             value.add_(0.02 * torch.randn(value.shape, generator=generator))
     if hasattr(system, "refresh"):
         system.refresh()
-    return settings, system, (settings["data"]["channels"], settings["data"]["image_size"], settings["data"]["image_size"])
+    return (
+        settings,
+        system,
+        (
+            settings["data"]["channels"],
+            settings["data"]["image_size"],
+            settings["data"]["image_size"],
+        ),
+    )
 
 
 @pytest.fixture(scope="module", params=list(SMALL))
@@ -67,7 +79,9 @@ def test_a_torch_export_program_is_the_model_for_any_batch(model, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.skipif(not importlib.util.find_spec("onnxruntime"), reason="onnxruntime is not installed")
+@pytest.mark.skipif(
+    not importlib.util.find_spec("onnxruntime"), reason="onnxruntime is not installed"
+)
 def test_an_onnx_graph_is_the_model_for_any_batch(model, tmp_path):
     import onnxruntime
 
@@ -76,9 +90,13 @@ def test_an_onnx_graph_is_the_model_for_any_batch(model, tmp_path):
         session = onnxruntime.InferenceSession(export.to_onnx(module, tmp_path / f"{verb}.onnx"))
         assert [one.name for one in session.get_inputs()] == list(module.inputs)
         inputs = module.example(7)
-        made = session.run(None, {name: x.numpy() for name, x in zip(module.inputs, inputs, strict=True)})[0]
+        made = session.run(
+            None, {name: x.numpy() for name, x in zip(module.inputs, inputs, strict=True)}
+        )[0]
         want = wanted(system, verb, inputs)
-        assert (torch.from_numpy(made) - want).abs().max() <= 1e-4 * max(1.0, want.abs().max().item()), verb
+        assert (torch.from_numpy(made) - want).abs().max() <= 1e-4 * max(
+            1.0, want.abs().max().item()
+        ), verb
 
 
 def test_an_export_is_loaded_like_a_run(model, tmp_path):
@@ -104,17 +122,33 @@ def test_points_have_no_graph(composed):
 
 def test_a_model_card_is_in_hugging_faces_form(trained_in, tmp_path, tiny):
     words = [word for word in tiny if not word.startswith("evaluate")]
-    trained_in(tmp_path / "run", "model=ogan", *words, "trainer.max_steps=2", "callbacks.grids=null", "evaluate=false")
+    trained_in(
+        tmp_path / "run",
+        "model=ogan",
+        *words,
+        "trainer.max_steps=2",
+        "callbacks.grids=null",
+        "evaluate=false",
+    )
     entry = {"value": 3.25, "split": "test", "count": 500, "reference": None, "features": "classifier", "comparable": False,
              "weights": "ema", "ckpt": "last", "seed": 0}  # fmt: skip
     runs.write_text(tmp_path / "run" / "eval" / "metrics.json", json.dumps({"fid": entry}))
     system = genlab.load(tmp_path / "run")
-    card = model_card(tmp_path / "run", system, {"model.safetensors": "weights"}, licence="MIT", use=["import genlab"])
+    card = model_card(
+        tmp_path / "run",
+        system,
+        {"model.safetensors": "weights"},
+        licence="MIT",
+        use=["import genlab"],
+    )
     front = yaml.safe_load(card.split("---")[1])
     assert front["license"] == "mit" and front["library_name"] == "genlab"
     (result,) = front["model-index"][0]["results"]
     assert result["dataset"]["name"] == "mnist5k" and result["metrics"][0]["value"] == 3.25
     assert (
-        "train 4250" in card and "not comparable" in card and "genlab train model=ogan" in card and "import genlab" in card
+        "train 4250" in card
+        and "not comparable" in card
+        and "genlab train model=ogan" in card
+        and "import genlab" in card
     )
     assert "None is given" in model_card(tmp_path / "run", system, {})

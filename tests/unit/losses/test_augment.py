@@ -37,7 +37,9 @@ def test_cutout_blanks_a_square_of_half_the_side():
     assert torch.equal(torch.where(blank[:, None], torch.zeros(()), IMAGES), cut)
     rows, columns = blank.any(2).sum(1), blank.any(1).sum(1)
     assert (rows * columns == blank.sum((1, 2))).all()  # a rectangle
-    assert rows.max() == columns.max() == 8 and rows.min() >= 4 and columns.min() >= 4  # cut off by the border
+    assert (
+        rows.max() == columns.max() == 8 and rows.min() >= 4 and columns.min() >= 4
+    )  # cut off by the border
 
 
 def test_colour_keeps_the_picture_up_to_brightness_saturation_and_contrast():

@@ -2,7 +2,15 @@
 
 import torch
 
-from genlab.losses.language import IGNORED, continued, masked, most_masked, next_tokens, select, uniforms
+from genlab.losses.language import (
+    IGNORED,
+    continued,
+    masked,
+    most_masked,
+    next_tokens,
+    select,
+    uniforms,
+)
 
 VOCAB, PAD, CLS, SEP, MASK = 1000, 0, 2, 3, 4
 
@@ -31,7 +39,10 @@ def test_the_random_numbers_are_uniform_independent_and_the_rows_own():
     chi2 = ((counts - expected) ** 2 / expected).sum().item()
     assert abs(chi2 - 99) < 5 * (2 * 99) ** 0.5
     flat = u.flatten(1).double() - 0.5
-    for a, b in ((flat[:, :-1], flat[:, 1:]), (flat[:-1], flat[1:])):  # next in the row, and of the next row
+    for a, b in (
+        (flat[:, :-1], flat[:, 1:]),
+        (flat[:-1], flat[1:]),
+    ):  # next in the row, and of the next row
         assert abs((a * b).mean() * 12) < 5 / a.numel() ** 0.5
     assert torch.equal(uniforms(keys[[7, 3]], 3, 50), u[[7, 3]])
 
@@ -46,7 +57,9 @@ def test_splitmix64_is_the_published_one():
 
     key = 123456789123456789
     state = key * 0xBF58476D1CE4E5B9 & mask
-    expected = [(reference(state + i * 0x9E3779B97F4A7C15 & mask) >> 40) / (1 << 24) for i in range(1, 11)]
+    expected = [
+        (reference(state + i * 0x9E3779B97F4A7C15 & mask) >> 40) / (1 << 24) for i in range(1, 11)
+    ]
     assert uniforms(torch.tensor([key]), 2, 5).flatten().tolist() == expected
 
 
@@ -62,7 +75,9 @@ def test_masking_keeps_to_the_binomial():
     drawn = chosen[(chosen != MASK) & (chosen != before)]
     assert within(len(drawn), count, 0.1)
     assert within(int((drawn < VOCAB // 2).sum()), len(drawn), 0.5) and drawn.max() < VOCAB
-    assert torch.equal(asked.answers, before) and torch.equal(asked.ids[~asked.chosen], ids[~asked.chosen])
+    assert torch.equal(asked.answers, before) and torch.equal(
+        asked.ids[~asked.chosen], ids[~asked.chosen]
+    )
     assert not asked.chosen[~hideable].any() and not asked.segments.any()
 
 
@@ -100,7 +115,9 @@ def test_masks_are_those_of_the_keys_whatever_the_company():
 
 def packed():
     """Two rows: documents of 3, 1 and 4 tokens; and of 5 tokens, then padding."""
-    ids = torch.tensor([[CLS, 10, SEP, CLS, CLS, 11, 12, SEP], [CLS, 13, 14, 15, 16, PAD, PAD, PAD]])
+    ids = torch.tensor(
+        [[CLS, 10, SEP, CLS, CLS, 11, 12, SEP], [CLS, 13, 14, 15, 16, PAD, PAD, PAD]]
+    )
     documents = torch.tensor([[0, 0, 0, 1, 2, 2, 2, 2], [0] * 8])
     return ids, torch.arange(8) < torch.tensor([[8], [5]]), documents
 
@@ -108,9 +125,21 @@ def packed():
 def test_next_tokens_stay_in_their_document():
     ids, inside, documents = packed()
     asked = next_tokens(ids, inside, documents, CLS)
-    assert asked.chosen.nonzero().tolist() == [[0, 0], [0, 1], [0, 4], [0, 5], [0, 6], [1, 0], [1, 1], [1, 2], [1, 3]]
+    assert asked.chosen.nonzero().tolist() == [
+        [0, 0],
+        [0, 1],
+        [0, 4],
+        [0, 5],
+        [0, 6],
+        [1, 0],
+        [1, 1],
+        [1, 2],
+        [1, 3],
+    ]
     assert asked.answers.tolist() == [10, SEP, 11, 12, SEP, 13, 14, 15, 16]
-    assert torch.equal(next_tokens(ids, inside, None, CLS).chosen, asked.chosen)  # a [CLS] is never asked for
+    assert torch.equal(
+        next_tokens(ids, inside, None, CLS).chosen, asked.chosen
+    )  # a [CLS] is never asked for
 
 
 def test_a_split_keeps_every_token_and_asks_for_the_target_alone():
@@ -122,7 +151,11 @@ def test_a_split_keeps_every_token_and_asks_for_the_target_alone():
             for i in range(2):
                 answers = []
                 of_row = torch.zeros(8, dtype=torch.long) if apart is None else apart[i]
-                new = torch.zeros(asked.ids.shape[1], dtype=torch.long) if numbers is None else numbers[i]
+                new = (
+                    torch.zeros(asked.ids.shape[1], dtype=torch.long)
+                    if numbers is None
+                    else numbers[i]
+                )
                 for number in of_row[inside[i]].unique():
                     old = ids[i][inside[i] & (of_row == number)].tolist()
                     here = (new == number) & real[i]
@@ -142,7 +175,9 @@ def test_a_split_keeps_every_token_and_asks_for_the_target_alone():
 
 def test_the_split_is_uniform():
     ids = torch.full((3000, 6), 9)
-    asked, _, _ = continued(ids, torch.ones_like(ids, dtype=torch.bool), None, torch.arange(3000), SEP, PAD)
+    asked, _, _ = continued(
+        ids, torch.ones_like(ids, dtype=torch.bool), None, torch.arange(3000), SEP, PAD
+    )
     sizes = asked.segments.sum(1)
     for size in range(1, 6):
         assert within(int((sizes == size).sum()), 3000, 1 / 5)
@@ -161,7 +196,9 @@ def test_chosen_places_come_first_and_each_place_once():
             assert len(places) == len(answers) == min(capacity, 40) == len(places.unique())
             kept = expected[:capacity]
             asked = answers != IGNORED
-            assert places[asked].tolist() == kept and answers[asked].tolist() == [100 + i for i in kept]
+            assert places[asked].tolist() == kept and answers[asked].tolist() == [
+                100 + i for i in kept
+            ]
 
 
 def test_no_batch_hides_more_than_is_reckoned_with():

@@ -46,7 +46,9 @@ def test_the_drift_of_wgan_holds_real_scores_near_zero():
 
 def test_gan_qp_l1_and_its_error():
     d = (X - K).abs().mean((1, 2, 3))
-    torch.testing.assert_close(gan.GANQP(0.05, "l1").discriminator(R, F, X, K), F - R + 0.05 * (R - F) ** 2 / d)
+    torch.testing.assert_close(
+        gan.GANQP(0.05, "l1").discriminator(R, F, X, K), F - R + 0.05 * (R - F) ** 2 / d
+    )
     with pytest.raises(ValueError, match=r"loss\.distance='l3'"):
         gan.GANQP(distance="l3")
 

@@ -38,7 +38,9 @@ def test_the_laplacian_distance_sums_the_levels_means():
     pairs = zip(laplacian_pyramid(x), laplacian_pyramid(y), strict=True)
     means = [(a - b).abs().mean((1, 2, 3)) for a, b in pairs]
     torch.testing.assert_close(Laplacian()(x, y), sum(means))
-    torch.testing.assert_close(Laplacian(3, weights)(x, y), sum(w * m for w, m in zip(weights, means, strict=True)))
+    torch.testing.assert_close(
+        Laplacian(3, weights)(x, y), sum(w * m for w, m in zip(weights, means, strict=True))
+    )
     assert Laplacian()(x, x).abs().max() == 0
 
 
@@ -61,7 +63,9 @@ def test_a_feature_distance_is_that_of_the_pixels_and_of_each_map():
         distance(x, y)
     distance.bind(Data())
     maps = [(network(x) - network(y)).abs(), (network(x).square() - network(y).square()).abs()]
-    torch.testing.assert_close(distance(x, y), sum(d.mean((1, 2, 3)) for d in [(x - y).abs(), *maps]))
+    torch.testing.assert_close(
+        distance(x, y), sum(d.mean((1, 2, 3)) for d in [(x - y).abs(), *maps])
+    )
 
 
 def test_a_network_without_a_gradient_is_refused():

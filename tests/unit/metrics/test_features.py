@@ -1,4 +1,6 @@
-"""Feature networks: frozen, named, hashed, cached; and the numbers of a model whose answers are known."""
+"""Feature networks: frozen, named, hashed, cached; and the numbers of a model whose answers are
+known.
+"""
 
 import hashlib
 
@@ -6,10 +8,11 @@ import pytest
 import torch
 
 import genlab.metrics.classifier as recipe
-from genlab.data import DataError, Digits
+from genlab.data.images.sets import Digits
+from genlab.errors import DataError
+from genlab.evaluation.images import evaluate_images
 from genlab.losses.code import standardise
 from genlab.metrics import features
-from genlab.metrics.image_evaluation import evaluate_images
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,9 @@ def test_random_features_take_any_size():
 
 def test_the_classifier_is_trained_once_and_reads_digits(data, monkeypatch):
     network = features.classifier(data)
-    assert network.accuracy > 0.9 and network.name == "classifier of digits" and not network.comparable
+    assert (
+        network.accuracy > 0.9 and network.name == "classifier of digits" and not network.comparable
+    )
     batch = next(iter(data.loader("test", 180)))
     right = network.network.logits(batch["image"]).argmax(1) == batch["label"]
     assert right.double().mean().item() == network.accuracy
@@ -102,17 +107,25 @@ def test_inception_says_what_is_missing_or_wrong(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_inception_with_weights_of_the_right_shape(tmp_path, monkeypatch):
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    monkeypatch.setattr(module, "load_state_dict_from_url", lambda *a, **k: pytest.fail("downloaded"))
-    monkeypatch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+    monkeypatch.setattr(
+        module, "load_state_dict_from_url", lambda *a, **k: pytest.fail("downloaded")
+    )
+    monkeypatch.setattr(
+        module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None
+    )
     path = tmp_path / "weights.pth"
     torch.save({}, path)
-    monkeypatch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+    monkeypatch.setattr(
+        features, "INCEPTION_SHA256", hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    )
     network = features.inception(weights_path=str(path))
     assert network.comparable and network(torch.zeros(2, 1, 32, 32)).shape == (2, 2048)
 
 
 class Memory(torch.nn.Module):
-    """A system that knows its images by heart: a code is an image, a sample one of the training images."""
+    """A system that knows its images by heart: a code is an image, a sample one of the training
+    images.
+    """
 
     def __init__(self, data, spoil=0.0):
         super().__init__()
@@ -138,16 +151,24 @@ class Memory(torch.nn.Module):
 
 def test_a_model_that_knows_the_images_by_heart(data):
     train = len(data.arrays("train"))
-    found = evaluate_images(Memory(data), data, features.random(data), num_samples=train, batch_size=300)
+    found = evaluate_images(
+        Memory(data), data, features.random(data), num_samples=train, batch_size=300
+    )
     results = found.results
     values = {name: entry["value"] for name, entry in results.items()}
     assert abs(values["fid"]) < 1e-6 and abs(values["kid"]) < 1e-3
     assert values["precision"] == values["recall"] == values["coverage"] == 1.0
-    assert values["density"] == pytest.approx(1.2, abs=0.02)  # its own ball and those of its five nearest: 6 of 5
+    assert values["density"] == pytest.approx(
+        1.2, abs=0.02
+    )  # its own ball and those of its five nearest: 6 of 5
     assert values["prd_precision"] == pytest.approx(1) and values["prd_recall"] == pytest.approx(1)
     assert "class_score" not in values  # random convolutions know no classes
-    assert found.neighbours.shape == (10, 6, 1, 16, 16) and torch.equal(found.neighbours[:, 0], found.neighbours[:, 1])
-    assert values["diversity"] == pytest.approx(1.0) and values["code_correlation"] == pytest.approx(1.0)
+    assert found.neighbours.shape == (10, 6, 1, 16, 16) and torch.equal(
+        found.neighbours[:, 0], found.neighbours[:, 1]
+    )
+    assert values["diversity"] == pytest.approx(1.0) and values[
+        "code_correlation"
+    ] == pytest.approx(1.0)
     assert values["reconstruction_mse"] == 0 and values["reconstruction_ssim"] == pytest.approx(1)
     assert values["class_agreement"] == 1.0 and values["fid_floor"] > 0
     images = torch.cat([b["image"] for b in data.loader("test", 60)]).flatten(1).double()
@@ -155,14 +176,19 @@ def test_a_model_that_knows_the_images_by_heart(data):
     assert values["code_std"] == pytest.approx(images.std(1, correction=0).mean().item())
     assert results["class_agreement"]["features"].startswith("classifier of digits")
     for name in ("fid", "kid", "precision", "recall", "fid_floor"):
-        assert results[name]["features"] == "random convolutions" and results[name]["comparable"] is False
+        assert (
+            results[name]["features"] == "random convolutions"
+            and results[name]["comparable"] is False
+        )
         assert len(results[name]["features_hash"]) == 12 and results[name]["reference"] == "train"
     assert results["fid"]["count"] == train and results["reconstruction_mse"]["count"] == 180
 
 
 def test_a_spoilt_reconstruction_costs_what_it_should(data):
     system = Memory(data, spoil=0.5)
-    results = evaluate_images(system, data, features.random(data), num_samples=100, split="val").results
+    results = evaluate_images(
+        system, data, features.random(data), num_samples=100, split="val"
+    ).results
     assert results["reconstruction_mse"]["value"] == pytest.approx(0.25)
     assert results["reconstruction_ssim"]["value"] < 0.95
     assert results["reconstruction_mse"]["split"] == "val"
@@ -174,12 +200,20 @@ def test_samples_are_measured_at_the_scale_that_is_asked_for(data):
             return scale * super().prior(num, seed)
 
     whole, scaled = (
-        evaluate_images(Scaled(data), data, features.random(data), num_samples=len(data.arrays("train")), **given).results
+        evaluate_images(
+            Scaled(data),
+            data,
+            features.random(data),
+            num_samples=len(data.arrays("train")),
+            **given,
+        ).results
         for given in ({}, {"scale": 0.5})
     )
     assert whole["recall"]["value"] == 1.0 and scaled["recall"]["value"] < 0.5
     assert scaled["fid"]["value"] > whole["fid"]["value"] + 1
-    assert scaled["reconstruction_mse"] == whole["reconstruction_mse"]  # of held-out images, which are not drawn
+    assert (
+        scaled["reconstruction_mse"] == whole["reconstruction_mse"]
+    )  # of held-out images, which are not drawn
 
 
 def test_features_of_the_real_images_are_taken_once(data, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.models.vgg import cfgs, make_layers
 
-from genlab.data.decode import DataError
+from genlab.errors import DataError
 from genlab.metrics import features, perceptual
 
 
@@ -31,7 +31,9 @@ def test_the_taps_are_those_that_the_released_code_overwrites_in_place(layers):
             kept.append(h)
     found = maps.taps(x, 5)
     assert len(found) == 5
-    for a, b in zip(found, kept, strict=True):  # torchvision's ReLUs have written over the first four by now
+    for a, b in zip(
+        found, kept, strict=True
+    ):  # torchvision's ReLUs have written over the first four by now
         torch.testing.assert_close(a, b)
     assert all(not p.requires_grad for p in maps.parameters())
 
@@ -83,6 +85,8 @@ def test_random_features_are_a_distance_with_a_gradient():
     x, y = torch.rand(2, 3, 1, 32, 32) * 2 - 1
     x.requires_grad_()
     of_x, of_y = (features.random(Data(), seed=1).network(images) for images in (x, y))
-    torch.testing.assert_close(distance(x, y), (x - y).abs().mean((1, 2, 3)) + (of_x - of_y).abs().mean(1))
+    torch.testing.assert_close(
+        distance(x, y), (x - y).abs().mean((1, 2, 3)) + (of_x - of_y).abs().mean(1)
+    )
     (gradient,) = torch.autograd.grad(distance(x, y).sum(), x)
     assert gradient.abs().min() > 0

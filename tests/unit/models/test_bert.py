@@ -4,16 +4,25 @@ import pytest
 import torch
 
 from genlab.models.seq2seq.bert import BERT
-from genlab.models.seq2seq.cached import Cache
+from genlab.models.seq2seq.key_value_cache import Cache
 from genlab.nn import masks
 
 V = 50
 
 
 def bert(**changes) -> BERT:
-    settings = {"vocab_size": V, "dim": 24, "num_layers": 3, "num_heads": 4, "hidden_dim": 40, "max_length": 40} | changes
+    settings = {
+        "vocab_size": V,
+        "dim": 24,
+        "num_layers": 3,
+        "num_heads": 4,
+        "hidden_dim": 40,
+        "max_length": 40,
+    } | changes
     model = BERT(**settings).double().eval()
-    for parameter in model.parameters():  # away from the initialisation, where logits hardly depend on anything
+    for (
+        parameter
+    ) in model.parameters():  # away from the initialisation, where logits hardly depend on anything
         parameter.data.add_(0.2 * torch.randn_like(parameter))
     return model
 
@@ -22,7 +31,9 @@ def test_every_parameter_gets_a_gradient():
     model = bert(embedding_dim=8)
     ids, segments = torch.randint(1, V, (2, 10)), (torch.arange(10) > 4).long().expand(2, 10)
     model.logits(model(ids, segments)).square().mean().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()
+    ] == []
 
 
 def test_the_initialisation_is_berts():
@@ -31,7 +42,9 @@ def test_the_initialisation_is_berts():
         if parameter.ndim == 2:
             assert parameter.abs().max() <= 0.04 and 0.015 < parameter.std() < 0.02, name
         else:
-            assert torch.equal(parameter, torch.full_like(parameter, float("norm.weight" in name))), name
+            assert torch.equal(
+                parameter, torch.full_like(parameter, float("norm.weight" in name))
+            ), name
 
 
 def test_the_head_is_tied_to_the_embeddings():
@@ -67,12 +80,21 @@ def test_packed_documents_are_as_they_are_alone():
     mask = masks.unilm(segment, torch.ones_like(ids, dtype=torch.bool), documents)
     packed = model(ids, segment, mask, masks.positions_of(documents))[0].split(lengths)
     for row, seg, found in zip(rows, segments, packed, strict=True):
-        alone = model(row[None], seg[None], masks.unilm(seg[None], torch.ones(1, len(row), dtype=torch.bool)))
+        alone = model(
+            row[None], seg[None], masks.unilm(seg[None], torch.ones(1, len(row), dtype=torch.bool))
+        )
         assert torch.allclose(found, alone[0], atol=1e-12)
 
 
 def test_recomputing_layers_gives_the_same_gradients():
-    settings = {"vocab_size": V, "dim": 24, "num_layers": 3, "num_heads": 4, "hidden_dim": 40, "max_length": 40}
+    settings = {
+        "vocab_size": V,
+        "dim": 24,
+        "num_layers": 3,
+        "num_heads": 4,
+        "hidden_dim": 40,
+        "max_length": 40,
+    }
     models = [BERT(**settings, checkpointing=flag).double().train() for flag in (False, True)]
     models[1].load_state_dict(models[0].state_dict())
     ids = torch.randint(1, V, (2, 10))
@@ -86,16 +108,20 @@ def test_recomputing_layers_gives_the_same_gradients():
 
 def test_recomputing_layers_stores_less():
     def stored(checkpointing: bool) -> int:
-        model = BERT(V, dim=24, num_layers=4, num_heads=4, hidden_dim=96, checkpointing=checkpointing).train()
+        model = BERT(
+            V, dim=24, num_layers=4, num_heads=4, hidden_dim=96, checkpointing=checkpointing
+        ).train()
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: sizes.append(t.numel()) or t, lambda t: t
+        ):
             model(torch.randint(1, V, (4, 32)))
         return sum(sizes)
 
     assert stored(True) < stored(False) / 3
 
 
-# --- decoding ------------------------------------------------------------------------------------------------------
+# --- decoding -------------------------------------------------------------------------------------
 
 
 def again(model: BERT, source, written, target_segment: int, causal: bool = False):
@@ -109,7 +135,12 @@ def again(model: BERT, source, written, target_segment: int, causal: bool = Fals
 
 @pytest.mark.parametrize(
     ("num_beams", "target_segment", "changes"),
-    [(1, 1, {}), (3, 1, {"embedding_dim": 8}), (2, 5, {"num_segments": 6}), (4, 1, {"activation": "gelu_new"})],
+    [
+        (1, 1, {}),
+        (3, 1, {"embedding_dim": 8}),
+        (2, 5, {"num_segments": 6}),
+        (4, 1, {"activation": "gelu_new"}),
+    ],
 )
 @pytest.mark.parametrize("static", [False, True])
 def test_cached_steps_equal_running_the_whole_row(num_beams, target_segment, static, changes):
@@ -122,7 +153,9 @@ def test_cached_steps_equal_running_the_whole_row(num_beams, target_segment, sta
     first = model.logits(model.last(hidden, lengths))
     sources = [ids[b, :n] for b, n in enumerate(lengths)]
     for b, source in enumerate(sources):
-        assert torch.allclose(first[b], again(model, source, source[:0], target_segment), rtol=0, atol=1e-10)
+        assert torch.allclose(
+            first[b], again(model, source, source[:0], target_segment), rtol=0, atol=1e-10
+        )
     written = torch.empty(5, num_beams, 0, dtype=torch.long)
     for step in range(8):
         tokens = torch.randint(1, V, (len(sources), num_beams))
@@ -132,13 +165,20 @@ def test_cached_steps_equal_running_the_whole_row(num_beams, target_segment, sta
         for b, source in enumerate(sources):
             for k in range(num_beams):
                 assert torch.allclose(
-                    logits[b, k], again(model, source, written[b, k], target_segment), rtol=0, atol=1e-10
+                    logits[b, k],
+                    again(model, source, written[b, k], target_segment),
+                    rtol=0,
+                    atol=1e-10,
                 ), (step, b, k)
         parents = torch.randint(0, num_beams, tokens.shape)
         cache.reorder(parents)
         written = written.gather(1, parents[:, :, None].expand_as(written))
         if step in (2, 5):
-            rows = torch.randperm(len(sources))[:-1] if step == 2 else torch.tensor([True, False, True, True])
+            rows = (
+                torch.randperm(len(sources))[:-1]
+                if step == 2
+                else torch.tensor([True, False, True, True])
+            )
             cache.keep(rows)
             written = written[rows]
             kept = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
@@ -179,7 +219,8 @@ def test_the_segment_of_what_is_written_matters():
     ids, lengths = torch.randint(1, V, (1, 6)), torch.tensor([6])
     tokens = torch.tensor([[4]])
     right, wrong = (
-        model.step(tokens, model.prefill(ids, None, lengths, target_segment=s, max_new_tokens=2)[1]) for s in (1, 0)
+        model.step(tokens, model.prefill(ids, None, lengths, target_segment=s, max_new_tokens=2)[1])
+        for s in (1, 0)
     )
     assert (right - wrong).abs().max() > 0.01
 
@@ -188,7 +229,9 @@ def test_beams_share_the_memory_of_their_source():
     model = bert()
     ids, lengths = torch.randint(1, V, (2, 6)), torch.tensor([6, 4])
     caches = [model.prefill(ids, None, lengths, beams, 4)[1] for beams in (1, 5)]
-    assert [cache.memory.shape for cache in caches] == [(3, 2, 2, 4, 6 + beams * 4, 6) for beams in (1, 5)]
+    assert [cache.memory.shape for cache in caches] == [
+        (3, 2, 2, 4, 6 + beams * 4, 6) for beams in (1, 5)
+    ]
     address = caches[1].memory.data_ptr()
     model.step(torch.ones(2, 5, dtype=torch.long), caches[1])
     caches[1].reorder(torch.zeros(2, 5, dtype=torch.long))
@@ -208,7 +251,9 @@ def test_what_cannot_be_decoded_is_refused():
         model.step(torch.tensor([[1]]), cache)
     with pytest.raises(ValueError, match="call eval"):
         model.train().prefill(ids, None, lengths, max_new_tokens=1)
-    with pytest.raises(ValueError, match=r"41 tokens in a row: expected at most net\.max_length=40"):
+    with pytest.raises(
+        ValueError, match=r"41 tokens in a row: expected at most net\.max_length=40"
+    ):
         model(torch.ones(1, 41, dtype=torch.long))
     with pytest.raises(ValueError, match="dim=25"):
         BERT(V, dim=25, num_heads=4)

@@ -56,18 +56,28 @@ def count(network):
 
 
 def test_parameter_counts_at_128_are_those_of_compare_gan():
-    # google/compare_gan, resnet_biggan_test.py: ImageNet's 1000 classes at 128 pixels, attention at 64
+    # google/compare_gan, resnet_biggan_test.py: ImageNet's 1000 classes at 128 pixels, attention at
+    # 64
     with torch.device("meta"):
         generator = Generator(128, 3, 120, 1000, attention=64)
         discriminator = Discriminator(128, 3, 1, 1000, attention=64)
     widths = [96 * m for m in (16, 16, 8, 4, 2, 1)]
     assert count(generator) == count_of_generator(widths, 20, 128, 1000, 2 * 96) == 70_433_988
-    assert count(discriminator) == count_of_discriminator([3, *widths[:0:-1], widths[0]], [16 * 96], 1000, 96) == 87_982_370
+    assert (
+        count(discriminator)
+        == count_of_discriminator([3, *widths[:0:-1], widths[0]], [16 * 96], 1000, 96)
+        == 87_982_370
+    )
 
 
 @pytest.mark.parametrize(
     ("size", "multiples", "halvings"),
-    [(32, (4, 4, 4, 4), 2), (64, (1, 2, 4, 8, 16), 4), (128, (1, 2, 4, 8, 16, 16), 5), (256, (1, 2, 4, 8, 8, 16, 16), 6)],
+    [
+        (32, (4, 4, 4, 4), 2),
+        (64, (1, 2, 4, 8, 16), 4),
+        (128, (1, 2, 4, 8, 16, 16), 5),
+        (256, (1, 2, 4, 8, 8, 16, 16), 6),
+    ],
 )
 def test_widths_of_the_discriminator_and_where_it_halves(size, multiples, halvings):
     layers = Discriminator(size, 3, 1, dim=2).layers
@@ -78,11 +88,18 @@ def test_widths_of_the_discriminator_and_where_it_halves(size, multiples, halvin
 
 @pytest.mark.parametrize(
     ("size", "multiples"),
-    [(32, (4, 4, 4, 4)), (64, (16, 16, 8, 4, 2)), (128, (16, 16, 8, 4, 2, 1)), (256, (16, 16, 8, 8, 4, 2, 1))],
+    [
+        (32, (4, 4, 4, 4)),
+        (64, (16, 16, 8, 4, 2)),
+        (128, (16, 16, 8, 4, 2, 1)),
+        (256, (16, 16, 8, 8, 4, 2, 1)),
+    ],
 )
 def test_widths_of_the_generator(size, multiples):
     generator = Generator(size, 3, NUM_PARTS[size], dim=2)
-    widths = [generator.blocks[0].conv1.in_channels] + [block.conv2.out_channels for block in generator.blocks]
+    widths = [generator.blocks[0].conv1.in_channels] + [
+        block.conv2.out_channels for block in generator.blocks
+    ]
     assert widths == [2 * m for m in multiples] and generator.dense.out_features == 16 * widths[0]
 
 
@@ -99,7 +116,11 @@ def test_every_parameter_gets_a_gradient(num_classes):
 
 def test_the_modulation_is_its_formula():
     torch.manual_seed(0)
-    layer, h, c = LinearModulation(6, 5).double(), torch.randn(8, 6, 3, 3).double(), torch.randn(8, 5).double()
+    layer, h, c = (
+        LinearModulation(6, 5).double(),
+        torch.randn(8, 6, 3, 3).double(),
+        torch.randn(8, 5).double(),
+    )
     gain, bias = (torch.randn(6, 5).double() for _ in range(2))
     with torch.no_grad():
         layer.gain.parametrizations.weight.original.copy_(gain)
@@ -107,7 +128,9 @@ def test_the_modulation_is_its_formula():
     for _ in range(500):
         advance_spectral_norm(layer)
     gamma, beta = (c @ (w / torch.linalg.svdvals(w)[0]).T for w in (gain, bias))
-    normed = (h - h.mean((0, 2, 3), keepdim=True)) / (h.var((0, 2, 3), unbiased=False, keepdim=True) + 1e-5).sqrt()
+    normed = (h - h.mean((0, 2, 3), keepdim=True)) / (
+        h.var((0, 2, 3), unbiased=False, keepdim=True) + 1e-5
+    ).sqrt()
     expected = (1 + gamma[:, :, None, None]) * normed + beta[:, :, None, None]
     torch.testing.assert_close(layer(h, c), expected)
 
@@ -171,14 +194,18 @@ def test_weights_are_orthogonal_and_normalised_all_but_the_generators_embedding(
                 values = torch.linalg.svdvals(module.weight.flatten(1))
                 torch.testing.assert_close(values, torch.ones_like(values), rtol=0, atol=0.02)
                 assert getattr(module, "bias", None) is None or not module.bias.any()
-        assert all(module.eps == 1e-6 for module in network.modules() if isinstance(module, SpectralNorm))
+        assert all(
+            module.eps == 1e-6 for module in network.modules() if isinstance(module, SpectralNorm)
+        )
 
 
 def test_the_last_norm_is_blind_to_the_condition():
     assert type(Generator(32, 3, 8, 3, dim=1).norm) is nn.BatchNorm2d
 
 
-@pytest.mark.parametrize(("image_size", "attention"), [(32, 8), (32, 16), (64, 32), (128, 64), (128, 8)])
+@pytest.mark.parametrize(
+    ("image_size", "attention"), [(32, 8), (32, 16), (64, 32), (128, 64), (128, 8)]
+)
 def test_features_attend_once_at_the_size_asked_for(image_size, attention):
     latent_dim = NUM_PARTS[image_size]
     generator = Generator(image_size, 1, latent_dim, dim=1, attention=attention)
@@ -187,7 +214,9 @@ def test_features_attend_once_at_the_size_asked_for(image_size, attention):
     for network in (generator, discriminator):
         for module in network.modules():
             if isinstance(module, SelfAttention):
-                module.register_forward_hook(lambda _, inputs, output: sizes.append(output.shape[-1]))
+                module.register_forward_hook(
+                    lambda _, inputs, output: sizes.append(output.shape[-1])
+                )
     discriminator(generator(torch.randn(2, latent_dim)))
     assert sizes == [attention, attention]
 
@@ -199,9 +228,15 @@ def test_other_modulations_fit(norm):
 
 
 def test_what_it_cannot_be_is_refused():
-    with pytest.raises(ValueError, match=r"latent_dim=100: .* 6 equal parts.*as 120 \(model\.latent_dim=\)"):
+    with pytest.raises(
+        ValueError, match=r"latent_dim=100: .* 6 equal parts.*as 120 \(model\.latent_dim=\)"
+    ):
         Generator(128, 3, 100, dim=1)
-    with pytest.raises(ValueError, match=r"image_size=48: .*32, 64, 128, 256 \(data\.image_size=\)"):
+    with pytest.raises(
+        ValueError, match=r"image_size=48: .*32, 64, 128, 256 \(data\.image_size=\)"
+    ):
         Discriminator(48, 3, 1)
-    with pytest.raises(ValueError, match=r"attention=64: at image_size=64 expected null or one of 8, 16, 32"):
+    with pytest.raises(
+        ValueError, match=r"attention=64: at image_size=64 expected null or one of 8, 16, 32"
+    ):
         Generator(64, 3, 5, attention=64)

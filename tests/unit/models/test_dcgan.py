@@ -19,9 +19,24 @@ def test_shapes_at_every_size(image_size, kernel_size):
 
 def test_widths_and_parameter_counts_of_the_o_gan_script_at_128():
     # bojone/o-gan at 128: about 19.5 M parameters each with 5x5 kernels and widths 64 to 1024
-    generator, encoder = Generator(128, 3, 128, kernel_size=5), Discriminator(128, 3, 128, kernel_size=5)
-    assert [m.out_channels for m in encoder.modules() if isinstance(m, nn.Conv2d)] == [64, 128, 256, 512, 1024]
-    assert [m.out_channels for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)] == [512, 256, 128, 64, 3]
+    generator, encoder = (
+        Generator(128, 3, 128, kernel_size=5),
+        Discriminator(128, 3, 128, kernel_size=5),
+    )
+    assert [m.out_channels for m in encoder.modules() if isinstance(m, nn.Conv2d)] == [
+        64,
+        128,
+        256,
+        512,
+        1024,
+    ]
+    assert [m.out_channels for m in generator.modules() if isinstance(m, nn.ConvTranspose2d)] == [
+        512,
+        256,
+        128,
+        64,
+        3,
+    ]
     for network in (generator, encoder):
         assert sum(p.numel() for p in network.parameters()) == pytest.approx(19.5e6, rel=0.01)
 
@@ -29,8 +44,12 @@ def test_widths_and_parameter_counts_of_the_o_gan_script_at_128():
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
 @pytest.mark.parametrize("spectral_norm", [False, True])
 def test_every_parameter_gets_a_gradient(norm, spectral_norm):
-    generator = Generator(16, 3, 8, width_multiple=2, norm=lambda n, z, c: SelfModulation(n, z, c, 8))
-    discriminator = Discriminator(16, 3, 4, width_multiple=2, norm=norm, spectral_norm=spectral_norm)
+    generator = Generator(
+        16, 3, 8, width_multiple=2, norm=lambda n, z, c: SelfModulation(n, z, c, 8)
+    )
+    discriminator = Discriminator(
+        16, 3, 4, width_multiple=2, norm=norm, spectral_norm=spectral_norm
+    )
     discriminator(generator(torch.randn(4, 8))).square().sum().backward()
     for network in (generator, discriminator):
         for name, parameter in network.named_parameters():

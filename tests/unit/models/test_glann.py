@@ -9,7 +9,9 @@ from genlab.models.glann import Generator, Mapping
 
 @pytest.mark.parametrize(("size", "channels"), [(28, 1), (32, 3)])
 @pytest.mark.parametrize("batch_norm", [True, False])
-def test_an_image_of_the_right_shape_and_range_and_a_gradient_everywhere(size, channels, batch_norm):
+def test_an_image_of_the_right_shape_and_range_and_a_gradient_everywhere(
+    size, channels, batch_norm
+):
     network = Generator(size, channels, 10, dim=4, hidden_dim=32, batch_norm=batch_norm)
     images = network(torch.randn(5, 10))
     assert images.shape == (5, channels, size, size) and images.abs().max() <= 1
@@ -20,11 +22,21 @@ def test_an_image_of_the_right_shape_and_range_and_a_gradient_everywhere(size, c
 
 def test_the_layers_are_those_of_the_released_code():
     network = Generator(28, 1, 64)
-    shapes = [tuple(m.weight.shape) for m in network.modules() if isinstance(m, nn.Linear | nn.ConvTranspose2d)]
+    shapes = [
+        tuple(m.weight.shape)
+        for m in network.modules()
+        if isinstance(m, nn.Linear | nn.ConvTranspose2d)
+    ]
     assert shapes == [(1024, 64), (128 * 7 * 7, 1024), (128, 64, 4, 4), (64, 1, 4, 4)]
-    assert not any("bias" in name for name, _ in network.named_parameters() if ".3." not in name and ".1." not in name)
+    assert not any(
+        "bias" in name
+        for name, _ in network.named_parameters()
+        if ".3." not in name and ".1." not in name
+    )
     std = network.dense[2].weight.std().item()
-    assert std == pytest.approx((2 * 2 / (1024 + 128 * 49)) ** 0.5, rel=0.01)  # Xavier with gain sqrt(2)
+    assert std == pytest.approx(
+        (2 * 2 / (1024 + 128 * 49)) ** 0.5, rel=0.01
+    )  # Xavier with gain sqrt(2)
 
 
 def test_its_end_is_the_sources_sigmoid_on_0_to_1():

@@ -23,7 +23,9 @@ def pair(num_classes=0, spectral_norm=False, kernel_size=4, style=False):
         generator = stylegan.Generator(32, 3, 6, num_classes, num_layers=2, **options)
     else:
         generator = dcgan.Generator(32, 3, 6, num_classes, norm=SelfModulation, **options)
-    discriminator = dcgan.Discriminator(32, 3, 5, num_classes, spectral_norm=spectral_norm, **options)
+    discriminator = dcgan.Discriminator(
+        32, 3, 5, num_classes, spectral_norm=spectral_norm, **options
+    )
     return GrowingGenerator(generator).double(), GrowingDiscriminator(discriminator).double()
 
 
@@ -31,7 +33,9 @@ def pair(num_classes=0, spectral_norm=False, kernel_size=4, style=False):
 @pytest.mark.parametrize("kernel_size", [4, 5])
 @pytest.mark.parametrize("spectral_norm", [False, True])
 @pytest.mark.parametrize("num_classes", [0, 3])
-def test_at_the_last_level_they_are_the_plain_networks_exactly(num_classes, spectral_norm, kernel_size, style):
+def test_at_the_last_level_they_are_the_plain_networks_exactly(
+    num_classes, spectral_norm, kernel_size, style
+):
     generator, discriminator = pair(num_classes, spectral_norm, kernel_size, style)
     z, y = torch.randn(4, 6).double(), torch.tensor([0, 1, 2, 0]) if num_classes else None
     assert generator.level == discriminator.level == 3
@@ -42,7 +46,10 @@ def test_at_the_last_level_they_are_the_plain_networks_exactly(num_classes, spec
 
 
 def test_the_plain_network_is_the_loop_over_its_stages_written_out():
-    generator, z = dcgan.Generator(16, 3, 6, width_multiple=2, norm=SelfModulation), torch.randn(4, 6)
+    generator, z = (
+        dcgan.Generator(16, 3, 6, width_multiple=2, norm=SelfModulation),
+        torch.randn(4, 6),
+    )
     h = generator.dense(z).unflatten(1, (-1, 4, 4))
     for norm, deconv in zip(generator.norms, generator.deconvs, strict=True):
         h = deconv(norm(h, z).relu())
@@ -50,7 +57,11 @@ def test_the_plain_network_is_the_loop_over_its_stages_written_out():
     discriminator, x = dcgan.Discriminator(16, 3, 6, width_multiple=2), torch.randn(4, 3, 16, 16)
     h = nn.Sequential(*discriminator.stages())(x)
     assert torch.equal(discriminator(x), discriminator.head(h.flatten(1)))
-    assert [stage[0].out_channels for stage in discriminator.stages()] == generator.widths[::-1] == [16, 32]
+    assert (
+        [stage[0].out_channels for stage in discriminator.stages()]
+        == generator.widths[::-1]
+        == [16, 32]
+    )
 
 
 @pytest.mark.parametrize("style", [False, True])
@@ -74,14 +85,23 @@ def test_a_generated_image_is_the_written_out_blend(level, style):
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_discriminators_input_is_the_written_out_blend(level):
     _, network = pair(num_classes=3)
-    x, y, (k, a) = torch.randn(4, 3, 32, 32).double(), torch.tensor([0, 1, 2, 0]), (int(level), level % 1)
+    x, y, (k, a) = (
+        torch.randn(4, 3, 32, 32).double(),
+        torch.tensor([0, 1, 2, 0]),
+        (int(level), level % 1),
+    )
     network.set_level(level)
     layers = network.network.layers
     to_4, to_8, to_16 = layers[5:8], layers[2:5], layers[:2]
     starts = [
-        nn.functional.leaky_relu(network.images[i][0](avg_pool2d(x, 32 // size)), 0.2) for i, size in enumerate([4, 8, 16])
+        nn.functional.leaky_relu(network.images[i][0](avg_pool2d(x, 32 // size)), 0.2)
+        for i, size in enumerate([4, 8, 16])
     ]
-    downs = [to_4(starts[1]), to_8(starts[2]), to_16(x)]  # features at 4, 8, 16 that come from the next size
+    downs = [
+        to_4(starts[1]),
+        to_8(starts[2]),
+        to_16(x),
+    ]  # features at 4, 8, 16 that come from the next size
     h = [*starts, None][k] if not a else (1 - a) * starts[k] + a * downs[k]
     if level == 3:
         k, h = 2, to_16(x)
@@ -97,7 +117,9 @@ def test_real_images_are_shown_as_the_written_out_blend(level):
     shown = [interpolate(avg_pool2d(x, n), scale_factor=n, mode="nearest") for n in (8, 4, 2, 1)]
     for network in (generator, discriminator):
         network.set_level(level)
-        torch.testing.assert_close(network.at_level(x), (1 - a) * shown[k] + a * shown[min(k + 1, 3)])
+        torch.testing.assert_close(
+            network.at_level(x), (1 - a) * shown[k] + a * shown[min(k + 1, 3)]
+        )
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
@@ -136,7 +158,9 @@ def test_every_parameter_of_a_level_gets_a_gradient_and_no_other(level):
 def test_shapes_at_every_size_and_level(image_size):
     generator = growing.Generator(image_size, 1, 6, width_multiple=1)
     discriminator = growing.Discriminator(image_size, 1, 5, width_multiple=1)
-    assert generator.sizes == discriminator.sizes == [2**i for i in range(2, 10) if 2**i <= image_size]
+    assert (
+        generator.sizes == discriminator.sizes == [2**i for i in range(2, 10) if 2**i <= image_size]
+    )
     for half in range(2 * len(generator.sizes) - 1):
         for network in (generator, discriminator):
             network.set_level(half / 2)
@@ -190,7 +214,9 @@ def test_the_ways_in_and_out_keep_the_scale_of_what_they_are_given():
 
 
 def test_a_network_that_is_not_strided_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"biggan\.Generator cannot grow \(it has no widths, channels, condition"):
+    with pytest.raises(
+        ValueError, match=r"biggan\.Generator cannot grow \(it has no widths, channels, condition"
+    ):
         GrowingGenerator(biggan.Generator(32, 3, 4, dim=1))
     with pytest.raises(ValueError, match=r"biggan\.Discriminator cannot grow \(it has no stages\)"):
         GrowingDiscriminator(biggan.Discriminator(32, 3, 1, dim=1))

@@ -14,14 +14,18 @@ from genlab.nn.log_det import Exact, Roulette, Truncated, Within
 MAKE = {
     "points": lambda **o: IResNet([2], 3, 8, **o),
     "image": lambda **o: IResNet([1, 4, 4], 2, 4, **o),
-    "odd channels": lambda **o: IResNet([3, 4, 4], [1, 2], 4, squeeze_first=False, norm="after", dense_blocks=1, **o),
+    "odd channels": lambda **o: IResNet(
+        [3, 4, 4], [1, 2], 4, squeeze_first=False, norm="after", dense_blocks=1, **o
+    ),
     "residual flow": lambda **o: ResidualFlow([1, 4, 4], 1, 4, dense_blocks=2, dense_width=8, **o),
     "residual flow of points": lambda **o: ResidualFlow([3], 2, 8, depth=1, **o),
 }
 
 
 def started(name, **options):
-    """The network in float64 with its ActNorms started and weights away from where they start, and inputs."""
+    """The network in float64 with its ActNorms started and weights away from where they start, and
+    inputs.
+    """
     net = MAKE[name](**options).double()
     x = torch.randn(16, *net.shape).double() * 0.7 + 0.3
     net.train()(x)
@@ -42,7 +46,9 @@ def test_log_det_is_that_of_the_jacobian_and_the_inverse_is_one(name):
         whole = jacobian(lambda t: net(t[None])[0][0], x[i]).flatten(1)
         assert abs(torch.linalg.slogdet(whole).logabsdet - log_det[i]) < 1e-8
     for inputs in (x, torch.randn_like(x), 50 * torch.randn_like(x)):
-        assert (net.inverse(net(inputs)[0].detach()) - inputs).abs().max() < 1e-9 * max(1, inputs.abs().max())
+        assert (net.inverse(net(inputs)[0].detach()) - inputs).abs().max() < 1e-9 * max(
+            1, inputs.abs().max()
+        )
     assert net.inversions()["iterations"] >= len(net.blocks()) and net.inversions()["error"] < 1e-9
 
 
@@ -102,19 +108,31 @@ def test_the_certificate_bounds_the_operators_and_the_whole():
         basis = torch.eye(layer.dims).double().view(layer.dims, -1, *size)
         norm = torch.linalg.matrix_norm(apply_map(basis, weight).flatten(1), 2).item()
         entry = layers[name]
-        assert entry["exact"] == pytest.approx(norm, rel=1e-9) and entry["fft"] >= norm * (1 - 1e-12)
+        assert entry["exact"] == pytest.approx(norm, rel=1e-9) and entry["fft"] >= norm * (
+            1 - 1e-12
+        )
         assert entry["estimate"] <= norm * (1 + 1e-9) <= 0.9 * (1 + 1e-3)
     for block, entry in zip(net.blocks(), found["blocks"], strict=True):
         a, b = (torch.randn(64, *_shape(block)).double() for _ in range(2))
         tensors = block.branch.tensors()
-        moved = (block.branch.linear(a, tensors)[0] - block.branch.linear(b, tensors)[0]).flatten(1).norm(dim=1)
+        moved = (
+            (block.branch.linear(a, tensors)[0] - block.branch.linear(b, tensors)[0])
+            .flatten(1)
+            .norm(dim=1)
+        )
         assert (moved / (a - b).flatten(1).norm(dim=1)).max() <= entry["lipschitz"] < 1
-    assert 0 < found["bias_bits_per_dim"] < 0.02 and found["iterations"] == sum(b["iterations"] for b in found["blocks"])
+    assert 0 < found["bias_bits_per_dim"] < 0.02 and found["iterations"] == sum(
+        b["iterations"] for b in found["blocks"]
+    )
 
 
 def _shape(block):
     layer = block.branch.maps[0]
-    return (layer.weight.shape[1], *layer.size) if layer.weight.dim() == 4 else (layer.weight.shape[1],)
+    return (
+        (layer.weight.shape[1], *layer.size)
+        if layer.weight.dim() == 4
+        else (layer.weight.shape[1],)
+    )
 
 
 def test_a_violated_bound_is_an_error():
@@ -135,7 +153,10 @@ def test_a_violated_bound_is_an_error():
 
 def test_bounds_hold_for_averaged_weights_once_refreshed():
     net, x = started("image", log_det=Truncated(3))
-    optimizer, start = torch.optim.Adam(net.parameters(), 3e-2), {k: v.clone() for k, v in net.state_dict().items()}
+    optimizer, start = (
+        torch.optim.Adam(net.parameters(), 3e-2),
+        {k: v.clone() for k, v in net.state_dict().items()},
+    )
     for _ in range(20):
         z, log_det = net(x)
         optimizer.zero_grad()
@@ -143,24 +164,39 @@ def test_bounds_hold_for_averaged_weights_once_refreshed():
         optimizer.step()
         net.refresh()
         assert net.certificate()["lipschitz"] < 1
-    averaged = {k: (start[k] + v) / 2 if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    averaged = {
+        k: (start[k] + v) / 2 if v.is_floating_point() else v for k, v in net.state_dict().items()
+    }
     net.load_state_dict(averaged)
     net.refresh()
     assert net.certificate()["lipschitz"] < 1
 
 
 def test_surrogate_is_the_biased_series_in_training_alone():
-    assert MAKE["points"](log_det=Truncated(3)).surrogate and not MAKE["points"](log_det=Truncated(3)).eval().surrogate
-    assert not MAKE["points"](log_det=Exact()).surrogate and not MAKE["points"](log_det=Roulette()).surrogate
+    assert (
+        MAKE["points"](log_det=Truncated(3)).surrogate
+        and not MAKE["points"](log_det=Truncated(3)).eval().surrogate
+    )
+    assert (
+        not MAKE["points"](log_det=Exact()).surrogate
+        and not MAKE["points"](log_det=Roulette()).surrogate
+    )
 
 
 def test_the_classifier_gives_the_image_back_and_refuses_a_density_of_added_channels():
     net = IResNetClassifier([1, 4, 4], 3, 1, 4, inject=3, tolerance=1e-12).double()
     x = torch.randn(8, 1, 4, 4).double()
     z, log_det = net.train()(x)
-    assert z.shape == (8, 64) and net.logits(z).shape == (8, 3) and log_det.isnan().all() and net.bounded
+    assert (
+        z.shape == (8, 64)
+        and net.logits(z).shape == (8, 3)
+        and log_det.isnan().all()
+        and net.bounded
+    )
     assert (net.inverse(z) - x).abs().max() < 1e-9
-    torch.nn.functional.cross_entropy(net.logits(z), torch.tensor([0, 1, 2] * 2 + [0, 1])).backward()
+    torch.nn.functional.cross_entropy(
+        net.logits(z), torch.tensor([0, 1, 2] * 2 + [0, 1])
+    ).backward()
     assert all(p.grad is not None and (p.grad != 0).any() for p in net.head.parameters())
     assert not IResNetClassifier([1, 4, 4], 3, 1, 4, coeff=None).bounded
     for options, what in (

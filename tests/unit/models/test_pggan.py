@@ -37,23 +37,39 @@ def test_parameter_counts_are_those_of_the_paper_at_1024():
     in_blocks = sum(conv(a, b) + conv(b, b) for a, b in pairs)
     images = sum(conv(width, 3, 1) for width in widths)
     expected = 512 * 16 * 512 + 16 * 512 + conv(512, 512) + in_blocks + images
-    assert sum(p.numel() for p in generator.parameters()) == expected == pytest.approx(23.1e6, rel=2e-3)
+    assert (
+        sum(p.numel() for p in generator.parameters())
+        == expected
+        == pytest.approx(23.1e6, rel=2e-3)
+    )
     in_blocks = sum(conv(b, b) + conv(b, a) for a, b in pairs)
     images = sum(conv(3, width, 1) for width in widths)
     expected = images + in_blocks + conv(513, 512) + 16 * 512 * 512 + 512 + 512 + 1
-    assert sum(p.numel() for p in discriminator.parameters()) == expected == pytest.approx(23.1e6, rel=2e-3)
+    assert (
+        sum(p.numel() for p in discriminator.parameters())
+        == expected
+        == pytest.approx(23.1e6, rel=2e-3)
+    )
 
 
 @pytest.mark.parametrize("num_classes", [0, 3])
 @pytest.mark.parametrize("level", [0, 0.25, 1, 1.75, 2])
 def test_every_parameter_of_a_level_gets_a_gradient_and_no_other(level, num_classes):
-    generator, discriminator = Generator(16, 3, 6, num_classes, dim=4), Discriminator(16, 3, 4, num_classes, dim=4)
+    generator, discriminator = (
+        Generator(16, 3, 6, num_classes, dim=4),
+        Discriminator(16, 3, 4, num_classes, dim=4),
+    )
     y = torch.tensor([0, 1, 2, 0]) if num_classes else None
     for network in (generator, discriminator):
         network.set_level(level)
     discriminator(generator(torch.randn(4, 6), y), y).square().sum().backward()
     low, high = int(level), -int(-level // 1)
-    of_size = {"first": range(high + 1), "second": range(high + 1), "images": range(low, high + 1), "blocks": range(high)}
+    of_size = {
+        "first": range(high + 1),
+        "second": range(high + 1),
+        "images": range(low, high + 1),
+        "blocks": range(high),
+    }
     for network in (generator, discriminator):
         for name, parameter in network.named_parameters():
             part, index = name.split(".")[:2]
@@ -67,12 +83,18 @@ def test_the_equalised_rate_is_its_formula(gain):
     x = torch.randn(3, 5, 6, 6).double()
     conv = equalise(nn.Conv2d(5, 7, 3), gain).double()
     stored = conv.parametrizations.weight.original
-    torch.testing.assert_close(conv(x), nn.functional.conv2d(x, stored * gain / (5 * 3 * 3) ** 0.5, conv.bias))
+    torch.testing.assert_close(
+        conv(x), nn.functional.conv2d(x, stored * gain / (5 * 3 * 3) ** 0.5, conv.bias)
+    )
     dense = equalise(nn.Linear(5, 4), gain).double()
     stored = dense.parametrizations.weight.original
-    torch.testing.assert_close(dense(x[:, :, 0, 0]), x[:, :, 0, 0] @ (stored * gain / 5**0.5).T + dense.bias)
+    torch.testing.assert_close(
+        dense(x[:, :, 0, 0]), x[:, :, 0, 0] @ (stored * gain / 5**0.5).T + dense.bias
+    )
     embedding = equalise(nn.Embedding(3, 16), gain)
-    torch.testing.assert_close(embedding.weight, embedding.parametrizations.weight.original * gain / 4)
+    torch.testing.assert_close(
+        embedding.weight, embedding.parametrizations.weight.original * gain / 4
+    )
 
 
 def test_every_weight_is_stored_at_unit_scale_and_keeps_the_scale_of_what_it_is_given():
@@ -85,15 +107,21 @@ def test_every_weight_is_stored_at_unit_scale_and_keeps_the_scale_of_what_it_is_
             else:
                 assert parameter.std().item() == pytest.approx(1, abs=0.1), name
     h = generator.first[1][1](torch.randn(8, 64, 8, 8))
-    assert h.std().item() == pytest.approx(2**0.5, rel=0.15)  # He: a ReLU halves the mean square that follows
+    assert h.std().item() == pytest.approx(
+        2**0.5, rel=0.15
+    )  # He: a ReLU halves the mean square that follows
 
 
 def test_pixel_norm_is_its_formula():
     h = torch.randn(2, 5, 3, 3).double()
-    torch.testing.assert_close(PixelNorm(5, 4)(h), h / (h.square().sum(1, keepdim=True) / 5 + 1e-8).sqrt())
+    torch.testing.assert_close(
+        PixelNorm(5, 4)(h), h / (h.square().sum(1, keepdim=True) / 5 + 1e-8).sqrt()
+    )
 
 
-@pytest.mark.parametrize(("batch", "size"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 2), (8, 4), (10, 2), (12, 4)])
+@pytest.mark.parametrize(
+    ("batch", "size"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 2), (8, 4), (10, 2), (12, 4)]
+)
 def test_minibatch_stddev_is_its_formula(batch, size):
     torch.manual_seed(0)
     h = torch.randn(batch, 3, 2, 2).double()
@@ -126,7 +154,9 @@ def features(generator, c, size):
         return h / (h.square().mean(1, keepdim=True) + 1e-8).sqrt()
 
     dense = generator.first[0][0]
-    found = [norm(generator.second[0](norm((c @ dense.weight.T + dense.bias).view(len(c), -1, 4, 4))))]
+    found = [
+        norm(generator.second[0](norm((c @ dense.weight.T + dense.bias).view(len(c), -1, 4, 4))))
+    ]
     while found[-1].shape[-1] < size:
         i = len(found)
         h = norm(generator.first[i][1](interpolate(found[-1], scale_factor=2, mode="nearest")))
@@ -142,7 +172,10 @@ def test_a_generated_image_is_the_written_out_blend(k, a, num_classes):
     y = torch.tensor([2, 0]) if num_classes else None
     c = torch.cat([unit(z), torch.eye(3).double()[y]], 1) if num_classes else unit(z)
     generator.set_level(k + a)
-    images = [convolution(h).tanh() for convolution, h in zip(generator.images, features(generator, c, 16), strict=True)]
+    images = [
+        convolution(h).tanh()
+        for convolution, h in zip(generator.images, features(generator, c, 16), strict=True)
+    ]
     low, high = (interpolate(images[i], size=16, mode="nearest") for i in (k, min(k + 1, 2)))
     torch.testing.assert_close(generator(z, y), (1 - a) * low + a * high)
 

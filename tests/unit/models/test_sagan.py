@@ -20,7 +20,9 @@ def attention_of(network: nn.Module) -> SelfAttention:
 def seen_by_attention(network: nn.Module, *inputs) -> torch.Size:
     """The shape of what the network's attention was called with."""
     shapes = []
-    attention_of(network).register_forward_pre_hook(lambda module, args: shapes.append(args[0].shape[1:]))
+    attention_of(network).register_forward_pre_hook(
+        lambda module, args: shapes.append(args[0].shape[1:])
+    )
     network(*inputs)
     (shape,) = shapes
     return shape
@@ -51,11 +53,17 @@ def test_shapes_at_every_size(image_size, num_classes):
         (256, 128, 128, 2, 1),
     ],
 )
-def test_attention_sits_at_its_size_in_both_networks(image_size, attention_size, expected, g_width, d_width):
+def test_attention_sits_at_its_size_in_both_networks(
+    image_size, attention_size, expected, g_width, d_width
+):
     generator = Generator(image_size, 1, 4, dim=2, attention_size=attention_size)
     discriminator = Discriminator(image_size, 1, 1, dim=2, attention_size=attention_size)
     assert seen_by_attention(generator, torch.randn(1, 4)) == (2 * g_width, expected, expected)
-    assert seen_by_attention(discriminator, torch.randn(1, 1, image_size, image_size)) == (2 * d_width, expected, expected)
+    assert seen_by_attention(discriminator, torch.randn(1, 1, image_size, image_size)) == (
+        2 * d_width,
+        expected,
+        expected,
+    )
 
 
 @pytest.mark.parametrize(("image_size", "g_width", "d_width"), [(32, 256, 128), (128, 128, 64)])
@@ -65,7 +73,11 @@ def test_the_source_adds_one_attention_to_sngans_parameters(image_size, g_width,
 
     with torch.device("meta"):
         pairs = [
-            (Generator(image_size, 3, 128, spectral_norm=False), sngan.Generator(image_size, 3, 128), g_width),
+            (
+                Generator(image_size, 3, 128, spectral_norm=False),
+                sngan.Generator(image_size, 3, 128),
+                g_width,
+            ),
             (
                 Discriminator(image_size, 3, 1, spectral_norm=False),
                 sngan.Discriminator(image_size, 3, 1, spectral_norm=False),
@@ -87,7 +99,9 @@ def test_without_attention_the_networks_are_sngans():
     z, x = torch.randn(3, 8), torch.randn(3, 3, 32, 32)
     assert torch.equal(generator(z), plain(z))  # gamma is 0
     before = discriminator(x)
-    discriminator.blocks = nn.Sequential(*(b for b in discriminator.blocks if not isinstance(b, SelfAttention)))
+    discriminator.blocks = nn.Sequential(
+        *(b for b in discriminator.blocks if not isinstance(b, SelfAttention))
+    )
     assert torch.equal(discriminator(x), before)
 
 
@@ -116,15 +130,24 @@ def test_every_layer_of_both_networks_has_spectral_norm_one_and_norms_have_none(
         layers = [m for m in network.modules() if parametrize.is_parametrized(m, "weight")]
         assert len(layers) == num_layers
         for layer in layers:
-            assert torch.linalg.svdvals(layer.weight.flatten(1))[0].item() == pytest.approx(1, rel=1e-3)
+            assert torch.linalg.svdvals(layer.weight.flatten(1))[0].item() == pytest.approx(
+                1, rel=1e-3
+            )
     norms = [m for m in generator.modules() if isinstance(m, ConditionalBatchNorm)]
     assert len(norms) == 7 and not any(norm.embedding.weight.any() for norm in norms)
-    for network in (Generator(32, 3, 8, dim=2, spectral_norm=False), Discriminator(32, 3, 8, dim=2, spectral_norm=False)):
+    for network in (
+        Generator(32, 3, 8, dim=2, spectral_norm=False),
+        Discriminator(32, 3, 8, dim=2, spectral_norm=False),
+    ):
         assert not any(parametrize.is_parametrized(m) for m in network.modules())
 
 
 def test_labels_add_their_embeddings_product_with_the_features():
-    discriminator, x, y = Discriminator(32, 3, 4, 10, dim=2).double(), torch.randn(3, 3, 32, 32).double(), torch.arange(3)
+    discriminator, x, y = (
+        Discriminator(32, 3, 4, 10, dim=2).double(),
+        torch.randn(3, 3, 32, 32).double(),
+        torch.arange(3),
+    )
     nn.init.constant_(attention_of(discriminator).gamma, 0.5)
     features = discriminator.blocks(x).relu().sum((2, 3))
     term = (discriminator.head.embedding.weight[y] * features).sum(1, keepdim=True).expand(3, 4)
@@ -144,7 +167,8 @@ def test_in_eval_mode_an_image_depends_on_its_own_code_alone(norm):
 def test_a_size_that_one_of_the_networks_has_no_map_of_is_refused(network):
     for attention_size in (4, 12, 32):
         with pytest.raises(
-            ValueError, match=rf"attention_size={attention_size}: .*8, 16 \(net\.generator\.attention_size=\)"
+            ValueError,
+            match=rf"attention_size={attention_size}: .*8, 16 \(net\.generator\.attention_size=\)",
         ):
             network(32, 3, 8, attention_size=attention_size)
     with pytest.raises(ValueError, match=r"data\.image_size="):

@@ -15,12 +15,16 @@ def conv(kernel: int, c_in: int, c_out: int) -> int:
 
 
 def g_block(c_in: int, c_out: int) -> int:
-    return 2 * c_in + conv(3, c_in, c_out) + 2 * c_out + conv(3, c_out, c_out) + conv(1, c_in, c_out)
+    return (
+        2 * c_in + conv(3, c_in, c_out) + 2 * c_out + conv(3, c_out, c_out) + conv(1, c_in, c_out)
+    )
 
 
 def d_block(c_in: int, c_out: int, first: bool = False, shortcut: bool = True) -> int:
     hidden = c_out if first else c_in
-    return conv(3, c_in, hidden) + conv(3, hidden, c_out) + (conv(1, c_in, c_out) if shortcut else 0)
+    return (
+        conv(3, c_in, hidden) + conv(3, hidden, c_out) + (conv(1, c_in, c_out) if shortcut else 0)
+    )
 
 
 def num_parameters(network: nn.Module) -> int:
@@ -35,7 +39,11 @@ BLOCKS = {
     ),
     64: (
         [(1024, 512), (512, 256), (256, 128), (128, 64)],
-        d_block(3, 64, first=True) + d_block(64, 128) + d_block(128, 256) + d_block(256, 512) + d_block(512, 1024),
+        d_block(3, 64, first=True)
+        + d_block(64, 128)
+        + d_block(128, 256)
+        + d_block(256, 512)
+        + d_block(512, 1024),
     ),
     128: (
         [(1024, 1024), (1024, 512), (512, 256), (256, 128), (128, 64)],
@@ -74,10 +82,18 @@ def test_shapes_at_every_size(image_size, num_classes):
 def test_parameter_counts_follow_the_layer_table(image_size):
     blocks, d = BLOCKS[image_size]
     first, last = blocks[0][0], blocks[-1][1]
-    g = (128 + 1) * 16 * first + sum(g_block(*widths) for widths in blocks) + 2 * last + conv(3, last, 3)
+    g = (
+        (128 + 1) * 16 * first
+        + sum(g_block(*widths) for widths in blocks)
+        + 2 * last
+        + conv(3, last, 3)
+    )
     d += {32: 128}.get(image_size, 1024) + 1  # dense
     with torch.device("meta"):
-        generator, discriminator = Generator(image_size, 3, 128), Discriminator(image_size, 3, 1, spectral_norm=False)
+        generator, discriminator = (
+            Generator(image_size, 3, 128),
+            Discriminator(image_size, 3, 1, spectral_norm=False),
+        )
     assert num_parameters(generator) == g
     assert num_parameters(discriminator) == d
 
@@ -85,7 +101,9 @@ def test_parameter_counts_follow_the_layer_table(image_size):
 @pytest.mark.parametrize(("image_size", "num_down"), [(32, 2), (64, 5), (128, 5), (256, 6)])
 def test_discriminator_halves_the_size_in_its_first_blocks(image_size, num_down):
     blocks = Discriminator(image_size, 1, 1, dim=1).blocks
-    sizes = [image_size >> i for i in range(1, num_down + 1)] + [image_size >> num_down] * (len(blocks) - num_down)
+    sizes = [image_size >> i for i in range(1, num_down + 1)] + [image_size >> num_down] * (
+        len(blocks) - num_down
+    )
     x = torch.zeros(1, 1, image_size, image_size)
     for block, size in zip(blocks, sizes, strict=True):
         x = block(x)
@@ -126,7 +144,11 @@ def test_discriminator_block_is_its_formula_in_the_papers_order(c_out, down, fir
 def test_no_block_changes_its_input():
     x = torch.randn(2, 4, 4, 4)
     before = x.clone()
-    DBlock(4, 4)(x), DBlock(4, 4, down=False)(x), GBlock(4, 4, lambda width: BatchNorm(width, 1))(x, None)
+    (
+        DBlock(4, 4)(x),
+        DBlock(4, 4, down=False)(x),
+        GBlock(4, 4, lambda width: BatchNorm(width, 1))(x, None),
+    )
     assert torch.equal(x, before)
 
 
@@ -150,7 +172,10 @@ def test_every_parameter_gets_a_gradient(norm, upsample):
 
 
 def test_convolutions_start_with_gain_root_two_and_shortcuts_dense_and_output_layers_with_one():
-    generator, discriminator = Generator(32, 3, 64, dim=4), Discriminator(32, 3, 16, dim=16, spectral_norm=False)
+    generator, discriminator = (
+        Generator(32, 3, 64, dim=4),
+        Discriminator(32, 3, 16, dim=16, spectral_norm=False),
+    )
     for network in (generator, discriminator):
         for name, layer in network.named_modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -166,24 +191,35 @@ def test_a_norm_keeps_the_start_that_it_brings_and_its_weights_without_spectral_
     norms = [m for m in generator.modules() if isinstance(m, ConditionalBatchNorm)]
     assert len(norms) == 7 and not any(norm.embedding.weight.any() for norm in norms)
     normalised = [m for m in generator.modules() if parametrize.is_parametrized(m)]
-    assert len(normalised) == 3 * 3 + 2  # three convolutions a block, the dense layer, the last convolution
+    assert (
+        len(normalised) == 3 * 3 + 2
+    )  # three convolutions a block, the dense layer, the last convolution
 
 
 def test_every_layer_of_the_discriminator_has_spectral_norm_one():
     discriminator = Discriminator(32, 3, 4, 10, dim=2).double()
     for _ in range(300):
         advance_spectral_norm(discriminator)
-    layers = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)]
+    layers = [
+        m for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Linear | nn.Embedding)
+    ]
     assert len(layers) == 3 + 3 + 2 + 2 + 2
     for layer in layers:
         assert parametrize.is_parametrized(layer, "weight")
         assert torch.linalg.svdvals(layer.weight.flatten(1))[0].item() == pytest.approx(1, rel=1e-3)
-    for network in (Discriminator(32, 3, 4, dim=2, spectral_norm=False), Generator(32, 3, 4, dim=2)):
+    for network in (
+        Discriminator(32, 3, 4, dim=2, spectral_norm=False),
+        Generator(32, 3, 4, dim=2),
+    ):
         assert not any(parametrize.is_parametrized(m) for m in network.modules())
 
 
 def test_labels_add_their_embeddings_product_with_the_features():
-    discriminator, x, y = Discriminator(32, 3, 4, 10, dim=2).double(), torch.randn(3, 3, 32, 32).double(), torch.arange(3)
+    discriminator, x, y = (
+        Discriminator(32, 3, 4, 10, dim=2).double(),
+        torch.randn(3, 3, 32, 32).double(),
+        torch.arange(3),
+    )
     features = discriminator.blocks(x).relu().sum((2, 3))
     term = (discriminator.head.embedding.weight[y] * features).sum(1, keepdim=True).expand(3, 4)
     torch.testing.assert_close(discriminator(x, y) - discriminator(x), term)
@@ -206,5 +242,7 @@ def test_a_size_without_a_layer_table_is_refused(network, image_size):
 
 @pytest.mark.parametrize("upsample", ["deconv", "pixel_shuffle", "cubic"])
 def test_an_upsample_with_weights_or_unknown_is_refused_with_the_list(upsample):
-    with pytest.raises(ValueError, match=f"upsample='{upsample}': expected nearest, bilinear or zero_insert"):
+    with pytest.raises(
+        ValueError, match=f"upsample='{upsample}': expected nearest, bilinear or zero_insert"
+    ):
         Generator(32, 3, 8, dim=2, upsample=upsample)

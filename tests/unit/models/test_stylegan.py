@@ -11,7 +11,9 @@ from genlab.nn.norm import ConditionalBatchNorm, SelfModulation
 @pytest.mark.parametrize("num_classes", [0, 3])
 @pytest.mark.parametrize("image_size", [8, 16, 32, 64, 128, 256])
 def test_shapes_at_every_size_with_and_without_labels(image_size, num_classes):
-    generator = Generator(image_size, 3, 7, num_classes, width_multiple=1, style_dim=5, num_layers=2)
+    generator = Generator(
+        image_size, 3, 7, num_classes, width_multiple=1, style_dim=5, num_layers=2
+    )
     images = generator(torch.randn(2, 7), torch.tensor([0, 2]) if num_classes else None)
     assert images.shape == (2, 3, image_size, image_size) and images.abs().max() <= 1
 
@@ -70,7 +72,9 @@ def test_adam_moves_a_slow_layer_by_that_part_of_its_rate(rate):
     before = bias_and_weight()
     layer(torch.randn(8, 4).double()).square().sum().backward()
     optimizer.step()
-    torch.testing.assert_close((bias_and_weight() - before).abs(), torch.full_like(before, rate * 1e-3))
+    torch.testing.assert_close(
+        (bias_and_weight() - before).abs(), torch.full_like(before, rate * 1e-3)
+    )
 
 
 def test_the_mapping_is_slow_unless_told_otherwise():
@@ -88,12 +92,17 @@ def test_styles_start_at_unit_scale():
 
 def test_an_image_grows_from_a_constant_through_adain():
     torch.manual_seed(0)
-    generator, z = Generator(16, 3, 6, width_multiple=2, num_layers=2).double(), torch.randn(5, 6).double()
+    generator, z = (
+        Generator(16, 3, 6, width_multiple=2, num_layers=2).double(),
+        torch.randn(5, 6).double(),
+    )
     w = generator.mapping(z)
     h = generator.dense.constant.view(1, 32, 4, 4).expand(5, -1, -1, -1)
     for norm, deconv in zip(generator.norms, generator.deconvs, strict=True):
         gamma, beta = (w @ norm.affine.weight.T + norm.affine.bias)[:, :, None, None].chunk(2, 1)
-        normed = (h - h.mean((2, 3), keepdim=True)) / (h.var((2, 3), unbiased=False, keepdim=True) + 1e-5).sqrt()
+        normed = (h - h.mean((2, 3), keepdim=True)) / (
+            h.var((2, 3), unbiased=False, keepdim=True) + 1e-5
+        ).sqrt()
         h = deconv(((1 + gamma) * normed + beta).relu())
     torch.testing.assert_close(generator(z), h.tanh())
 
@@ -101,7 +110,13 @@ def test_an_image_grows_from_a_constant_through_adain():
 def test_the_constant_survives_its_normalisation():
     torch.manual_seed(0)
     generator = Generator(16, 3, 6, width_multiple=2)
-    assert generator.norms[0].norm(generator.dense(torch.randn(2, 6)).unflatten(1, (-1, 4, 4))).std((2, 3)).min() > 0.9
+    assert (
+        generator.norms[0]
+        .norm(generator.dense(torch.randn(2, 6)).unflatten(1, (-1, 4, 4)))
+        .std((2, 3))
+        .min()
+        > 0.9
+    )
 
 
 def test_an_image_does_not_depend_on_its_company():

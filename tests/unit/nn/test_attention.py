@@ -52,7 +52,8 @@ def test_attentions_inner_weights_learn_once_gamma_is_not_zero():
         layer(x).square().sum().backward()
         assert layer.gamma.grad != 0
         assert all(
-            (layer.get_submodule(name).weight.grad.abs().max() > 0) == (gamma != 0) for name in ("theta", "phi", "g", "o")
+            (layer.get_submodule(name).weight.grad.abs().max() > 0) == (gamma != 0)
+            for name in ("theta", "phi", "g", "o")
         )
 
 

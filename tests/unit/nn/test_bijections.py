@@ -1,4 +1,6 @@
-"""Every exact bijection against a brute-force Jacobian in float64: a wrong sign would pass a mere round trip."""
+"""Every exact bijection against a brute-force Jacobian in float64: a wrong sign would pass a mere
+round trip.
+"""
 
 import copy
 import math
@@ -35,10 +37,19 @@ LAYERS = {
     "linear lu point": (lambda: InvertibleLinear(5), POINT),
     "linear plain image": (lambda: InvertibleLinear(4, lu=False), IMAGE),
     "linear plain point": (lambda: InvertibleLinear(5, lu=False), POINT),
-    "chain": (lambda: Chain([ActNorm(5), InvertibleLinear(5), Coupling(5, small_mlp, "tanh")]), POINT),
-    "factor out": (lambda: MultiScale([Chain([ActNorm(4)]), Chain([ActNorm(2)])], [IMAGE, (2, 2, 4)]), IMAGE),
+    "chain": (
+        lambda: Chain([ActNorm(5), InvertibleLinear(5), Coupling(5, small_mlp, "tanh")]),
+        POINT,
+    ),
+    "factor out": (
+        lambda: MultiScale([Chain([ActNorm(4)]), Chain([ActNorm(2)])], [IMAGE, (2, 2, 4)]),
+        IMAGE,
+    ),
     "realnvp image": (lambda: RealNVP((1, 4, 4), hidden=6, num_blocks=1), (1, 4, 4)),
-    "realnvp odd channels": (lambda: RealNVP((3, 4, 4), hidden=4, num_blocks=1, levels=2), (3, 4, 4)),
+    "realnvp odd channels": (
+        lambda: RealNVP((3, 4, 4), hidden=4, num_blocks=1, levels=2),
+        (3, 4, 4),
+    ),
     "realnvp point": (lambda: RealNVP((2,), depth=4, hidden=6), (2,)),
     "glow image": (lambda: Glow((1, 4, 4), depth=2, hidden=6, levels=2), (1, 4, 4)),
     "glow colour": (lambda: Glow((3, 4, 2), depth=1, hidden=4, lu=False), (3, 4, 2)),
@@ -47,13 +58,21 @@ LAYERS = {
 }
 for kind in KINDS:
     for swap in (False, True):
-        LAYERS[f"coupling {kind} {swap}"] = (lambda k=kind, s=swap: Coupling(5, small_mlp, k, s), POINT)
+        LAYERS[f"coupling {kind} {swap}"] = (
+            lambda k=kind, s=swap: Coupling(5, small_mlp, k, s),
+            POINT,
+        )
     LAYERS[f"coupling of images {kind}"] = (lambda k=kind: Coupling(4, small_conv, k), IMAGE)
-    LAYERS[f"masked {kind}"] = (lambda k=kind: MaskedCoupling(checkerboard(IMAGE), small_conv, k), IMAGE)
+    LAYERS[f"masked {kind}"] = (
+        lambda k=kind: MaskedCoupling(checkerboard(IMAGE), small_conv, k),
+        IMAGE,
+    )
 
 
 def shaken(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """In float64, its ActNorms started, every parameter moved from where it starts: zeros would hide errors."""
+    """In float64, its ActNorms started, every parameter moved from where it starts: zeros would
+    hide errors.
+    """
     module = module.double().train()
     module(torch.randn(16, *shape).double())
     with torch.no_grad():
@@ -70,11 +89,15 @@ def test_log_det_is_that_of_the_jacobian_and_the_inverse_is_one(name):
     y, log_det = module(x)
     assert log_det.shape == (3,) and log_det.dtype == torch.float64
     for i in range(3):
-        jacobian = torch.autograd.functional.jacobian(lambda one: module(one[None])[0].flatten(), x[i]).flatten(1)
+        jacobian = torch.autograd.functional.jacobian(
+            lambda one: module(one[None])[0].flatten(), x[i]
+        ).flatten(1)
         assert jacobian.shape[0] == jacobian.shape[1]
         assert torch.allclose(torch.linalg.slogdet(jacobian)[1], log_det[i], atol=1e-8)
     assert torch.allclose(module.inverse(y), x, atol=1e-9)
-    assert torch.allclose(module(module.inverse(x.reshape(y.shape)))[0], x.reshape(y.shape), atol=1e-9)
+    assert torch.allclose(
+        module(module.inverse(x.reshape(y.shape)))[0], x.reshape(y.shape), atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in LAYERS if name != "squeeze"])
@@ -83,11 +106,14 @@ def test_every_parameter_receives_a_gradient_of_the_likelihood(name):
     module = shaken(make(), shape)
     z, log_det = module(torch.randn(16, *shape).double())
     (0.5 * z.square().sum() - log_det.sum()).backward()
-    assert [n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+    assert [
+        n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().max() > 0
+    ] == []
 
 
 @pytest.mark.parametrize(
-    "name", ["coupling sigmoid False", "coupling tanh True", "masked tanh", "coupling of images sigmoid"]
+    "name",
+    ["coupling sigmoid False", "coupling tanh True", "masked tanh", "coupling of images sigmoid"],
 )
 def test_the_log_det_alone_trains_a_coupling_s_network(name):
     make, shape = LAYERS[name]
@@ -102,7 +128,9 @@ def test_a_conditional_gaussian_is_a_bijection_of_what_leaves():
         p.data += 0.3 * torch.randn_like(p)
     kept, out = torch.randn(2, 2, 2, 2).double(), torch.randn(2, 3, 2, 2).double()
     z, log_det = module(kept, out)
-    jacobian = torch.autograd.functional.jacobian(lambda one: module(kept[:1], one[None])[0].flatten(), out[0]).flatten(1)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda one: module(kept[:1], one[None])[0].flatten(), out[0]
+    ).flatten(1)
     assert torch.allclose(torch.linalg.slogdet(jacobian)[1], log_det[0], atol=1e-10)
     assert torch.allclose(module.inverse(kept, z), out, atol=1e-12)
     mean, log_std = module._moments(kept)
@@ -112,7 +140,9 @@ def test_a_conditional_gaussian_is_a_bijection_of_what_leaves():
 
 
 def test_recomputing_changes_no_gradient():
-    stored, saved = (Glow((1, 4, 4), depth=2, hidden=4, recompute=again).double() for again in (False, True))
+    stored, saved = (
+        Glow((1, 4, 4), depth=2, hidden=4, recompute=again).double() for again in (False, True)
+    )
     saved.load_state_dict(stored.state_dict())
     x, gradients = torch.randn(4, 1, 4, 4).double(), []
     for net in (stored, saved):
@@ -124,7 +154,7 @@ def test_recomputing_changes_no_gradient():
         assert torch.allclose(a, b, atol=1e-12)
 
 
-# --- ActNorm -------------------------------------------------------------------------------------------------------
+# --- ActNorm --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(64, 3), (16, 3, 4, 4)])
@@ -176,7 +206,7 @@ def test_actnorm_bounds_the_scale_of_a_constant_feature():
     assert torch.allclose(norm.log_scale[0].exp(), torch.tensor(10.0)) and norm.shift[0] == -1
 
 
-# --- shapes --------------------------------------------------------------------------------------------------------
+# --- shapes ---------------------------------------------------------------------------------------
 
 
 def test_squeeze_refuses_what_does_not_divide():
@@ -208,14 +238,16 @@ def test_what_cannot_be_built_is_refused_by_its_key(make, key):
         make()
 
 
-# --- pixels --------------------------------------------------------------------------------------------------------
+# --- pixels ---------------------------------------------------------------------------------------
 
 
 def test_a_uniform_density_has_log2_of_the_levels_bits():
     pixels = Pixels(256, alpha=0)
     images = torch.randint(256, (4, 1, 28, 28)) / 127.5 - 1
     _, log_det = pixels(images, torch.rand(4, 1, 28, 28))
-    assert torch.allclose(bits_per_dim(log_det, 784), torch.full((4,), 8.0), atol=1e-6)  # uniform on [-.5, .5]: log p = 0
+    assert torch.allclose(
+        bits_per_dim(log_det, 784), torch.full((4,), 8.0), atol=1e-6
+    )  # uniform on [-.5, .5]: log p = 0
 
 
 def test_a_known_gaussian_has_its_closed_form():
@@ -224,7 +256,9 @@ def test_a_known_gaussian_has_its_closed_form():
     x, log_det = pixels(images, 0.5)
     log_prob = torch.distributions.Normal(0.0, std).log_prob(x).flatten(1).sum(1) + log_det
     k = (images + 1) * 127.5
-    expected = (((k + 0.5) / 256 - 0.5) ** 2 / (2 * std**2) + math.log(std * math.sqrt(2 * math.pi) * 256)) / math.log(2)
+    expected = (
+        ((k + 0.5) / 256 - 0.5) ** 2 / (2 * std**2) + math.log(std * math.sqrt(2 * math.pi) * 256)
+    ) / math.log(2)
     assert torch.allclose(bits_per_dim(log_prob, 48), expected.flatten(1).mean(1), atol=1e-10)
 
 
@@ -238,8 +272,12 @@ def test_dequantised_values_stay_in_their_bin_and_come_back(levels, alpha):
         x, _ = pixels(images, noise)
         assert torch.allclose(pixels.inverse(x + 1e-9), images, atol=1e-12)
     x, log_det = pixels(images, 0.5)
-    jacobian = torch.autograd.functional.jacobian(lambda u: pixels(images, u)[0].flatten(), torch.full((1,), 0.5).double())
-    assert torch.allclose(jacobian.abs().log().sum(), log_det[0], atol=1e-8)  # d x / d noise is diagonal
+    jacobian = torch.autograd.functional.jacobian(
+        lambda u: pixels(images, u)[0].flatten(), torch.full((1,), 0.5).double()
+    )
+    assert torch.allclose(
+        jacobian.abs().log().sum(), log_det[0], atol=1e-8
+    )  # d x / d noise is diagonal
     assert torch.allclose(pixels.inverse(torch.full_like(x, 50.0)), torch.ones_like(x))
 
 
@@ -251,7 +289,7 @@ def test_what_overflowed_is_an_image_all_the_same(alpha):
 
 
 def test_stored_digits_are_their_17_values():
-    stored = (torch.arange(17) * 255 + 8) // 16  # as genlab.data.sets scales them to bytes
+    stored = (torch.arange(17) * 255 + 8) // 16  # as genlab.data.images.sets scales them to bytes
     values = Pixels(17).values(stored.view(1, 1, 1, 17) / 127.5 - 1)
     assert torch.equal(values.flatten(), torch.arange(17.0))
 
@@ -263,7 +301,9 @@ def test_the_number_of_levels_is_in_the_state():
     assert again.levels == 17
 
 
-@pytest.mark.parametrize(("options", "key"), [({"alpha": 0.5}, "model.alpha"), ({"levels": 1}, "model.levels")])
+@pytest.mark.parametrize(
+    ("options", "key"), [({"alpha": 0.5}, "model.alpha"), ({"levels": 1}, "model.levels")]
+)
 def test_pixels_refuse_what_makes_no_sense(options, key):
     with pytest.raises(ValueError, match=key):
         Pixels(**options)

@@ -13,7 +13,14 @@ from genlab.nn.conditional_norm import ConditionalLayerNorm
 from genlab.weights.bert import load
 
 V, C = 40, 6
-SIZES = {"vocab_size": V, "dim": 24, "num_layers": 3, "num_heads": 4, "hidden_dim": 40, "max_length": 40}
+SIZES = {
+    "vocab_size": V,
+    "dim": 24,
+    "num_layers": 3,
+    "num_heads": 4,
+    "hidden_dim": 40,
+    "max_length": 40,
+}
 BY = ("layer_norm", "prefix", "embedding")
 
 
@@ -37,9 +44,14 @@ def test_the_formula(hidden):
         for token in range(5):
             x = h[row, token]
             normal = (x - x.mean()) / x.var(unbiased=False).sqrt()
-            gain, shift = norm.weight + norm.gain.weight @ a[row], norm.bias + norm.shift.weight @ a[row]
+            gain, shift = (
+                norm.weight + norm.gain.weight @ a[row],
+                norm.bias + norm.shift.weight @ a[row],
+            )
             assert torch.allclose(found[row, token], gain * normal + shift, atol=1e-12)
-    assert torch.allclose(norm(h, c[:, None].expand(3, 5, C)), found, atol=1e-12)  # a condition a token
+    assert torch.allclose(
+        norm(h, c[:, None].expand(3, 5, C)), found, atol=1e-12
+    )  # a condition a token
     assert torch.equal(norm(h), F.layer_norm(h, (8,), norm.weight, norm.bias, 1e-12))
 
 
@@ -49,9 +61,13 @@ def test_a_pretrained_network_is_not_changed_at_first_to_the_bit(by, embedding_d
     plain = BERT(**SIZES, embedding_dim=embedding_dim).eval()
     for parameter in plain.parameters():
         parameter.data.add_(0.3 * torch.randn_like(parameter))
-    model = BERT(**SIZES, embedding_dim=embedding_dim, condition_dim=C, condition_by=by, condition_hidden=3).eval()
+    model = BERT(
+        **SIZES, embedding_dim=embedding_dim, condition_dim=C, condition_by=by, condition_hidden=3
+    ).eval()
     missing = model.load_state_dict(plain.state_dict(), strict=False).missing_keys
-    assert missing and all(re.search(r"(gain|shift|hidden)\.weight$|^project\.", name) for name in missing)
+    assert missing and all(
+        re.search(r"(gain|shift|hidden)\.weight$|^project\.", name) for name in missing
+    )
     ids, c = torch.randint(1, V, (4, 11)), 5 * torch.randn(4, C)
     mask = masks.causal(torch.ones(4, 11, dtype=torch.bool))
     hidden = plain(ids, None, mask)
@@ -61,7 +77,9 @@ def test_a_pretrained_network_is_not_changed_at_first_to_the_bit(by, embedding_d
 
 def test_every_norm_takes_part_and_the_twins_have_as_many_weights():
     def extra(model):
-        return sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in BERT(**SIZES).parameters())
+        return sum(p.numel() for p in model.parameters()) - sum(
+            p.numel() for p in BERT(**SIZES).parameters()
+        )
 
     model = bert()
     norms = [m for m in model.modules() if isinstance(m, torch.nn.LayerNorm)]
@@ -76,7 +94,9 @@ def test_every_parameter_of_the_condition_gets_a_gradient(by):
     c = torch.randn(3, C, dtype=torch.float64, requires_grad=True)
     ids = torch.randint(1, V, (3, 7))
     model.logits(model(ids, None, masks.causal(ids > 0), condition=c), c).square().mean().backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert [
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()
+    ] == []
     assert c.grad.abs().sum(1).min() > 0
 
 
@@ -88,7 +108,11 @@ def test_cached_is_uncached_under_a_condition(by, target_segment, guidance):
     model = bert(condition_by=by)
     lengths = torch.tensor([2, 7, 4, 1])
     ids = torch.where(torch.arange(7) < lengths[:, None], torch.randint(5, V, (4, 7)), 0)
-    rows, c, free = (ids, torch.zeros_like(ids), lengths), torch.randn(4, C).double(), torch.randn(1, C).double()
+    rows, c, free = (
+        (ids, torch.zeros_like(ids), lengths),
+        torch.randn(4, C).double(),
+        torch.randn(1, C).double(),
+    )
     kept = []
     for kind in (Cached, Recomputed):
         scorer = kind(model, *rows, 3, 9, target_segment, c)
@@ -110,7 +134,13 @@ def test_cached_is_uncached_under_a_condition(by, target_segment, guidance):
         assert torch.allclose(a, b, atol=1e-11)
     written = []
     for kind in (Cached, Recomputed):
-        options = {"end": 3, "max_length": 9, "target_segment": target_segment, "condition": c, "free": free.expand(4, C)}
+        options = {
+            "end": 3,
+            "max_length": 9,
+            "target_segment": target_segment,
+            "condition": c,
+            "free": free.expand(4, C),
+        }
         decoding = Decoding("beam", num=2, beams=3, guidance=guidance)
         written.append(write(model, rows, decoding, **options, scorer=kind))
     assert torch.equal(written[0].tokens, written[1].tokens)
@@ -123,11 +153,15 @@ def test_guidance_of_one_is_the_condition_and_of_none_is_no_condition():
     c, free = torch.randn(2, C).double(), torch.randn(2, C).double()
 
     def guided(scale):
-        scorer = Cached(model, *(torch.cat([part, part]) for part in rows), 1, 4, 0, torch.cat([c, free]))
+        scorer = Cached(
+            model, *(torch.cat([part, part]) for part in rows), 1, 4, 0, torch.cat([c, free])
+        )
         return Guided(scorer, scale).start()
 
     under, without = (Cached(model, *rows, 1, 4, 0, each).start() for each in (c, free))
-    assert torch.allclose(guided(1.0), under, atol=1e-12) and torch.allclose(guided(0.0), without, atol=1e-12)
+    assert torch.allclose(guided(1.0), under, atol=1e-12) and torch.allclose(
+        guided(0.0), without, atol=1e-12
+    )
     assert torch.allclose(guided(3.0), 3 * under - 2 * without, atol=1e-10)
     assert not torch.allclose(under, without, atol=1e-3)
     with pytest.raises(ValueError, match=r"decoding\.guidance=2: is for texts under a condition"):
@@ -143,7 +177,11 @@ def test_weights_without_a_condition_are_loaded_and_those_of_the_condition_repor
             tensors[name] = part
     model = bert(0.0)
     report = load(model, tensors)
-    assert "norm.gain.weight" in report.missing and len(report.missing) == 2 * 8 and "head" not in str(report.head)
+    assert (
+        "norm.gain.weight" in report.missing
+        and len(report.missing) == 2 * 8
+        and "head" not in str(report.head)
+    )
     ids = torch.randint(1, V, (2, 5))
     assert torch.equal(model(ids, condition=torch.randn(2, C).double()), plain(ids))
 

@@ -11,13 +11,17 @@ SIZES = (50, 32, 1, 4, 64, 40)  # vocab_size, dim, num_layers, num_heads, hidden
 
 
 def test_sinusoidal_positions_are_told_apart_by_their_distance_alone():
-    position = BERT(*SIZES, init_std=0.05, position_init="sinusoidal").position.weight.detach().double()
+    position = (
+        BERT(*SIZES, init_std=0.05, position_init="sinusoidal").position.weight.detach().double()
+    )
     assert position.square().mean().sqrt().item() == pytest.approx(0.05, rel=1e-6)
     products = position @ position.T
     for distance in (0, 1, 7):
         diagonal = products.diagonal(distance)
         expected = 2 * 0.05**2 * sum(math.cos(distance * 1e4 ** (-2 * i / 32)) for i in range(16))
-        torch.testing.assert_close(diagonal, torch.full_like(diagonal, expected), rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(
+            diagonal, torch.full_like(diagonal, expected), rtol=1e-4, atol=1e-8
+        )
     assert (products[0, 0] > products[0, 1:]).all()
 
 
@@ -26,10 +30,16 @@ def test_bert_starts_from_a_normal_distribution_cut_at_two_standard_deviations()
     net = BERT(2000, *SIZES[1:], init_std=0.05)
     for weight in (net.word.weight, net.position.weight, net.layers[0].up.weight):
         assert weight.abs().max() <= 0.1
-        assert weight.std().item() == pytest.approx(0.05 * 0.8796, rel=0.05)  # what the cut leaves of it
-    assert not any(module.bias.any() for module in net.modules() if isinstance(module, torch.nn.Linear))
+        assert weight.std().item() == pytest.approx(
+            0.05 * 0.8796, rel=0.05
+        )  # what the cut leaves of it
+    assert not any(
+        module.bias.any() for module in net.modules() if isinstance(module, torch.nn.Linear)
+    )
 
 
 def test_an_unknown_start_is_named():
-    with pytest.raises(ValueError, match=r"net.position_init=rotary: expected normal or sinusoidal"):
+    with pytest.raises(
+        ValueError, match=r"net.position_init=rotary: expected normal or sinusoidal"
+    ):
         BERT(*SIZES, position_init="rotary")

@@ -4,9 +4,23 @@ import pytest
 import torch
 from torch import nn
 
-from genlab.nn.lipschitz import LipschitzMap, apply_adjoint, apply_map, exact_norm, fft_bound, refresh
+from genlab.nn.lipschitz import (
+    LipschitzMap,
+    apply_adjoint,
+    apply_map,
+    exact_norm,
+    fft_bound,
+    refresh,
+)
 
-SHAPES = [(3, 7, 0, None), (7, 3, 0, None), (2, 5, 3, (4, 4)), (5, 2, 3, (4, 4)), (4, 6, 1, (3, 3)), (2, 3, 5, (6, 4))]
+SHAPES = [
+    (3, 7, 0, None),
+    (7, 3, 0, None),
+    (2, 5, 3, (4, 4)),
+    (5, 2, 3, (4, 4)),
+    (4, 6, 1, (3, 3)),
+    (2, 3, 5, (6, 4)),
+]
 
 
 def dense(weight, c_in, size):
@@ -29,7 +43,9 @@ def test_sigma_is_the_norm_of_the_operator_itself(shape):
     layer = make(*shape)
     norm = torch.linalg.matrix_norm(dense(layer.weight.detach(), shape[0], shape[3]), 2).item()
     assert norm * (1 - 1e-3) <= layer.sigma().item() <= norm * (1 + 1e-12)
-    normalised = torch.linalg.matrix_norm(dense(layer.normalised().detach(), shape[0], shape[3]), 2).item()
+    normalised = torch.linalg.matrix_norm(
+        dense(layer.normalised().detach(), shape[0], shape[3]), 2
+    ).item()
     assert 0.9 * (1 - 1e-12) <= normalised <= 0.9 * (1 + 1e-3)
     refresh(layer, 1e-9)
     assert layer.sigma().item() == pytest.approx(norm, rel=1e-12)
@@ -79,13 +95,22 @@ def test_the_bounds_hold(shape):
 def test_the_fft_bound_is_exact_for_circular_convolution():
     weight = torch.randn(3, 2, 3, 3).double()
     basis = torch.eye(2 * 6 * 6).double().view(-1, 2, 6, 6)
-    matrix = nn.functional.conv2d(nn.functional.pad(basis, [1] * 4, mode="circular"), weight).flatten(1).T
-    assert fft_bound(weight, (4, 4)) == pytest.approx(torch.linalg.matrix_norm(matrix, 2).item(), rel=1e-12)
+    matrix = (
+        nn.functional.conv2d(nn.functional.pad(basis, [1] * 4, mode="circular"), weight)
+        .flatten(1)
+        .T
+    )
+    assert fft_bound(weight, (4, 4)) == pytest.approx(
+        torch.linalg.matrix_norm(matrix, 2).item(), rel=1e-12
+    )
 
 
 def test_bounds_hold_after_every_step_with_warm_vectors():
     net = nn.Sequential(
-        *(make(*shape, scale=6.0) for shape in [(2, 6, 3, (5, 5)), (6, 6, 1, (5, 5)), (6, 2, 3, (5, 5))] * 2)
+        *(
+            make(*shape, scale=6.0)
+            for shape in [(2, 6, 3, (5, 5)), (6, 6, 1, (5, 5)), (6, 2, 3, (5, 5))] * 2
+        )
     )
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     x = torch.randn(8, 2, 5, 5).double()
@@ -116,7 +141,9 @@ def test_singular_values_that_lie_close_together_take_tens_of_iterations_not_hun
     torch.manual_seed(0)
     layer = LipschitzMap(2, 8, kernel_size=3, size=(20, 20)).to(dtype)
     with torch.no_grad():
-        layer.weight.mul_(0.3).add_(1.0)  # the lowest frequencies are stretched most, and nearly alike
+        layer.weight.mul_(0.3).add_(
+            1.0
+        )  # the lowest frequencies are stretched most, and nearly alike
     assert refresh(layer, 1e-4) <= 30  # four vectors by the power method: 68
     assert layer.sigma().item() == pytest.approx(exact_norm(layer.weight, (20, 20)), rel=1e-5)
 
@@ -149,7 +176,9 @@ def test_sigma_moves_with_the_weight_and_the_vectors_only_when_told():
     with torch.no_grad():
         layer.weight.normal_()
     refresh(layer)  # a weight that was zero once is bounded again
-    assert torch.linalg.matrix_norm(dense(layer.normalised().detach(), 2, (4, 4)), 2) <= 0.9 * (1 + 1e-3)
+    assert torch.linalg.matrix_norm(dense(layer.normalised().detach(), 2, (4, 4)), 2) <= 0.9 * (
+        1 + 1e-3
+    )
 
 
 def test_gradient_of_the_normalised_weight():
@@ -164,7 +193,9 @@ def test_gradient_of_the_normalised_weight():
     refresh(layer, 1e-12)
     (found,) = torch.autograd.grad((layer.normalised() * direction).sum(), layer.weight)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
-    assert (found * weight).sum().abs() < 1e-9  # at its bound a layer has no gradient along its own scale
+    assert (
+        found * weight
+    ).sum().abs() < 1e-9  # at its bound a layer has no gradient along its own scale
     layer.detach_sigma = True
     (found,) = torch.autograd.grad((layer.normalised() * direction).sum(), layer.weight)
     assert (found * weight).sum().abs() > 1e-3

@@ -33,7 +33,9 @@ def estimates(j, num, weights, kind="rademacher"):
 
 
 def within(values, expected, errors=4):
-    assert abs(values.mean().item() - expected) < errors * values.std().item() / math.sqrt(len(values))
+    assert abs(values.mean().item() - expected) < errors * values.std().item() / math.sqrt(
+        len(values)
+    )
 
 
 def test_the_remainder_bounds_what_is_left_out():
@@ -44,10 +46,14 @@ def test_the_remainder_bounds_what_is_left_out():
         term = term @ j
         powers.append((-1) ** (n + 1) / n * term.trace().item())
         assert abs(sum(powers) - exact) <= remainder(0.9, n, 4) + 1e-12
-    worst = -0.9 * torch.eye(4).double()  # where all eigenvalues are -L the bound is what is left out
+    worst = (
+        -0.9 * torch.eye(4).double()
+    )  # where all eigenvalues are -L the bound is what is left out
     left = math.fsum(0.9**k / k for k in range(6, 2000)) * 4
     assert remainder(0.9, 5, 4) == pytest.approx(left, rel=1e-9)
-    assert torch.linalg.slogdet(torch.eye(4) + worst).logabsdet.item() == pytest.approx(-remainder(0.9, 0, 4))
+    assert torch.linalg.slogdet(torch.eye(4) + worst).logabsdet.item() == pytest.approx(
+        -remainder(0.9, 0, 4)
+    )
     assert remainder(1.0, 5, 4) == math.inf
 
 
@@ -73,7 +79,14 @@ def test_signs_have_the_smaller_variance():
 
 
 @pytest.mark.parametrize(
-    "series", [Roulette(), Roulette(0), Roulette(1, p=0.3), Roulette(2, "poisson"), Roulette(0, "poisson", rate=3.0)]
+    "series",
+    [
+        Roulette(),
+        Roulette(0),
+        Roulette(1, p=0.3),
+        Roulette(2, "poisson"),
+        Roulette(0, "poisson", rate=3.0),
+    ],
 )
 def test_roulette_is_unbiased(series):
     j = matrix(3, 0.4)
@@ -85,9 +98,16 @@ def test_roulette_is_unbiased(series):
 
 def test_survival_and_support():
     geometric, poisson = Roulette(2, p=0.25), Roulette(1, "poisson", rate=2.0)
-    assert [geometric.survival(j) for j in (1, 2, 3)] == [1, 0.75, 0.75**2]  # at least one term more
+    assert [geometric.survival(j) for j in (1, 2, 3)] == [
+        1,
+        0.75,
+        0.75**2,
+    ]  # at least one term more
     assert poisson.survival(0) == 1 and poisson.survival(1) == pytest.approx(1 - math.exp(-2))
-    assert poisson.survival(3) == pytest.approx(1 - 5 * math.exp(-2)) and 0 < poisson.survival(60) < 1e-60
+    assert (
+        poisson.survival(3) == pytest.approx(1 - 5 * math.exp(-2))
+        and 0 < poisson.survival(60) < 1e-60
+    )
     draws = [geometric.draw(lambda: 0.5, 2) for _ in range(4000)]
     assert min(map(len, draws)) == 3 and all(d[:3] == [1, 1, 1] for d in draws)
     longest = max(draws, key=len)
@@ -123,14 +143,18 @@ def test_value_is_that_of_the_differentiable_series():
     slow = series_log_det(function, x, v[0], weights)
     y = function(x)
     jv = torch.autograd.functional.jvp(function, x.detach(), v[0])[1]
-    value, _ = hutchinson(lambda t: torch.autograd.grad(y, x, t[0], retain_graph=True)[0][None], v, jv[None], weights)
+    value, _ = hutchinson(
+        lambda t: torch.autograd.grad(y, x, t[0], retain_graph=True)[0][None], v, jv[None], weights
+    )
     torch.testing.assert_close(value[0], slow, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 6])
 def test_exact_log_det_is_a_determinant(dim):
     j = torch.stack([matrix(dim, 0.8) for _ in range(4)]).requires_grad_()
-    torch.testing.assert_close(exact_log_det(j), torch.linalg.slogdet(torch.eye(dim) + j).logabsdet, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        exact_log_det(j), torch.linalg.slogdet(torch.eye(dim) + j).logabsdet, rtol=1e-12, atol=1e-12
+    )
     assert gradcheck(exact_log_det, (j,))
 
 
@@ -152,7 +176,9 @@ def test_activations_give_their_derivative_and_are_no_steeper_than_one(name):
 
 def test_elu_is_elu():
     x = torch.randn(100).double() * 3
-    torch.testing.assert_close(activation("elu")(x)[0], torch.nn.functional.elu(x), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(
+        activation("elu")(x)[0], torch.nn.functional.elu(x), rtol=1e-12, atol=1e-15
+    )
     j = jacobian(lambda t: activation("lipswish").double()(t)[0], x)
     assert j.diagonal().abs().max() <= 1
 

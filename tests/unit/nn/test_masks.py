@@ -8,7 +8,9 @@ from genlab.nn import masks
 
 
 def batch(packed: bool, target_segment: int = 1):
-    """(segments, padding, documents) of random rows: each document a source and a target, then padding."""
+    """(segments, padding, documents) of random rows: each document a source and a target, then
+    padding.
+    """
     rows, length = 40, 24
     segments = torch.zeros(rows, length, dtype=torch.long)
     documents = torch.full((rows, length), -1)
@@ -16,7 +18,11 @@ def batch(packed: bool, target_segment: int = 1):
         at, number = 0, 0
         end = (0, length)[row] if row < 2 else int(torch.randint(1, length + 1, ()))
         while at < end:
-            source, target = torch.randint(1, 6, (2,)).tolist() if packed else (max(1, end // 2), end - max(1, end // 2))
+            source, target = (
+                torch.randint(1, 6, (2,)).tolist()
+                if packed
+                else (max(1, end // 2), end - max(1, end // 2))
+            )
             stop = min(at + source + target, end)
             segments[row, at + source : stop] = target_segment
             documents[row, at:stop] = number
@@ -53,7 +59,9 @@ def test_the_two_written_forms_of_unilm_agree():
     """The running count of bert4keras and the products of its first version."""
     segments, padding, _ = batch(packed=False)
     s = segments.double()
-    written = (1 - s[:, :, None]) * (1 - s[:, None, :]) + s[:, :, None] * torch.ones(24, 24).double().tril()
+    written = (1 - s[:, :, None]) * (1 - s[:, None, :]) + s[:, :, None] * torch.ones(
+        24, 24
+    ).double().tril()
     both = padding[:, :, None] & padding[:, None, :]
     assert torch.equal(masks.unilm(segments, padding)[:, 0] & both, written.bool() & both)
 
@@ -75,7 +83,11 @@ def test_no_query_has_nothing_to_see(packed):
     segments, padding, documents = batch(packed)
     assert not padding.any(-1).all()  # rows of padding alone are among them
     given = documents if packed else None
-    for mask in (masks.bidirectional(padding, given), masks.unilm(segments, padding, given), masks.causal(padding, given)):
+    for mask in (
+        masks.bidirectional(padding, given),
+        masks.unilm(segments, padding, given),
+        masks.causal(padding, given),
+    ):
         assert mask.any(-1).all()
         x = torch.randn(len(padding), 2, 24, 4)
         assert scaled_dot_product_attention(x, x, x, mask).isfinite().all()
@@ -96,7 +108,9 @@ def test_masks_without_a_tensor_are_those_with_one():
     query, key, value = torch.randn(3, 4, 2, 24, 8, dtype=torch.float64)
     full = torch.ones(4, 24, dtype=torch.bool)
     found = masks.attend(query, key, value, masks.FULL)
-    assert torch.allclose(found, masks.attend(query, key, value, masks.bidirectional(full)), rtol=1e-12)
+    assert torch.allclose(
+        found, masks.attend(query, key, value, masks.bidirectional(full)), rtol=1e-12
+    )
     padding = torch.arange(24) < torch.tensor([24, 1, 13, 20])[:, None]
     found = masks.attend(query, key, value, masks.CAUSAL)
     expected = masks.attend(query, key, value, masks.causal(padding))

@@ -6,11 +6,17 @@ import torch
 from genlab.nn.head import Head
 from genlab.nn.norm import AdaIN, BatchNorm, ConditionalBatchNorm, SelfModulation
 
-H, C, Y = torch.randn(8, 6, 3, 3).double(), torch.randn(8, 5).double(), torch.tensor([0, 1, 2, 0, 1, 2, 2, 2])
+H, C, Y = (
+    torch.randn(8, 6, 3, 3).double(),
+    torch.randn(8, 5).double(),
+    torch.tensor([0, 1, 2, 0, 1, 2, 2, 2]),
+)
 
 
 def normalised(h, dims=(0, 2, 3), eps=1e-3):
-    return (h - h.mean(dims, keepdim=True)) / (h.var(dims, unbiased=False, keepdim=True) + eps).sqrt()
+    return (h - h.mean(dims, keepdim=True)) / (
+        h.var(dims, unbiased=False, keepdim=True) + eps
+    ).sqrt()
 
 
 def modulated(h, gamma, beta):

@@ -7,7 +7,8 @@ from torch.nn.functional import conv2d
 from genlab.nn import narrow_conv
 from genlab.nn.narrow_conv import adjoint_kernel, conv2d_same, conv2d_same_weight_gradient
 
-# C_in, C_out, H, W, K, L: sizes that take blocks of 2x2, 4x4, 2x1, 1x2 pixels or none, forward or backward
+# C_in, C_out, H, W, K, L: sizes that take blocks of 2x2, 4x4, 2x1, 1x2 pixels or none, forward or
+# backward
 CASES = [
     (16, 4, 4, 6, 3, 3),
     (20, 1, 8, 8, 3, 3),
@@ -37,7 +38,9 @@ def test_the_plain_convolution(case, monkeypatch):
     grad = torch.randn_like(plain)
     first = [torch.autograd.grad(y, tensors, grad, create_graph=True) for y in (plain, ours)]
     torch.testing.assert_close(*first)
-    second = [torch.autograd.grad(sum(g.sin().sum() for g in grads), tensors[:2]) for grads in first]
+    second = [
+        torch.autograd.grad(sum(g.sin().sum() for g in grads), tensors[:2]) for grads in first
+    ]
     torch.testing.assert_close(*second)
 
 
@@ -48,7 +51,10 @@ def test_blocks_fill_the_lanes(monkeypatch):
     assert blocks == [(2, 2), (2, 2), (2, 2), (2, 1), (1, 1), (1, 1), (1, 1)]  # 14 has no fours
     uneven = x[:, :, :8, :7].contiguous(memory_format=torch.channels_last)
     assert narrow_conv._block(uneven, torch.zeros(1, 64, 3, 3)) == (4, 1)
-    assert narrow_conv._block(x.contiguous(), torch.zeros(4, 64, 3, 3)) == (1, 1)  # not channels last
+    assert narrow_conv._block(x.contiguous(), torch.zeros(4, 64, 3, 3)) == (
+        1,
+        1,
+    )  # not channels last
 
 
 @pytest.mark.parametrize("case", CASES[:3])

@@ -8,8 +8,22 @@ from torch.autograd.functional import jacobian
 from genlab.nn import fixed_point
 from genlab.nn.fixed_point import NotInverted, iterations_needed, solve
 from genlab.nn.lipschitz import refresh
-from genlab.nn.log_det import Exact, Roulette, Truncated, Within, draw_probes, remainder, series_log_det
-from genlab.nn.residual import ResidualBlock, conv_branch, dense_branch, estimator_moments, without_log_det
+from genlab.nn.log_det import (
+    Exact,
+    Roulette,
+    Truncated,
+    Within,
+    draw_probes,
+    remainder,
+    series_log_det,
+)
+from genlab.nn.residual import (
+    ResidualBlock,
+    conv_branch,
+    dense_branch,
+    estimator_moments,
+    without_log_det,
+)
 
 KINDS = ("points", "images")
 NAMES = ("elu", "softplus", "lipswish")
@@ -48,7 +62,9 @@ def test_exact_log_det_and_the_bound_of_a_truncated_one(kind, activation, leadin
     expected = brute_force(block, x)
     torch.testing.assert_close(block(x)[1], expected, rtol=0, atol=1e-8)
     lipschitz, dim = block.lipschitz(), x[0].numel()
-    assert dim * math.log(1 - lipschitz) <= expected.min() and expected.max() <= dim * math.log(1 + lipschitz)
+    assert dim * math.log(1 - lipschitz) <= expected.min() and expected.max() <= dim * math.log(
+        1 + lipschitz
+    )
     for n in (1, 8):
         truncated = ResidualBlock(g, Truncated(n), num_probes=512)
         values = torch.stack([truncated(x)[1] for _ in range(4)])
@@ -81,7 +97,10 @@ def test_memory_saving_backward_is_the_plain_one_with_unequal_weights(kind, prob
     weights = torch.rand(len(x)).double()
     for backward in ("recompute", "store"):
         torch.manual_seed(2)
-        block, t = ResidualBlock(g, Roulette(), num_probes=probes, backward=backward), x.clone().requires_grad_()
+        block, t = (
+            ResidualBlock(g, Roulette(), num_probes=probes, backward=backward),
+            x.clone().requires_grad_(),
+        )
         z, log_det = block(t)
         loss = (weights * log_det).sum() + (weights * z.square().flatten(1).sum(1)).sum()
         found.append((z, log_det, *torch.autograd.grad(loss, [t, *block.parameters()])))
@@ -99,7 +118,9 @@ def test_the_gradient_is_unbiased_for_each_sample(series, backward):
     expected = torch.autograd.grad((weights * exact(x)[1]).sum(), parameters, allow_unused=True)
     block, found = ResidualBlock(g, series, num_probes=32, backward=backward), []
     for _ in range(200):
-        found.append(torch.autograd.grad((weights * block(x)[1]).sum(), parameters, allow_unused=True))
+        found.append(
+            torch.autograd.grad((weights * block(x)[1]).sum(), parameters, allow_unused=True)
+        )
     for i, exact_gradient in enumerate(expected):
         gradients = [one[i] for one in found if one[i] is not None]
         if exact_gradient is None:  # of the last bias, which moves no derivative
@@ -126,14 +147,18 @@ def test_more_probes_and_the_right_number_of_terms_bring_evaluation_to_the_exact
     expected = ResidualBlock(g, Exact())(x)[1]
     block = ResidualBlock(g, Truncated(1), Within(1e-6), eval_num_probes=100).eval()
     values = torch.stack([block(x)[1] for _ in range(8)])
-    assert ((values.mean(0) - expected).abs() < 5 * values.std(0) / math.sqrt(8) + 1e-6 * x[0].numel()).all()
+    assert (
+        (values.mean(0) - expected).abs() < 5 * values.std(0) / math.sqrt(8) + 1e-6 * x[0].numel()
+    ).all()
     torch.manual_seed(1)
     first = block(x)[1]
     torch.manual_seed(1)
     assert torch.equal(first, block(x)[1])
 
 
-@pytest.mark.parametrize("anderson", [0, 3, 5])  # of points of three numbers: more steps than dimensions
+@pytest.mark.parametrize(
+    "anderson", [0, 3, 5]
+)  # of points of three numbers: more steps than dimensions
 @pytest.mark.parametrize("kind", KINDS)
 def test_inverse(kind, anderson):
     g, eps = branch(kind, scale=6.0), 1e-11
@@ -144,8 +169,14 @@ def test_inverse(kind, anderson):
         found = block.inverse(z.detach())
         rms = (found - x).flatten(1).norm(dim=1) / math.sqrt(x[0].numel())
         bound = max(eps, 1e-12 * x.abs().max().item())
-        assert rms.max() <= block.inversion.error + 1e-14 * x.abs().max() and block.inversion.error <= bound
-        lipschitz, step = block.lipschitz(), (z - x).detach().flatten(1).norm(dim=1).max().item() + 10
+        assert (
+            rms.max() <= block.inversion.error + 1e-14 * x.abs().max()
+            and block.inversion.error <= bound
+        )
+        lipschitz, step = (
+            block.lipschitz(),
+            (z - x).detach().flatten(1).norm(dim=1).max().item() + 10,
+        )
         if not anderson:
             assert block.inversion.iterations <= iterations_needed(lipschitz, eps, step) + 2
 
@@ -196,8 +227,12 @@ def test_moments_are_those_of_the_last_batch():
     block, x = ResidualBlock(branch(), Exact()), inputs("points")
     _, log_det = block(x)
     found = estimator_moments(block)
-    torch.testing.assert_close(found["block_00_mean"].double(), log_det.mean().detach(), rtol=1e-6, atol=0)
-    torch.testing.assert_close(found["block_00_std"].double(), log_det.std(correction=0).detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        found["block_00_mean"].double(), log_det.mean().detach(), rtol=1e-6, atol=0
+    )
+    torch.testing.assert_close(
+        found["block_00_std"].double(), log_det.std(correction=0).detach(), rtol=1e-6, atol=0
+    )
     block.eval()(10 * x)
     assert torch.equal(estimator_moments(block)["block_00_mean"], found["block_00_mean"])
 
@@ -211,7 +246,9 @@ def test_what_is_refused():
 
 def test_codes_need_no_log_determinant():
     torch.manual_seed(0)
-    block = ResidualBlock(dense_branch(3, [8], "elu", leading=False, coeff=0.9), Truncated(4)).double()
+    block = ResidualBlock(
+        dense_branch(3, [8], "elu", leading=False, coeff=0.9), Truncated(4)
+    ).double()
     x = torch.randn(5, 3).double()
     full, log_det = block(x)
     with without_log_det(nn.Sequential(block)):

@@ -11,7 +11,9 @@ def test_nearest_repeats_each_pixel_in_a_square():
     x = torch.randn(2, 3, 4, 5)
     y = Resize("nearest")(x)
     assert y.shape == (2, 3, 8, 10)
-    assert all(torch.equal(y[:, :, i, j], x[:, :, i // 2, j // 2]) for i in range(8) for j in range(10))
+    assert all(
+        torch.equal(y[:, :, i, j], x[:, :, i // 2, j // 2]) for i in range(8) for j in range(10)
+    )
 
 
 def test_zero_insert_keeps_each_pixel_and_adds_three_zeros():
@@ -35,7 +37,9 @@ def test_deconv_is_a_convolution_of_the_zero_inserted_image_with_the_flipped_ker
     layer, x = Upsample(3, 5, 4, "deconv").double(), torch.randn(2, 3, 4, 6).double()
     (deconv,) = layer.layers
     kernel = deconv.weight.transpose(0, 1).flip(2, 3)
-    sparse = pad(Resize("zero_insert")(x), (2, 1, 2, 1))  # an input pixel reaches 4 - 1 - padding = 2 back
+    sparse = pad(
+        Resize("zero_insert")(x), (2, 1, 2, 1)
+    )  # an input pixel reaches 4 - 1 - padding = 2 back
     torch.testing.assert_close(layer(x), conv2d(sparse, kernel, deconv.bias))
 
 
@@ -61,8 +65,13 @@ def test_a_resizing_upsample_is_resize_then_a_convolution_of_odd_kernel(mode):
 @pytest.mark.parametrize("spectral", [False, True])
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @pytest.mark.parametrize("mode", ["nearest", "bilinear", "zero_insert", "pooled"])
-def test_a_convolution_that_meets_a_change_of_size_is_both_one_after_the_other(mode, kernel_size, spectral):
-    conv, x = nn.Conv2d(3, 5, kernel_size, padding=kernel_size // 2).double(), torch.randn(2, 3, 4, 6).double()
+def test_a_convolution_that_meets_a_change_of_size_is_both_one_after_the_other(
+    mode, kernel_size, spectral
+):
+    conv, x = (
+        nn.Conv2d(3, 5, kernel_size, padding=kernel_size // 2).double(),
+        torch.randn(2, 3, 4, 6).double(),
+    )
     if spectral:
         spectral_norm(conv)
     x.requires_grad_()
@@ -82,7 +91,12 @@ def test_every_mode_and_kernel_doubles_the_size(mode, kernel_size):
 
 
 def test_an_unknown_mode_is_refused_with_the_list():
-    with pytest.raises(ValueError, match="upsample='cubic': expected deconv, nearest, bilinear, zero_insert, pixel_shuffle"):
+    with pytest.raises(
+        ValueError,
+        match="upsample='cubic': expected deconv, nearest, bilinear, zero_insert, pixel_shuffle",
+    ):
         Upsample(3, 5, 4, "cubic")
-    with pytest.raises(ValueError, match="upsample='deconv': expected nearest, bilinear or zero_insert"):
+    with pytest.raises(
+        ValueError, match="upsample='deconv': expected nearest, bilinear or zero_insert"
+    ):
         Resize("deconv")

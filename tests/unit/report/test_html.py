@@ -5,11 +5,14 @@ import json
 import torch
 from rich.console import Console
 
-from genlab import runs, sweeps
+from genlab import runs
 from genlab.report.html import write_report
 from genlab.report.images import save_grid, save_rows
+from genlab.sweeps import summary
 
-SPLITS = {split: {"count": 10, "source": "made up", "crop": "none"} for split in ("train", "val", "test")}
+SPLITS = {
+    split: {"count": 10, "source": "made up", "crop": "none"} for split in ("train", "val", "test")
+}
 
 
 def a_run(run):
@@ -18,41 +21,73 @@ def a_run(run):
                 "git": None, "versions": {"python": "3.12"}, "differences": {"model.lr": [0.1, "<b>"]},
                 "data": {"name": "made-up", "fingerprint": "f", "splits": SPLITS}}  # fmt: skip
     runs.write_text(run / "manifest.json", json.dumps(manifest))
-    runs.write_text(run / "config.yaml", "data: {image_size: 8, channels: 1}\nmodel: {_target_: genlab.systems.ogan.OGAN}\n")
+    runs.write_text(
+        run / "config.yaml",
+        "data: {image_size: 8, channels: 1}\nmodel: {_target_: genlab.systems.gan.ogan.OGAN}\n",
+    )
     lines = [f"{i},{1 / i},{i}.5,{'nan' if i == 2 else i}" for i in range(1, 40)]
-    runs.write_text(run / "metrics.csv", "\n".join(["step,train/loss_d,train/loss_g,val/x", *lines]) + "\n")
+    runs.write_text(
+        run / "metrics.csv", "\n".join(["step,train/loss_d,train/loss_g,val/x", *lines]) + "\n"
+    )
     for step in (1, 2, 4):
         save_grid(torch.zeros(4, 1, 8, 8), run / "samples" / f"fixed_{step:06d}.png")
         rows = torch.linspace(-1, 1, 5)[None, :, None, None, None].expand(2, 5, 1, 8, 8)
         save_rows(rows, run / "samples" / f"interpolation_{step:06d}.png")
-    row = {"id": "1", "source": "<script>alert(1)</script>", "question": None, "text": "answer", "accepted": ["answer"]}
+    row = {
+        "id": "1",
+        "source": "<script>alert(1)</script>",
+        "question": None,
+        "text": "answer",
+        "accepted": ["answer"],
+    }
     runs.write_text(run / "samples" / "texts_000004.jsonl", json.dumps(row) + "\n")
     layer = {"name": "block.0.layer", "fft": 0.8, "exact": None}
-    certificate = {"blocks": [{"name": "block.0", "lipschitz": 0.8, "iterations": 30}], "layers": [layer]}
+    certificate = {
+        "blocks": [{"name": "block.0", "lipschitz": 0.8, "iterations": 30}],
+        "layers": [layer],
+    }
     runs.write_text(run / "eval" / "certificate.json", json.dumps(certificate))
     return write_report(run)
 
 
 def a_sweep(folder):
     for number in range(6):
-        done = {"status": "finished", "metrics": {"test/fid": float(9 - number), "test/recall": number / 10}}
+        done = {
+            "status": "finished",
+            "metrics": {"test/fid": float(9 - number), "test/recall": number / 10},
+        }
         job = done if number != 4 else {"status": "failed", "error": "ValueError: <i>no</i>"}
         words = [f"model={'ab'[number % 2]}", f"seed={number}", "x=1"]
-        runs.write_text(folder / f"job{number}" / "status.json", json.dumps({"number": number, "overrides": words, **job}))
-    sweeps.summarise(folder, Console(quiet=True))
+        runs.write_text(
+            folder / f"job{number}" / "status.json",
+            json.dumps({"number": number, "overrides": words, **job}),
+        )
+    summary.summarise(folder, Console(quiet=True))
     return folder / "report.html"
 
 
 def test_a_runs_page_holds_all_and_fetches_nothing(tmp_path):
     page = a_run(tmp_path).read_text()
-    for part in ("genlab train model=ogan seed=1", "answer", "0.8000", "model.lr", "32 texts a second", "&lt;b&gt;"):
+    for part in (
+        "genlab train model=ogan seed=1",
+        "answer",
+        "0.8000",
+        "model.lr",
+        "32 texts a second",
+        "&lt;b&gt;",
+    ):
         assert part in page, part
-    assert "<script>alert" not in page and "nan" not in page.partition('id="data">')[2].partition("</script>")[0].lower()
+    assert (
+        "<script>alert" not in page
+        and "nan" not in page.partition('id="data">')[2].partition("</script>")[0].lower()
+    )
     assert "://" not in page.replace("http://www.w3.org/2000/svg", "") and "src=" in page
 
 
 def test_a_runs_page_in_a_browser(opened, tmp_path):
-    with opened(a_run(tmp_path), viewport={"width": 390, "height": 800}, color_scheme="dark") as page:
+    with opened(
+        a_run(tmp_path), viewport={"width": 390, "height": 800}, color_scheme="dark"
+    ) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 28)"
         assert page.locator("#charts svg").count() == 2 and page.locator("polyline").count() == 3
@@ -73,13 +108,18 @@ def test_a_sweeps_page_in_a_browser(opened, tmp_path):
     with opened(a_sweep(tmp_path / "sweep"), viewport={"width": 390, "height": 800}) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         jobs = "[...document.querySelectorAll('#jobs tbody tr')].map((line) => +line.dataset.job)"
-        assert page.evaluate(jobs) == [5, 3, 2, 1, 0, 4] and "best: job 5" in page.inner_text("#best")
+        assert page.evaluate(jobs) == [5, 3, 2, 1, 0, 4] and "best: job 5" in page.inner_text(
+            "#best"
+        )
         page.focus("[data-name=seed]")
         page.keyboard.press("Enter")
         assert page.evaluate(jobs) == [0, 1, 2, 3, 4, 5]
         page.keyboard.press("Enter")
         assert page.evaluate(jobs) == [5, 4, 3, 2, 1, 0]
-        assert page.locator("#parallel polyline.job").count() == 5 and page.locator("#strips circle.job").count() == 10
+        assert (
+            page.locator("#parallel polyline.job").count() == 5
+            and page.locator("#strips circle.job").count() == 10
+        )
         page.select_option("#metric", "test/recall")
         assert not page.is_checked("#lower") and "best: job 5 with 0.5" in page.inner_text("#best")
         assert "<i>no</i>" in page.inner_text("#jobs")

@@ -5,7 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from genlab.report.images import GAP, SEEN_SIDE, save_gif, save_grid, save_pairs, save_rows, with_ends
+from genlab.report.images import (
+    GAP,
+    SEEN_SIDE,
+    save_gif,
+    save_grid,
+    save_pairs,
+    save_rows,
+    with_ends,
+)
 
 
 def pixels_of(path):
@@ -26,14 +34,22 @@ def flat(values, channels=1, size=32):
 def test_a_grid_is_read_row_by_row(tmp_path):
     path = save_grid(flat([-1.0, 0.0, 1.0, -0.5, 0.5]), tmp_path / "made" / "grid.png")
     assert pixels_of(path).ndim == 2
-    assert [int(cell(path, r, c).max()) for r, c in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))] == [0, 128, 255, 64, 191]
+    assert [int(cell(path, r, c).max()) for r, c in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))] == [
+        0,
+        128,
+        255,
+        64,
+        191,
+    ]
     assert cell(path, 1, 2).max() == 0  # filled up with black
 
 
 def test_small_images_are_enlarged_by_whole_pixels_and_large_ones_are_not(tmp_path):
     image = torch.rand(1, 3, 16, 16) * 2 - 1
     expected = ((image[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    assert (cell(save_grid(image, tmp_path / "a.png"), 0, 0) == expected.repeat(4, 0).repeat(4, 1)).all()
+    assert (
+        cell(save_grid(image, tmp_path / "a.png"), 0, 0) == expected.repeat(4, 0).repeat(4, 1)
+    ).all()
     large = torch.rand(1, 3, 100, 100) * 2 - 1
     expected = ((large[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     assert (cell(save_grid(large, tmp_path / "b.png"), 0, 0, 100) == expected).all()
@@ -58,4 +74,8 @@ def test_rows_with_their_ends(tmp_path):
 def test_a_gif_has_every_frame_and_never_ends(tmp_path):
     frames = torch.linspace(-1, 1, 5).view(5, 1, 1, 1, 1).expand(5, 4, 3, 32, 32)
     with Image.open(save_gif(frames, tmp_path / "walk.gif")) as gif:
-        assert gif.n_frames == 5 and gif.info["loop"] == 0 and gif.size == (2 * (SEEN_SIDE + GAP) + GAP,) * 2
+        assert (
+            gif.n_frames == 5
+            and gif.info["loop"] == 0
+            and gif.size == (2 * (SEEN_SIDE + GAP) + GAP,) * 2
+        )

@@ -1,4 +1,6 @@
-"""Training steps of fixed shapes: the losses and gradients of those that are not, and nothing the host would wait for."""
+"""Training steps of fixed shapes: the losses and gradients of those that are not, and nothing the
+host would wait for.
+"""
 
 from types import SimpleNamespace
 
@@ -7,33 +9,60 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from genlab.data.codec import Codec
-from genlab.data.corpus import RowDraw, Rows
-from genlab.data.records import Example
-from genlab.data.rows import Drawn, Encoded, TextBatches, TextDraw
-from genlab.data.tokenizer import Tokenizer
+from genlab.data.corpus.corpus import RowDraw, Rows
+from genlab.data.text.codec import Codec
+from genlab.data.text.records import Example
+from genlab.data.text.rows import Drawn, Encoded, TextBatches, TextDraw
+from genlab.data.text.tokenizer import Tokenizer
 from genlab.models.seq2seq.bert import BERT
 from genlab.nn.conditions import Labels
-from genlab.systems.conditional import Conditional
-from genlab.systems.encoders import Backbone
-from genlab.systems.lamb import LAMB
-from genlab.systems.pretraining import Pretraining
-from genlab.systems.seq2seq import Seq2Seq
+from genlab.systems.text.conditional import Conditional
+from genlab.systems.text.encoders import Backbone
+from genlab.systems.text.pretraining import Pretraining
+from genlab.systems.text.seq2seq import Seq2Seq
+from genlab.training.lamb import LAMB
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(40))]
 PRETRAINING = ["mlm", "mlm isolated", "gpt", "gpt isolated", "unilm"]
-CASES = [*PRETRAINING, "seq2seq", "adversarial", "smoothed", "qa", "labels", "labels to a source", "image"]
-WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "lift_fresh", "repeat_interleave", "equal")
+CASES = [
+    *PRETRAINING,
+    "seq2seq",
+    "adversarial",
+    "smoothed",
+    "qa",
+    "labels",
+    "labels to a source",
+    "image",
+]
+WAITS = (
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "_unique2",
+    "lift_fresh",
+    "repeat_interleave",
+    "equal",
+)
 
 
 class Unwaiting(TorchDispatchMode):
-    """Refuses what waits for a device, has a shape that the data decide, or takes values from the host's memory."""
+    """Refuses what waits for a device, has a shape that the data decide, or takes values from the
+    host's memory.
+    """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function._schema.name.removeprefix("aten::")
         assert name not in WAITS, name
-        if name.removeprefix("_unsafe_") in ("index", "index_put", "index_put_", "_index_put_impl_"):
-            assert all(i is None or i.dtype not in (torch.bool, torch.uint8) for i in args[1]), "an index of truth values"
+        if name.removeprefix("_unsafe_") in (
+            "index",
+            "index_put",
+            "index_put_",
+            "_index_put_impl_",
+        ):
+            assert all(i is None or i.dtype not in (torch.bool, torch.uint8) for i in args[1]), (
+                "an index of truth values"
+            )
         return function(*args, **(kwargs or {}))
 
 
@@ -50,34 +79,72 @@ def made(case: str, seed: int = 0):
     codec = Codec(source, 12, 8 if kind == "qa" else 0)
     codec.use(Tokenizer(VOCAB))
     width = 6 if kind in ("labels", "image") else 0
-    net = BERT(len(VOCAB), 16, 2, 2, 32, 65, dropout=0.0, attention_dropout=0.0, init_std=0.6, condition_dim=width)
+    net = BERT(
+        len(VOCAB),
+        16,
+        2,
+        2,
+        32,
+        65,
+        dropout=0.0,
+        attention_dropout=0.0,
+        init_std=0.6,
+        condition_dim=width,
+    )
     if case in PRETRAINING:
         system = Pretraining(net, codec, torch.optim.AdamW, kind)
-        ids = torch.cat([torch.tensor([2, *torch.randint(5, 45, (n,)).tolist(), 3]) for n in (18, 30, 25, 3, 40) * 30])
+        ids = torch.cat(
+            [
+                torch.tensor([2, *torch.randint(5, 45, (n,)).tolist(), 3])
+                for n in (18, 30, 25, 3, 40) * 30
+            ]
+        )
         rows = Rows((2 * ids + 1).numpy(), 64, codec.tokenizer, "isolated" in case, seed, None)
         batch = rows[RowDraw(torch.arange(30) + seed, torch.zeros(30, dtype=torch.long))]
     else:
-        texts = [(words(9 + i % 5, 100 * seed + i), words(4 + i % 6, 7000 + 100 * seed + i)) for i in range(8)]
+        texts = [
+            (words(9 + i % 5, 100 * seed + i), words(4 + i % 6, 7000 + 100 * seed + i))
+            for i in range(8)
+        ]
         texts[0] = (words(18, seed), words(11, seed + 50))
         asked = "w1 w2" if kind == "qa" else None
-        examples = [Example(str(i), (s if source else "",), ((t,),), asked) for i, (s, t) in enumerate(texts)]
+        examples = [
+            Example(str(i), (s if source else "",), ((t,),), asked)
+            for i, (s, t) in enumerate(texts)
+        ]
         if kind == "qa":
-            examples = [Example(e.id, e.sources, ((" ".join(e.sources[0].split()[:2]),),), asked) for e in examples]
+            examples = [
+                Example(e.id, e.sources, ((" ".join(e.sources[0].split()[:2]),),), asked)
+                for e in examples
+            ]
         labels = torch.randint(-1, 2, (8, 2), generator=torch.Generator().manual_seed(seed))
         given = (
-            {"labels": labels} if kind == "labels" else {"image": torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)}
+            {"labels": labels}
+            if kind == "labels"
+            else {"image": torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)}
         )
         encoded = Encoded(examples, codec) if not width else Drawn(examples, codec, given)
         batch = TextBatches(encoded, 0, 0.0)[TextDraw(torch.arange(8))]
         if width:
             values = {"form": ["a", "b"], "author": ["c", "d"]}
-            condition = Labels(values, 6) if kind == "labels" else Backbone(weights=None, frozen=False, dim=6)
-            system = Conditional(net, codec, torch.optim.AdamW, condition, target_segment=int(source > 0))
+            condition = (
+                Labels(values, 6)
+                if kind == "labels"
+                else Backbone(weights=None, frozen=False, dim=6)
+            )
+            system = Conditional(
+                net, codec, torch.optim.AdamW, condition, target_segment=int(source > 0)
+            )
         else:
-            options = {"adversarial": 0.5 * (case == "adversarial"), "label_smoothing": 0.1 * (case == "smoothed")}
+            options = {
+                "adversarial": 0.5 * (case == "adversarial"),
+                "label_smoothing": 0.1 * (case == "smoothed"),
+            }
             system = Seq2Seq(net, codec, torch.optim.AdamW, **options)
     system = system.double().train()
-    system._trainer = SimpleNamespace(world_size=1, datamodule=SimpleNamespace(codec=codec, pack="cross_document"))
+    system._trainer = SimpleNamespace(
+        world_size=1, datamodule=SimpleNamespace(codec=codec, pack="cross_document")
+    )
     system.log = system.log_dict = lambda *args, **kwargs: None
     return system, batch
 
@@ -88,7 +155,9 @@ def gradients(system, batch) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     loss = system.training_step(batch, 0)
     loss.backward()
-    return {"loss": loss.detach()} | {name: p.grad for name, p in system.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach()} | {
+        name: p.grad for name, p in system.named_parameters() if p.grad is not None
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -102,14 +171,18 @@ def test_fixed_shapes_change_neither_loss_nor_gradients(case):
     found = gradients(system, batch)
     assert found.keys() == expected.keys() and len(found) > 20
     for name, value in expected.items():
-        assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-7 * max(1.0, value.abs().max().item())), name
+        assert torch.allclose(
+            found[name], value, rtol=1e-5, atol=1e-7 * max(1.0, value.abs().max().item())
+        ), name
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_of_fixed_shapes_waits_for_nothing_and_always_launches_the_same(case):
     system, batch = made(case)
     _, other = made(case, seed=3)
-    assert {name: v.shape for name, v in batch.items()} == {name: v.shape for name, v in other.items()}
+    assert {name: v.shape for name, v in batch.items()} == {
+        name: v.shape for name, v in other.items()
+    }
     system.static = True
     assert system.graph_key() == ()
     launched = []
@@ -139,7 +212,9 @@ def test_wider_rows_have_the_same_loss(case, static):
     system.static = static
     expected, found = gradients(system, batch), gradients(system, wide)
     for name, value in expected.items():
-        assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-7 * max(1.0, value.abs().max().item())), name
+        assert torch.allclose(
+            found[name], value, rtol=1e-5, atol=1e-7 * max(1.0, value.abs().max().item())
+        ), name
 
 
 @pytest.mark.parametrize("objective", ["mlm", "gpt", "unilm"])
@@ -148,7 +223,9 @@ def test_lengths_that_are_not_said_are_those_of_full_rows(objective):
     assert "lengths" not in batch
     expected = gradients(system, batch | {"lengths": torch.full((30,), 64)})
     for name, value in gradients(system, batch).items():
-        assert torch.allclose(value, expected[name], rtol=1e-5, atol=1e-7 * max(1.0, value.abs().max().item())), name
+        assert torch.allclose(
+            value, expected[name], rtol=1e-5, atol=1e-7 * max(1.0, value.abs().max().item())
+        ), name
 
 
 def test_the_head_sees_no_more_places_than_may_be_asked():
@@ -165,10 +242,18 @@ def test_the_head_sees_no_more_places_than_may_be_asked():
 
 def test_what_cannot_be_captured_is_named():
     for case, change, message in (
-        ("unilm", lambda s: setattr(s._trainer.datamodule, "pack", "isolated"), r"data\.pack=isolated"),
+        (
+            "unilm",
+            lambda s: setattr(s._trainer.datamodule, "pack", "isolated"),
+            r"data\.pack=isolated",
+        ),
         ("mlm", lambda s: setattr(s.net, "checkpointing", True), r"net\.checkpointing"),
         ("seq2seq", lambda s: setattr(s.net, "checkpointing", True), r"net\.checkpointing"),
-        ("seq2seq", lambda s: setattr(s._trainer.datamodule, "codec", Codec(20, 13, 0)), r"max_target=12: the data's is 13"),
+        (
+            "seq2seq",
+            lambda s: setattr(s._trainer.datamodule, "codec", Codec(20, 13, 0)),
+            r"max_target=12: the data's is 13",
+        ),
     ):
         system, _ = made(case)
         change(system)

@@ -23,25 +23,43 @@ CONFIG = {
     "hidden_act": "gelu",
 }
 PARTS = ("word_embeddings", "position_embeddings", "token_type_embeddings")
-DENSE = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+DENSE = (
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+)
 
 
-def hugging_face(config=CONFIG, head: bool = True, prefix: str = "bert.", norm=("weight", "bias")) -> dict:
+def hugging_face(
+    config=CONFIG, head: bool = True, prefix: str = "bert.", norm=("weight", "bias")
+) -> dict:
     """Random tensors under the names that transformers writes."""
-    dim, hidden, width = config["hidden_size"], config["intermediate_size"], config.get("embedding_size")
+    dim, hidden, width = (
+        config["hidden_size"],
+        config["intermediate_size"],
+        config.get("embedding_size"),
+    )
     width = width or dim
     state = {
         f"{prefix}embeddings.{part}.weight": torch.randn(config[size], width)
-        for part, size in zip(PARTS, ("vocab_size", "max_position_embeddings", "type_vocab_size"), strict=True)
+        for part, size in zip(
+            PARTS, ("vocab_size", "max_position_embeddings", "type_vocab_size"), strict=True
+        )
     }
 
     def dense(name, n_out, n_in):
         # Not of independent entries: a trained matrix has large singular values.
-        state[f"{name}.weight"] = (torch.randn(n_out, n_in) + torch.randn(n_out, 1) @ torch.randn(1, n_in)) / n_in**0.5
+        state[f"{name}.weight"] = (
+            torch.randn(n_out, n_in) + torch.randn(n_out, 1) @ torch.randn(1, n_in)
+        ) / n_in**0.5
         state[f"{name}.bias"] = torch.randn(n_out)
 
     def layer_norm(name, size):
-        state[f"{name}.{norm[0]}"], state[f"{name}.{norm[1]}"] = 1 + 0.1 * torch.randn(size), torch.randn(size)
+        state[f"{name}.{norm[0]}"], state[f"{name}.{norm[1]}"] = (
+            1 + 0.1 * torch.randn(size),
+            torch.randn(size),
+        )
 
     layer_norm(f"{prefix}embeddings.LayerNorm", width)
     if width != dim:
@@ -58,7 +76,9 @@ def hugging_face(config=CONFIG, head: bool = True, prefix: str = "bert.", norm=(
         dense("cls.predictions.transform.dense", width, dim)
         layer_norm("cls.predictions.transform.LayerNorm", width)
         state["cls.predictions.bias"] = torch.randn(config["vocab_size"])
-        state["cls.predictions.decoder.weight"] = state[f"{prefix}embeddings.word_embeddings.weight"].clone()
+        state["cls.predictions.decoder.weight"] = state[
+            f"{prefix}embeddings.word_embeddings.weight"
+        ].clone()
     return state
 
 
@@ -68,14 +88,26 @@ def google(state: dict) -> dict:
     for name, tensor in state.items():
         if name == "cls.predictions.decoder.weight":
             continue
-        if name.endswith(".weight") and not name.endswith(("_embeddings.weight", "LayerNorm.weight")):
+        if name.endswith(".weight") and not name.endswith(
+            ("_embeddings.weight", "LayerNorm.weight")
+        ):
             name, tensor = name.removesuffix("weight") + "kernel", tensor.T.contiguous()
-        name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-        name = name.removesuffix(".weight").replace("cls.predictions.bias", "cls.predictions.output_bias")
+        name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        )
+        name = name.removesuffix(".weight").replace(
+            "cls.predictions.bias", "cls.predictions.output_bias"
+        )
         made[name.replace("layer.", "layer_").replace(".", "/")] = tensor
     for name in list(made):
-        made |= {f"{name}/adam_m": torch.zeros_like(made[name]), f"{name}/adam_v": torch.zeros_like(made[name])}
-    return made | {"global_step": torch.tensor(7), "cls/seq_relationship/output_weights": torch.randn(2, 24)}
+        made |= {
+            f"{name}/adam_m": torch.zeros_like(made[name]),
+            f"{name}/adam_v": torch.zeros_like(made[name]),
+        }
+    return made | {
+        "global_step": torch.tensor(7),
+        "cls/seq_relationship/output_weights": torch.randn(2, 24),
+    }
 
 
 def bert(config=CONFIG, **changes) -> BERT:
@@ -93,13 +125,22 @@ def inputs():
 def test_all_formats_hold_the_same_network(tmp_path, changes, bundle_writer):
     config = CONFIG | changes
     state = hugging_face(config)
-    old = {name.replace("LayerNorm.weight", "LayerNorm.gamma"): tensor for name, tensor in state.items()}
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma"): tensor
+        for name, tensor in state.items()
+    }
     old = {name.replace("LayerNorm.bias", "LayerNorm.beta"): tensor for name, tensor in old.items()}
     bare = {name.removeprefix("bert."): tensor for name, tensor in state.items()}
-    files = {"safe": "model.safetensors", "old": "pytorch_model.bin", "legacy": "unilm1.2-base-uncased.bin"}
+    files = {
+        "safe": "model.safetensors",
+        "old": "pytorch_model.bin",
+        "legacy": "unilm1.2-base-uncased.bin",
+    }
     for name in files:
         (tmp_path / name).mkdir()
-        (tmp_path / name / ("bert_config.json" if name == "legacy" else "config.json")).write_text(json.dumps(config))
+        (tmp_path / name / ("bert_config.json" if name == "legacy" else "config.json")).write_text(
+            json.dumps(config)
+        )
     save_file(bare, tmp_path / "safe" / files["safe"])
     torch.save(old, tmp_path / "old" / files["old"])
     torch.save(state, tmp_path / "legacy" / files["legacy"], _use_new_zipfile_serialization=False)
@@ -107,7 +148,10 @@ def test_all_formats_hold_the_same_network(tmp_path, changes, bundle_writer):
     for name in files:
         model, report = build(tmp_path / name)
         assert report.head == "trained" and report.missing == []
-        assert [unused.removeprefix("bert.") for unused in report.unused] == ["pooler.dense.bias", "pooler.dense.weight"]
+        assert [unused.removeprefix("bert.") for unused in report.unused] == [
+            "pooler.dense.bias",
+            "pooler.dense.weight",
+        ]
         assert report.tied == ["cls.predictions.decoder.weight"]
         assert report.loaded + len(report.unused) + len(report.tied) == len(state)
         models.append(model.eval())
@@ -116,16 +160,24 @@ def test_all_formats_hold_the_same_network(tmp_path, changes, bundle_writer):
     written = {name: tensor.numpy() for name, tensor in google(state).items()}
     bundle_writer[0](tmp_path / "google" / "bert_model.ckpt", written)
     other, report = build(tmp_path / "google")
-    assert report.loaded == len(state) - 3 and report.missing == [] and "tensors of an optimiser" in str(report)
+    assert (
+        report.loaded == len(state) - 3
+        and report.missing == []
+        and "tensors of an optimiser" in str(report)
+    )
     assert report.loaded + len(report.unused) == len(written)
     for name, value in models[0].state_dict().items():
         for model in (*models[1:], other):
             assert torch.equal(model.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("changes", [{}, {"vocab_size": 21128, "num_hidden_layers": 3}, {"hidden_act": "gelu_new"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"vocab_size": 21128, "num_hidden_layers": 3}, {"hidden_act": "gelu_new"}]
+)
 def test_logits_are_those_of_transformers(tmp_path, inputs, changes):
-    """A random network of transformers, saved by it: the same logits under each mask, which it takes in four dimensions."""
+    """A random network of transformers, saved by it: the same logits under each mask, which it
+    takes in four dimensions.
+    """
     transformers = pytest.importorskip("transformers")
     theirs = transformers.BertForMaskedLM(transformers.BertConfig(**CONFIG | changes)).eval()
     for parameter in theirs.parameters():
@@ -135,7 +187,11 @@ def test_logits_are_those_of_transformers(tmp_path, inputs, changes):
     assert report.missing == []
     ours, theirs = ours.double().eval(), theirs.double()
     ids, segments, padding = inputs
-    for mask in (masks.bidirectional(padding), masks.unilm(segments, padding), masks.causal(padding)):
+    for mask in (
+        masks.bidirectional(padding),
+        masks.unilm(segments, padding),
+        masks.causal(padding),
+    ):
         mask = mask.expand(3, 1, 9, 9)
         expected = theirs(input_ids=ids, token_type_ids=segments, attention_mask=mask).logits
         found = ours.logits(ours(ids, segments, mask))
@@ -150,11 +206,18 @@ def test_real_weights_give_the_hidden_states_of_transformers(inputs):
     ours, report = build(folder)
     assert report.head == "absent" and "untrained" in str(report)
     assert report.unused == ["embeddings.position_ids", "pooler.dense.bias", "pooler.dense.weight"]
-    ours, theirs = ours.double().eval(), transformers.BertModel.from_pretrained(folder).double().eval()
+    ours, theirs = (
+        ours.double().eval(),
+        transformers.BertModel.from_pretrained(folder).double().eval(),
+    )
     ids, segments, padding = inputs
     mask = masks.unilm(segments, padding)
-    expected = theirs(input_ids=ids * 300, token_type_ids=segments, attention_mask=mask).last_hidden_state
-    assert torch.allclose(ours(ids * 300, segments, mask)[padding], expected[padding], rtol=0, atol=1e-10)
+    expected = theirs(
+        input_ids=ids * 300, token_type_ids=segments, attention_mask=mask
+    ).last_hidden_state
+    assert torch.allclose(
+        ours(ids * 300, segments, mask)[padding], expected[padding], rtol=0, atol=1e-10
+    )
 
 
 def test_a_smaller_vocabulary_gives_the_logits_of_its_tokens(inputs):
@@ -184,7 +247,9 @@ def test_another_vocabulary_takes_the_tokens_it_shares(tmp_path):
     assert "knows 3 of the 400 tokens" in str(report)
     rows = state["bert.embeddings.word_embeddings.weight"].double()[[7, 3, 59]]
     assert torch.equal(model.word.weight[[0, 2, 3]], rows)
-    assert torch.equal(model.head.bias[[0, 2, 3]], state["cls.predictions.bias"].double()[[7, 3, 59]])
+    assert torch.equal(
+        model.head.bias[[0, 2, 3]], state["cls.predictions.bias"].double()[[7, 3, 59]]
+    )
     assert torch.equal(model.layers[1].up.weight, same.double().layers[1].up.weight)
     # the others are spread as these are, and no two of them are the same
     others = model.word.weight[[1, *range(4, 400)]]
@@ -216,18 +281,25 @@ def test_a_head_at_random_is_said(how):
         state |= {start + "dense.bias": torch.zeros(64), start + "LayerNorm.bias": torch.zeros(64)}
         state |= {start + "LayerNorm.weight": torch.ones(64)}
     else:
-        state[start + "dense.weight"] = torch.nn.init.trunc_normal_(torch.empty(64, 64), std=0.02, a=-0.04, b=0.04)
+        state[start + "dense.weight"] = torch.nn.init.trunc_normal_(
+            torch.empty(64, 64), std=0.02, a=-0.04, b=0.04
+        )
     report = load(trained, state)
     assert report.head == "random" and "looks random" in str(report)
 
 
 def test_no_head_at_all():
-    state = {name: tensor for name, tensor in hugging_face(prefix="").items() if not name.startswith("cls.")}
+    state = {
+        name: tensor
+        for name, tensor in hugging_face(prefix="").items()
+        if not name.startswith("cls.")
+    }
     model = bert()
     before = model.head.dense.weight.clone()
     report = load(model, state)
     assert report.head == "absent" and report.missing == [
-        f"head.{name}" for name in ("bias", "dense.weight", "dense.bias", "norm.weight", "norm.bias")
+        f"head.{name}"
+        for name in ("bias", "dense.weight", "dense.bias", "norm.weight", "norm.bias")
     ]
     assert torch.equal(model.head.dense.weight, before)
 
@@ -235,7 +307,9 @@ def test_no_head_at_all():
 def test_fewer_positions_are_said():
     state, model = hugging_face(), bert(max_length=20)
     assert load(model, state).notes == ["the first 20 of 32 positions are kept"]
-    assert torch.equal(model.position.weight, state["bert.embeddings.position_embeddings.weight"][:20].double())
+    assert torch.equal(
+        model.position.weight, state["bert.embeddings.position_embeddings.weight"][:20].double()
+    )
 
 
 def test_half_precision_is_read():
@@ -247,11 +321,26 @@ def test_half_precision_is_read():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("bert.encoder.layer.1.output.dense.bias"), r"nothing for layers\.1\.down\.bias"),
-        (lambda s: s.update({"bert.encoder.layer.2.output.dense.bias": torch.zeros(24)}), r"no place for bert\.encoder"),
-        (lambda s: s.update({"bert.encoder.rel_pos.weight": torch.zeros(24)}), "another architecture"),
-        (lambda s: s.update({"bert.embeddings.word_embeddings.weight": torch.zeros(61, 24)}), "not tied"),
-        (lambda s: s.update({"cls.predictions.bias": torch.zeros(61)}), r"shape \[61\], the network's head\.bias \[60\]"),
+        (
+            lambda s: s.pop("bert.encoder.layer.1.output.dense.bias"),
+            r"nothing for layers\.1\.down\.bias",
+        ),
+        (
+            lambda s: s.update({"bert.encoder.layer.2.output.dense.bias": torch.zeros(24)}),
+            r"no place for bert\.encoder",
+        ),
+        (
+            lambda s: s.update({"bert.encoder.rel_pos.weight": torch.zeros(24)}),
+            "another architecture",
+        ),
+        (
+            lambda s: s.update({"bert.embeddings.word_embeddings.weight": torch.zeros(61, 24)}),
+            "not tied",
+        ),
+        (
+            lambda s: s.update({"cls.predictions.bias": torch.zeros(61)}),
+            r"shape \[61\], the network's head\.bias \[60\]",
+        ),
         (lambda s: s.update({"cls.predictions.decoder.weight": torch.zeros(60, 24)}), "not tied"),
         (lambda s: s.update({"embeddings.LayerNorm.gamma": torch.zeros(24)}), "twice"),
     ],
@@ -266,7 +355,10 @@ def test_what_would_not_be_the_checkpoints_network_is_refused(change, message):
 def test_the_heads_bias_may_be_the_decoders():
     state, model, other = hugging_face(), bert(), bert()
     load(model, state)
-    moved = {name.replace("cls.predictions.bias", "cls.predictions.decoder.bias"): t for name, t in state.items()}
+    moved = {
+        name.replace("cls.predictions.bias", "cls.predictions.decoder.bias"): t
+        for name, t in state.items()
+    }
     assert load(other, moved).missing == []
     assert torch.equal(other.head.bias, model.head.bias)
 
@@ -286,13 +378,26 @@ def test_another_network_is_refused(changes, message):
 
 
 def test_a_config_becomes_arguments():
-    made = arguments(CONFIG | {"embedding_size": 8, "layer_norm_eps": 1e-6, "hidden_dropout_prob": 0.2, "use_cache": True})
-    assert made["embedding_dim"] == 8 and made["eps"] == 1e-6 and made["dropout"] == 0.2 and "use_cache" not in made
+    made = arguments(
+        CONFIG
+        | {
+            "embedding_size": 8,
+            "layer_norm_eps": 1e-6,
+            "hidden_dropout_prob": 0.2,
+            "use_cache": True,
+        }
+    )
+    assert (
+        made["embedding_dim"] == 8
+        and made["eps"] == 1e-6
+        and made["dropout"] == 0.2
+        and "use_cache" not in made
+    )
     with pytest.raises(WeightsError, match="lacks hidden_size"):
         arguments({name: value for name, value in CONFIG.items() if name != "hidden_size"})
 
 
-# --- where weights lie ---------------------------------------------------------------------------------------------
+# --- where weights lie ----------------------------------------------------------------------------
 
 
 def test_a_directory_must_say_which_file(tmp_path):
@@ -341,7 +446,9 @@ def test_a_name_on_the_hub(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     source = find("owner/model@main")
-    assert source.weights == tmp_path / "pytorch_model.bin" and source.vocab == tmp_path / "vocab.txt"
+    assert (
+        source.weights == tmp_path / "pytorch_model.bin" and source.vocab == tmp_path / "vocab.txt"
+    )
     assert ("owner/model", "model.safetensors", "main") in asked
     assert fill(bert(), source).name == "owner/model@main"
 
@@ -349,5 +456,7 @@ def test_a_name_on_the_hub(tmp_path, monkeypatch):
         raise LocalEntryNotFoundError("cannot reach the Hub")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(WeightsError, match=r"weights=owner/model: neither a local directory .*cannot reach the Hub"):
+    with pytest.raises(
+        WeightsError, match=r"weights=owner/model: neither a local directory .*cannot reach the Hub"
+    ):
         find("owner/model")

@@ -15,9 +15,20 @@ from genlab.weights.bundle import BundleError, read_bundle
 @pytest.fixture
 def arrays():
     rng = np.random.default_rng(0)
-    made = {f"bert/encoder/layer_{i}/output/dense/kernel": rng.normal(size=(3, 300)).astype("f4") for i in range(12)}
-    made |= {"scalar": np.array(7, "i8"), "half": rng.normal(size=5).astype("f2"), "flag": np.array([True, False])}
-    return made | {"double": rng.normal(size=(2, 1, 2)), "none": np.zeros((0, 4), "f4"), "count": np.arange(6, dtype="i4")}
+    made = {
+        f"bert/encoder/layer_{i}/output/dense/kernel": rng.normal(size=(3, 300)).astype("f4")
+        for i in range(12)
+    }
+    made |= {
+        "scalar": np.array(7, "i8"),
+        "half": rng.normal(size=5).astype("f2"),
+        "flag": np.array([True, False]),
+    }
+    return made | {
+        "double": rng.normal(size=(2, 1, 2)),
+        "none": np.zeros((0, 4), "f4"),
+        "count": np.arange(6, dtype="i4"),
+    }
 
 
 @pytest.mark.parametrize("per_block", [1, 3, 100])
@@ -83,10 +94,16 @@ np.savez(sys.argv[2], **arrays)
 @pytest.mark.slow
 def test_a_checkpoint_written_by_tensorflow(tmp_path):
     """By the interpreter that GENLAB_TENSORFLOW names, or this one if it has TensorFlow."""
-    python = os.environ.get("GENLAB_TENSORFLOW") or (importlib.util.find_spec("tensorflow") and sys.executable)
+    python = os.environ.get("GENLAB_TENSORFLOW") or (
+        importlib.util.find_spec("tensorflow") and sys.executable
+    )
     if not python:
         pytest.skip("needs tensorflow-cpu here, or GENLAB_TENSORFLOW=<a python that has it>")
-    subprocess.run([python, "-c", WRITER, tmp_path / "model.ckpt", tmp_path / "arrays.npz"], check=True, capture_output=True)
+    subprocess.run(
+        [python, "-c", WRITER, tmp_path / "model.ckpt", tmp_path / "arrays.npz"],
+        check=True,
+        capture_output=True,
+    )
     found, arrays = read_bundle(tmp_path / "model.ckpt"), np.load(tmp_path / "arrays.npz")
     assert set(found) == {*arrays, "brain"}
     for key in arrays:

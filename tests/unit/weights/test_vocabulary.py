@@ -7,8 +7,8 @@ import random
 import pytest
 import torch
 
-from genlab.data.tokenizer import Tokenizer
-from genlab.data.vocabulary import SPECIALS, build_vocab
+from genlab.data.text.tokenizer import Tokenizer
+from genlab.data.text.vocabulary import SPECIALS, build_vocab
 from genlab.models.seq2seq.bert import BERT
 from genlab.weights.bert import build, fill
 from genlab.weights.huggingface import save
@@ -28,25 +28,41 @@ TEXTS = [
     "zero\u200bwidth \u00ad soft\u0000 nbsp\u00a0x Scho\u0308n",
     "a" * 150 + " b",
 ]
-LETTERS = sorted({c for text in TEXTS for form in (text, text.lower()) for c in form if not c.isspace()})
+LETTERS = sorted(
+    {c for text in TEXTS for form in (text, text.lower()) for c in form if not c.isspace()}
+)
 
 
 def vocabulary(seed: int) -> list[str]:
-    """A vocabulary of letters and pieces of these texts, of every form that a tokenizer may bring them into."""
+    """A vocabulary of letters and pieces of these texts, of every form that a tokenizer may bring
+    them into.
+    """
     draw, pieces = random.Random(seed), []
     options = itertools.product((True, False), repeat=3)
     for lowercase, strip_accents, chinese_chars in options:
-        t = Tokenizer([*SPECIALS], lowercase, strip_accents=strip_accents, chinese_chars=chinese_chars, compose=False)
+        t = Tokenizer(
+            [*SPECIALS],
+            lowercase,
+            strip_accents=strip_accents,
+            chinese_chars=chinese_chars,
+            compose=False,
+        )
         for text in TEXTS:
-            for word, _ in t.backend.pre_tokenizer.pre_tokenize_str(t.backend.normalizer.normalize_str(text)):
-                pieces += [word[0], *(f"##{c}" for c in word[1:])] + [word] * (len(word) < 20 and draw.random() < 0.6)
+            for word, _ in t.backend.pre_tokenizer.pre_tokenize_str(
+                t.backend.normalizer.normalize_str(text)
+            ):
+                pieces += [word[0], *(f"##{c}" for c in word[1:])] + [word] * (
+                    len(word) < 20 and draw.random() < 0.6
+                )
     return list(dict.fromkeys([*SPECIALS, *pieces]))
 
 
 def put(folder, vocab, **config):
     folder.mkdir(exist_ok=True)
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in vocab), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"} | config))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "BertTokenizer"} | config)
+    )
     return folder
 
 
@@ -61,7 +77,9 @@ OPTIONS = {
 def test_the_tokens_of_transformers_under_every_option(tmp_path, saved):
     vocab = vocabulary(0)
     for i, values in enumerate(itertools.product(*OPTIONS.values())):
-        config = {key: value for key, value in zip(OPTIONS, values, strict=True) if value is not None}
+        config = {
+            key: value for key, value in zip(OPTIONS, values, strict=True) if value is not None
+        }
         folder = put(tmp_path / str(i), vocab, **config)
         theirs = transformers.BertTokenizer.from_pretrained(folder)
         if saved:  # tokenizer.json alone
@@ -77,15 +95,26 @@ def test_the_tokens_of_transformers_under_every_option(tmp_path, saved):
 def test_a_general_class_does_as_its_tokenizer_json(tmp_path):
     put(tmp_path / "a", vocabulary(1), do_lower_case=False, tokenize_chinese_chars=False)
     transformers.BertTokenizer.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
-    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | {f"{k}_token": f"[{k.upper()}]" for k in ("pad", "unk")}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | {
+        f"{k}_token": f"[{k.upper()}]" for k in ("pad", "unk")
+    }
     (tmp_path / "b" / "tokenizer_config.json").write_text(json.dumps(config))
-    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path / "b"), Tokenizer.from_vocab(tmp_path / "b")
+    theirs, ours = (
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "b"),
+        Tokenizer.from_vocab(tmp_path / "b"),
+    )
     assert not ours.lowercase and not ours.chinese_chars
     assert all(ours.tokenize(text) == theirs.tokenize(text) for text in TEXTS)
 
 
 def test_special_tokens_may_have_other_names_and_tokens_may_be_added(tmp_path):
-    names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
+    names = {
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "mask_token": "<mask>",
+    }
     vocab = [*names.values(), *vocabulary(0)[5:]]
     folder = put(tmp_path / "a", vocab, **names)
     theirs, ours = transformers.BertTokenizer.from_pretrained(folder), Tokenizer.from_vocab(folder)
@@ -121,7 +150,10 @@ def test_what_there_is_not_here_is_refused_by_its_name(tmp_path, config, key):
     ("change", "key"),
     [
         (lambda file: file["model"].update(type="BPE", merges=[]), "model.type"),
-        (lambda file: file["model"].update(continuing_subword_prefix="@@"), "model.continuing_subword_prefix"),
+        (
+            lambda file: file["model"].update(continuing_subword_prefix="@@"),
+            "model.continuing_subword_prefix",
+        ),
         (lambda file: file["model"]["vocab"].pop("你"), "without gaps"),
         (lambda file: file["model"].update(vocab=[1]), "model.vocab"),
         (lambda file: file.update(normalizer={"type": "Lowercase"}), "normalizer"),
@@ -150,8 +182,15 @@ def test_another_tokenizer_json_is_refused_by_its_key(tmp_path, change, key):
 def test_weights_with_padded_embeddings_give_the_same_logits(tmp_path, rows, with_txt):
     vocab = [*SPECIALS, *map(chr, range(97, 123))]
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = transformers.BertConfig(vocab_size=len(vocab) + rows, max_position_embeddings=16, **sizes)
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    config = transformers.BertConfig(
+        vocab_size=len(vocab) + rows, max_position_embeddings=16, **sizes
+    )
     theirs = transformers.BertForMaskedLM(config).double().eval()
     theirs.save_pretrained(tmp_path)
     transformers.BertTokenizer.from_pretrained(put(tmp_path / "v", vocab)).save_pretrained(tmp_path)
@@ -185,7 +224,10 @@ def test_what_is_exported_is_read_again_by_transformers_and_here(tmp_path, optio
     vocab = build_vocab(TEXTS, 2000, lowercase=options.get("lowercase", True), min_count=1)
     tokenizer = Tokenizer(vocab, **options)
     save(BERT(len(vocab), 16, 1, 2, 32, max_length=64), tokenizer, tmp_path)
-    theirs, again = transformers.AutoTokenizer.from_pretrained(tmp_path), Tokenizer.from_vocab(tmp_path)
+    theirs, again = (
+        transformers.AutoTokenizer.from_pretrained(tmp_path),
+        Tokenizer.from_vocab(tmp_path),
+    )
     assert again.state() == tokenizer.state()
     for text in TEXTS:
         assert theirs(text)["input_ids"] == tokenizer.encode(text).ids

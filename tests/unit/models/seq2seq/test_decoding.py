@@ -1,4 +1,6 @@
-"""Decoders over a scorer whose probabilities are a table: against exhaustive search, closed forms and each other."""
+"""Decoders over a scorer whose probabilities are a table: against exhaustive search, closed forms
+and each other.
+"""
 
 import itertools
 
@@ -13,7 +15,9 @@ END = 0
 
 
 class Table:
-    """A scorer whose logits after a prefix are fixed random numbers for (row, prefix); it counts what it is asked."""
+    """A scorer whose logits after a prefix are fixed random numbers for (row, prefix); it counts
+    what it is asked.
+    """
 
     def __init__(self, rows: list[int], vocabulary: int, scale: float = 1.0):
         self.rows, self.vocabulary, self.scale = rows, vocabulary, scale
@@ -33,12 +37,21 @@ class Table:
         if self.prefixes is None:
             self.prefixes = [[()] * len(texts) for texts in tokens]
         assert [len(texts) for texts in tokens] == [len(texts) for texts in self.prefixes]
-        self.prefixes = [[(*p, w) for p, w in zip(*both, strict=True)] for both in zip(self.prefixes, tokens, strict=True)]
-        scored = [[self.logits(row, p) for p in texts] for row, texts in zip(self.rows, self.prefixes, strict=True)]
+        self.prefixes = [
+            [(*p, w) for p, w in zip(*both, strict=True)]
+            for both in zip(self.prefixes, tokens, strict=True)
+        ]
+        scored = [
+            [self.logits(row, p) for p in texts]
+            for row, texts in zip(self.rows, self.prefixes, strict=True)
+        ]
         return torch.stack([torch.stack(texts) for texts in scored])
 
     def reorder(self, parents: Tensor) -> None:
-        self.prefixes = [[texts[i] for i in row] for texts, row in zip(self.prefixes, parents.tolist(), strict=True)]
+        self.prefixes = [
+            [texts[i] for i in row]
+            for texts, row in zip(self.prefixes, parents.tolist(), strict=True)
+        ]
 
     def keep(self, rows: Tensor) -> None:
         self.rows = [self.rows[row] for row in rows.tolist()]
@@ -49,11 +62,17 @@ class Table:
 def score(row: int, text: tuple, vocabulary: int, scale: float = 1.0) -> float:
     """The summed log-probability of `text`, whose end token, if it has one, is part of it."""
     table = Table([row], vocabulary, scale)
-    return sum(table.logits(row, text[:i]).log_softmax(0)[word].item() for i, word in enumerate(text))
+    return sum(
+        table.logits(row, text[:i]).log_softmax(0)[word].item() for i, word in enumerate(text)
+    )
 
 
-def exhaustive(row: int, vocabulary: int, max_length: int, allowed, length_penalty: float, num: int):
-    """The best of all finished texts of at most max_length tokens, their end among them, that `allowed` lets pass."""
+def exhaustive(
+    row: int, vocabulary: int, max_length: int, allowed, length_penalty: float, num: int
+):
+    """The best of all finished texts of at most max_length tokens, their end among them, that
+    `allowed` lets pass.
+    """
     words = [word for word in range(vocabulary) if word != END]
     texts = (t for n in range(max_length) for t in itertools.product(words, repeat=n) if allowed(t))
     found = [(score(row, (*t, END), vocabulary) / (len(t) + 1) ** length_penalty, t) for t in texts]
@@ -61,7 +80,10 @@ def exhaustive(row: int, vocabulary: int, max_length: int, allowed, length_penal
 
 
 def texts(decoded, row: int) -> list[tuple]:
-    return [tuple(t[:n]) for t, n in zip(decoded.tokens[row].tolist(), decoded.lengths[row].tolist(), strict=True)]
+    return [
+        tuple(t[:n])
+        for t, n in zip(decoded.tokens[row].tolist(), decoded.lengths[row].tolist(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0, -0.5])
@@ -78,13 +100,19 @@ def texts(decoded, row: int) -> list[tuple]:
 def test_a_beam_wide_enough_finds_what_exhaustive_search_finds(rules, allowed, length_penalty):
     rows, vocabulary, max_length, num = [3, 1, 4, 15], 4, 4, 3
     found = beam_search(
-        LogProbs(Table(rows, vocabulary)), Rules(END, max_length, **rules), 27, num=num, length_penalty=length_penalty
+        LogProbs(Table(rows, vocabulary)),
+        Rules(END, max_length, **rules),
+        27,
+        num=num,
+        length_penalty=length_penalty,
     )
     assert found.finished.all()
     for i, row in enumerate(rows):
         best = exhaustive(row, vocabulary, max_length, allowed, length_penalty, num)
         assert texts(found, i) == [text for _, text in best]
-        assert torch.allclose(found.scores[i], torch.tensor([s for s, _ in best], dtype=torch.float64), atol=1e-12)
+        assert torch.allclose(
+            found.scores[i], torch.tensor([s for s, _ in best], dtype=torch.float64), atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 3.0, -1.0])
@@ -100,7 +128,9 @@ def test_a_narrow_beam_stops_early_without_missing_what_it_would_have_found(beam
             pool += [(s / len(t) ** length_penalty, t) for s, t in grown if t[-1] == END]
             live = sorted((item for item in grown if item[1][-1] != END), reverse=True)[:beams]
         best, text = max(pool)
-        assert texts(found, i) == [text[:-1]] and found.scores[i, 0].item() == pytest.approx(best, abs=1e-12)
+        assert texts(found, i) == [text[:-1]] and found.scores[i, 0].item() == pytest.approx(
+            best, abs=1e-12
+        )
 
 
 def steps(row: int, prefix: tuple, vocabulary: int, scale: float) -> list[float]:
@@ -110,7 +140,10 @@ def steps(row: int, prefix: tuple, vocabulary: int, scale: float) -> list[float]
 def test_rows_that_are_done_cost_nothing_and_change_nothing():
     rules = Rules(END, 12)
     for decode in (greedy, lambda scorer, rules: beam_search(scorer, rules, 3, 2)):
-        together, apart = Table(list(range(30)), 4, 3.0), [Table([row], 4, 3.0) for row in range(30)]
+        together, apart = (
+            Table(list(range(30)), 4, 3.0),
+            [Table([row], 4, 3.0) for row in range(30)],
+        )
         whole = decode(LogProbs(together), rules)
         singles = [decode(LogProbs(table), rules) for table in apart]
         for part, single in zip(whole, zip(*singles, strict=True), strict=True):
@@ -125,7 +158,10 @@ def test_greedy_takes_the_most_probable_token_and_a_text_too_long_is_not_finishe
         while len(text) < 6 and (not text or text[-1] != END):
             text = (*text, int(torch.tensor(steps(row, text, 5, 1.0)).argmax()))
         finished = text[-1] == END
-        assert texts(found, row) == [text[:-1] if finished else text] and found.finished[row, 0] == finished
+        assert (
+            texts(found, row) == [text[:-1] if finished else text]
+            and found.finished[row, 0] == finished
+        )
         assert found.scores[row, 0].item() == pytest.approx(score(row, text, 5), abs=1e-12)
     assert not found.finished.all()
 
@@ -158,7 +194,9 @@ def test_sampled_tokens_have_the_frequencies_they_should(options, keep):
             return p.log() if not prefix else torch.tensor([0.0] + [-1e9] * 5, dtype=torch.float64)
 
     draws = 20_000
-    uniforms = torch.rand(2, draws // 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    uniforms = torch.rand(
+        2, draws // 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     found = sample(LogProbs(Fixed([0, 1], 6)), Rules(END, 3), uniforms, **options)
     first = torch.where(found.lengths > 0, found.tokens[..., 0], END).flatten()
     wanted = torch.zeros(6, dtype=torch.float64)
@@ -177,7 +215,11 @@ def test_samples_of_a_row_do_not_depend_on_its_company():
 
 
 def test_settings_without_meaning_are_refused():
-    for wrong in ({"max_length": 0}, {"max_length": 3, "min_length": 3}, {"max_length": 3, "block_ngrams": -1}):
+    for wrong in (
+        {"max_length": 0},
+        {"max_length": 3, "min_length": 3},
+        {"max_length": 3, "block_ngrams": -1},
+    ):
         with pytest.raises(ValueError, match="expected"):
             Rules(END, **wrong)
     with pytest.raises(ValueError, match="beams=2, num=3"):
@@ -188,12 +230,14 @@ def test_settings_without_meaning_are_refused():
         Vote(Table([0], 3), torch.tensor([0]), END, abstain=2)
 
 
-# --- voting --------------------------------------------------------------------------------------------------------
+# --- voting ---------------------------------------------------------------------------------------
 
 
 def voted(passages: list[int], prefix: tuple, vocabulary: int, scale: float) -> list[float]:
     """The source's formula, written out."""
-    p = [Table([row], vocabulary, scale).logits(row, prefix).softmax(0).tolist() for row in passages]
+    p = [
+        Table([row], vocabulary, scale).logits(row, prefix).softmax(0).tolist() for row in passages
+    ]
     total = [sum(each[w] for each in p) for w in range(vocabulary)]
     squares = [sum(each[w] ** 2 for each in p) for w in range(vocabulary)]
     return [s / (t + 1) for s, t in zip(squares, total, strict=True)]
@@ -214,13 +258,27 @@ def test_voting_is_the_written_formula(beams, extractive):
     dropped = 0
     for question in range(4):
         rows = [row for row in range(10) if groups[row] == question]
-        left = [row for row in rows if Table([row], vocabulary, scale).logits(row, ()).argmax() != END]
+        left = [
+            row for row in rows if Table([row], vocabulary, scale).logits(row, ()).argmax() != END
+        ]
         dropped += len(rows) - len(left)
-        pieces = {tuple(t[i:j]) for t in texts_of[left].tolist() for i in range(6) for j in range(i, 7) if -1 not in t[i:j]}
+        pieces = {
+            tuple(t[i:j])
+            for t in texts_of[left].tolist()
+            for i in range(6)
+            for j in range(i, 7)
+            if -1 not in t[i:j]
+        }
         live, pool = [(0.0, ())], []
         for _ in range(max_length):
-            grown = [(s, t, w, p) for s, t in live for w, p in enumerate(voted(left, t, vocabulary, scale))]
-            grown = [(s + torch.tensor(p + 1e-12).double().log().item(), (*t, w)) for s, t, w, p in grown]
+            grown = [
+                (s, t, w, p)
+                for s, t in live
+                for w, p in enumerate(voted(left, t, vocabulary, scale))
+            ]
+            grown = [
+                (s + torch.tensor(p + 1e-12).double().log().item(), (*t, w)) for s, t, w, p in grown
+            ]
             if extractive:
                 grown = [(s, t) for s, t in grown if t[-1] == END or t in pieces]
             if beams is None:

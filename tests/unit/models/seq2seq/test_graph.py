@@ -1,6 +1,8 @@
-"""Decoding by captured steps: what is written without, a capture a shape, and no trace in the network.
+"""Decoding by captured steps: what is written without, a capture a shape, and no trace in the
+network.
 
-On the CPU a stand-in plays the graph, which runs the step again at each replay; with -m gpu it is CUDA's.
+On the CPU a stand-in plays the graph, which runs the step again at each replay; with -m gpu it is
+CUDA's.
 """
 
 import copy
@@ -12,7 +14,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from genlab.models.seq2seq import cached, decoding
+from genlab.models.seq2seq import decoding
+from genlab.models.seq2seq import key_value_cache as cached
 from genlab.models.seq2seq.bert import BERT
 from genlab.models.seq2seq.generation import Cached, Decoding, Guided, Recomputed, write
 
@@ -74,18 +77,25 @@ def test_writing_by_a_graph_is_writing_without_a_cache(place, decoding, asked):
             options["groups"] = torch.tensor([0, 0, 1, 2, 2, 2, 3, 3, 4], device=place.device)
             inside = torch.arange(rows[0].shape[1], device=place.device) < rows[2][:, None]
             options["passages"] = rows[0].masked_fill(~inside, -1)
-        options["uniforms"] = torch.rand(5 if asked else 9, how.num, 6, dtype=torch.float64, device=place.device)
-        found, expected = (write(net, rows, how, **options, scorer=scorer) for scorer in (Graphed, Recomputed))
+        options["uniforms"] = torch.rand(
+            5 if asked else 9, how.num, 6, dtype=torch.float64, device=place.device
+        )
+        found, expected = (
+            write(net, rows, how, **options, scorer=scorer) for scorer in (Graphed, Recomputed)
+        )
         for name in ("tokens", "lengths", "finished"):
             assert torch.equal(getattr(found, name), getattr(expected, name)), name
         assert torch.allclose(found.scores, expected.scores, rtol=0, atol=1e-10)
         lengths_found |= set(found.lengths.flatten().tolist())
     assert place.captures == 1
-    assert place.device == "cuda" or len(lengths_found) > 1  # there torch's random numbers may be of another version
+    assert (
+        place.device == "cuda" or len(lengths_found) > 1
+    )  # there torch's random numbers may be of another version
 
 
 @pytest.mark.parametrize(
-    ("by", "guidance"), [(None, None), ("layer_norm", None), ("layer_norm", 2.5), ("prefix", 2.5), ("embedding", 2.5)]
+    ("by", "guidance"),
+    [(None, None), ("layer_norm", None), ("layer_norm", 2.5), ("prefix", 2.5), ("embedding", 2.5)],
 )
 @pytest.mark.parametrize("target_segment", [0, 1])
 def test_steps_with_rows_that_leave_and_beams_that_move(place, by, guidance, target_segment):
@@ -96,7 +106,9 @@ def test_steps_with_rows_that_leave_and_beams_that_move(place, by, guidance, tar
         kept = []
         for kind in (Graphed, Recomputed):
             if guidance is None:
-                scorer = kind(net, ids, segments, lengths, 3, 9, target_segment, None if c is None else c[:4])
+                scorer = kind(
+                    net, ids, segments, lengths, 3, 9, target_segment, None if c is None else c[:4]
+                )
             else:
                 both = [torch.cat([part, part]) for part in (ids, segments, lengths)]
                 scorer = Guided(kind(net, *both, 3, 9, target_segment, c), guidance)
@@ -127,7 +139,10 @@ def test_a_full_cache_is_refused(place):
 
 def greedy_both(net, rows, **options):
     options = {"end": 3, "max_length": 6, "target_segment": 2} | options
-    found, expected = (write(net, rows, Decoding("greedy"), **options, scorer=s).scores for s in (Graphed, Recomputed))
+    found, expected = (
+        write(net, rows, Decoding("greedy"), **options, scorer=s).scores
+        for s in (Graphed, Recomputed)
+    )
     assert torch.allclose(found, expected, rtol=0, atol=1e-10)
 
 
@@ -182,13 +197,22 @@ def test_captured_steps_are_few_and_take_little_memory(place, monkeypatch):
         """The lengths for which there are steps after a call."""
         if room is not None:
             monkeypatch.setattr(cached, "room", lambda device: room)
-        write(net, rows, Decoding("greedy", min_length=2), end=3, max_length=max_length, scorer=Graphed)
+        write(
+            net,
+            rows,
+            Decoding("greedy", min_length=2),
+            end=3,
+            max_length=max_length,
+            scorer=Graphed,
+        )
         return [step.cache.max_new_tokens for step in cached.SHELVES[net].steps.values()]
 
     lengths = range(4, 4 + cached.MOST + 3)
     left = [writes(n) for n in lengths][-1]
     assert left == list(lengths)[3:] and place.captures == len(lengths)
-    assert writes(left[1]) == [left[0], *left[2:], left[1]] and place.captures == len(lengths)  # the last used is the last
+    assert writes(left[1]) == [left[0], *left[2:], left[1]] and place.captures == len(
+        lengths
+    )  # the last used is the last
     size = cached.SHELVES[net].steps[next(reversed(cached.SHELVES[net].steps))].cache.memory.nbytes
     assert writes(left[1], size) == [left[1]]
     assert writes(left[1], 0) == []
@@ -218,7 +242,9 @@ def test_under_autocast_a_step_is_another(place):
     def logits(**options) -> torch.Tensor:
         with torch.no_grad(), torch.autocast(place.device, torch.bfloat16, **options):
             scorer = Graphed(net, *rows, 1, 6, 1)
-            return torch.stack([scorer.start()[:, None], *(scorer.step(each).clone() for each in tokens)]).float()
+            return torch.stack(
+                [scorer.start()[:, None], *(scorer.step(each).clone() for each in tokens)]
+            ).float()
 
     exact, rounded = logits(enabled=False), logits()
     again = logits()  # after the end of the autocast that it was captured in
@@ -241,5 +267,12 @@ def test_rows_that_are_done_stay_where_the_host_does_not_wait(place):
 
     net = made(place)
     net.head.bias[3] = 1e3  # ends at once
-    write(net, sources(place, LENGTHS), Decoding("greedy", min_length=2), end=3, max_length=9, scorer=Counting)
+    write(
+        net,
+        sources(place, LENGTHS),
+        Decoding("greedy", min_length=2),
+        end=3,
+        max_length=9,
+        scorer=Counting,
+    )
     assert Counting.steps == 3

@@ -1,0 +1,84 @@
+"""Progressive growing: which size the networks work at, as a function of the images seen."""
+
+import math
+
+from lightning.pytorch import Callback
+
+from genlab.ranges import PositiveInt
+
+__all__ = ["Growing"]
+
+NETWORKS = ("generator", "discriminator")
+
+
+class Growing(Callback):
+    """Trains `train_images` images at start_size, fades the next size in over `fade_images`, and so
+    on to the full size.
+
+    "Progressive Growing of GANs for Improved Quality, Stability, and Variation", Karras et al.
+    2018, arXiv 1710.10196, appendix A (600,000 images each, from 4x4). The real images grow with
+    the networks. The level (see genlab.nn.staged) is a function of the images seen before the step,
+    which `global_step` tells: a resume needs nothing more. reset_optimizer: as in the source, the
+    optimiser forgets its moments whenever a size comes or goes. Refuses, naming it, a network that
+    cannot grow.
+    """
+
+    def __init__(
+        self,
+        train_images: PositiveInt,
+        fade_images: PositiveInt,
+        start_size: PositiveInt = 4,
+        reset_optimizer: bool = True,
+    ):
+        if min(train_images, fade_images) < 0 or not train_images + fade_images:
+            raise ValueError(
+                f"callbacks.growing.train_images={train_images}, fade_images={fade_images}: expected numbers of images "
+                "that are not negative, and not both 0"
+            )
+        if start_size < 4 or start_size & (start_size - 1):
+            raise ValueError(f"callbacks.growing.start_size={start_size}: expected 4, 8, 16, ...")
+        self.train_images, self.fade_images, self.start_size = train_images, fade_images, start_size
+        self.reset_optimizer = reset_optimizer
+        self.start = start_size.bit_length() - 3
+        self.top = math.inf  # known when the networks are
+
+    def level(self, images_seen: int) -> float:
+        """The level after so many images."""
+        num_grown, rest = divmod(images_seen, self.train_images + self.fade_images)
+        faded = max(0, rest - self.train_images) / max(1, self.fade_images)
+        return min(self.start + num_grown + faded, self.top)
+
+    def on_fit_start(self, trainer, system) -> None:
+        networks = {name: getattr(system, name, None) for name in NETWORKS}
+        for name, network in networks.items():
+            if not hasattr(network, "set_level"):
+                kind = f"{type(network).__module__}.{type(network).__name__}"
+                raise ValueError(
+                    f"callbacks=growing: net.{name} is a {kind}, which cannot grow; use net=growing_dcgan, "
+                    "net=growing_stylegan or net=pggan, or callbacks=default"
+                )
+        self.networks, sizes = list(networks.values()), networks["generator"].sizes
+        if self.start_size not in sizes:
+            raise ValueError(
+                f"callbacks.growing.start_size={self.start_size}: expected one of {', '.join(map(str, sizes))}"
+            )
+        self.top = len(sizes) - 1
+        system.check_unused(
+            trainer, "callbacks=growing: each level uses some of the parameters only"
+        )
+
+    def on_train_batch_start(self, trainer, system, batch, batch_idx) -> None:
+        images_per_step = len(batch["image"]) * trainer.world_size * trainer.accumulate_grad_batches
+        level = self.level(trainer.global_step * images_per_step)
+        before = self.level(max(0, trainer.global_step - 1) * images_per_step)
+        if self.reset_optimizer and _sizes_in_use(level) != _sizes_in_use(before):
+            for optimizer in trainer.optimizers:
+                optimizer.state.clear()
+        for network in self.networks:
+            network.set_level(level)
+        batch["image"] = system.discriminator.at_level(batch["image"])
+        system.log("train/level", level, rank_zero_only=True)
+
+
+def _sizes_in_use(level: float) -> tuple[int, int]:
+    return math.floor(level), math.ceil(level)

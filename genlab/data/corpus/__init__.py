@@ -1,0 +1,1 @@
+"""Raw text to pretrain on: documents read from files, kept as shards of tokens."""

@@ -1,0 +1,125 @@
+"""What a decoding step does on a CUDA device, one Triton kernel each: attention to a cache, and a
+sum with its layer norm.
+
+SDPA's kernels are made for many queries. Where each source has one to a few they read keys and
+values at half the rate that memory gives them, and a copy of the new ones into the cache comes
+before. For genlab.nn.decoder_step, which knows where Triton is.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+__all__ = ["add_norm", "attend"]
+
+BLOCK = 32  # places that a program reads at a time
+
+
+@triton.jit
+def _attend(
+    heads,
+    memory,
+    bias,
+    slots,
+    out,
+    scale,
+    part,  # strides of heads: query, key, value; source; head; beam
+    source,
+    head,
+    beam,
+    half,  # from keys to values in memory
+    num_heads,
+    places,
+    BEAMS: tl.constexpr,
+    ROWS: tl.constexpr,
+    DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    b, h = row // num_heads, row % num_heads
+    k, d, j = tl.arange(0, ROWS), tl.arange(0, DIM), tl.arange(0, BLOCK)
+    real = k[:, None] < BEAMS
+    own = heads + b * source + h * head + k[:, None] * beam + d[None]
+    query = tl.load(own, mask=real, other=0.0)
+    key = tl.load(own + part, mask=real, other=0.0)
+    value = tl.load(own + 2 * part, mask=real, other=0.0)
+    first = tl.load(slots)  # all places before it are filled
+    keys = memory + row * places * DIM
+    values = keys + half
+    place = (first + k)[:, None] * DIM + d[None]
+    tl.store(keys + place, key, mask=real)
+    tl.store(values + place, value, mask=real)
+    # The softmax is gathered block by block, beginning with the beam's own token, which it always
+    # sees.
+    most = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1) * scale
+    total = tl.full((ROWS,), 1.0, tl.float32)
+    result = value.to(tl.float32)
+    seen = bias + (b * BEAMS + k)[:, None] * places
+    for start in range(0, first, BLOCK):
+        at = start + j
+        filled = at < first
+        where = at[:, None] * DIM + d[None]
+        block = tl.load(keys + where, mask=filled[:, None], other=0.0)
+        scores = tl.dot(query, tl.trans(block), input_precision="ieee") * scale
+        scores += tl.load(seen + at[None], mask=real & filled[None], other=0.0).to(tl.float32)
+        scores = tl.where(filled[None], scores, float("-inf"))
+        new = tl.maximum(most, tl.max(scores, 1))
+        weight, faded = tl.exp(scores - new[:, None]), tl.exp(most - new)
+        block = tl.load(values + where, mask=filled[:, None], other=0.0)
+        result = result * faded[:, None] + tl.dot(
+            weight.to(block.dtype), block, input_precision="ieee"
+        )
+        total = total * faded + tl.sum(weight, 1)
+        most = new
+    result = (result / total[:, None]).to(query.dtype)
+    tl.store(out + ((b * BEAMS + k)[:, None] * num_heads + h) * DIM + d[None], result, mask=real)
+
+
+def attend(heads: Tensor, memory: Tensor, bias: Tensor, slots: Tensor) -> Tensor:
+    """As genlab.nn.decoder_step's, up to the rounding of a softmax that is gathered block by block."""
+    _, batch, num_heads, beams, dim = heads.shape
+    out = heads.new_empty(batch, beams, num_heads, dim)
+    rows = max(16, triton.next_power_of_2(beams))
+    sizes = (memory.stride(0), num_heads, memory.shape[3])
+    _attend[(batch * num_heads,)](
+        heads,
+        memory,
+        bias,
+        slots,
+        out,
+        dim**-0.5,
+        *heads.stride()[:4],
+        *sizes,
+        BEAMS=beams,
+        ROWS=rows,
+        DIM=dim,
+        BLOCK=BLOCK,
+    )
+    return out.transpose(1, 2)
+
+
+@triton.jit
+def _add_norm(x, y, weight, bias, out, dim, eps, WIDTH: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * dim
+    i = tl.arange(0, WIDTH)
+    there = i < dim
+    h = tl.load(x + row + i, mask=there, other=0.0).to(tl.float32)
+    h += tl.load(y + row + i, mask=there, other=0.0).to(tl.float32)
+    centred = tl.where(there, h - tl.sum(h, 0) / dim, 0.0)
+    normal = centred / tl.sqrt(tl.sum(centred * centred, 0) / dim + eps)
+    gain = tl.load(weight + i, mask=there, other=0.0).to(tl.float32)
+    shift = tl.load(bias + i, mask=there, other=0.0).to(tl.float32)
+    tl.store(out + row + i, (normal * gain + shift).to(out.dtype.element_ty), mask=there)
+
+
+def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """The layer norm of x + y, both (..., D), with weight and bias (D,): computed in float32, given
+    in the wider type.
+    """
+    x, y, dim = x.contiguous(), y.contiguous(), x.shape[-1]
+    out = torch.empty_like(x, dtype=torch.promote_types(x.dtype, y.dtype))
+    _add_norm[(x.numel() // dim,)](
+        x, y, weight, bias, out, dim, eps, WIDTH=triton.next_power_of_2(dim)
+    )
+    return out

@@ -1,0 +1,1 @@
+"""Invertible networks: trained by exact likelihood, or as classifiers."""

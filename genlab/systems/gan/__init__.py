@@ -1,0 +1,3 @@
+"""GANs: generator and discriminator trained in one step, and O-GAN, whose discriminator is an
+encoder.
+"""
