@@ -46,7 +46,8 @@ CLASSES = {
     "genlab.data.facts.FactTexts": "genlab.data.corpus.facts.FactTexts",
 }
 
-# Arguments of today's targets, before -> today
+# Arguments of today's targets, before -> today. Where one name took the meaning of another, another
+# key of the same target must be gone: with_new_names tells by that whether a config is an old one.
 ARGUMENTS: dict[str, dict[str, str]] = {}
 
 
@@ -71,4 +72,6 @@ def with_new_names(node: Any) -> Any:
         return content
     target = content["_target_"] = new_target(target) or target
     renamed = ARGUMENTS.get(target, {})
+    if not any(key in content for key in renamed.keys() - set(renamed.values())):
+        return content  # without a key of before, even one that changed its meaning has today's
     return {renamed.get(key, key): child for key, child in content.items()}
