@@ -175,10 +175,10 @@ def read(
     allow = settings.get("allow", [])
     if isinstance(allow, list) and all(isinstance(package, str) for package in allow):
         own = command == "train" and not settings.get("run")
-        settings["allow"] = config.allowed(allow, overrides, new=own)
-        errors += config.faults(settings, supplied) if supplied is not None else []
+        settings["allow"] = config.allowed_names(allow, overrides, new=own)
+        errors += config.find_errors(settings, supplied) if supplied is not None else []
     if errors:
-        raise config.ConfigError(config.listed(errors))
+        raise config.ConfigError(config.join_errors(errors))
     defaults = {one.name: one.default_factory() if one.default is MISSING else one.default
                 for one in fields(schema) if one.name not in settings}  # fmt: skip
     return settings | defaults

@@ -1,13 +1,14 @@
-"""Names of earlier versions: a run that was trained under them loads, and a user who types one is
-answered with today's.
+"""Names of earlier versions.
+
+A run that was trained under them still loads, and a user who types one is told today's name.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ARGUMENTS", "new_target", "with_new_names"]
+__all__ = ["ARGUMENTS", "KEYS", "new_argument", "new_key", "new_target", "with_new_names"]
 
-# Modules below genlab, before -> today
+# Modules of genlab, before -> today
 MODULES = {
     "callbacks.growing": "callbacks.resolution",
     "data.cifar10": "data.images.cifar10",
@@ -34,7 +35,7 @@ MODULES = {
     "systems.trainer": "training.trainer",
 }
 
-# Classes that left the module of their name
+# Classes that moved out of a module that still exists, before -> today
 CLASSES = {
     "genlab.data.CIFAR10": "genlab.data.images.cifar10.CIFAR10",
     "genlab.data.Digits": "genlab.data.images.sets.Digits",
@@ -46,13 +47,20 @@ CLASSES = {
     "genlab.data.facts.FactTexts": "genlab.data.corpus.facts.FactTexts",
 }
 
-# Arguments of today's targets, before -> today. Where one name took the meaning of another, another
-# key of the same target must be gone: with_new_names tells by that whether a config is an old one.
+# Arguments of today's targets, before -> today. If today's name of one argument was the old name of
+# another, some other key of the same target must be gone: with_new_names takes a config for an old
+# one only if it has such a key.
 ARGUMENTS: dict[str, dict[str, str]] = {}
+
+# Command -> its own keys, before -> today
+KEYS: dict[str, dict[str, str]] = {
+    "sample": {"scale": "temperature"},
+    "eval": {"scale": "temperature"},
+}
 
 
 def new_target(target: str) -> str | None:
-    """Today's name of what an earlier version called `target`; None where it had the same name."""
+    """Today's name of a target; None if it was not renamed."""
     if target in CLASSES:
         return CLASSES[target]
     module, _, name = target.rpartition(".")
@@ -60,8 +68,36 @@ def new_target(target: str) -> str | None:
     return f"genlab.{today}.{name}" if module.startswith("genlab.") and today else None
 
 
+def new_argument(target: str, name: str) -> str | None:
+    """Today's name of an argument of `target`; None if it was not renamed."""
+    return ARGUMENTS.get(target, {}).get(name)
+
+
+def new_key(key: str, config: Mapping, command: str) -> str | None:
+    """Today's name of a key that an earlier version had.
+
+    Args:
+        key: Dotted, as the user wrote it.
+        config: The config without it, whose nodes have a `_target_`.
+        command: train, sample, encode, eval or export.
+
+    Returns:
+        The dotted key; None if it was not renamed.
+    """
+    parent, _, name = key.rpartition(".")
+    if not parent:
+        return KEYS.get(command, {}).get(name)
+    node: Any = config
+    for part in parent.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        return None
+    today = new_argument(node["_target_"], name)
+    return f"{parent}.{today}" if today else None
+
+
 def with_new_names(node: Any) -> Any:
-    """A copy of a run's config in which every target and argument has today's name."""
+    """A copy of the config of a run in which every target and argument has today's name."""
     if isinstance(node, list):
         return [with_new_names(child) for child in node]
     if not isinstance(node, Mapping):
@@ -72,6 +108,7 @@ def with_new_names(node: Any) -> Any:
         return content
     target = content["_target_"] = new_target(target) or target
     renamed = ARGUMENTS.get(target, {})
-    if not any(key in content for key in renamed.keys() - set(renamed.values())):
-        return content  # without a key of before, even one that changed its meaning has today's
+    gone = renamed.keys() - set(renamed.values())
+    if not any(key in content for key in gone):
+        return content  # a config of today, in which every name has its present meaning
     return {renamed.get(key, key): child for key, child in content.items()}

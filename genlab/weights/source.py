@@ -13,8 +13,8 @@ from pydantic import BaseModel, PositiveInt
 from torch import Tensor
 
 from genlab.errors import RunError
-from genlab.plain import PlainError, read_yaml
 from genlab.reading import parse_json, read_json
+from genlab.safe_yaml import YamlError, read_yaml
 from genlab.tensors import not_finite, read_safetensors, read_torch
 from genlab.weights.bundle import BundleError, read_bundle
 
@@ -160,7 +160,7 @@ def _run(name: str, folder: Path) -> Source:
     """
     try:
         settings = read_yaml(folder / "config.yaml")
-    except PlainError as error:
+    except YamlError as error:
         raise WeightsError(f"weights={name}: {error}") from None
     net = settings.get("net") if isinstance(settings, dict) else None
     net = net if isinstance(net, dict) else {}

@@ -1,9 +1,12 @@
+import importlib.util
+
 import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
 
 from genlab import config
+from genlab.config.renamed import ARGUMENTS, CLASSES, MODULES, new_target
 
 MODEL = {
     "_target_": "genlab.models.gan.dcgan.Generator",
@@ -124,3 +127,76 @@ def test_a_missing_or_unresolvable_value_is_named():
         config.resolve(OmegaConf.create({"a": {"b": "???"}}))
     with pytest.raises(config.ConfigError, match="size"):
         config.resolve(OmegaConf.create({"size": "${nothing.there}"}))
+
+
+@pytest.fixture
+def renamed(monkeypatch):
+    """One argument of DCGAN's generator was renamed; another took over the name of a third."""
+    table = {
+        MODEL["_target_"]: {
+            "code_size": "latent_dim",
+            "image_size": "channels",
+            "side": "image_size",
+        }
+    }
+    monkeypatch.setattr("genlab.config.renamed.ARGUMENTS", table)
+
+
+def old_run(folder, **node):
+    content = {"model": {"_target_": "genlab.systems.gan.GAN"}, "net": node}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    return config.read_frozen(folder)
+
+
+def test_the_config_of_an_older_run_has_todays_names(tmp_path, renamed):
+    node = {"_target_": MODEL["_target_"], "code_size": 8, "image_size": 1, "side": 32}
+    frozen = old_run(tmp_path, generator=node)
+    assert frozen["model"]["_target_"] == "genlab.systems.gan.gan.GAN"
+    assert frozen["net"]["generator"] == MODEL
+
+
+def test_a_config_with_todays_names_stays_as_it_is(tmp_path, renamed):
+    assert old_run(tmp_path, generator=MODEL)["net"]["generator"] == MODEL
+
+
+def test_an_old_argument_is_answered_with_todays_name(renamed):
+    node = {key: value for key, value in MODEL.items() if key != "latent_dim"}
+    with pytest.raises(config.ConfigError) as caught:
+        config.validate({"net": {"generator": {**node, "code_size": 8}}})
+    assert str(caught.value) == "net.generator.code_size: it is now called net.generator.latent_dim"
+
+
+def test_an_old_argument_of_a_parent_is_answered_too(renamed):
+    class Own(config.locate(MODEL["_target_"])):
+        pass
+
+    (error,) = config.check_arguments("net", Own, {"code_size": 8})
+    assert error.startswith("net.code_size: ") and "net.latent_dim" in error
+
+
+def test_an_old_target_is_answered_with_todays_name():
+    target = "genlab.systems.flow.Flow"
+    for allow in ([], ["genlab.systems"]):
+        with pytest.raises(config.ConfigError, match=r"genlab\.systems\.flow\.flow\.Flow"):
+            config.locate(target, allow)
+
+
+def test_every_renamed_target_and_argument_exists_today():
+    moved = {module: new_target(f"genlab.{module}.X").rpartition(".")[0] for module in MODULES}
+    for module in moved.values():
+        assert importlib.util.find_spec(module), module
+    for target in CLASSES.values():
+        config.locate(target, [target])
+    for target, names in ARGUMENTS.items():
+        known = config.parameters(config.locate(target, [target]))
+        gone = names.keys() - set(names.values())
+        assert set(names.values()) <= known.keys(), target
+        assert gone and not gone & known.keys(), target
+
+
+def test_an_old_key_of_a_command_line_has_a_new_one(renamed):
+    node = {"net": {"generator": MODEL}}
+    assert config.new_key("net.generator.side", node, "train") == "net.generator.image_size"
+    assert config.new_key("scale", {}, "sample") == "temperature"
+    assert config.new_key("net.generator.latent_dim", node, "train") is None
+    assert config.new_key("net.nothing.side", node, "train") is None
