@@ -132,7 +132,7 @@ def run_hydra(command: str, rest: list[str]) -> None:
         inner = (
             error.__cause__ if type(error) is ValueError else error
         )  # logging's own, about the file of a log
-        if (line := files.explained(inner)) is not None:
+        if (line := files.explain_error(inner)) is not None:
             fail(line)
         if (
             isinstance(error, HydraException | OmegaConfBaseException | YAMLError)
@@ -191,7 +191,7 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
             print(f"genlab: job {hydra_cfg.job.num} failed: {error}", file=sys.stderr)
         elif isinstance(error, ValueError) and not traceback:
             fail(str(error))  # here, because Hydra would add lines of its own
-        elif (line := cause(error) or files.explained(error)) and not traceback:
+        elif (line := cause(error) or files.explain_error(error)) and not traceback:
             fail(line)
         elif isinstance(error, BrokenPipeError):
             end_unread()

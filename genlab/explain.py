@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from genlab.config import closest, flatten, new_key
+from genlab.config import closest, flatten
 from genlab.overrides import key_of
 
 __all__ = ["explain"]
@@ -26,19 +26,13 @@ EXTRAS = {"hydra/launcher/joblib": "joblib", "hydra/launcher/ray": "ray", "hydra
 
 
 @functools.cache
-def composed(command: str, words: tuple[str, ...] = ()) -> dict:
-    """A command's config, unresolved; of the recipe and groups that `words` choose."""
-    GlobalHydra.instance().clear()
-    with initialize_config_module("genlab.conf", version_base="1.3"):
-        return OmegaConf.to_container(compose(command, list(words)))
-
-
-@functools.cache
 def known_keys(command: str, words: tuple[str, ...] = ()) -> list[str]:
     """Every key of a command's config, dotted, groups and nodes included; of the recipe and groups
     that `words` choose.
     """
-    node = composed(command, words)
+    GlobalHydra.instance().clear()
+    with initialize_config_module("genlab.conf", version_base="1.3"):
+        node = OmegaConf.to_container(compose(command, list(words)))
     keys = [key for key in flatten(node) if not key.rpartition(".")[2].startswith("_")]
     return keys + sorted(
         {key.rsplit(".", i)[0] for key in keys for i in range(1, key.count(".") + 1)}
@@ -77,14 +71,10 @@ def explain(error: Exception, command: str, words: Sequence[str] = ()) -> str:
             "@" in key
         ):  # an `override /model:` of a file whose keys are not those of the whole config
             return f"override /{key.partition('@')[0]}: the file with it needs the first line '# @package _global_'."
-        choices = chosen(words)
         try:
-            keys = known_keys(command, choices)
+            keys = known_keys(command, chosen(words))
         except (HydraException, OmegaConfBaseException, ValueError):  # a choice is wrong, too
-            choices = ()
             keys = known_keys(command)
-        if today := new_key(key, composed(command, choices), command):
-            return f"{key}: it is now called {today}"
         if key in known_keys(command):  # of the default recipe
             given = key in map(key_of, words)
             cure = (

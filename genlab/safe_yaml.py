@@ -57,7 +57,7 @@ def read_yaml(path: str | Path) -> Any:
     try:
         return parse_yaml(read_text(path, MAX_BYTES))
     except FileNotFoundError:
-        raise YamlError(f"{path}: file not found") from None
+        raise YamlError(f"{path}: the file does not exist") from None
     except YamlError as error:
         raise YamlError(f"{path}: {error}") from None
     except RunError as error:

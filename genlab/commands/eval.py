@@ -19,7 +19,7 @@ from genlab.errors import DataError
 from genlab.evaluation.classification import evaluate_classifier
 from genlab.evaluation.density import evaluate_density
 from genlab.evaluation.images import evaluate_images
-from genlab.files import explained, refuse_links, unwritable
+from genlab.files import explain_error, refuse_links, why_unwritable
 from genlab.report.html import write_report
 from genlab.report.images import save_rows
 from genlab.report.plots import save_prd
@@ -97,11 +97,11 @@ def place(run_path: Path, instead: Path) -> Path:
     written.
     """
     folders = [folder for folder in (run_path, run_path / "eval") if folder.is_dir()]
-    why = next(filter(None, map(unwritable, folders)), None)
+    why = next(filter(None, map(why_unwritable, folders)), None)
     if why is None:
         return run_path
     print(
-        f"{explained(why) or f'{run_path}: {why.strerror}'}. The results go to {instead}",
+        f"{explain_error(why) or f'{run_path}: {why.strerror}'}. The results go to {instead}",
         file=sys.stderr,
     )
     return instead

@@ -45,7 +45,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> float 
     settings = check(cfg, overrides, sweep)
     runs.check_layout(run_dir)
     quiet()
-    with runs.on_disk(run_dir), runs.held(run_dir, writes=rank_zero_only.rank == 0):
+    with runs.report_full_disk(run_dir), runs.lock(run_dir, writes=rank_zero_only.rank == 0):
         if settings["run"]:
             start = continue_run(run_dir, settings, overrides)
         elif sweep and (run_dir / "manifest.json").exists():

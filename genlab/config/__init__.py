@@ -11,7 +11,6 @@ from genlab.config.interpolation import resolve
 from genlab.config.keys import closest, flatten
 from genlab.config.outward import refuse_outward
 from genlab.config.registry import allowed_names, locate, registry, targets
-from genlab.config.renamed import new_key
 from genlab.config.resume import changes, refuse_changes
 from genlab.config.types import Node
 from genlab.config.validation import (
@@ -40,7 +39,6 @@ __all__ = [
     "join_errors",
     "locate",
     "missing_arguments",
-    "new_key",
     "parameters",
     "parse_frozen",
     "read_frozen",

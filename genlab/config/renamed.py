@@ -6,7 +6,7 @@ A run that was trained under them still loads, and a user who types one is told 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ARGUMENTS", "KEYS", "new_argument", "new_key", "new_target", "with_new_names"]
+__all__ = ["ARGUMENTS", "new_target", "with_new_names"]
 
 # Modules of genlab, before -> today
 MODULES = {
@@ -52,12 +52,6 @@ CLASSES = {
 # one only if it has such a key.
 ARGUMENTS: dict[str, dict[str, str]] = {}
 
-# Command -> its own keys, before -> today
-KEYS: dict[str, dict[str, str]] = {
-    "sample": {"scale": "temperature"},
-    "eval": {"scale": "temperature"},
-}
-
 
 def new_target(target: str) -> str | None:
     """Today's name of a target; None if it was not renamed."""
@@ -66,34 +60,6 @@ def new_target(target: str) -> str | None:
     module, _, name = target.rpartition(".")
     today = MODULES.get(module.removeprefix("genlab."))
     return f"genlab.{today}.{name}" if module.startswith("genlab.") and today else None
-
-
-def new_argument(target: str, name: str) -> str | None:
-    """Today's name of an argument of `target`; None if it was not renamed."""
-    return ARGUMENTS.get(target, {}).get(name)
-
-
-def new_key(key: str, config: Mapping, command: str) -> str | None:
-    """Today's name of a key that an earlier version had.
-
-    Args:
-        key: Dotted, as the user wrote it.
-        config: The config without it, whose nodes have a `_target_`.
-        command: train, sample, encode, eval or export.
-
-    Returns:
-        The dotted key; None if it was not renamed.
-    """
-    parent, _, name = key.rpartition(".")
-    if not parent:
-        return KEYS.get(command, {}).get(name)
-    node: Any = config
-    for part in parent.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        return None
-    today = new_argument(node["_target_"], name)
-    return f"{parent}.{today}" if today else None
 
 
 def with_new_names(node: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from genlab.config.interpolation import resolve
 from genlab.config.keys import closest
 from genlab.config.registry import arguments, form_errors, locate, targets
-from genlab.config.renamed import new_argument
+from genlab.config.renamed import ARGUMENTS
 from genlab.config.types import mismatches
 from genlab.errors import ConfigError
 from genlab.ranges import Decay, NonNegativeFloat
@@ -131,8 +131,8 @@ def check_arguments(
 def _new_name(target: Any, name: str) -> str | None:
     """Today's name of an argument of `target` or of a class that it inherits from."""
     classes = inspect.getmro(target) if inspect.isclass(target) else (target,)
-    names = (new_argument(f"{cls.__module__}.{cls.__qualname__}", name) for cls in classes)
-    return next((today for today in names if today), None)
+    tables = (ARGUMENTS.get(f"{cls.__module__}.{cls.__qualname__}", {}) for cls in classes)
+    return next((table[name] for table in tables if name in table), None)
 
 
 def missing_arguments(

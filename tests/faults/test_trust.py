@@ -405,7 +405,7 @@ def test_links_in_the_folders_of_loggers_and_to_a_run_are_left_alone(stranger, t
     (folder / "wandb" / "latest-run").symlink_to(tmp_path)
     (tmp_path / "latest").symlink_to(folder)
     files.refuse_links(tmp_path / "latest")
-    with runs.held(tmp_path / "latest"):
+    with runs.lock(tmp_path / "latest"):
         pass
 
 
@@ -416,7 +416,7 @@ def test_a_link_in_place_of_a_lock_is_not_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "genlab.runs.manifest.refuse_links", lambda folder: None
     )  # made after it looked
-    with pytest.raises(runs.RunError, match=r"\.lock"), runs.held(tmp_path / "run"):
+    with pytest.raises(runs.RunError, match=r"\.lock"), runs.lock(tmp_path / "run"):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
 

@@ -26,7 +26,7 @@ from genlab.data.corpus.tokens import SPLITS, VERSION, Shards, described, opened
 from genlab.data.text.tokenizer import Tokenizer
 from genlab.errors import DataError
 from genlab.files import write_bytes
-from genlab.reading import read_json, seal, sealed
+from genlab.reading import is_intact, read_json, seal
 from genlab.weights.source import Vocabulary
 
 __all__ = ["WORDS", "kept_tokenizer", "prepare"]
@@ -138,7 +138,7 @@ def kept_tokenizer(file: Path) -> Tokenizer | None:
     """
     try:
         content = read_json(file, Vocabulary)
-        if not sealed(content):
+        if not is_intact(content):
             raise ValueError(f"{file}: is damaged")
         return Tokenizer.from_state(
             {key: value for key, value in content.items() if key != "checksum"}

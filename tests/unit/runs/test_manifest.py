@@ -12,7 +12,7 @@ def test_a_manifest_is_claimed_once_and_written_whole(tmp_path):
     runs.Manifest.create(tmp_path / "run", {"model": "dcgan"})  # killed before its first step
     manifest = runs.Manifest.create(tmp_path / "run", {"model": "ogan"})
     manifest.update(status="finished", steps=3)
-    with pytest.raises(runs.RunError, match="there is a run in it already"):
+    with pytest.raises(runs.RunError, match=r"^hydra\.run\.dir="):
         runs.Manifest.create(tmp_path / "run", {})
     again = runs.Manifest.read(tmp_path / "run")
     assert (
@@ -30,7 +30,7 @@ def test_what_failed_before_its_first_step_holds_no_directory(tmp_path):
     again = runs.Manifest.create(tmp_path, {"model": "glow", "steps": 0})
     assert again.content["model"] == "glow" and "error" not in runs.Manifest.read(tmp_path).content
     again.update(status="failed", steps=1)
-    with pytest.raises(runs.RunError, match="there is a run in it already"):
+    with pytest.raises(runs.RunError, match=r"^hydra\.run\.dir="):
         runs.Manifest.create(tmp_path, {})
 
 
@@ -40,10 +40,10 @@ def test_other_processes_of_a_run_write_nothing(tmp_path):
 
 
 def test_a_damaged_manifest_is_named(tmp_path):
-    with pytest.raises(runs.RunError, match=r"there is no manifest\.json"):
+    with pytest.raises(runs.RunError, match=r"manifest\.json"):
         runs.Manifest.read(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(runs.RunError, match=r"manifest\.json: not readable"):
+    with pytest.raises(runs.RunError, match=r"manifest\.json: "):
         runs.Manifest.read(tmp_path)
 
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_with_objects_in_it_is_refused_and_not_executed(tmp_path):
     trace = Path("/tmp/genlab_was_executed")
     trace.unlink(missing_ok=True)
     torch.save({"state_dict": {}, "evil": Evil()}, tmp_path / "evil.ckpt")
-    with pytest.raises(runs.RunError, match="not a readable checkpoint"):
+    with pytest.raises(runs.RunError, match=r"evil\.ckpt: "):
         runs.read_checkpoint(tmp_path / "evil.ckpt")
     assert not trace.exists()
 
@@ -80,7 +80,7 @@ def test_which_checkpoint_is_meant(tmp_path):
     assert runs.checkpoint_path(tmp_path) == runs.checkpoint_path(
         "elsewhere", str(folder / "last.ckpt")
     )
-    with pytest.raises(runs.RunError, match=r"ckpt=best: .* has last\.ckpt"):
+    with pytest.raises(runs.RunError, match=r"^ckpt=best: .*last\.ckpt"):
         runs.checkpoint_path(tmp_path, "best")
 
 
