@@ -16,7 +16,7 @@ MODEL = {
 }
 
 
-def test_build_makes_what_the_node_says_with_plain_containers():
+def test_build_gives_plain_containers_to_the_constructor():
     node = OmegaConf.create(
         {"_target_": "torch.optim.Adam", "_partial_": True, "betas": [0.5, 0.999]}
     )
@@ -30,16 +30,16 @@ def test_build_makes_what_the_node_says_with_plain_containers():
         "os.system",  # not allowed
         "torch.hub.load",
         "torch.load",
-        "genlab.config.importlib.import_module",  # through what a module imported
+        "genlab.config.importlib.import_module",  # through a name that a module imports
         "genlab.data.os.system",
         "genlab.systems.gan.gan.torch.hub.load",
         "torch.nn.init.normal_",  # a function of a library
         "torch.nn.modules.module.warnings.warn",
-        "genlab.runs.write_text",  # genlab's own, but nothing that a config describes
+        "genlab.runs.write_text",  # a function of genlab that no config names
         "builtins.eval",
     ],
 )
-def test_what_is_not_allow_listed_is_not_built(target):
+def test_a_target_that_is_not_allowed_is_not_built(target):
     with pytest.raises(config.ConfigError, match="_target_"):
         config.build({"a": {"_target_": target}})
 
@@ -94,18 +94,13 @@ def test_validate_reports_all_errors_at_once_with_keys_and_suggestions():
     with pytest.raises(config.ConfigError) as caught:
         config.validate(cfg, {"model": ["net", "loss"]})
     text = str(caught.value)
-    assert "model.latent_dmi: " in text and "Did you mean 'latent_dim'?" in text
-    assert (
-        "model.update=shard: expected one of shared, single" in text
-        and "Did you mean 'shared'?" in text
-    )
-    assert "model.out_dim=many: expected int" in text
-    assert "net.generator.kernal_size" in text and "'kernel_size'" in text
-    assert "Did you mean 'Hinge'?" in text
-    assert (
-        "model.optimizer: " in text and "needs a value here" in text
-    )  # required by GAN, found through **kwargs
-    assert "model.net" not in text
+    assert "model.latent_dmi: " in text and "'latent_dim'" in text
+    assert "model.update=shard: " in text and "'shared'" in text
+    assert "model.out_dim=many: " in text and "int" in text
+    assert "net.generator.kernal_size: " in text and "'kernel_size'" in text
+    assert "'Hinge'" in text
+    assert "model.optimizer: " in text  # required by GAN, found through **kwargs
+    assert "model.net" not in text  # given by the command
 
 
 def test_validate_accepts_what_python_would():
