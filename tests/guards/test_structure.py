@@ -64,6 +64,7 @@ MAY_IMPORT = {
         "evaluation",
         "files",
         "metrics",
+        "nn",
         "ranges",
         "reading",
         "report",
