@@ -5,7 +5,7 @@ answered with today's.
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ARGUMENTS", "new_target", "with_new_names"]
+__all__ = ["ARGUMENTS", "COMMAND_KEYS", "new_target", "with_new_names"]
 
 # Modules below genlab, before -> today
 MODULES = {
@@ -44,6 +44,12 @@ CLASSES = {
     "genlab.data.MNIST5k": "genlab.data.images.sets.MNIST5k",
     "genlab.data.PointSet": "genlab.data.points.PointSet",
     "genlab.data.facts.FactTexts": "genlab.data.corpus.facts.FactTexts",
+}
+
+# Keys at the top of a command's config, by command, before -> today
+COMMAND_KEYS: dict[str, dict[str, str]] = {
+    "eval": {"scale": "temperature"},
+    "sample": {"scale": "temperature"},
 }
 
 # Arguments of today's targets, before -> today. Where one name took the meaning of another, another
