@@ -6,7 +6,7 @@ A run that was trained under them still loads, and a user who types one is told 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ARGUMENTS", "new_target", "with_new_names"]
+__all__ = ["ARGUMENTS", "COMMAND_KEYS", "new_target", "with_new_names"]
 
 # Modules of genlab, before -> today
 MODULES = {
@@ -45,6 +45,12 @@ CLASSES = {
     "genlab.data.MNIST5k": "genlab.data.images.sets.MNIST5k",
     "genlab.data.PointSet": "genlab.data.points.PointSet",
     "genlab.data.facts.FactTexts": "genlab.data.corpus.facts.FactTexts",
+}
+
+# Command -> its own keys, before -> today
+COMMAND_KEYS: dict[str, dict[str, str]] = {
+    "eval": {"scale": "temperature"},
+    "sample": {"scale": "temperature"},
 }
 
 # Arguments of today's targets, before -> today. If today's name of one argument was the old name of

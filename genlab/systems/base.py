@@ -20,16 +20,21 @@ __all__ = [
     "Adversarial",
     "BindsData",
     "Captured",
+    "ChecksCapture",
     "Classifies",
     "Decodes",
     "Derived",
     "Encodes",
     "Exports",
     "Generates",
+    "HasBatchStatistics",
+    "HasClassNames",
+    "HasCodeScale",
     "HasConditions",
     "HasGenerator",
     "HasLabels",
     "HasLikelihood",
+    "HasPriorName",
     "HasSamplers",
     "HasStandingStatistics",
     "HasStoredCodes",
@@ -131,6 +136,13 @@ class HasLabels(Protocol):
 
 
 @runtime_checkable
+class HasClassNames(Protocol):
+    """Knows what its classes are called; `classes` is None where the data have no names."""
+
+    classes: Sequence[str] | None
+
+
+@runtime_checkable
 class HasGenerator(Protocol):
     """Has a differentiable map from codes to images, so that codes can be searched by descent."""
 
@@ -193,6 +205,27 @@ class HasSamplers(Protocol):
 
     samplers: Sequence[str]
     sampler: str
+
+
+@runtime_checkable
+class HasPriorName(Protocol):
+    """Names the distribution of each number of a code; without it, it is a standard normal."""
+
+    prior_name: Literal["normal", "uniform"]  # uniform: in [-1, 1]
+
+
+@runtime_checkable
+class HasCodeScale(Protocol):
+    """Multiplies the code of an input by `code_scale` before it is decoded again."""
+
+    code_scale: float
+
+
+@runtime_checkable
+class HasBatchStatistics(Protocol):
+    """Can generate with the batch norm statistics of each batch: then one image cannot be made."""
+
+    batch_statistics: bool
 
 
 @runtime_checkable
@@ -278,6 +311,15 @@ class Captured(Protocol):
 
 
 @runtime_checkable
+class ChecksCapture(Protocol):
+    """Can tell before the first step that some setting rules out capture."""
+
+    def check_graph(self) -> None:
+        """ValueError naming the setting. Called once, so it may look through the whole network."""
+        ...
+
+
+@runtime_checkable
 class Staged(Protocol):
     """Is trained in stages, one after the other."""
 
@@ -292,6 +334,7 @@ CAPABILITIES = (
     Reconstructs,
     Interpolates,
     HasLabels,
+    HasClassNames,
     HasGenerator,
     Adversarial,
     HasLikelihood,
@@ -299,6 +342,9 @@ CAPABILITIES = (
     Classifies,
     HasStoredCodes,
     HasSamplers,
+    HasPriorName,
+    HasCodeScale,
+    HasBatchStatistics,
     HasStandingStatistics,
     Generates,
     HasConditions,
@@ -307,6 +353,7 @@ CAPABILITIES = (
     BindsData,
     Derived,
     Captured,
+    ChecksCapture,
     Staged,
 )
 

@@ -52,7 +52,7 @@ def own(tmp_path_factory):
             "Did you mean 'loss.margin'?",
         ),  # words in any order
         ("model=group", "there is no key 'los'. Did you mean 'loss'?"),
-        ("model=option", "loss=mien is not there. Did you mean 'mine'?"),
+        ("model=option", "loss=mien. Did you mean 'mine'?"),
         ("model=yaml", "yaml.yaml, line 3, column"),
         ("model=key", "palete: no such key."),
         ("model=key", "Did you mean 'latent_dim'?"),  # both at once

@@ -522,7 +522,7 @@ def test_what_a_card_shows_is_text(stranger):
     fences = re.findall(r"^`{3,}.*$", body, re.M)
     inside = re.split(r"^`{3,}.*$", body, flags=re.M)
     assert len(fences) >= 2
-    outside = body.partition("## To train it again")[0] + body.rpartition(max(fences, key=len))[2]
+    outside = body.partition("## Reproduce")[0] + body.rpartition(max(fences, key=len))[2]
     assert (
         not re.search(r"(?<!\\)[<\[]", outside)
         and "https:" not in outside
