@@ -53,7 +53,7 @@ def initialised(upsample: str, num_networks: int = 8) -> Tensor:
     images = []
     for seed in range(num_networks):
         torch.manual_seed(seed)
-        generator = Generator(64, 1, 32, width_multiple=2, kernel_size=5, upsample=upsample)
+        generator = Generator(64, 1, 32, hidden_dim=16, kernel_size=5, upsample=upsample)
         images.append(generator(torch.randn(64, 32)))
     return torch.cat(images)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from genlab.config.bases import hide_bases, is_base
 from genlab.config.interpolation import escape
 from genlab.config.registry import check_forms
 from genlab.config.renamed import with_new_names
@@ -90,7 +91,9 @@ def options(group: str) -> list[str]:
     """The names of what genlab ships for a config group."""
     entries = files("genlab.conf").joinpath(group).iterdir()
     return sorted(
-        entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml")
+        entry.name.removesuffix(".yaml")
+        for entry in entries
+        if entry.name.endswith(".yaml") and not is_base(entry.name)
     )
 
 
@@ -101,6 +104,7 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
     `train run=` composes the run's frozen config itself; the other commands take its `data` as
     their default.
     """
+    hide_bases()
     values = [value_of(literal(word)) for word in words if word.startswith("run=")]
     runs = [run for run in values if run is not None]
     if command == "train":

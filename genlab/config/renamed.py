@@ -48,7 +48,29 @@ CLASSES = {
 
 # Arguments of today's targets, before -> today. Where one name took the meaning of another, another
 # key of the same target must be gone: with_new_names tells by that whether a config is an old one.
-ARGUMENTS: dict[str, dict[str, str]] = {}
+ARGUMENTS: dict[str, dict[str, str]] = {
+    "genlab.models.gan.biggan.Discriminator": {"attention": "attention_size", "dim": "hidden_dim"},
+    "genlab.models.gan.biggan.Generator": {"attention": "attention_size", "dim": "hidden_dim"},
+    "genlab.models.gan.dcgan.Discriminator": {"width_multiple": "hidden_dim"},
+    "genlab.models.gan.dcgan.Generator": {"width_multiple": "hidden_dim"},
+    "genlab.models.gan.growing.Discriminator": {"width_multiple": "hidden_dim"},
+    "genlab.models.gan.growing.Generator": {"width_multiple": "hidden_dim"},
+    "genlab.models.gan.growing.StyleGenerator": {"width_multiple": "hidden_dim"},
+    "genlab.models.gan.pggan.Discriminator": {"dim": "hidden_dim"},
+    "genlab.models.gan.pggan.Generator": {"dim": "hidden_dim"},
+    "genlab.models.gan.sagan.Discriminator": {"dim": "hidden_dim"},
+    "genlab.models.gan.sagan.Generator": {"dim": "hidden_dim"},
+    "genlab.models.gan.sndcgan.Discriminator": {"dim": "hidden_dim"},
+    "genlab.models.gan.sndcgan.Generator": {"dim": "hidden_dim"},
+    "genlab.models.gan.sngan.Discriminator": {"dim": "hidden_dim"},
+    "genlab.models.gan.sngan.Generator": {"dim": "hidden_dim"},
+    "genlab.models.gan.stylegan.Generator": {"width_multiple": "hidden_dim"},
+    "genlab.models.glann.Generator": {"dim": "hidden_dim", "hidden_dim": "dense_dim"},
+}
+
+# Numbers that count in another unit under their new name: key before -> units today in one before.
+# The convolution next to the image had 8 width_multiple channels at every image size.
+UNITS = {"width_multiple": 8}
 
 
 def new_target(target: str) -> str | None:
@@ -74,4 +96,9 @@ def with_new_names(node: Any) -> Any:
     renamed = ARGUMENTS.get(target, {})
     if not any(key in content for key in renamed.keys() - set(renamed.values())):
         return content  # without a key of before, even one that changed its meaning has today's
-    return {renamed.get(key, key): child for key, child in content.items()}
+    return {
+        renamed.get(key, key): UNITS[key] * child
+        if key in renamed and key in UNITS and isinstance(child, int)
+        else child
+        for key, child in content.items()
+    }

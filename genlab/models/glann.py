@@ -18,7 +18,7 @@ class Generator(nn.Module):
     """z (B, Z) -> image (B, C, S, S) in [-1, 1]: two dense layers to S/4 x S/4, then two
     deconvolutions, LeakyReLU 0.2.
 
-    dim: channels between the deconvolutions, twice as many before. The source ends in a sigmoid on
+    hidden_dim: channels between the deconvolutions, twice as many before. The source ends in a sigmoid on
     images in [0, 1]; on [-1, 1] that is tanh(h / 2). batch_norm: on all but the first and last
     layer (the source: MNIST and Fashion-MNIST yes, CIFAR-10 no). ValueError for labels, which it
     has no use for, or an image size that is not a multiple of 4.
@@ -30,8 +30,8 @@ class Generator(nn.Module):
         channels: PositiveInt,
         latent_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        dim: PositiveInt = 64,
-        hidden_dim: PositiveInt = 1024,
+        hidden_dim: PositiveInt = 64,
+        dense_dim: PositiveInt = 1024,
         batch_norm: bool = True,
     ):
         super().__init__()
@@ -45,18 +45,18 @@ class Generator(nn.Module):
             )
         side = image_size // 4
         self.dense = nn.Sequential(
-            nn.Linear(latent_dim, hidden_dim, bias=False),
+            nn.Linear(latent_dim, dense_dim, bias=False),
             nn.LeakyReLU(0.2),
-            nn.Linear(hidden_dim, 2 * dim * side * side, bias=False),
-            nn.BatchNorm1d(2 * dim * side * side) if batch_norm else nn.Identity(),
+            nn.Linear(dense_dim, 2 * hidden_dim * side * side, bias=False),
+            nn.BatchNorm1d(2 * hidden_dim * side * side) if batch_norm else nn.Identity(),
             nn.LeakyReLU(0.2),
-            nn.Unflatten(1, (2 * dim, side, side)),
+            nn.Unflatten(1, (2 * hidden_dim, side, side)),
         )
         self.deconvs = nn.Sequential(
-            nn.ConvTranspose2d(2 * dim, dim, 4, 2, 1, bias=False),
-            nn.BatchNorm2d(dim) if batch_norm else nn.Identity(),
+            nn.ConvTranspose2d(2 * hidden_dim, hidden_dim, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(hidden_dim) if batch_norm else nn.Identity(),
             nn.LeakyReLU(0.2),
-            nn.ConvTranspose2d(dim, channels, 4, 2, 1, bias=False),
+            nn.ConvTranspose2d(hidden_dim, channels, 4, 2, 1, bias=False),
         )
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.ConvTranspose2d):

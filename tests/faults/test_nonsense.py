@@ -19,8 +19,8 @@ from genlab.commands.record import Record
 from genlab.errors import cause
 
 RECIPES = {
-    "ogan": ["model=ogan", "data=digits", "net.generator.width_multiple=1"],
-    "glann": ["model=glann", "data=digits", "net.generator.dim=4", "data.flip=false"],
+    "ogan": ["model=ogan", "data=digits", "net.generator.hidden_dim=8"],
+    "glann": ["model=glann", "data=digits", "net.generator.hidden_dim=4", "data.flip=false"],
     "glow": ["model=glow", "net.depth=2", "net.hidden=8"],
     "realnvp": ["model=realnvp", "data=moons", "net.depth=2"],
     "iresnet_classifier": [
@@ -185,7 +185,7 @@ def test_what_means_something_is_taken(recipes, recipe, key, value):
     train.check(with_value(recipes[recipe], key, value), [], sweep=False)
 
 
-@pytest.mark.parametrize("key", ["net.generator.latent_dim", "net.generator.dim"])
+@pytest.mark.parametrize("key", ["net.generator.latent_dim", "net.generator.hidden_dim"])
 def test_networks_that_no_memory_holds_are_refused_by_their_key(recipes, bounded, key):
     with pytest.raises(config.ConfigError, match=r"^net: "):
         config.build_system(with_value(recipes["glann"], key, 10**12))

@@ -13,11 +13,11 @@ pytestmark = [
 COMMON = ["data=digits", "data.batch_size=16", "trainer=gpu", "trainer.precision=64-true"]
 COMMON += ["trainer.max_steps=12", "trainer.val_check_interval=6", "trainer.log_every_n_steps=2"]
 COMMON += ["callbacks.grids=null", "evaluate=false", "explorer=false"]
-GAN = ["callbacks.quality=null", "net.generator.width_multiple=1"]
+GAN = ["callbacks.quality=null", "net.generator.hidden_dim=8"]
 GLO = [
     "callbacks.quality=null",
-    "net.generator.dim=4",
-    "net.generator.hidden_dim=32",
+    "net.generator.hidden_dim=4",
+    "net.generator.dense_dim=32",
     "data.image_size=32",
 ]
 TEXT = [
@@ -60,8 +60,8 @@ RECIPES = {
         "model.discriminator_lr=0.000244140625",
         "data.image_size=32",
         "callbacks.quality=null",
-        "net.generator.dim=8",
-        "net.discriminator.dim=8",
+        "net.generator.hidden_dim=8",
+        "net.discriminator.hidden_dim=8",
     ],
     "glo": ["model=glo", *GLO],
     "glo_reset": ["model=glo", "model.reset_optimizer=true", "data.batch_size=512", *GLO],

@@ -4,7 +4,7 @@
 1809.11096, appendix B, with the layers of ajbrock/BigGAN-PyTorch.
 
 Shapes: B batch, C image channels, S image size (32, 64, 128, 256), Z latent_dim, E embedding_dim, O
-out_dim. dim is the base width, 96 in the source (64 at 32 pixels), which the tables multiply.
+out_dim. hidden_dim is the base width, 96 in the source (64 at 32 pixels), which the tables multiply.
 """
 
 import itertools
@@ -25,14 +25,14 @@ from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["DBlock", "Discriminator", "GBlock", "Generator", "LinearModulation"]
 
-# Widths over dim at 4, 8, ..., S
+# Widths over hidden_dim at 4, 8, ..., S
 GENERATOR = {
     32: (4, 4, 4, 4),
     64: (16, 16, 8, 4, 2),
     128: (16, 16, 8, 4, 2, 1),
     256: (16, 16, 8, 8, 4, 2, 1),
 }
-# Widths over dim after each block, and how many blocks halve the size: the first ones
+# Widths over hidden_dim after each block, and how many blocks halve the size: the first ones
 DISCRIMINATOR = {
     32: ((4, 4, 4, 4), 2),
     64: ((1, 2, 4, 8, 16), 4),
@@ -41,16 +41,16 @@ DISCRIMINATOR = {
 }
 
 
-def _check(image_size: int, attention: int | None) -> None:
+def _check(image_size: int, attention_size: int | None) -> None:
     if image_size not in GENERATOR:
         sizes = ", ".join(map(str, GENERATOR))
         raise ValueError(
             f"image_size={image_size}: a BigGAN is for one of {sizes} (data.image_size=)"
         )
     sizes = [2**i for i in range(3, image_size.bit_length() - 1)]
-    if attention is not None and attention not in sizes:
+    if attention_size is not None and attention_size not in sizes:
         raise ValueError(
-            f"attention={attention}: at image_size={image_size} expected null or one of {', '.join(map(str, sizes))}"
+            f"attention_size={attention_size}: at image_size={image_size} expected null or one of {', '.join(map(str, sizes))}"
         )
 
 
@@ -150,15 +150,15 @@ class Generator(nn.Module):
         channels: PositiveInt,
         latent_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        dim: PositiveInt = 96,
+        hidden_dim: PositiveInt = 96,
         embedding_dim: PositiveInt = 128,
-        attention: PositiveInt | None = None,
+        attention_size: PositiveInt | None = None,
         upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "nearest",
         norm: Callable[[int, int, int], nn.Module] = LinearModulation,
     ):
         super().__init__()
-        _check(image_size, attention)
-        widths = [dim * multiple for multiple in GENERATOR[image_size]]
+        _check(image_size, attention_size)
+        widths = [hidden_dim * multiple for multiple in GENERATOR[image_size]]
         parts = len(widths)
         if latent_dim % parts:
             raise ValueError(
@@ -173,9 +173,11 @@ class Generator(nn.Module):
             GBlock(c_in, c_out, lambda width: norm(width, condition_dim, num_classes), upsample)
             for c_in, c_out in itertools.pairwise(widths)
         )
-        self.attention_size = attention
+        self.attention_size = attention_size
         self.attention = (
-            None if attention is None else SelfAttention(widths[attention.bit_length() - 3])
+            None
+            if attention_size is None
+            else SelfAttention(widths[attention_size.bit_length() - 3])
         )
         self.norm = nn.BatchNorm2d(widths[-1], eps=1e-5)
         self.last = nn.Conv2d(widths[-1], channels, 3, padding=1)
@@ -206,19 +208,19 @@ class Discriminator(nn.Module):
         channels: PositiveInt,
         out_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        dim: PositiveInt = 96,
-        attention: PositiveInt | None = None,
+        hidden_dim: PositiveInt = 96,
+        attention_size: PositiveInt | None = None,
     ):
         super().__init__()
-        _check(image_size, attention)
+        _check(image_size, attention_size)
         multiples, num_down = DISCRIMINATOR[image_size]
         size, layers = image_size, []
         for i, (c_in, c_out) in enumerate(
-            itertools.pairwise([channels, *(dim * multiple for multiple in multiples)])
+            itertools.pairwise([channels, *(hidden_dim * multiple for multiple in multiples)])
         ):
             layers += [DBlock(c_in, c_out, down=i < num_down, first=i == 0)]
             size = size // 2 if i < num_down else size
-            layers += [SelfAttention(c_out)] if size == attention and i < num_down else []
+            layers += [SelfAttention(c_out)] if size == attention_size and i < num_down else []
         self.layers = nn.Sequential(*layers)
         self.head = Head(c_out, out_dim, num_classes)
         init_orthogonal(self)

@@ -62,16 +62,16 @@ class Generator(nn.Module):
         channels: PositiveInt,
         latent_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        width_multiple: PositiveInt = 8,
+        hidden_dim: PositiveInt = 64,
         kernel_size: Literal[4, 5] = 4,
         upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "deconv",
         norm: Callable[[int, int, int], nn.Module] = BatchNorm,
     ):
         super().__init__()
         check_kernel_size(kernel_size)
-        n, dim = num_strides(image_size), width_multiple * image_size
-        widths = [dim // 2**i for i in range(n)]  # at 4, 8, ..., S/2
-        self.dense = nn.Linear(latent_dim, 4 * 4 * dim)
+        n = num_strides(image_size)
+        widths = [hidden_dim * 2**i for i in reversed(range(n))]  # at 4, 8, ..., S/2
+        self.dense = nn.Linear(latent_dim, 4 * 4 * widths[0])
         self.norms = nn.ModuleList(norm(width, latent_dim, num_classes) for width in widths)
         pairs = list(itertools.pairwise([*widths, channels]))
         self.deconvs = nn.ModuleList(
@@ -118,15 +118,14 @@ class Discriminator(nn.Module):
         channels: PositiveInt,
         out_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        width_multiple: PositiveInt = 8,
+        hidden_dim: PositiveInt = 64,
         kernel_size: Literal[4, 5] = 4,
         norm: Literal["batch", "group", "none"] = "batch",
         spectral_norm: bool = False,
     ):
         super().__init__()
         check_kernel_size(kernel_size)
-        n, dim = num_strides(image_size), width_multiple * image_size
-        widths = [channels] + [dim // 2**i for i in reversed(range(n))]
+        widths = [channels, *(hidden_dim * 2**i for i in range(num_strides(image_size)))]
         layers: list[nn.Module] = []
         for i, (c_in, c_out) in enumerate(itertools.pairwise(widths)):
             bias = i == 0 or norm != "batch"
@@ -134,7 +133,7 @@ class Discriminator(nn.Module):
             layers += [discriminator_norm(norm, c_out)] if i else []
             layers += [nn.LeakyReLU(0.2, inplace=True)]
         self.layers = nn.Sequential(*layers, Flatten())
-        self.head = Head(4 * 4 * dim, out_dim, num_classes)
+        self.head = Head(4 * 4 * widths[-1], out_dim, num_classes)
         init_normal(self)
         if spectral_norm:
             normalise_all(self)

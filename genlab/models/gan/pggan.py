@@ -4,7 +4,7 @@
 arXiv 1710.10196, table 2 and sections 3 and 4.
 
 Shapes: B batch, C image channels, S image size, Z latent_dim, K num_classes, O out_dim. The width
-at s x s pixels is dim up to s = 32 and halves with every doubling from there. Levels: see
+at s x s pixels is hidden_dim up to s = 32 and halves with every doubling from there. Levels: see
 genlab.nn.staged.
 """
 
@@ -116,8 +116,11 @@ class MinibatchStddev(nn.Module):
         )
 
 
-def _widths(image_size: int, dim: int) -> list[int]:
-    return [max(1, min(dim, dim * 32 // 2 ** (2 + i))) for i in range(num_strides(image_size) + 1)]
+def _widths(image_size: int, hidden_dim: int) -> list[int]:
+    return [
+        max(1, min(hidden_dim, hidden_dim * 32 // 2 ** (2 + i)))
+        for i in range(num_strides(image_size) + 1)
+    ]
 
 
 class Generator(StagedGenerator):
@@ -136,11 +139,11 @@ class Generator(StagedGenerator):
         channels: PositiveInt,
         latent_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        dim: PositiveInt = 512,
+        hidden_dim: PositiveInt = 512,
         upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "nearest",
         norm: Callable[[int, int, int], nn.Module] = PixelNorm,
     ):
-        widths = _widths(image_size, dim)
+        widths = _widths(image_size, hidden_dim)
         super().__init__(image_size)
         self.num_classes, condition_dim = num_classes, latent_dim + num_classes
         dense = equalise(nn.Linear(condition_dim, 4 * 4 * widths[0]))
@@ -185,10 +188,10 @@ class Discriminator(StagedDiscriminator):
         channels: PositiveInt,
         out_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        dim: PositiveInt = 512,
+        hidden_dim: PositiveInt = 512,
         group_size: PositiveInt = 4,
     ):
-        widths = _widths(image_size, dim)
+        widths = _widths(image_size, hidden_dim)
         super().__init__(image_size)
         self.images = nn.ModuleList(
             nn.Sequential(_conv(channels, width, 1), nn.LeakyReLU(0.2)) for width in widths

@@ -4,7 +4,7 @@ both.
 "Self-Attention Generative Adversarial Networks", Zhang et al. 2019, arXiv 1805.08318. With classes
 it is conditional batch norm (net/modulation=conditional) and a projection discriminator.
 
-Shapes and dim as in genlab.models.gan.sngan. attention_size: the height of the map that attends to
+Shapes and hidden_dim as in genlab.models.gan.sngan. attention_size: the height of the map that attends to
 itself, from 8 to S/2;
 None: S/2, at most 64, which is the paper's choice at 128 (after G's fourth block and D's first).
 """
@@ -58,7 +58,7 @@ class Generator(sngan.Generator):
         channels: PositiveInt,
         latent_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        dim: PositiveInt = 64,
+        hidden_dim: PositiveInt = 64,
         attention_size: PositiveInt | None = None,
         upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "nearest",
         spectral_norm: bool = True,
@@ -66,11 +66,11 @@ class Generator(sngan.Generator):
     ):
         size = attention_size_of(image_size, attention_size)
         super().__init__(
-            image_size, channels, latent_dim, num_classes, dim, upsample, spectral_norm, norm
+            image_size, channels, latent_dim, num_classes, hidden_dim, upsample, spectral_norm, norm
         )
         self.attends_after = size.bit_length() - 4  # block 0 gives 8, block 1 gives 16, ...
         self.attention = attend(
-            dim * sngan.GENERATOR[image_size][self.attends_after + 1], spectral_norm
+            hidden_dim * sngan.GENERATOR[image_size][self.attends_after + 1], spectral_norm
         )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -93,12 +93,12 @@ class Discriminator(sngan.Discriminator):
         channels: PositiveInt,
         out_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        dim: PositiveInt = 64,
+        hidden_dim: PositiveInt = 64,
         attention_size: PositiveInt | None = None,
         spectral_norm: bool = True,
     ):
         size = attention_size_of(image_size, attention_size)
-        super().__init__(image_size, channels, out_dim, num_classes, dim, spectral_norm)
+        super().__init__(image_size, channels, out_dim, num_classes, hidden_dim, spectral_norm)
         num_halvings = (image_size // size).bit_length() - 1
-        width = dim * sngan.DISCRIMINATOR[image_size][0][num_halvings - 1]
+        width = hidden_dim * sngan.DISCRIMINATOR[image_size][0][num_halvings - 1]
         self.blocks.insert(num_halvings, attend(width, spectral_norm))

@@ -6,7 +6,7 @@ in the widths and with the initialisation of "A Large-Scale Study on Regularizat
 Normalization in GANs", Kurach et al. 2019, arXiv 1807.04720 (compare_gan). The paper's own table
 keeps the width in a strided convolution and doubles it in the next.
 
-Shapes: B batch, C image channels, S image size, Z latent_dim, O out_dim. dim: the width at S, 64 in
+Shapes: B batch, C image channels, S image size, Z latent_dim, O out_dim. hidden_dim: the width at S, 64 in
 the source; it doubles at S/2, S/4 and S/8, where both networks end, whatever S.
 """
 
@@ -43,7 +43,7 @@ class Generator(nn.Module):
 
     Norm and ReLU before each doubling and before the last convolution. norm: called as
     norm(num_features, latent_dim, num_classes), see genlab.nn.norm; the source's first one treats
-    each of the 8 dim (S/8)^2 numbers by itself, here it is by channel like the others, so that
+    each of the 8 hidden_dim (S/8)^2 numbers by itself, here it is by channel like the others, so that
     every kind of norm fits. upsample: see genlab.nn.upsample.
     """
 
@@ -53,17 +53,20 @@ class Generator(nn.Module):
         channels: PositiveInt,
         latent_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        dim: PositiveInt = 64,
+        hidden_dim: PositiveInt = 64,
         upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "deconv",
         norm: Callable[[int, int, int], nn.Module] = BatchNorm,
     ):
         super().__init__()
-        self.size, widths = coarsest(image_size), [8 * dim, 4 * dim, 2 * dim, dim]
+        self.size, widths = (
+            coarsest(image_size),
+            [8 * hidden_dim, 4 * hidden_dim, 2 * hidden_dim, hidden_dim],
+        )
         self.dense = nn.Linear(latent_dim, widths[0] * self.size**2)
         self.layers = nn.ModuleList(
             Upsample(c_in, c_out, 4, upsample) for c_in, c_out in itertools.pairwise(widths)
         )
-        self.layers.append(nn.Conv2d(dim, channels, 3, padding=1))
+        self.layers.append(nn.Conv2d(hidden_dim, channels, 3, padding=1))
         init_normal(self)
         # After the initialisation, because each norm brings its own.
         self.norms = nn.ModuleList(norm(width, latent_dim, num_classes) for width in widths)
@@ -89,20 +92,20 @@ class Discriminator(nn.Module):
         channels: PositiveInt,
         out_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        dim: PositiveInt = 64,
+        hidden_dim: PositiveInt = 64,
         spectral_norm: bool = True,
     ):
         super().__init__()
         size = coarsest(image_size)
         layers: list[nn.Module] = [
-            nn.Conv2d(channels, dim, 3, padding=1),
+            nn.Conv2d(channels, hidden_dim, 3, padding=1),
             nn.LeakyReLU(0.1, inplace=True),
         ]
-        for c_in in (dim, 2 * dim, 4 * dim):
+        for c_in in (hidden_dim, 2 * hidden_dim, 4 * hidden_dim):
             layers += [nn.Conv2d(c_in, 2 * c_in, 4, 2, 1), nn.LeakyReLU(0.1, inplace=True)]
             layers += [nn.Conv2d(2 * c_in, 2 * c_in, 3, padding=1), nn.LeakyReLU(0.1, inplace=True)]
         self.layers = nn.Sequential(*layers, Flatten())
-        self.head = Head(8 * dim * size**2, out_dim, num_classes)
+        self.head = Head(8 * hidden_dim * size**2, out_dim, num_classes)
         init_normal(self)
         if spectral_norm:
             normalise_all(self)

@@ -4,7 +4,7 @@
 and "cGANs with Projection Discriminator", Miyato and Koyama 2018, arXiv 1802.05637, with the layers
 of kwotsin/mimicry; the widths at 256 follow BigGAN's pattern.
 
-Shapes: B batch, C image channels, S image size (32, 64, 128, 256), Z latent_dim, O out_dim. dim is
+Shapes: B batch, C image channels, S image size (32, 64, 128, 256), Z latent_dim, O out_dim. hidden_dim is
 the base width, 64 in the source, which the tables multiply.
 """
 
@@ -24,14 +24,14 @@ from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = ["DBlock", "Discriminator", "GBlock", "Generator", "check_image_size"]
 
-# Widths over dim at 4, 8, ..., S
+# Widths over hidden_dim at 4, 8, ..., S
 GENERATOR = {
     32: (4, 4, 4, 4),
     64: (16, 8, 4, 2, 1),
     128: (16, 16, 8, 4, 2, 1),
     256: (16, 16, 8, 8, 4, 2, 1),
 }
-# Widths over dim after each block, and how many blocks halve the size: the first ones
+# Widths over hidden_dim after each block, and how many blocks halve the size: the first ones
 DISCRIMINATOR = {
     32: ((2, 2, 2, 2), 2),
     64: ((1, 2, 4, 8, 16), 5),
@@ -136,14 +136,14 @@ class Generator(nn.Module):
         channels: PositiveInt,
         latent_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        dim: PositiveInt = 64,
+        hidden_dim: PositiveInt = 64,
         upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "nearest",
         spectral_norm: bool = False,
         norm: Callable[[int, int, int], nn.Module] = BatchNorm,
     ):
         super().__init__()
         check_image_size(image_size)
-        widths = [dim * multiple for multiple in GENERATOR[image_size]]
+        widths = [hidden_dim * multiple for multiple in GENERATOR[image_size]]
         self.dense = nn.Linear(latent_dim, 4 * 4 * widths[0])
         self.last = nn.Conv2d(widths[-1], channels, 3, padding=1)
         init_xavier(self, gain=1.0)
@@ -166,7 +166,7 @@ class Generator(nn.Module):
         return self.to_image(h, z, y)
 
     def to_image(self, h: Tensor, z: Tensor, y: Tensor | None) -> Tensor:
-        """The last block's features (B, dim or 4 dim, S, S) -> images."""
+        """The last block's features (B, hidden_dim or 4 hidden_dim, S, S) -> images."""
         return self.last(self.norm(h, z, y).relu_()).tanh()
 
 
@@ -182,13 +182,13 @@ class Discriminator(nn.Module):
         channels: PositiveInt,
         out_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        dim: PositiveInt = 64,
+        hidden_dim: PositiveInt = 64,
         spectral_norm: bool = True,
     ):
         super().__init__()
         check_image_size(image_size)
         multiples, num_down = DISCRIMINATOR[image_size]
-        widths = [channels, *(dim * multiple for multiple in multiples)]
+        widths = [channels, *(hidden_dim * multiple for multiple in multiples)]
         self.blocks = nn.Sequential(
             *(
                 DBlock(c_in, c_out, down=i < num_down, first=i == 0)

@@ -42,8 +42,8 @@ CASES = {
     "ogan_group": (["model=ogan", "net.discriminator.norm=group"], 0.005),
     "sagan": (["model=sagan"], 0.01),
     "stylegan": (["model=stylegan"], 0.005),
-    "biggan": (["model=biggan", "net.generator.dim=4", "model.num_classes=10"], 0.01),
-    "pggan": (["model=pggan", "net.generator.dim=16"], 0.01),
+    "biggan": (["model=biggan", "net.generator.hidden_dim=4", "model.num_classes=10"], 0.01),
+    "pggan": (["model=pggan", "net.generator.hidden_dim=16"], 0.01),
 }
 QUICK = ("dcgan", "dcgan_conditional", "ogan", "sagan")
 SHAKEN = {
@@ -56,7 +56,7 @@ SHAKEN = {
 def system_of(composed, words, shaken):
     """An untrained model whose weights and statistics are all different."""
     small = (
-        ["net.generator.width_multiple=2"]
+        ["net.generator.hidden_dim=16"]
         if words[0] in ("model=dcgan", "model=ogan", "model=stylegan")
         else []
     )
