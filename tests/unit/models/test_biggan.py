@@ -228,15 +228,9 @@ def test_other_modulations_fit(norm):
 
 
 def test_what_it_cannot_be_is_refused():
-    with pytest.raises(
-        ValueError, match=r"latent_dim=100: .* 6 equal parts.*as 120 \(model\.latent_dim=\)"
-    ):
+    with pytest.raises(ValueError, match=r"^latent_dim=100: .*model\.latent_dim="):
         Generator(128, 3, 100, hidden_dim=1)
-    with pytest.raises(
-        ValueError, match=r"image_size=48: .*32, 64, 128, 256 \(data\.image_size=\)"
-    ):
+    with pytest.raises(ValueError, match=r"^image_size=48: .*data\.image_size="):
         Discriminator(48, 3, 1)
-    with pytest.raises(
-        ValueError, match=r"attention_size=64: at image_size=64 expected null or one of 8, 16, 32"
-    ):
+    with pytest.raises(ValueError, match=r"^attention_size=64"):
         Generator(64, 3, 5, attention_size=64)

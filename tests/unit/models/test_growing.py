@@ -192,7 +192,7 @@ def test_no_precision_and_no_average_of_floats_touches_the_level():
 
 @pytest.mark.parametrize("level", [-0.1, 3.1])
 def test_a_level_that_is_not_there_is_refused(level):
-    with pytest.raises(ValueError, match=r"expected 0 \(4 pixels\) to 3 \(32 pixels\)"):
+    with pytest.raises(ValueError, match=r"^level="):
         pair()[0].set_level(level)
 
 
@@ -214,11 +214,9 @@ def test_the_ways_in_and_out_keep_the_scale_of_what_they_are_given():
 
 
 def test_a_network_that_is_not_strided_is_refused_by_name():
-    with pytest.raises(
-        ValueError, match=r"biggan\.Generator cannot grow \(it has no widths, channels, condition"
-    ):
+    with pytest.raises(ValueError, match=r"^genlab\.models\.gan\.biggan\.Generator "):
         GrowingGenerator(biggan.Generator(32, 3, 4, hidden_dim=1))
-    with pytest.raises(ValueError, match=r"biggan\.Discriminator cannot grow \(it has no stages\)"):
+    with pytest.raises(ValueError, match=r"^genlab\.models\.gan\.biggan\.Discriminator "):
         GrowingDiscriminator(biggan.Discriminator(32, 3, 1, hidden_dim=1))
 
 

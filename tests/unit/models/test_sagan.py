@@ -168,7 +168,7 @@ def test_a_size_that_one_of_the_networks_has_no_map_of_is_refused(network):
     for attention_size in (4, 12, 32):
         with pytest.raises(
             ValueError,
-            match=rf"attention_size={attention_size}: .*8, 16 \(net\.generator\.attention_size=\)",
+            match=rf"^attention_size={attention_size}: .*net\.generator\.attention_size=",
         ):
             network(32, 3, 8, attention_size=attention_size)
     with pytest.raises(ValueError, match=r"data\.image_size="):

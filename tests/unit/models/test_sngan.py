@@ -239,13 +239,11 @@ def test_in_eval_mode_an_image_depends_on_its_own_code_alone(norm):
 @pytest.mark.parametrize("image_size", [16, 28, 48, 512])
 @pytest.mark.parametrize("network", [Generator, Discriminator])
 def test_a_size_without_a_layer_table_is_refused(network, image_size):
-    with pytest.raises(ValueError, match=r"32, 64, 128, 256 \(data\.image_size=\)"):
+    with pytest.raises(ValueError, match=r"^image_size=.*data\.image_size="):
         network(image_size, 3, 8)
 
 
 @pytest.mark.parametrize("upsample", ["deconv", "pixel_shuffle", "cubic"])
 def test_an_upsample_with_weights_or_unknown_is_refused_with_the_list(upsample):
-    with pytest.raises(
-        ValueError, match=f"upsample='{upsample}': expected nearest, bilinear or zero_insert"
-    ):
+    with pytest.raises(ValueError, match=f"^upsample='{upsample}'"):
         Generator(32, 3, 8, hidden_dim=2, upsample=upsample)

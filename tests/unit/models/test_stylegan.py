@@ -135,5 +135,5 @@ def test_other_modulations_fit(norm):
 
 
 def test_a_mapping_without_layers_is_refused():
-    with pytest.raises(ValueError, match=r"num_layers=0: .*net\.generator\.num_layers="):
+    with pytest.raises(ValueError, match=r"^num_layers=0: .*net\.generator\.num_layers="):
         Generator(16, 3, 6, num_layers=0)
