@@ -15,7 +15,7 @@ from genlab.overrides import literal
 # A run that takes seconds and still uses every part of training.
 TINY = [
     "trainer=cpu",
-    "net.generator.width_multiple=1",
+    "net.generator.hidden_dim=8",
     "data.batch_size=16",
     "trainer.max_steps=6",
     "trainer.val_check_interval=3",

@@ -288,7 +288,7 @@ def require_verb(system, verb: str) -> None:
 
     able = []
     for entry in sorted(files("genlab.conf").joinpath("model").iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".yaml"):
+        if entry.name.endswith(".yaml") and not entry.name.startswith("_"):
             target = yaml.safe_load(entry.read_text()).get("model", {}).get("_target_")
             if target is not None and hasattr(
                 config.locate(target), verb

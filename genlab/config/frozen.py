@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from genlab.config.bases import hide_bases, is_base
 from genlab.config.interpolation import escape
 from genlab.config.registry import check_forms
 from genlab.config.renamed import with_new_names
@@ -91,7 +92,9 @@ def _options(group: str) -> list[str]:
     """The names of the options that genlab ships for a config group."""
     entries = files("genlab.conf").joinpath(group).iterdir()
     return sorted(
-        entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml")
+        entry.name.removesuffix(".yaml")
+        for entry in entries
+        if entry.name.endswith(".yaml") and not is_base(entry.name)
     )
 
 
@@ -108,6 +111,7 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
     Returns:
         (name of the config to compose, overrides to add).
     """
+    hide_bases()
     values = [value_of(literal(word)) for word in words if word.startswith("run=")]
     runs = [run for run in values if run is not None]
     if command == "train":

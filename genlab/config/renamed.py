@@ -56,7 +56,29 @@ COMMAND_KEYS: dict[str, dict[str, str]] = {
 # Arguments of today's targets, before -> today. If today's name of one argument was the old name of
 # another, some other key of the same target must be gone: with_new_names takes a config for an old
 # one only if it has such a key.
-ARGUMENTS: dict[str, dict[str, str]] = {}
+ARGUMENTS: dict[str, dict[str, str]] = {
+    "genlab.models.gan.biggan.Discriminator": {"attention": "attention_size", "dim": "hidden_dim"},
+    "genlab.models.gan.biggan.Generator": {"attention": "attention_size", "dim": "hidden_dim"},
+    "genlab.models.gan.dcgan.Discriminator": {"width_multiple": "hidden_dim"},
+    "genlab.models.gan.dcgan.Generator": {"width_multiple": "hidden_dim"},
+    "genlab.models.gan.growing.Discriminator": {"width_multiple": "hidden_dim"},
+    "genlab.models.gan.growing.Generator": {"width_multiple": "hidden_dim"},
+    "genlab.models.gan.growing.StyleGenerator": {"width_multiple": "hidden_dim"},
+    "genlab.models.gan.pggan.Discriminator": {"dim": "hidden_dim"},
+    "genlab.models.gan.pggan.Generator": {"dim": "hidden_dim"},
+    "genlab.models.gan.sagan.Discriminator": {"dim": "hidden_dim"},
+    "genlab.models.gan.sagan.Generator": {"dim": "hidden_dim"},
+    "genlab.models.gan.sndcgan.Discriminator": {"dim": "hidden_dim"},
+    "genlab.models.gan.sndcgan.Generator": {"dim": "hidden_dim"},
+    "genlab.models.gan.sngan.Discriminator": {"dim": "hidden_dim"},
+    "genlab.models.gan.sngan.Generator": {"dim": "hidden_dim"},
+    "genlab.models.gan.stylegan.Generator": {"width_multiple": "hidden_dim"},
+    "genlab.models.glann.Generator": {"dim": "hidden_dim", "hidden_dim": "dense_dim"},
+}
+
+# Numbers that have another unit under their new name: key before -> what 1 is today. The convolution
+# next to the image had 8 width_multiple channels at every image size.
+UNITS = {"width_multiple": 8}
 
 
 def new_target(target: str) -> str | None:
@@ -83,4 +105,11 @@ def with_new_names(node: Any) -> Any:
     gone = renamed.keys() - set(renamed.values())
     if not any(key in content for key in gone):
         return content  # a config of today, in which every name has its present meaning
-    return {renamed.get(key, key): child for key, child in content.items()}
+    return {
+        renamed.get(key, key): _in_new_unit(key, child) if key in renamed else child
+        for key, child in content.items()
+    }
+
+
+def _in_new_unit(key: str, value: Any) -> Any:
+    return UNITS[key] * value if key in UNITS and isinstance(value, int) else value

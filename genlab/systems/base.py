@@ -5,12 +5,13 @@ below. Commands, callbacks, evaluation and exports know these Protocols and no s
 of your own gains a command by having the methods; it inherits nothing from genlab.
 
 Members are methods or plain attributes, never submodules: from Python 3.12 on, `isinstance` with a
-Protocol does not see what torch keeps in `_modules`.
+Protocol does not see what torch keeps in `_modules`. A parameter before `/` may have any name in a
+system; what is behind it is called by name.
 
 Shapes: N inputs; images (N, C, H, W) in [-1, 1]; points (N, D); texts as lists; codes (N, Z).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -40,6 +41,7 @@ __all__ = [
     "HasStoredCodes",
     "Interpolates",
     "Invertible",
+    "LabelEncoder",
     "Pretrained",
     "Reconstructs",
     "Samples",
@@ -64,12 +66,18 @@ class System(Protocol):
 class Samples(Protocol):
     """Draws images or points from the model."""
 
-    def prior(self, num: int, seed: int) -> Tensor:
-        """Codes (num, Z), a function of `seed`; an optional temperature= scales their spread."""
+    def prior(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
+        """Codes (num, Z), a function of `seed`.
+
+        Args:
+            num: How many; the first codes do not depend on it.
+            seed: Of the noise.
+            temperature: Factor on the spread of the codes; below 1 truncates.
+        """
         ...
 
-    def sample(self, num: int, seed: int = 0) -> Tensor:
-        """`num` images or points; takes what `prior` takes, and label= where there are labels."""
+    def sample(self, num: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
+        """`num` images or points of the codes of `prior`; takes label= where there are labels."""
         ...
 
 
@@ -80,7 +88,7 @@ class Decodes(Protocol):
     latent_dim: int
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Inputs from codes (N, Z); a second argument is labels (N,) where there are labels."""
+        """Inputs from codes (N, Z); takes labels (N,) as its second argument where there are labels."""
         ...
 
 
@@ -88,7 +96,7 @@ class Decodes(Protocol):
 class Encodes(Protocol):
     """Turns inputs into codes; of text systems, texts into vectors."""
 
-    def encode(self, inputs: Any) -> Tensor:
+    def encode(self, inputs: Any, /) -> Tensor:
         """Codes (N, Z) of images, points or texts."""
         ...
 
@@ -97,8 +105,13 @@ class Encodes(Protocol):
 class Reconstructs(Protocol):
     """Encodes inputs and decodes their codes, in one call."""
 
-    def reconstruct(self, inputs: Tensor, scale: float | None = None) -> Tensor:
-        """Inputs of the same shape; scale: on the codes, the model's own if None."""
+    def reconstruct(self, inputs: Tensor, /, code_scale: float | None = None) -> Tensor:
+        """Inputs of the same shape; takes labels= (N,) where there are labels.
+
+        Args:
+            inputs: Images or points.
+            code_scale: Factor on the codes before they are decoded; None: the model's own.
+        """
         ...
 
 
@@ -172,7 +185,7 @@ class HasLikelihood(Protocol):
 
     measure: str  # what a held-out likelihood is logged as: bits_per_dim or nll
 
-    def log_prob(self, inputs: Tensor, seed: int = 0) -> Tensor:
+    def log_prob(self, inputs: Tensor, /, seed: int = 0) -> Tensor:
         """log p in nats (N,); seed: of the noise that dequantises images."""
         ...
 
@@ -251,12 +264,35 @@ class Generates(Protocol):
 
 @runtime_checkable
 class HasConditions(Protocol):
-    """Writes texts under a condition: labels or an image, encoded as a vector."""
+    """Writes conditional texts: on labels or an image, which `condition` encodes as a vector.
+
+    `condition` is a submodule: a LabelEncoder where the condition is labels.
+    """
 
     writes_freely: bool  # a language model, rather than one that rewrites a source
+    condition_dropout: float  # fraction of the training rows without a condition
 
     def conditions(self, given: Any) -> Tensor:
         """Condition vectors (N, W) of {"labels": (N, fields)} or {"image": (N, C, H, W)}."""
+        ...
+
+    def score(self, batches: Any, conditions: Tensor | None = None) -> Tensor:
+        """log p (N, K) of each target under each of K condition vectors (K, W)."""
+        ...
+
+
+@runtime_checkable
+class LabelEncoder(Protocol):
+    """The `condition` of a text system that writes texts on labels."""
+
+    values: Mapping[str, Sequence[str]]  # the names of the labels of each field
+
+    def numbers(self, wanted: Any) -> list[int]:
+        """A label number for each field, -1 where `wanted` names none."""
+        ...
+
+    def named(self, labels: Sequence[int]) -> dict[str, str | None]:
+        """{field: name of its label, None for -1}."""
         ...
 
 
@@ -283,9 +319,7 @@ class Exports(Protocol):
 
 @runtime_checkable
 class BindsData(Protocol):
-    """Needs the data for more than batches, for instance for a loss over a network trained on
-    them.
-    """
+    """Needs the data module itself, for instance for a loss over a network trained on its images."""
 
     def bind(self, data: Any) -> None:
         """Is called once, before the first use outside of training."""

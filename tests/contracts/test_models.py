@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from importlib.resources import files
 
 import pytest
 import torch
@@ -12,13 +11,12 @@ from genlab import config
 from genlab.commands import eval as evaluation
 from genlab.commands import export
 from genlab.commands.closing import next_commands
+from genlab.config.frozen import options
 from genlab.data.text.records import Example
 from genlab.runs import read_checkpoint
 from genlab.systems.text.writing import Decoding
 
-MODELS = sorted(
-    path.name.removesuffix(".yaml") for path in files("genlab.conf").joinpath("model").iterdir()
-)
+MODELS = options("model")
 
 
 # Of recipes that are no GANs, how to make them tiny.
@@ -30,6 +28,9 @@ SMALL = {
     "iresnet_hybrid": ["net.num_blocks=1", "net.width=8"],
     "iresnet_classifier": ["net.num_blocks=1", "net.width=8"],
 }
+# Channels of the other image recipes, if not 4. With fewer, PGGAN's pixel norm enlarges the rounding
+# differences between batch sizes.
+HIDDEN_DIM = {"dcgan": 8, "imle": 8, "ogan": 8, "pggan": 16, "selfmod": 8, "stylegan": 8}
 CONDITIONAL = ("cln_lm", "cln_unilm", "cln_caption")
 PRETRAINED = ("pretrain_mlm", "pretrain_gpt", "pretrain_unilm")
 TEXTS = ("unilm", "unilm_qa", *CONDITIONAL, *PRETRAINED)
@@ -81,22 +82,10 @@ def small(composed, tiny, tmp_path_factory):
                 if not w.startswith(("net.generator", "callbacks.quality", "callbacks.grids"))
             ]
             return [f"model={model}", *general, *FEW_WORDS, *data]
-        generator = composed(f"model={model}").net.generator
-        # At fewer channels pixel norm enlarges the rounding between batch sizes.
-        width = (
-            "width_multiple=1"
-            if "width_multiple" in generator
-            else "dim=16"
-            if model == "pggan"
-            else "dim=4"
-        )
+        general = [w for w in tiny if not w.startswith("net.generator.hidden_dim")]
+        width = f"net.generator.hidden_dim={HIDDEN_DIM.get(model, 4)}"
         stages = ["model.glo_steps=3"] if model == "glann" else []
-        return [
-            f"model={model}",
-            *(w for w in tiny if "width_multiple" not in w),
-            f"net.generator.{width}",
-            *stages,
-        ]
+        return [f"model={model}", *general, width, *stages]
 
     return words
 

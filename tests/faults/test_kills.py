@@ -29,12 +29,12 @@ IMAGES = [
     "data=digits",
     "data.num_train=64",
     "callbacks.quality.num=8",
-    "net.generator.width_multiple=1",
+    "net.generator.hidden_dim=8",
 ]
 CODES = [
     *[word for word in IMAGES if "width" not in word],
-    "net.generator.dim=4",
-    "net.generator.hidden_dim=16",
+    "net.generator.hidden_dim=4",
+    "net.generator.dense_dim=16",
 ]
 CODES += ["model.latent_dim=8", "callbacks.grids=null"]
 TEXTS = [

@@ -19,8 +19,8 @@ from genlab.commands.record import Record
 from genlab.errors import cause
 
 RECIPES = {
-    "ogan": ["model=ogan", "data=digits", "net.generator.width_multiple=1"],
-    "glann": ["model=glann", "data=digits", "net.generator.dim=4", "data.flip=false"],
+    "ogan": ["model=ogan", "data=digits", "net.generator.hidden_dim=8"],
+    "glann": ["model=glann", "data=digits", "net.generator.hidden_dim=4", "data.flip=false"],
     "glow": ["model=glow", "net.depth=2", "net.hidden=8"],
     "realnvp": ["model=realnvp", "data=moons", "net.depth=2"],
     "iresnet_classifier": [
@@ -185,7 +185,7 @@ def test_what_means_something_is_taken(recipes, recipe, key, value):
     train.check(with_value(recipes[recipe], key, value), [], sweep=False)
 
 
-@pytest.mark.parametrize("key", ["net.generator.latent_dim", "net.generator.dim"])
+@pytest.mark.parametrize("key", ["net.generator.latent_dim", "net.generator.hidden_dim"])
 def test_networks_that_no_memory_holds_are_refused_by_their_key(recipes, bounded, key):
     with pytest.raises(config.ConfigError, match=r"^net: "):
         config.build_system(with_value(recipes["glann"], key, 10**12))
@@ -226,8 +226,8 @@ def test_the_shipped_config_of_a_command_and_its_schema_agree(command):
         ("sample", "num", None),
         ("sample", "seed", {"a": 1}),
         ("sample", "seed", "abc"),
-        ("sample", "scale", float("nan")),
-        ("sample", "scale", [-1, 2]),
+        ("sample", "temperature", float("nan")),
+        ("sample", "code_scale", [-1, 2]),
         ("sample", "temperature", -1),
         ("sample", "steps", 1),
         ("sample", "mode", "gird"),

@@ -13,9 +13,9 @@ pytestmark = [
 COMMON = ["data=digits", "data.batch_size=16", "trainer=gpu", "trainer.precision=64-true"]
 COMMON += ["trainer.max_steps=12", "trainer.val_check_interval=6", "trainer.log_every_n_steps=2"]
 COMMON += ["callbacks.grids=null", "evaluate=false", "explorer=false"]
-GAN = ["callbacks.quality=null", "net.generator.width_multiple=1"]
+GAN = ["callbacks.quality=null", "net.generator.hidden_dim=8"]
 GLO = ["callbacks.quality=null", "data.image_size=32"]
-GLO += ["net.generator.dim=4", "net.generator.hidden_dim=32"]
+GLO += ["net.generator.hidden_dim=4", "net.generator.dense_dim=32"]
 TEXT = ["net=bert_tiny", "net.num_layers=2", "net.dropout=0", "net.attention_dropout=0"]
 TEXT += ["net.dim=16", "net.hidden_dim=32"]
 TEXT += ["data.vocab_size=200"]
@@ -45,8 +45,8 @@ RECIPES = {
         "model.discriminator_lr=0.000244140625",
         "data.image_size=32",
         "callbacks.quality=null",
-        "net.generator.dim=8",
-        "net.discriminator.dim=8",
+        "net.generator.hidden_dim=8",
+        "net.discriminator.hidden_dim=8",
     ],
     "glo": ["model=glo", *GLO],
     "glo_reset": ["model=glo", "model.reset_optimizer=true", "data.batch_size=512", *GLO],

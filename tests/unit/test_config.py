@@ -104,7 +104,7 @@ def test_validate_reports_all_errors_at_once_with_keys_and_suggestions():
 
 
 def test_validate_accepts_what_python_would():
-    config.validate({"net": MODEL | {"width_multiple": 4}})
+    config.validate({"net": MODEL | {"hidden_dim": 32}})
     config.validate(
         {
             "ema": {

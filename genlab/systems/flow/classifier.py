@@ -6,8 +6,9 @@ from collections.abc import Callable
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 
+from genlab.losses.augment import translate
 from genlab.nn.pixels import Pixels
 from genlab.nn.residual import without_log_det
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -105,9 +106,9 @@ class InvertibleClassifier(LightningModule):
         """
         return self.pixels.inverse(torch.cat([self.net.inverse(z) for z in self._batches(codes)]))
 
-    def reconstruct(self, images: Tensor, scale: float | None = None) -> Tensor:
-        """The images again, through the exact code, times `scale` where given."""
-        return self.decode((1.0 if scale is None else scale) * self.encode(images))
+    def reconstruct(self, images: Tensor, code_scale: float | None = None) -> Tensor:
+        """The images again, through the exact code, times `code_scale` where given."""
+        return self.decode((1.0 if code_scale is None else code_scale) * self.encode(images))
 
 
 class HybridFlow(Flow):
@@ -198,13 +199,5 @@ def shifted(images: Tensor, most: int) -> Tensor:
     """
     if not most:
         return images
-    height, width = images.shape[2:]
-    dy, dx = torch.randint(2 * most + 1, (2, len(images), 1, 1), device=images.device)
-    rows = torch.arange(height, device=images.device)[None, :, None] + dy
-    columns = torch.arange(width, device=images.device)[None, None, :] + dx
-    samples = torch.arange(len(images), device=images.device)[:, None, None]
-    return (
-        pad(images, [most] * 4, value=-1.0)
-        .permute(0, 2, 3, 1)[samples, rows, columns]
-        .permute(0, 3, 1, 2)
-    )
+    dy, dx = most - torch.randint(2 * most + 1, (2, len(images), 1, 1), device=images.device)
+    return translate(images, dy, dx, fill=-1.0)

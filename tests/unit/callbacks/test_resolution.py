@@ -46,8 +46,8 @@ def test_the_schedule_may_start_later_or_have_one_phase_only():
 class System(nn.Module):
     def __init__(self, generator=growing.Generator, discriminator=growing.Discriminator):
         super().__init__()
-        self.generator = generator(16, 1, 6, width_multiple=1)
-        self.discriminator = discriminator(16, 1, 5, width_multiple=1)
+        self.generator = generator(16, 1, 6, hidden_dim=8)
+        self.discriminator = discriminator(16, 1, 5, hidden_dim=8)
         self.logs = []
 
     check_unused = staticmethod(updates.check_unused)
@@ -131,8 +131,8 @@ GROW = [
     "callbacks.growing.fade_images=48",
 ]
 RECIPES = {
-    "dcgan": ["model=ogan", "net=growing_dcgan", "net.generator.width_multiple=1", *GROW],
-    "pggan": ["model=pggan", "net.generator.dim=4", "model.latent_dim=8", *GROW],
+    "dcgan": ["model=ogan", "net=growing_dcgan", "net.generator.hidden_dim=8", *GROW],
+    "pggan": ["model=pggan", "net.generator.hidden_dim=4", "model.latent_dim=8", *GROW],
 }
 
 

@@ -40,8 +40,8 @@ CASES = {
     "ogan_group": (["model=ogan", "net.discriminator.norm=group"], 0.005),
     "sagan": (["model=sagan"], 0.01),
     "stylegan": (["model=stylegan"], 0.005),
-    "biggan": (["model=biggan", "net.generator.dim=4", "model.num_classes=10"], 0.01),
-    "pggan": (["model=pggan", "net.generator.dim=16"], 0.01),
+    "biggan": (["model=biggan", "net.generator.hidden_dim=4", "model.num_classes=10"], 0.01),
+    "pggan": (["model=pggan", "net.generator.hidden_dim=16"], 0.01),
 }
 QUICK = ("dcgan", "dcgan_conditional", "ogan", "sagan")
 # Standard deviation of the noise on weights, 0.15 for other cases
@@ -51,7 +51,7 @@ NOISE = {"sagan": 0.02, "biggan": 0.02, "dcgan_shuffle": 0.05}
 def system_of(composed, words, noise):
     """An untrained model, with noise on its weights and statistics."""
     small = (
-        ["net.generator.width_multiple=2"]
+        ["net.generator.hidden_dim=16"]
         if words[0] in ("model=dcgan", "model=ogan", "model=stylegan")
         else []
     )

@@ -14,9 +14,9 @@ from genlab.export.card import model_card
 from genlab.systems.base import Derived
 
 SMALL = {
-    "ogan": ["net.generator.width_multiple=1"],
+    "ogan": ["net.generator.hidden_dim=8"],
     "dcgan": [
-        "net.generator.width_multiple=1",
+        "net.generator.hidden_dim=8",
         "net/modulation=conditional",
         "model.num_classes=10",
     ],

@@ -8,16 +8,16 @@ from genlab.runs import read_checkpoint
 from genlab.training import graph
 
 RECIPES = {
-    "ogan": ["model=ogan", "net.generator.width_multiple=1"],
-    "alternating": ["model=dcgan", "net.generator.width_multiple=1", "model.update=alternating"],
+    "ogan": ["model=ogan", "net.generator.hidden_dim=8"],
+    "alternating": ["model=dcgan", "net.generator.hidden_dim=8", "model.update=alternating"],
     "lazy_penalty": [
         "model=dcgan",
-        "net.generator.width_multiple=1",
+        "net.generator.hidden_dim=8",
         "penalty=r1",
         "penalty.every=2",
     ],
     "glann": ["model=glann", "model.glo_steps=3"],
-    "sngan": ["model=sngan", "data.image_size=32", "net.generator.dim=8"],
+    "sngan": ["model=sngan", "data.image_size=32", "net.generator.hidden_dim=8"],
     "glow": [
         "model=glow",
         "net.depth=2",
