@@ -91,6 +91,7 @@ def explain(error: Exception, command: str, words: Sequence[str] = ()) -> str:
         options = re.findall(
             r"^\t(\S+)$", text.partition("Available options")[2].partition("Config search")[0], re.M
         )
+        options = [name for name in options if not name.startswith("_")]  # bases of others
         extra = EXTRAS.get(match[1])
         hint = (
             f" It comes with an extra: pip install 'genlab[{extra}]'."

@@ -87,10 +87,12 @@ def _without_defaults(node: dict) -> dict:
 
 
 def options(group: str) -> list[str]:
-    """The names of what genlab ships for a config group."""
-    entries = files("genlab.conf").joinpath(group).iterdir()
+    """The options that genlab ships for a config group; `_name.yaml` is a base of some, and none."""
+    names = (entry.name for entry in files("genlab.conf").joinpath(group).iterdir())
     return sorted(
-        entry.name.removesuffix(".yaml") for entry in entries if entry.name.endswith(".yaml")
+        name.removesuffix(".yaml")
+        for name in names
+        if name.endswith(".yaml") and not name.startswith("_")
     )
 
 

@@ -48,7 +48,38 @@ CLASSES = {
 
 # Arguments of today's targets, before -> today. Where one name took the meaning of another, another
 # key of the same target must be gone: with_new_names tells by that whether a config is an old one.
-ARGUMENTS: dict[str, dict[str, str]] = {}
+IRESNET = {
+    "width": "hidden_dim",
+    "depth": "num_layers",
+    "levels": "num_scales",
+    "norm": "actnorm",
+}
+SCHEDULE = {"warmup_steps": "num_warmup_steps", "decay_steps": "num_decay_steps"}
+FLOW = SCHEDULE | {"levels": "num_bins"}
+ARGUMENTS: dict[str, dict[str, str]] = {
+    "genlab.models.flow.glow.Glow": {
+        "depth": "num_steps",
+        "hidden": "hidden_dim",
+        "levels": "num_scales",
+    },
+    "genlab.models.flow.iresnet.IResNet": IRESNET,
+    "genlab.models.flow.iresnet_classifier.IResNetClassifier": IRESNET,
+    "genlab.models.flow.realnvp.RealNVP": {
+        "depth": "num_couplings",
+        "hidden": "hidden_dim",
+        "levels": "num_scales",
+    },
+    "genlab.models.flow.residual_flow.ResidualFlow": IRESNET,
+    "genlab.systems.flow.classifier.HybridFlow": FLOW,
+    "genlab.systems.flow.classifier.InvertibleClassifier": SCHEDULE,
+    "genlab.systems.flow.flow.Flow": FLOW,
+    "genlab.systems.text.conditional.Conditional": SCHEDULE,
+    "genlab.systems.text.pretraining.Pretraining": {
+        "warmup": "num_warmup_steps",
+        "decay": "num_decay_steps",
+    },
+    "genlab.systems.text.seq2seq.Seq2Seq": SCHEDULE,
+}
 
 
 def new_target(target: str) -> str | None:

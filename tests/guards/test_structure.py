@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_module
 
 from genlab import config
 from genlab.commands.train import SUPPLIED
+from genlab.config.frozen import options
 from genlab.nn import lipschitz
 
 ROOT = Path(config.__file__).parents[1]
@@ -202,15 +203,6 @@ def test_what_is_public_says_what_it_is():
     assert not {path: names for path, names in missing.items() if names}
 
 
-def options(group: str) -> list[str]:
-    folder = files("genlab.conf").joinpath(group)
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".yaml")
-    )
-
-
 GROUPS = (
     "model",
     "net",
@@ -251,7 +243,7 @@ def at_home(group: str, option: str) -> list[str]:
             ]
             if {"/net": option} in defaults:
                 return [f"model={model}"]
-    if group == "data" and "PointSet" in conf.joinpath("data", f"{option}.yaml").read_text():
+    if group == "data" and "_points" in conf.joinpath("data", f"{option}.yaml").read_text():
         return ["model=glow"]
     return []
 

@@ -123,8 +123,8 @@ def test_a_run_outlives_a_loggers_full_disk_and_says_so_once(
     words = [
         "model=realnvp",
         "data=moons",
-        "net.depth=2",
-        "net.hidden=8",
+        "net.num_couplings=2",
+        "net.hidden_dim=8",
         "trainer=cpu",
         "trainer.max_steps=4",
     ]
