@@ -86,8 +86,8 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
             "data=mnist5k",
             "data.image_size=32",
             "data.batch_size=64",
-            "net.depth=16",
-            "net.hidden=128",
+            "net.num_steps=16",
+            "net.hidden_dim=128",
         ],
         "eager",
         {"eager": [], "graph": [GRAPH], "graph, compiled": [GRAPH, COMPILE]},
@@ -99,7 +99,7 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
             "data.image_size=28",
             "data.batch_size=64",
             "net.num_blocks=8",
-            "net.width=128",
+            "net.hidden_dim=128",
         ],
         "eager",
         {"eager": [], "graph": [GRAPH]},
@@ -203,8 +203,8 @@ def measure(overrides: list[str], num_steps: int, run_dir: Path) -> tuple[float,
     torch.manual_seed(0)
     options = {name: settings["data"][name] for name in ("image_size", "channels", "batch_size")}
     data = RandomImages(**options)
-    if hasattr(data, "levels") and "levels" in settings["model"]:
-        settings["model"]["levels"] = 256
+    if "num_bins" in settings["model"]:
+        settings["model"]["num_bins"] = 256
     system = config.build_system(settings)
     trainer = train.build_trainer(
         settings | {"trainer": settings["trainer"] | {"max_steps": num_steps}}, run_dir

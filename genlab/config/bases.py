@@ -1,4 +1,4 @@
-"""Configs that only serve as a base of others (model/_gan.yaml): they are no options of their group."""
+"""Configs that are only a base of others, such as model/_gan.yaml: not options of their group."""
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.core_plugins.importlib_resources_config_source import (
@@ -30,6 +30,6 @@ class FolderSource(FileConfigSource):
 
 
 def hide_bases() -> None:
-    """Makes Hydra leave the bases out of --help, completion, glob(*) and its lists of options."""
+    """Make Hydra leave the bases out of --help, completion, glob(*) and its lists of options."""
     Plugins.instance()  # registers Hydra's own sources
     SourcesRegistry.instance().types |= {"pkg": PackageSource, "file": FolderSource}

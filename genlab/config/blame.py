@@ -8,7 +8,7 @@ from genlab.errors import ConfigError, out_of_memory
 
 __all__ = ["blame"]
 
-NAMES_A_KEY = re.compile(r"[a-z_]+(\.\w+)*[=:]")  # "net.num_layers=0: ...", "loss: ..."
+NAMES_A_KEY = re.compile(r"[a-z_]+(\.\w+)*[=:]")  # "net.num_steps=0: ...", "loss: ..."
 FAILURES = (
     TypeError,
     RuntimeError,

@@ -53,10 +53,33 @@ COMMAND_KEYS: dict[str, dict[str, str]] = {
     "sample": {"scale": "temperature"},
 }
 
+# Tables that several targets share
+IRESNET = {
+    "width": "hidden_dim",
+    "depth": "num_layers",
+    "levels": "num_scales",
+    "norm": "actnorm",
+}
+SCHEDULE = {"warmup_steps": "num_warmup_steps", "decay_steps": "num_decay_steps"}
+FLOW = SCHEDULE | {"levels": "num_bins"}
+
 # Arguments of today's targets, before -> today. If today's name of one argument was the old name of
 # another, some other key of the same target must be gone: with_new_names takes a config for an old
 # one only if it has such a key.
 ARGUMENTS: dict[str, dict[str, str]] = {
+    "genlab.models.flow.glow.Glow": {
+        "depth": "num_steps",
+        "hidden": "hidden_dim",
+        "levels": "num_scales",
+    },
+    "genlab.models.flow.iresnet.IResNet": IRESNET,
+    "genlab.models.flow.iresnet_classifier.IResNetClassifier": IRESNET,
+    "genlab.models.flow.realnvp.RealNVP": {
+        "depth": "num_couplings",
+        "hidden": "hidden_dim",
+        "levels": "num_scales",
+    },
+    "genlab.models.flow.residual_flow.ResidualFlow": IRESNET,
     "genlab.models.gan.biggan.Discriminator": {"attention": "attention_size", "dim": "hidden_dim"},
     "genlab.models.gan.biggan.Generator": {"attention": "attention_size", "dim": "hidden_dim"},
     "genlab.models.gan.dcgan.Discriminator": {"width_multiple": "hidden_dim"},
@@ -74,10 +97,19 @@ ARGUMENTS: dict[str, dict[str, str]] = {
     "genlab.models.gan.sngan.Generator": {"dim": "hidden_dim"},
     "genlab.models.gan.stylegan.Generator": {"width_multiple": "hidden_dim"},
     "genlab.models.glann.Generator": {"dim": "hidden_dim", "hidden_dim": "dense_dim"},
+    "genlab.systems.flow.classifier.HybridFlow": FLOW,
+    "genlab.systems.flow.classifier.InvertibleClassifier": SCHEDULE,
+    "genlab.systems.flow.flow.Flow": FLOW,
+    "genlab.systems.text.conditional.Conditional": SCHEDULE,
+    "genlab.systems.text.pretraining.Pretraining": {
+        "warmup": "num_warmup_steps",
+        "decay": "num_decay_steps",
+    },
+    "genlab.systems.text.seq2seq.Seq2Seq": SCHEDULE,
 }
 
-# Numbers that have another unit under their new name: key before -> what 1 is today. The convolution
-# next to the image had 8 width_multiple channels at every image size.
+# Numbers that have another unit under their new name: key before -> what 1 is today. At every image
+# size, the convolution next to the image had 8 width_multiple channels.
 UNITS = {"width_multiple": 8}
 
 

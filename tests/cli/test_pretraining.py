@@ -31,8 +31,8 @@ WORDS = [
 WORDS += [
     "trainer.max_steps=4",
     "trainer.val_check_interval=2",
-    "model.warmup=1",
-    "model.decay=8",
+    "model.num_warmup_steps=1",
+    "model.num_decay_steps=8",
     "model.lr=0.01",
 ]
 

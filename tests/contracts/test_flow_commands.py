@@ -17,7 +17,7 @@ COMMON = [
     "trainer.val_check_interval=3",
     "trainer.log_every_n_steps=1",
 ]
-COMMON += ["net.depth=2", "net.hidden=8", "data.batch_size=32"]
+COMMON += ["net.num_steps=2", "net.hidden_dim=8", "data.batch_size=32"]
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,17 @@ MODELS = options("model")
 
 # Of recipes that are no GANs, how to make them tiny.
 SMALL = {
-    "glow": ["net.depth=2", "net.hidden=8"],
-    "realnvp": ["net.num_blocks=1", "net.hidden=8"],
-    "iresnet": ["net.num_blocks=1", "net.width=8"],
-    "residual_flow": ["net.num_blocks=1", "net.width=8", "net.dense_blocks=1", "net.dense_width=8"],
-    "iresnet_hybrid": ["net.num_blocks=1", "net.width=8"],
-    "iresnet_classifier": ["net.num_blocks=1", "net.width=8"],
+    "glow": ["net.num_steps=2", "net.hidden_dim=8"],
+    "realnvp": ["net.num_blocks=1", "net.hidden_dim=8"],
+    "iresnet": ["net.num_blocks=1", "net.hidden_dim=8"],
+    "residual_flow": [
+        "net.num_blocks=1",
+        "net.hidden_dim=8",
+        "net.dense_blocks=1",
+        "net.dense_width=8",
+    ],
+    "iresnet_hybrid": ["net.num_blocks=1", "net.hidden_dim=8"],
+    "iresnet_classifier": ["net.num_blocks=1", "net.hidden_dim=8"],
 }
 # Channels of the other image recipes, if not 4. With fewer, PGGAN's pixel norm enlarges the rounding
 # differences between batch sizes.
@@ -46,8 +51,8 @@ PACKED = [
     "data.max_length=24",
     "data.val_part=0.1",
     "data.test_part=0.2",
-    "model.warmup=2",
-    "model.decay=10",
+    "model.num_warmup_steps=2",
+    "model.num_decay_steps=10",
 ]
 
 

@@ -17,7 +17,7 @@ from genlab import config, runs
 FLOW = [
     "model=realnvp",
     "data=moons",
-    "net.depth=2",
+    "net.num_couplings=2",
     "trainer=cpu",
     "trainer.max_steps=4",
     "trainer.val_check_interval=2",
@@ -49,7 +49,7 @@ def last(run) -> dict:
         (["data=rings"], "data=rings"),
         (["optimizer=adam"], "optimizer=adam"),
         (["+penalty=r1"], "penalty=r1"),
-        (["net.depth=3"], "net.depth=3"),
+        (["net.num_couplings=3"], "net.num_couplings=3"),
         (["data.batch_size=7"], "data.batch_size=7"),
         (["seed=5"], "seed=5"),
         (["model.optimizer._target_=torch.optim.AdamW"], "model.optimizer._target_"),

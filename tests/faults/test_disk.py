@@ -31,7 +31,7 @@ def points(trained_in, tmp_path_factory):
     """A run whose measurement takes a moment."""
     path = tmp_path_factory.mktemp("disk") / "points"
     words = [
-        "net.depth=2",
+        "net.num_couplings=2",
         "trainer=cpu",
         "trainer.max_steps=2",
         "trainer.val_check_interval=2",

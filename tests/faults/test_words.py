@@ -102,7 +102,7 @@ def test_names_are_printed_as_they_are_and_commands_can_be_pasted(
     words = [
         "model=realnvp",
         "data=moons",
-        "net.depth=2",
+        "net.num_couplings=2",
         "trainer=cpu",
         "trainer.max_steps=1",
         "callbacks.grids=null",

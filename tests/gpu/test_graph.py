@@ -21,7 +21,7 @@ TEXT += ["net.dim=16", "net.hidden_dim=32"]
 TEXT += ["data.vocab_size=200"]
 FEW = ["data.num_train=400", "data.num_val=16", "data.num_test=16"]
 PRETRAIN = [*TEXT, "data=fact_texts", "data.num_documents=600", "data.max_length=32"]
-PRETRAIN += ["model.warmup=2"]
+PRETRAIN += ["model.num_warmup_steps=2"]
 RECIPES = {
     "ogan": ["model=ogan", *GAN],
     "alternating": [
@@ -53,18 +53,23 @@ RECIPES = {
     "glann": ["model=glann", "model.glo_steps=6", *GLO],
     "glow": [
         "model=glow",
-        "net.depth=2",
-        "net.hidden=8",
-        "model.warmup_steps=2",
-        "model.decay_steps=12",
+        "net.num_steps=2",
+        "net.hidden_dim=8",
+        "model.num_warmup_steps=2",
+        "model.num_decay_steps=12",
     ],
-    "iresnet": ["model=iresnet", "net.num_blocks=2", "net.width=8", "model.warmup_steps=4"],
+    "iresnet": [
+        "model=iresnet",
+        "net.num_blocks=2",
+        "net.hidden_dim=8",
+        "model.num_warmup_steps=4",
+    ],
     "points": [
         "model=iresnet",
         "net=iresnet_points",
         "data=moons",
         "net.num_blocks=2",
-        "net.width=16",
+        "net.hidden_dim=16",
     ],
     "pretrain_mlm": ["model=pretrain_mlm", *PRETRAIN],
     "pretrain_unilm": ["model=pretrain_unilm", *PRETRAIN],
@@ -137,7 +142,7 @@ def test_compiled_networks_take_the_same_steps(trained_in, tmp_path, name):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["model=residual_flow", "net.num_blocks=1", "net.width=8"], "net.log_det"),
+        (["model=residual_flow", "net.num_blocks=1", "net.hidden_dim=8"], "net.log_det"),
         (["model=imle", "callbacks.quality=null"], "IMLE"),
         (["model=ogan", "trainer.accumulate_grad_batches=2", *GAN], "accumulate_grad_batches"),
         (["model=ogan", "trainer.detect_anomaly=true", *GAN], "detect_anomaly"),

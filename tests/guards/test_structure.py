@@ -248,7 +248,7 @@ def at_home(group: str, option: str) -> list[str]:
             ]
             if {"/net": option} in defaults:
                 return [f"model={model}"]
-    if group == "data" and "PointSet" in conf.joinpath("data", f"{option}.yaml").read_text():
+    if group == "data" and "_points" in conf.joinpath("data", f"{option}.yaml").read_text():
         return ["model=glow"]
     return []
 

@@ -11,6 +11,7 @@ from genlab.nn.norm import batch_statistics
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from genlab.systems.latent.codes import Rows, draw
 from genlab.systems.latent.glo import GLO
+from genlab.training.schedules import halving
 
 __all__ = ["GLANN"]
 
@@ -111,12 +112,8 @@ class GLANN(GLO):
         return [*super().groups(), mapping | {"weight_decay": self.mapping_weight_decay}]
 
     def rates(self) -> dict[str, float]:
-        passes = self.batches_of_stage // self.batches_a_pass
-        factor = (
-            0.5 ** (passes // self.mapping_halve_every)
-            if self.mapping_halve_every and len(self.matches)
-            else 1.0
-        )
+        passes = self.batches_of_stage // self.batches_a_pass if len(self.matches) else 0
+        factor = halving(passes, self.mapping_halve_every)
         return super().rates() | {"mapping": factor * self.mapping_lr}
 
     def on_train_batch_start(self, batch, batch_idx) -> None:

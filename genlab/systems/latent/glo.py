@@ -13,6 +13,7 @@ from genlab.nn.norm import batch_statistics, standing_statistics
 from genlab.ranges import Decay, NonNegativeFloat, NonNegativeInt, PositiveInt
 from genlab.systems.latent.codes import Codes, check_parts, draw, initial_codes
 from genlab.systems.latent.inversion import refine
+from genlab.training.schedules import halving
 
 __all__ = ["GLO"]
 
@@ -123,11 +124,7 @@ class GLO(LightningModule):
 
     def rates(self) -> dict[str, float]:
         """The learning rate of each group of the optimiser, and of the codes, at this step."""
-        factor = (
-            0.5 ** (self.batch_count // self.batches_a_pass // self.halve_every)
-            if self.halve_every
-            else 1.0
-        )
+        factor = halving(self.batch_count // self.batches_a_pass, self.halve_every)
         return {"generator": factor * self.generator_lr, "codes": factor * self.code_lr}
 
     def on_train_batch_start(self, batch, batch_idx) -> None:

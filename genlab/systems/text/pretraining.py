@@ -29,6 +29,7 @@ from genlab.systems.text.filling import fill_masks, go_on
 from genlab.systems.text.writing import Generated, generate, vectors
 from genlab.training.graph import refuse_checkpointing
 from genlab.training.lamb import LAMB
+from genlab.training.schedules import check_decay, configure_schedule, warmup_decay
 from genlab.weights.bert import fill
 from genlab.weights.huggingface import save
 
@@ -42,8 +43,8 @@ class Pretraining(LightningModule):
     objective: mlm (words of mask_rate of the text are hidden), gpt (each next token), unilm (the
     rest of each text after a random split, its beginning read in both directions):
     genlab.losses.language. optimizer: called with two groups, of which biases and norms have no
-    weight decay and, with LAMB, no trust ratio. lr rises over `warmup`, then falls to 0 at `decay`
-    (null: it stays), counted in `unit`: steps of the optimiser, or tokens read. codec: the
+    weight decay and, with LAMB, no trust ratio. lr rises over `num_warmup_steps`, then falls to 0
+    at `num_decay_steps` (null: it stays), counted in `unit`: steps of the optimiser, or tokens read. codec: the
     vocabulary, and the lengths that sample and encode read and write. init: weights to start from,
     of a run or pretrained; null: random ones.
     """
@@ -62,8 +63,8 @@ class Pretraining(LightningModule):
         mask_rate: OpenFraction = 0.15,
         lr: NonNegativeFloat = 1e-3,
         weight_decay: NonNegativeFloat = 0.01,
-        warmup: NonNegativeInt = 0,
-        decay: PositiveInt | None = None,
+        num_warmup_steps: NonNegativeInt = 0,
+        num_decay_steps: PositiveInt | None = None,
         unit: Literal["steps", "tokens"] = "steps",
         init: str | None = None,
     ):
@@ -76,10 +77,7 @@ class Pretraining(LightningModule):
             raise ValueError(
                 f"model.mask_rate={mask_rate}: expected a part of the words, between 0 and 1"
             )
-        if decay is not None and decay <= warmup:
-            raise ValueError(
-                f"model.decay={decay}: expected more than model.warmup={warmup}, or null"
-            )
+        check_decay(num_warmup_steps, num_decay_steps)
         if codec.max_source + (codec.max_target if objective != "mlm" else 0) > net.max_length:
             raise ValueError(
                 f"model.codec: max_source and max_target do not fit into net.max_length={net.max_length}"
@@ -92,7 +90,8 @@ class Pretraining(LightningModule):
             mask_rate,
         )
         self.lr, self.weight_decay, self.init = lr, weight_decay, init
-        self.warmup, self.decay, self.unit = warmup, decay, unit
+        self.num_warmup_steps, self.num_decay_steps = num_warmup_steps, num_decay_steps
+        self.unit = unit
         self.target_segment = 1 if objective == "unilm" else 0
         self.nll, self.right = MeanMetric(), MeanMetric()
 
@@ -197,21 +196,18 @@ class Pretraining(LightningModule):
                 raise ValueError(
                     "optimizer=lamb: its norms are of whole tensors, which trainer=fsdp cuts; use optimizer=adamw"
                 )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return configure_schedule(optimizer, self.rate)
 
     def rate(self, step: int) -> float:
-        """The part of lr that step 0, 1, ... is taken with."""
-        done = step * self._per_step()
-        if done < self.warmup:
-            return (done + self._per_step()) / (self.warmup + self._per_step())
-        return (
-            1.0
-            if self.decay is None
-            else max(0.0, (self.decay - done) / (self.decay - self.warmup))
+        """The factor of lr in step 0, 1, ..."""
+        stride = self._per_step()
+        return warmup_decay(
+            step * stride,
+            self.num_warmup_steps,
+            self.num_decay_steps,
+            "linear",
+            stride=stride,
+            after=stride,
         )
 
     def _per_step(self) -> int:

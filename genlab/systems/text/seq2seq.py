@@ -16,6 +16,7 @@ from genlab.nn.masks import CAUSAL, bidirectional, unilm
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, PartialFraction, PositiveInt
 from genlab.systems.text.writing import Generated, generate, vectors
 from genlab.training.graph import refuse_checkpointing
+from genlab.training.schedules import check_decay, configure_schedule, warmup_decay
 from genlab.weights.bert import fill
 from genlab.weights.huggingface import save
 
@@ -30,8 +31,8 @@ class Seq2Seq(LightningModule):
     tokens of the batch, after "Unified Language Model Pre-training", Dong et al. 2019, arXiv
     1905.03197, trained by next tokens as in Su 2019, https://kexue.fm/archives/6933. codec: texts
     to rows, with the vocabulary. optimizer: called with two parameter groups, of which biases and
-    norms have no weight decay. lr rises over warmup_steps, then falls to a hundredth at decay_steps
-    (null: it stays). adversarial: FGM's epsilon, the length of the step that the word embeddings
+    norms have no weight decay. lr rises over num_warmup_steps, then falls to a hundredth at
+    num_decay_steps (null: it stays). adversarial: FGM's epsilon, the length of the step that the word embeddings
     are moved against the loss (Miyato et al. 2016, arXiv 1605.07725); 0: none. target_segment: 1,
     or 5 with source_segment 4 for UniLM's own weights.
     init: pretrained weights to start from (genlab.weights.source.find); null: random ones.
@@ -48,8 +49,8 @@ class Seq2Seq(LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         lr: NonNegativeFloat = 1e-5,
         weight_decay: NonNegativeFloat = 0.01,
-        warmup_steps: NonNegativeInt = 0,
-        decay_steps: PositiveInt | None = None,
+        num_warmup_steps: NonNegativeInt = 0,
+        num_decay_steps: PositiveInt | None = None,
         label_smoothing: PartialFraction = 0.0,
         adversarial: NonNegativeFloat = 0.0,
         source_segment: NonNegativeInt = 0,
@@ -57,10 +58,7 @@ class Seq2Seq(LightningModule):
         init: str | None = None,
     ):
         super().__init__()
-        if decay_steps is not None and decay_steps <= warmup_steps:
-            raise ValueError(
-                f"model.decay_steps={decay_steps}: expected more than model.warmup_steps={warmup_steps}, or null"
-            )
+        check_decay(num_warmup_steps, num_decay_steps)
         if adversarial < 0 or not 0 <= label_smoothing < 1:
             raise ValueError(
                 f"model.adversarial={adversarial}, model.label_smoothing={label_smoothing}: expected 0 or more"
@@ -71,12 +69,8 @@ class Seq2Seq(LightningModule):
                 f"net.max_length={net.max_length}"
             )
         self.net, self.codec, self.optimizer = net, codec, optimizer
-        self.lr, self.weight_decay, self.warmup_steps, self.decay_steps = (
-            lr,
-            weight_decay,
-            warmup_steps,
-            decay_steps,
-        )
+        self.lr, self.weight_decay = lr, weight_decay
+        self.num_warmup_steps, self.num_decay_steps = num_warmup_steps, num_decay_steps
         self.label_smoothing, self.adversarial = label_smoothing, adversarial
         self.source_segment, self.target_segment, self.init = source_segment, target_segment, init
         self.nll, self.right = MeanMetric(), MeanMetric()
@@ -148,20 +142,13 @@ class Seq2Seq(LightningModule):
             {"params": others, "weight_decay": 0.0},
         ]
         optimizer = self.optimizer(groups, lr=self.lr)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return configure_schedule(optimizer, self.rate)
 
     def rate(self, step: int) -> float:
-        """The part of lr that step 0, 1, ... is taken with."""
-        if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
-        if self.decay_steps is None:
-            return 1.0
-        left = (self.decay_steps - step) / (self.decay_steps - self.warmup_steps)
-        return max(left, 0.01)
+        """The factor of lr in step 0, 1, ..."""
+        return warmup_decay(
+            step, self.num_warmup_steps, self.num_decay_steps, "linear", floor=0.01, after=1
+        )
 
     def setup(self, stage: str) -> None:
         """Takes over the vocabulary of the data, and for a new run the pretrained weights.

@@ -117,7 +117,13 @@ class Full(Logger):
 def test_a_run_survives_a_loggers_full_disk_with_one_warning(
     trained_in, tmp_path, monkeypatch, capfd
 ):
-    words = ["model=realnvp", "data=moons", "net.depth=2", "net.hidden=8", "trainer=cpu"]
+    words = [
+        "model=realnvp",
+        "data=moons",
+        "net.num_couplings=2",
+        "net.hidden_dim=8",
+        "trainer=cpu",
+    ]
     words += ["trainer.max_steps=4", "trainer.val_check_interval=4"]
     words += ["trainer.log_every_n_steps=1", "callbacks.grids=null", "evaluate=false"]
 

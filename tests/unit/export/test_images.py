@@ -20,9 +20,9 @@ SMALL = {
         "net/modulation=conditional",
         "model.num_classes=10",
     ],
-    "glow": ["net.depth=2", "net.hidden=8"],
-    "realnvp": ["data=digits8", "net.levels=2", "net.num_blocks=1", "net.hidden=8"],
-    "iresnet": ["data=digits8", "net.num_blocks=1", "net.width=8"],
+    "glow": ["net.num_steps=2", "net.hidden_dim=8"],
+    "realnvp": ["data=digits8", "net.num_scales=2", "net.num_blocks=1", "net.hidden_dim=8"],
+    "iresnet": ["data=digits8", "net.num_blocks=1", "net.hidden_dim=8"],
     "glann": [],
 }
 VERBS = {

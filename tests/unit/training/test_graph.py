@@ -20,10 +20,10 @@ RECIPES = {
     "sngan": ["model=sngan", "data.image_size=32", "net.generator.hidden_dim=8"],
     "glow": [
         "model=glow",
-        "net.depth=2",
-        "net.hidden=8",
-        "model.warmup_steps=2",
-        "model.decay_steps=6",
+        "net.num_steps=2",
+        "net.hidden_dim=8",
+        "model.num_warmup_steps=2",
+        "model.num_decay_steps=6",
     ],
 }
 

@@ -174,11 +174,11 @@ def test_lamb_is_refused_where_tensors_are_cut():
 
 
 def test_the_rate_warms_up_and_falls_in_steps_or_tokens():
-    system = made(warmup=4, decay=14)
+    system = made(num_warmup_steps=4, num_decay_steps=14)
     rates = [system.rate(step) for step in range(16)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0]) and rates[9] == pytest.approx(0.5)
     assert rates[14:] == [0.0, 0.0] and made().rate(10**6) == 1.0
-    tokens = made(warmup=4 * 6400, decay=14 * 6400, unit="tokens")
+    tokens = made(num_warmup_steps=4 * 6400, num_decay_steps=14 * 6400, unit="tokens")
     data = SimpleNamespace(batch_size=8, max_length=100)
     tokens._trainer = SimpleNamespace(world_size=2, accumulate_grad_batches=4, datamodule=data)
     assert [tokens.rate(step) for step in range(16)] == pytest.approx(rates)
@@ -188,7 +188,7 @@ def test_settings_without_meaning_are_refused():
     for wrong, key in (
         ({"objective": "nsp"}, "objective"),
         ({"mask_rate": 0.0}, "mask_rate"),
-        ({"warmup": 5, "decay": 5}, "decay"),
+        ({"num_warmup_steps": 5, "num_decay_steps": 5}, "num_decay_steps"),
         ({"unit": "epochs"}, "unit"),
     ):
         with pytest.raises(ValueError, match=rf"model\.{key}"):

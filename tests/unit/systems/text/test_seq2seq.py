@@ -127,7 +127,7 @@ def test_the_adversarial_loss_is_that_of_word_embeddings_moved_against_it():
 
 
 def test_biases_and_norms_do_not_decay_and_the_rate_warms_up_and_falls():
-    system = made(lr=0.5, weight_decay=0.1, warmup_steps=4, decay_steps=14)
+    system = made(lr=0.5, weight_decay=0.1, num_warmup_steps=4, num_decay_steps=14)
     (decaying, others) = system.configure_optimizers()["optimizer"].param_groups
     assert decaying["weight_decay"] == 0.1 and others["weight_decay"] == 0.0
     assert {p.ndim for p in decaying["params"]} == {2} and {p.ndim for p in others["params"]} == {1}
@@ -140,7 +140,7 @@ def test_biases_and_norms_do_not_decay_and_the_rate_warms_up_and_falls():
 
 def test_settings_without_meaning_are_refused():
     for wrong, key in (
-        ({"warmup_steps": 5, "decay_steps": 5}, "decay_steps"),
+        ({"num_warmup_steps": 5, "num_decay_steps": 5}, "num_decay_steps"),
         ({"adversarial": -1.0}, "adversarial"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"codec": {"max_source": 60}}, "max_length"),
