@@ -55,7 +55,7 @@ def read_frozen(run: str | Path) -> dict:
 def parse_frozen(text: str) -> dict:
     """The config of a run out of its JSON, as `read_frozen` gives it."""
     try:
-        return _frozen(parse_json(text, dict, "model.condition.frozen"))
+        return _frozen(parse_json(text, dict, "model.condition.run_config"))
     except RunError as error:
         raise ConfigError(str(error)) from None
 

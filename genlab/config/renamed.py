@@ -48,7 +48,12 @@ CLASSES = {
 
 # Arguments of today's targets, before -> today. Where one name took the meaning of another, another
 # key of the same target must be gone: with_new_names tells by that whether a config is an old one.
-ARGUMENTS: dict[str, dict[str, str]] = {}
+ARGUMENTS: dict[str, dict[str, str]] = {
+    "genlab.models.seq2seq.bert.BERT": {"dim": "hidden_dim", "hidden_dim": "intermediate_dim"},
+    "genlab.nn.conditions.Labels": {"dim": "condition_dim"},
+    "genlab.systems.text.encoders.Backbone": {"dim": "condition_dim"},
+    "genlab.systems.text.encoders.RunEncoder": {"dim": "condition_dim", "frozen": "run_config"},
+}
 
 
 def new_target(target: str) -> str | None:

@@ -62,8 +62,8 @@ SMALL = {
     "trainer.max_steps": 2, "trainer.val_check_interval": 2, "trainer.log_every_n_steps": 1,
     "callbacks.quality.num": 20, "callbacks.grids.num": 4, "callbacks.texts.num": 4, "evaluate": False, "explorer": False,
     "net.generator.width_multiple": 1, "net.generator.dim": 8, "net.num_blocks": 1, "net.width": 8, "net.depth": 2,
-    "net.hidden": 8, "net.dense_blocks": 1, "net.dense_width": 8, "net.num_layers": 2, "net.hidden_dim": 48,
-    "net.dim": 264,   # whiten=256 asks for as many
+    "net.hidden": 8, "net.dense_blocks": 1, "net.dense_width": 8, "net.num_layers": 2, "net.intermediate_dim": 48,
+    "net.hidden_dim": 264,   # whiten=256 asks for as many
     "model.glo_steps": 1, "model.warmup": 0, "model.warmup_steps": 0,
     "data.batch_size": 8, "data.num_train": 200, "data.num_val": 20, "data.num_test": 20,
     "data.num_documents": 300, "data.val_part": 0.1, "data.test_part": 0.1, "data.max_length": 24,

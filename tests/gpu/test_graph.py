@@ -22,8 +22,8 @@ GLO = [
 ]
 TEXT = [
     "net=bert_tiny",
-    "net.dim=16",
-    "net.hidden_dim=32",
+    "net.hidden_dim=16",
+    "net.intermediate_dim=32",
     "net.num_layers=2",
     "net.dropout=0",
     "net.attention_dropout=0",

@@ -87,7 +87,7 @@ MAY_IMPORT = {
     "training": {"errors", "nn", "ranges"},
     "metrics": {"console", "data", "errors", "files", "losses", "ranges", "tensors"},
     "data": {"console", "errors", "files", "ranges", "reading", "seeds", "weights"},
-    "weights": {"errors", "files", "models", "plain", "reading", "tensors"},
+    "weights": {"config", "errors", "files", "models", "plain", "reading", "tensors"},
     "models": {"nn", "ranges"},
     "losses": {"ranges", "seeds"},
     "nn": {"ranges"},
