@@ -27,7 +27,7 @@ from unittest.mock import patch
 import timing
 import torch
 
-from genlab.models.seq2seq import cached
+from genlab.models.seq2seq import key_value_cache as cached
 from genlab.models.seq2seq.bert import BERT
 from genlab.models.seq2seq.generation import Cached, Decoding, Recomputed, write
 from genlab.nn import decoder_step as decode

@@ -155,10 +155,10 @@ def with_frozen_run(settings: dict) -> dict:
     run needs that no more.
     """
     condition = settings["model"].get("condition", {})
-    if not condition.get("run") or condition.get("frozen"):
+    if not condition.get("run") or condition.get("run_config"):
         return settings
-    frozen = {"frozen": json.dumps(config.read_frozen(condition["run"]))}
-    return settings | {"model": settings["model"] | {"condition": condition | frozen}}
+    condition |= {"run_config": json.dumps(config.read_frozen(condition["run"]))}
+    return settings | {"model": settings["model"] | {"condition": condition}}
 
 
 def fit(trainer, system, data, start: Start, run_dir: Path) -> None:

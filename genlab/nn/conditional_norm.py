@@ -25,7 +25,7 @@ class ConditionalLayerNorm(nn.LayerNorm):
 
     "Conditional text generation by conditional layer normalisation", Su 2019,
     https://kexue.fm/archives/7124, as in bojone/bert4keras: no biases, and W_g and W_b start at
-    zero, so that what was trained without a condition is not changed by one. hidden_dim: the units
+    zero, so that what was trained without a condition is not changed by one. condition_hidden: the units
     of W_h; 0: none. c may also have the leading shape of h, and None is plain normalisation.
     """
 
@@ -34,14 +34,16 @@ class ConditionalLayerNorm(nn.LayerNorm):
         dim: int,
         eps: float,
         condition_dim: int,
-        hidden_dim: int = 0,
+        condition_hidden: int = 0,
         act: nn.Module | None = None,
     ):
         super().__init__(dim, eps)
-        self.hidden = nn.Linear(condition_dim, hidden_dim, bias=False) if hidden_dim else None
+        self.hidden = (
+            nn.Linear(condition_dim, condition_hidden, bias=False) if condition_hidden else None
+        )
         self.act = act or nn.Identity()
-        self.gain = nn.Linear(hidden_dim or condition_dim, dim, bias=False)
-        self.shift = nn.Linear(hidden_dim or condition_dim, dim, bias=False)
+        self.gain = nn.Linear(condition_hidden or condition_dim, dim, bias=False)
+        self.shift = nn.Linear(condition_hidden or condition_dim, dim, bias=False)
         if self.hidden is not None:
             nn.init.trunc_normal_(self.hidden.weight, std=0.02, a=-0.04, b=0.04)
         nn.init.zeros_(self.gain.weight)

@@ -1,8 +1,8 @@
 """From what a text is written under to the vector that steers it: labels; see systems.encoders for
 images.
 
-All of them: condition(given, dropout) -> (B, dim), given being a dict of tensors with a row a text,
-each row of it left out with probability `dropout`; free(num) -> (num, dim), the vector of nothing
+All of them: condition(given, dropout) -> (B, condition_dim), given being a dict of tensors with a row a text,
+each row of it left out with probability `dropout`; free(num) -> (num, condition_dim), the vector of nothing
 told.
 """
 
@@ -28,18 +28,23 @@ def leave_out(num: int, dropout: float, device: torch.device, fields: int = 1) -
 
 
 class Labels(nn.Module):
-    """{"labels": int64 (B, F)} -> (B, dim): the sum of an embedding of each field's label, -1 being
+    """{"labels": int64 (B, F)} -> (B, condition_dim): the sum of an embedding of each field's label, -1 being
     one not told.
 
     values: field -> its labels' names. They come with the data (genlab train fills them in) and
     stay in the run's config.
     """
 
-    def __init__(self, values: Mapping[str, Sequence[str]] | None = None, dim: PositiveInt = 128):
+    def __init__(
+        self, values: Mapping[str, Sequence[str]] | None = None, condition_dim: PositiveInt = 128
+    ):
         super().__init__()
-        self.values, self.dim = {field: list(names) for field, names in (values or {}).items()}, dim
+        self.values, self.condition_dim = (
+            {field: list(names) for field, names in (values or {}).items()},
+            condition_dim,
+        )
         self.tables = nn.ModuleList(
-            nn.Embedding(len(names) + 1, dim) for names in self.values.values()
+            nn.Embedding(len(names) + 1, condition_dim) for names in self.values.values()
         )
         for table in (
             self.tables

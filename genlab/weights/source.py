@@ -35,10 +35,10 @@ VOCABULARIES = ("tokenizer.json", "vocab.txt")
 # config.json -> BERT's arguments
 ARGUMENTS = {
     "vocab_size": "vocab_size",
-    "hidden_size": "dim",
+    "hidden_size": "hidden_dim",
     "num_hidden_layers": "num_layers",
     "num_attention_heads": "num_heads",
-    "intermediate_size": "hidden_dim",
+    "intermediate_size": "intermediate_dim",
     "max_position_embeddings": "max_length",
     "type_vocab_size": "num_segments",
     "embedding_size": "embedding_dim",
@@ -158,12 +158,14 @@ def _run(name: str, folder: Path) -> Source:
     """A run whose network `net` is a BERT and whose vocabulary is in its checkpoint
     (genlab.data.text.codec).
     """
+    from genlab.config.renamed import with_new_names  # here: reading a vocabulary needs no Hydra
+
     try:
         settings = read_yaml(folder / "config.yaml")
     except YamlError as error:
         raise WeightsError(f"weights={name}: {error}") from None
     net = settings.get("net") if isinstance(settings, dict) else None
-    net = net if isinstance(net, dict) else {}
+    net = with_new_names(net) if isinstance(net, dict) else {}
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if not str(net.get("_target_")).endswith("seq2seq.bert.BERT"):
         raise WeightsError(

@@ -29,9 +29,9 @@ FLOW = [
 TEXT = [
     "model=unilm_qa",
     "net=bert_tiny",
-    "net.dim=16",
+    "net.hidden_dim=16",
     "net.num_layers=1",
-    "net.hidden_dim=32",
+    "net.intermediate_dim=32",
     "data.vocab_size=200",
 ]
 TEXT += [

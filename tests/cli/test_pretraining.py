@@ -14,8 +14,8 @@ from genlab.weights.source import WeightsError
 
 NET = [
     "net=bert_tiny",
-    "net.dim=16",
-    "net.hidden_dim=32",
+    "net.hidden_dim=16",
+    "net.intermediate_dim=32",
     "net.num_layers=2",
     "net.dropout=0",
     "net.attention_dropout=0",

@@ -41,9 +41,9 @@ PRETRAINED = ("pretrain_mlm", "pretrain_gpt", "pretrain_unilm")
 TEXTS = ("unilm", "unilm_qa", *CONDITIONAL, *PRETRAINED)
 FEW_WORDS = [
     "net=bert_tiny",
-    "net.dim=16",
+    "net.hidden_dim=16",
     "net.num_layers=2",
-    "net.hidden_dim=32",
+    "net.intermediate_dim=32",
     "data.vocab_size=200",
 ]
 HELD_OUT = ["callbacks.texts.num=5", "data.num_val=5", "data.num_test=6"]

@@ -39,9 +39,9 @@ CODES = [
 CODES += ["model.latent_dim=8", "callbacks.grids=null"]
 TEXTS = [
     "net=bert_tiny",
-    "net.dim=16",
-    "net.num_layers=1",
     "net.hidden_dim=16",
+    "net.num_layers=1",
+    "net.intermediate_dim=16",
     "data.vocab_size=150",
 ]
 SMALL_TEXTS = [*TEXTS, "data.num_val=3", "data.num_test=3", "callbacks.texts.num=3"]

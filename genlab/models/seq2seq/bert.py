@@ -46,14 +46,14 @@ ACTIVATIONS = {  # the names of config.json
 
 class Layer(nn.Module):
     """h (B, L, D) -> (B, L, D): attention, then a two-layer network, each added to its input and
-    normalised by norm(dim).
+    normalised by norm(hidden_dim).
     """
 
     def __init__(
         self,
-        dim: int,
-        num_heads: int,
         hidden_dim: int,
+        num_heads: int,
+        intermediate_dim: int,
         dropout: float,
         attention_dropout: float,
         norm: Callable,
@@ -61,12 +61,12 @@ class Layer(nn.Module):
     ):
         super().__init__()
         self.num_heads, self.dropout, self.attention_dropout = num_heads, dropout, attention_dropout
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
-        self.attention_norm = norm(dim)
-        self.up = nn.Linear(dim, hidden_dim)
-        self.down = nn.Linear(hidden_dim, dim)
-        self.norm = norm(dim)
+        self.qkv = nn.Linear(hidden_dim, 3 * hidden_dim)
+        self.out = nn.Linear(hidden_dim, hidden_dim)
+        self.attention_norm = norm(hidden_dim)
+        self.up = nn.Linear(hidden_dim, intermediate_dim)
+        self.down = nn.Linear(intermediate_dim, hidden_dim)
+        self.norm = norm(hidden_dim)
         self.act = ACTIVATIONS[act]()
 
     def forward(
@@ -100,9 +100,11 @@ class Head(nn.Module):
     the comparison.
     """
 
-    def __init__(self, dim: int, embedding_dim: int, vocab_size: int, norm: Callable, act: str):
+    def __init__(
+        self, hidden_dim: int, embedding_dim: int, vocab_size: int, norm: Callable, act: str
+    ):
         super().__init__()
-        self.dense = nn.Linear(dim, embedding_dim)
+        self.dense = nn.Linear(hidden_dim, embedding_dim)
         self.norm = norm(embedding_dim)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.act = ACTIVATIONS[act]()
@@ -115,7 +117,7 @@ class BERT(nn.Module):
     """ids (B, L) -> hidden (B, L, D); `logits` of any part of it; `prefill` and `step` to decode.
 
     num_segments: 2, or 6 for UniLM's checkpoints. embedding_dim: the width of the embeddings and of
-    the tied head where it differs from dim (the small Chinese models: 128, mapped up by a linear
+    the tied head where it differs from hidden_dim (the small Chinese models: 128, mapped up by a linear
     layer). pad_id: the id that a call without a mask takes for padding; None: none. checkpointing:
     recompute each layer in the backward pass instead of storing it.
     position_init: where the learned positions start, normal (the source) or sinusoidal, where each
@@ -130,10 +132,10 @@ class BERT(nn.Module):
     def __init__(
         self,
         vocab_size: PositiveInt,
-        dim: PositiveInt = 768,
+        hidden_dim: PositiveInt = 768,
         num_layers: Depth = 12,
         num_heads: PositiveInt = 12,
-        hidden_dim: PositiveInt = 3072,
+        intermediate_dim: PositiveInt = 3072,
         max_length: PositiveInt = 512,
         num_segments: PositiveInt = 2,
         embedding_dim: PositiveInt | None = None,
@@ -154,9 +156,9 @@ class BERT(nn.Module):
         self.arguments = {
             name: value for name, value in locals().items() if name not in ("self", "__class__")
         }
-        if dim % num_heads:
+        if hidden_dim % num_heads:
             raise ValueError(
-                f"dim={dim}: expected a multiple of num_heads={num_heads} (net.dim=, net.num_heads=)"
+                f"hidden_dim={hidden_dim}: expected a multiple of num_heads={num_heads} (net.hidden_dim=, net.num_heads=)"
             )
         if activation not in ACTIVATIONS:
             raise ValueError(
@@ -171,14 +173,14 @@ class BERT(nn.Module):
             raise ValueError(
                 f"net.condition_hidden={condition_hidden}: has no effect without net.condition_dim="
             )
-        width, norm = embedding_dim or dim, partial(LayerNorm, eps=eps)
+        width, norm = embedding_dim or hidden_dim, partial(LayerNorm, eps=eps)
         if condition_dim and condition_by == "layer_norm":
             act = ACTIVATIONS[condition_activation]() if condition_activation else nn.Identity()
             norm = partial(
                 ConditionalLayerNorm,
                 eps=eps,
                 condition_dim=condition_dim,
-                hidden_dim=condition_hidden,
+                condition_hidden=condition_hidden,
                 act=act,
             )
         self.max_length, self.pad_id, self.dropout, self.checkpointing = (
@@ -191,16 +193,24 @@ class BERT(nn.Module):
         self.position = nn.Embedding(max_length, width)
         self.segment = nn.Embedding(num_segments, width)
         self.norm = norm(width)
-        self.widen = nn.Linear(width, dim) if width != dim else nn.Identity()
+        self.widen = nn.Linear(width, hidden_dim) if width != hidden_dim else nn.Identity()
         self.layers = nn.ModuleList(
-            Layer(dim, num_heads, hidden_dim, dropout, attention_dropout, norm, activation)
+            Layer(
+                hidden_dim,
+                num_heads,
+                intermediate_dim,
+                dropout,
+                attention_dropout,
+                norm,
+                activation,
+            )
             for _ in range(num_layers)
         )
-        self.head = Head(dim, width, vocab_size, norm, activation)
+        self.head = Head(hidden_dim, width, vocab_size, norm, activation)
         self.condition_dim, self.condition_by, self.project = condition_dim, condition_by, None
         if condition_dim and condition_by != "layer_norm":
             weights = (
-                4 * condition_dim * (width + num_layers * dim)
+                4 * condition_dim * (width + num_layers * hidden_dim)
             )  # of layer_norm's gains and shifts
             self.project = Projection(
                 condition_dim, condition_hidden or round(weights / (condition_dim + width)), width
@@ -213,7 +223,7 @@ class BERT(nn.Module):
         return self.word.num_embeddings
 
     @property
-    def dim(self) -> int:
+    def hidden_dim(self) -> int:
         return self.head.dense.in_features
 
     def embed(

@@ -38,9 +38,9 @@ class Conditional(Seq2Seq):
         **options,
     ):
         super().__init__(net, codec, optimizer, **options)
-        if net.condition_dim != condition.dim:
+        if net.condition_dim != condition.condition_dim:
             raise ValueError(
-                f"net.condition_dim={net.condition_dim}: expected model.condition.dim={condition.dim}, the width of what "
+                f"net.condition_dim={net.condition_dim}: expected model.condition.condition_dim={condition.condition_dim}, the width of what "
                 "steers the network"
             )
         if not 0 <= condition_dropout < 1:

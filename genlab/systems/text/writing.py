@@ -161,4 +161,4 @@ def vectors(system, texts: Sequence[str], pooling: str, see: Callable[[Tensor], 
         hidden = system.net(ids, torch.full_like(ids, system.source_segment), see(real)).float()
         mean = (hidden * real[..., None]).sum(1) / real.sum(1, keepdim=True)
         codes.append(mean if pooling == "mean" else hidden[:, 0])
-    return torch.cat(codes) if codes else torch.zeros(0, system.net.dim)
+    return torch.cat(codes) if codes else torch.zeros(0, system.net.hidden_dim)

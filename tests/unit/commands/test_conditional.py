@@ -13,9 +13,9 @@ from genlab.systems.text.encoders import Backbone, RunEncoder
 
 SMALL = [
     "net=bert_tiny",
-    "net.dim=16",
+    "net.hidden_dim=16",
     "net.num_layers=1",
-    "net.hidden_dim=32",
+    "net.intermediate_dim=32",
     "trainer=cpu",
     "trainer.max_steps=3",
 ]

@@ -18,9 +18,9 @@ def run(trained_in, tmp_path_factory):
     words = [
         "model=unilm_qa",
         "net=bert_tiny",
-        "net.dim=16",
+        "net.hidden_dim=16",
         "net.num_layers=1",
-        "net.hidden_dim=32",
+        "net.intermediate_dim=32",
         "trainer=cpu",
     ]
     words += [

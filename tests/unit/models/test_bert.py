@@ -13,10 +13,10 @@ V = 50
 def bert(**changes) -> BERT:
     settings = {
         "vocab_size": V,
-        "dim": 24,
+        "hidden_dim": 24,
         "num_layers": 3,
         "num_heads": 4,
-        "hidden_dim": 40,
+        "intermediate_dim": 40,
         "max_length": 40,
     } | changes
     model = BERT(**settings).double().eval()
@@ -37,7 +37,7 @@ def test_every_parameter_gets_a_gradient():
 
 
 def test_the_initialisation_is_berts():
-    model = BERT(vocab_size=2000, dim=128, num_layers=2, num_heads=4, hidden_dim=256)
+    model = BERT(vocab_size=2000, hidden_dim=128, num_layers=2, num_heads=4, intermediate_dim=256)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
             assert parameter.abs().max() <= 0.04 and 0.015 < parameter.std() < 0.02, name
@@ -89,10 +89,10 @@ def test_packed_documents_are_as_they_are_alone():
 def test_recomputing_layers_gives_the_same_gradients():
     settings = {
         "vocab_size": V,
-        "dim": 24,
+        "hidden_dim": 24,
         "num_layers": 3,
         "num_heads": 4,
-        "hidden_dim": 40,
+        "intermediate_dim": 40,
         "max_length": 40,
     }
     models = [BERT(**settings, checkpointing=flag).double().train() for flag in (False, True)]
@@ -109,7 +109,12 @@ def test_recomputing_layers_gives_the_same_gradients():
 def test_recomputing_layers_stores_less():
     def stored(checkpointing: bool) -> int:
         model = BERT(
-            V, dim=24, num_layers=4, num_heads=4, hidden_dim=96, checkpointing=checkpointing
+            V,
+            hidden_dim=24,
+            num_layers=4,
+            num_heads=4,
+            intermediate_dim=96,
+            checkpointing=checkpointing,
         ).train()
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(
@@ -255,7 +260,7 @@ def test_what_cannot_be_decoded_is_refused():
         ValueError, match=r"41 tokens in a row: expected at most net\.max_length=40"
     ):
         model(torch.ones(1, 41, dtype=torch.long))
-    with pytest.raises(ValueError, match="dim=25"):
-        BERT(V, dim=25, num_heads=4)
+    with pytest.raises(ValueError, match="hidden_dim=25"):
+        BERT(V, hidden_dim=25, num_heads=4)
     with pytest.raises(ValueError, match="activation=gelu2"):
         BERT(V, activation="gelu2")

@@ -15,10 +15,10 @@ from genlab.weights.bert import load
 V, C = 40, 6
 SIZES = {
     "vocab_size": V,
-    "dim": 24,
+    "hidden_dim": 24,
     "num_layers": 3,
     "num_heads": 4,
-    "hidden_dim": 40,
+    "intermediate_dim": 40,
     "max_length": 40,
 }
 BY = ("layer_norm", "prefix", "embedding")

@@ -130,7 +130,7 @@ def made(case: str, seed: int = 0):
             condition = (
                 Labels(values, 6)
                 if kind == "labels"
-                else Backbone(weights=None, frozen=False, dim=6)
+                else Backbone(weights=None, frozen=False, condition_dim=6)
             )
             system = Conditional(
                 net, codec, torch.optim.AdamW, condition, target_segment=int(source > 0)
