@@ -65,7 +65,7 @@ class Samples(Protocol):
         """Codes (num, Z), a function of `seed`.
 
         Args:
-            num: How many; the first codes do not depend on it.
+            num: How many.
             seed: Of the noise.
             temperature: Factor on the spread of the codes; below 1 truncates.
         """

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 
 import genlab
 from genlab import config
-from genlab.commands.eval import other_data
+from genlab.commands.eval import build_ood
 
 COMMON = [
     "trainer=cpu",
@@ -117,29 +117,31 @@ def test_other_data_take_the_shape_of_the_run_s(images):
     with initialize_config_module("genlab.conf", version_base="1.3"):
         config.from_run("eval", [f"run={images}"])
         node = config.resolve(compose("eval", [f"run={images}", "ood=mnist5k"]))["ood"]
-    assert other_data(node, data, []).arrays("test").images.shape == (500, 1, 8, 8)
+    assert build_ood(node, data, []).arrays("test").images.shape == (500, 1, 8, 8)
 
 
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
-        ("sample", ["mode=walk"], "mode=walk: draws images"),
-        ("sample", ["scale=0.5"], "scale=0.5: Flow does not take it; it takes temperature"),
-        ("sample", ["label=1"], "label=1: Flow does not take it"),
+        ("sample", ["mode=walk"], "mode=walk: "),
+        ("sample", ["mode=reconstruct", "temperature=0.5"], "temperature=0.5: "),
+        ("sample", ["code_scale=0.5"], "code_scale=0.5: "),
+        ("sample", ["label=1"], "label=1: "),
+        ("sample", ["mode=interpolate", "temperature=0.5"], "temperature=0.5: "),
+        ("sample", ["mode=reconstruct", "num=1000"], "num: "),
+        ("encode", ["input=photos"], "input=photos: "),
+        ("eval", ["ood=mnist5k"], "ood: "),
+        ("eval", ["standing=2"], "standing=2 "),
+        ("eval", ["temperature=0.5"], "temperature=0.5: "),
         (
-            "sample",
-            ["mode=interpolate", "temperature=0.5"],
-            "temperature=0.5: has no effect with mode=interpolate",
+            "encode",
+            ["split=test", "method=optimize"],
+            r"method=optimize needs a model with a generator \(GAN, GLO, IMLE\); this run is a Flow",
         ),
-        ("sample", ["mode=reconstruct", "num=1000"], "1000 points are needed"),
-        ("encode", ["input=photos"], "input=photos: expected an .npz"),
-        ("eval", ["ood=mnist5k"], "ood: the run's eight_gaussians holds points"),
-        ("eval", ["standing=2"], "Flow cannot stand"),
-        ("eval", ["scale=0.5"], "scale=0.5: Flow does not take it"),
     ],
 )
 def test_what_makes_no_sense_of_points_is_refused(points, tmp_path, name, words, message, command):
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=f"^{message}"):
         command(name, tmp_path, f"run={points}", *words)
 
 

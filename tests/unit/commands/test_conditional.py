@@ -75,17 +75,14 @@ def test_texts_go_from_one_label_to_another(run, ask):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["label=captial"], "Did you mean 'capital'"),
-        (
-            ["label=[capital]", "mode=interpolate"],
-            "goes from one condition to another, and 1 are given",
-        ),
-        (["source=a"], "this model is given no source"),
-        (["steps=3"], "is for mode=interpolate"),
-        (["mode=walk"], "expected grid or interpolate"),
-        (["question=a"], "question: has no meaning for a model of texts with a condition"),
+        (["label=captial"], "^label=captial: .*'capital'"),
+        (["label=[capital]", "mode=interpolate"], "^mode=interpolate: "),
+        (["source=a"], "^source=a: "),
+        (["steps=3"], "^steps=3: "),
+        (["mode=walk"], "^mode=walk: "),
+        (["question=a"], "^question: "),
         (["num=0"], "num=0: "),
-        (["input=x.jsonl"], "input=: this model needs none"),
+        (["input=x.jsonl"], "^input=: "),
     ],
 )
 def test_what_cannot_be_done_is_refused(run, ask, words, message):

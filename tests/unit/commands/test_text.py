@@ -8,7 +8,8 @@ import torch
 
 from genlab import config
 from genlab.commands import options
-from genlab.commands.text import read_input, refuse, whiten
+from genlab.commands.text import whiten
+from genlab.commands.text_input import read_records
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +67,13 @@ def test_a_file_of_questions_is_answered(ask, tmp_path):
     [
         ([], "give one of source="),
         (["source=a", "question=b", "passages=[c]"], "give one of"),
-        (["question=b"], "go together"),
-        (["source=a", "mode=walk"], "mode: is for models of images"),
-        (["source=a", "num=3"], "num: is for models of images"),
-        (["source=a", "decoding.abstain=0.5"], r"decoding\.abstain=0\.5: means nothing"),
+        (["question=b"], "^question=, passages=: "),
+        (["source=a", "mode=walk"], "^mode: "),
+        (["source=a", "num=3"], "^num: "),
+        (["source=a", "decoding.abstain=0.5"], r"^decoding\.abstain=0\.5: "),
         (
             ["question=a", "passages=[b]", "decoding.beams=4"],
-            r"decoding\.beams=4: means nothing to method greedy",
+            r"^decoding\.beams=4: ",
         ),
         (["question=a", "passages=[b]", "out=x.txt"], r"out=x\.txt"),
     ],
@@ -88,11 +89,11 @@ def test_a_bad_line_of_input_is_named(tmp_path):
                      ('{"source": ""}', "empty"), ('{"question": "a", "passages": [1]}', "expected a text")):  # fmt: skip
         path.write_text('{"source": "fine"}\n' + bad + "\n")
         with pytest.raises(config.ConfigError, match=rf"in\.jsonl:2: .*|{why}") as caught:
-            read_input(path)
+            read_records(path)
         assert why in str(caught.value)
     path.write_text("\n")
-    with pytest.raises(config.ConfigError, match="nothing in it"):
-        read_input(path)
+    with pytest.raises(config.ConfigError, match="^input="):
+        read_records(path)
 
 
 def test_sentence_vectors_are_written_and_whitened(ask, tmp_path):
@@ -106,7 +107,7 @@ def test_sentence_vectors_are_written_and_whitened(ask, tmp_path):
     (tmp_path / "lines.txt").write_text("one\n\ntwo\n")
     ask("encode", f"input={tmp_path / 'lines.txt'}", "pooling=cls", f"out={tmp_path / 'c.npz'}")
     assert np.load(tmp_path / "c.npz")["codes"].shape == (2, 16)
-    with pytest.raises(ValueError, match="method: is for models of images"):
+    with pytest.raises(ValueError, match="^method: "):
         ask("encode", "split=test", "method=optimize")
 
 
@@ -120,7 +121,7 @@ def test_whitening_is_what_it_says():
     for wrong in (0, 7):
         with pytest.raises(config.ConfigError, match=f"whiten={wrong}"):
             whiten(codes, wrong)
-    with pytest.raises(config.ConfigError, match="fewer than the 5 texts"):
+    with pytest.raises(config.ConfigError, match="^whiten=6: "):
         whiten(codes[:5], 6)
 
 
@@ -128,8 +129,8 @@ def test_settings_of_texts_mean_nothing_to_images():
     class Images:
         modality = "image"
 
-    with pytest.raises(config.ConfigError, match="source: is for models of texts"):
-        refuse("sample", Images(), ["run=x", "source=a"])
-    refuse("sample", Images(), ["run=x", "mode=walk"])
-    with pytest.raises(config.ConfigError, match=r"decoding\.bems.*Did you mean 'beams'"):
+    with pytest.raises(config.ConfigError, match="^source: "):
+        options.refuse_of_other_models("sample", Images(), ["run=x", "source=a"])
+    options.refuse_of_other_models("sample", Images(), ["run=x", "mode=walk"])
+    with pytest.raises(config.ConfigError, match=r"decoding\.bems.*'beams'"):
         options.read("sample", {"decoding": {"bems": 3}})
