@@ -112,14 +112,14 @@ class Reconstructs(Protocol):
 
 @runtime_checkable
 class Invertible(Protocol):
-    """Has an inverse that settings can switch off: then it reconstructs nothing."""
+    """Has an inverse unless settings switch it off; without it, it reconstructs nothing."""
 
     invertible: bool
 
 
 @runtime_checkable
 class Interpolates(Protocol):
-    """Draws what lies between two inputs."""
+    """Draws images or points between two inputs."""
 
     def interpolate(self, start: Tensor, end: Tensor, num: int) -> Tensor:
         """(N, num, ...): `num` inputs on the line between the codes of each pair."""
@@ -128,7 +128,7 @@ class Interpolates(Protocol):
 
 @runtime_checkable
 class HasLabels(Protocol):
-    """Can be trained with class labels; num_classes is 0 where it was trained without."""
+    """Can be trained with class labels; num_classes is 0 if it was trained without."""
 
     num_classes: int
 
@@ -193,7 +193,7 @@ class Classifies(Protocol):
 
 @runtime_checkable
 class HasStoredCodes(Protocol):
-    """Keeps a code for each training image; other images are encoded by a search."""
+    """Stores a code for each training image; other images are encoded by a search."""
 
     def stored_codes(self) -> Tensor:
         """Codes (N, Z) of the training split, in its order."""
@@ -210,10 +210,10 @@ class HasSamplers(Protocol):
 
 @runtime_checkable
 class HasStandingStatistics(Protocol):
-    """Can take the batch statistics of its generator anew for sampling."""
+    """Can recompute the batch statistics of its generator for sampling."""
 
     def stand(self, num_batches: int, seed: int = 0) -> None:
-        """Takes them from `num_batches` batches of 256 samples."""
+        """Recomputes them from `num_batches` batches of 256 samples."""
         ...
 
 
@@ -265,9 +265,10 @@ class LabelEncoder(Protocol):
 
 @runtime_checkable
 class Pretrained(Protocol):
-    """Is trained on raw text."""
+    """A text model that is trained on raw text."""
 
     objective: Literal["mlm", "gpt", "unilm"]
+    mask_rate: float  # fraction of the words that mlm hides
 
 
 @runtime_checkable
@@ -298,7 +299,7 @@ class Derived(Protocol):
     """Keeps buffers that follow from its weights, such as norms by power iteration."""
 
     def refresh(self) -> None:
-        """Computes them anew, after weights were averaged or loaded."""
+        """Computes them again, after weights were averaged or loaded."""
         ...
 
 

@@ -136,7 +136,7 @@ def test_other_data_take_the_shape_of_the_run_s(images):
         (
             "encode",
             ["split=test", "method=optimize"],
-            r"method=optimize needs a model with a generator \(GAN, GLO, IMLE\); this run is a Flow",
+            r"method=optimize needs .*\(GAN, GLO, IMLE\).* Flow$",
         ),
     ],
 )
@@ -146,9 +146,9 @@ def test_what_makes_no_sense_of_points_is_refused(points, tmp_path, name, words,
 
 
 def test_a_part_that_a_recipe_has_no_use_for_is_refused(trained_in, tmp_path):
-    with pytest.raises(ValueError, match="^penalty: "):
+    with pytest.raises(ValueError, match=r"^penalty: "):
         trained_in(tmp_path / "run", "model=glow", "penalty=r1")
-    with pytest.raises(ValueError, match="^data: "):
+    with pytest.raises(ValueError, match=r"^data: "):
         trained_in(tmp_path / "run", "model=glow", "data=moons", *COMMON, "net.shape=[1,8,8]")
 
 
