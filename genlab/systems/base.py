@@ -1,4 +1,4 @@
-"""The contract: what a system can do, one Protocol a capability, asked with `isinstance`.
+"""The contract: what a system can do, one Protocol per capability, asked with `isinstance`.
 
 A system is a LightningModule with a `modality`. Whatever else it offers is one of the capabilities
 below. Commands, callbacks, evaluation and exports know these Protocols and no system, so a system
@@ -72,7 +72,7 @@ class Samples(Protocol):
         ...
 
     def sample(self, num: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """`num` images or points of the codes of `prior`; takes label= where there are labels."""
+        """`num` images or points, decoded from `prior`; takes label= where there are labels."""
         ...
 
 
@@ -83,7 +83,7 @@ class Decodes(Protocol):
     latent_dim: int
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Inputs from codes (N, Z); takes labels (N,) as its second argument where there are labels."""
+        """Inputs of codes (N, Z); where there are labels, labels (N,) are a second argument."""
         ...
 
 
@@ -137,8 +137,8 @@ class HasLabels(Protocol):
 
         Args:
             num: How many.
-            label: A class by number or name, or a list of them to take in turn; None: all classes
-                in turn.
+            label: A class by number or name, or a list of them that is repeated; None: all classes,
+                repeated.
         """
         ...
 
@@ -184,7 +184,7 @@ class HasLikelihood(Protocol):
 
 @runtime_checkable
 class Classifies(Protocol):
-    """Predicts the class of images."""
+    """Classifies images."""
 
     def classify(self, images: Tensor) -> Tensor:
         """Logits (N, num_classes)."""
@@ -273,12 +273,12 @@ class Pretrained(Protocol):
 
 @runtime_checkable
 class Exports(Protocol):
-    """Writes itself in formats of its own."""
+    """Can be exported in formats of its own."""
 
     formats: Sequence[str]
 
     def export(self, out: str, format: str) -> list[str]:
-        """The names of the files written in the folder `out`."""
+        """Writes `format` into the folder `out`; returns the names of the files."""
         ...
 
 
@@ -287,10 +287,10 @@ class Exports(Protocol):
 
 @runtime_checkable
 class BindsData(Protocol):
-    """Needs the data module itself, for instance for a loss over a network trained on its images."""
+    """Needs the data module itself, as a perceptual distance does that is trained on its images."""
 
     def bind(self, data: Any) -> None:
-        """Is called once, before the first use outside of training."""
+        """Called once, before the system is first used outside of training."""
         ...
 
 
@@ -308,7 +308,10 @@ class Captured(Protocol):
     """Its training step can be captured as a CUDA graph."""
 
     def graph_key(self) -> tuple:
-        """What decides which kernels the next step launches; ValueError where it is not known."""
+        """A key of the kernels that the next step launches; ValueError where they vary freely.
+
+        A step is captured once per key and replayed for all later steps of that key.
+        """
         ...
 
 
