@@ -63,7 +63,7 @@ def pick_device(name: str) -> str:
         return accelerator.type if accelerator is not None else "cpu"
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch asserts where it is built without it
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch built without it
         reason = str(error).partition("\n")[0]
         raise ConfigError(
             f"device={name}: cannot be used on this machine ({reason}); device=auto finds one"
@@ -83,16 +83,16 @@ def build_data(settings: Mapping[str, Any]) -> Any:
 
 
 def with_vocabulary(data: Mapping[str, Any], run_path: Path) -> dict[str, Any]:
-    """The config of text data, read with the vocabulary that the run stores.
+    """The config of text data, to be read with the vocabulary that the run stores.
 
-    The model knows that vocabulary alone, and the file that it was made from may be gone.
+    The model knows that vocabulary alone, and the file that it came from may be gone.
     """
     stored = {"vocab": str(run_path.absolute()), "simplified": False}
     return {**data, **{name: value for name, value in stored.items() if name in data}}
 
 
 def image_form(data: Any) -> dict[str, Any]:
-    """How images from outside are brought into the form of the run's: arguments of read_images."""
+    """The size, channels, crop and resizing of a run's images, as arguments of `read_images`."""
     return {name: getattr(data, name) for name in ("image_size", "channels", "crop", "resize")}
 
 
@@ -189,7 +189,7 @@ def choose_sampler(system: System, name: str | None) -> None:
 
 
 def recompute_statistics(system: System, num_batches: int) -> None:
-    """Takes the generator's batch statistics again, from standing= batches; 0: leaves them."""
+    """Recomputes the generator's batch statistics, as standing= says; 0: keeps those of training."""
     if num_batches:
         kind = "a generator whose batch statistics can be recomputed"
         require(system, HasStandingStatistics, f"standing={num_batches}", kind)

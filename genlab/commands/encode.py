@@ -58,7 +58,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     if "on_error" in options.top_keys(overrides) and settings["input"] is None:
         raise ConfigError("on_error: has no effect with split=; for the data, give data.on_error=")
     system = load_system(settings, run_path)
-    options.refuse_of_other_models("encode", system, overrides)
+    options.refuse_foreign_options("encode", system, overrides)
     if system.modality == "text":
         data = build_data({**settings, "data": with_vocabulary(settings["data"], run_path)})
         if settings["split"]:

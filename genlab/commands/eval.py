@@ -190,7 +190,7 @@ def measure(
         )
     opened = {"ckpt": ckpt, "weights": weights, "device": device, "allow": allow}
     system = load_system(opened, run_path)
-    options.refuse_of_other_models("eval", system, overrides)
+    options.refuse_foreign_options("eval", system, overrides)
     samples_images = system.modality == "image" and isinstance(system, Samples)
     if ood is not None:
         require(system, HasLikelihood, f"ood={ood.name}", "a model with a likelihood")

@@ -25,7 +25,7 @@ __all__ = [
     "Sample",
     "Train",
     "read",
-    "refuse_of_other_models",
+    "refuse_foreign_options",
     "top_keys",
 ]
 
@@ -248,7 +248,7 @@ def top_keys(overrides: Iterable[str]) -> set[str]:
     return {key_of(word).partition(".")[0] for word in overrides}
 
 
-def refuse_of_other_models(command: str, system: System, overrides: Sequence[str]) -> None:
+def refuse_foreign_options(command: str, system: System, overrides: Sequence[str]) -> None:
     """Refuses options that have no effect on this kind of model.
 
     Args:

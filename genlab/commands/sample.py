@@ -66,7 +66,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
     settings = options.read("sample", cfg, overrides)
     run_path = require_run(settings, "sample")
     system = load_system(settings, run_path)
-    options.refuse_of_other_models("sample", system, overrides)
+    options.refuse_foreign_options("sample", system, overrides)
     if system.modality != "text":
         return _draw(system, settings, run_path, run_dir, overrides)
     if isinstance(system, HasConditions):
@@ -77,7 +77,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
 def _draw(system, settings: Settings, run_path: Path, run_dir: Path, overrides: list[str]) -> None:
     """Images or points, in the way of mode=."""
     mode, are_points = settings["mode"], system.modality == "point"
-    _refuse_of_other_modes(settings, overrides)
+    _refuse_options_of_other_modes(settings, overrides)
     if are_points and mode == "walk":
         raise ConfigError("mode=walk: needs an image model; of points, take mode=interpolate")
     choose_sampler(system, settings["sampler"])
@@ -119,7 +119,7 @@ def _draw(system, settings: Settings, run_path: Path, run_dir: Path, overrides: 
     print(f"picture  {picture}\narrays   {out / f'{mode}.npz'}  ({values})")
 
 
-def _refuse_of_other_modes(settings: Settings, overrides: Sequence[str]) -> None:
+def _refuse_options_of_other_modes(settings: Settings, overrides: Sequence[str]) -> None:
     given, mode = options.top_keys(overrides), settings["mode"]
     for name, modes in MODES_OF.items():
         if name in given and settings[name] is not None and mode not in modes:

@@ -148,7 +148,7 @@ def test_options_of_text_models_are_refused_for_image_models():
         modality = "image"
 
     with pytest.raises(config.ConfigError, match=r"^source: "):
-        options.refuse_of_other_models("sample", Images(), ["run=x", "source=a"])
-    options.refuse_of_other_models("sample", Images(), ["run=x", "mode=walk"])
+        options.refuse_foreign_options("sample", Images(), ["run=x", "source=a"])
+    options.refuse_foreign_options("sample", Images(), ["run=x", "mode=walk"])
     with pytest.raises(config.ConfigError, match=r"decoding\.bems.*'beams'"):
         options.read("sample", {"decoding": {"bems": 3}})
