@@ -219,7 +219,7 @@ def print_codes(out: Path, arrays: Mapping[str, Any]) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A function (description, done, total) that shows how far each part of a job is."""
+    """A function (description, done, total) that shows the progress of each measurement."""
     with console.progress() as bar:
         tasks: dict[str, Any] = {}
 

@@ -240,7 +240,7 @@ def _classify_texts(system, data, settings: Settings, out: Path) -> None:
     if len(fields) > 1 and not system.condition_dropout:
         raise ConfigError(
             f"field={field}: in training all fields were known together "
-            "(model.condition_dropout=0), so the model cannot tell one of them by itself"
+            "(model.condition_dropout=0), so the model cannot classify one of them alone"
         )
     place, names = fields.index(field), values[field]
     examples = _labelled_texts(system, data, settings)

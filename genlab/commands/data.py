@@ -72,7 +72,7 @@ def set_up(data) -> None:
 
 
 def fit_to_data(settings: dict[str, Any], data) -> tuple[dict[str, Any], list[str]]:
-    """Fills in what the data tell, and leaves out what they do not allow.
+    """Fills in what the data know, and leaves out what they do not allow.
 
     A model with classes gets their names. Evaluation is left out where the test split is too small;
     without a validation split there is no best.ckpt.

@@ -175,7 +175,7 @@ def measure(
         standing: Batches that the generator's statistics are taken from again; 0: as trained.
         sampler: One of the model's own; None: its default.
         temperature: Of the samples of image models; None: 1.
-        ood: Another data set, set up, to tell from `data` by the likelihood.
+        ood: Another data set, set up, to distinguish from `data` by the likelihood.
         texts: {"decoding": ..., "measure": ...} of genlab eval, for text models.
         overrides: The words of the command line, of which those of other models are refused.
         out: The directory that eval/ is written in; None: the run directory.

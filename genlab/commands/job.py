@@ -19,7 +19,7 @@ class Job:
 
     Args:
         run_dir: The run directory.
-        settings: Of genlab train; completed by what the data tell before the model is built.
+        settings: Of genlab train; completed by what the data know before the model is built.
         manifest: Of the run directory.
         checkpoint: What training resumes from; None: it starts at step 0.
         step: The step of the checkpoint.

@@ -82,7 +82,7 @@ def _resume_sweep_job(run_dir: Path, settings: dict[str, Any]) -> Job | None:
 def _resume(
     run_dir: Path, settings: dict[str, Any], manifest: runs.Manifest, changed: Mapping[str, Any]
 ) -> Job:
-    """The job that goes on from ckpt=, its manifest changed in memory alone.
+    """The job that resumes from ckpt=; its manifest changes in memory alone.
 
     Args:
         run_dir: The run directory.

@@ -86,7 +86,7 @@ def test_points_are_encoded_with_their_log_probability(points, tmp_path, command
     assert np.allclose(model.log_prob(held_out), arrays["log_prob"], atol=1e-3)
 
 
-def test_images_are_told_from_another_set(images, tmp_path, command):
+def test_images_are_distinguished_from_another_set(images, tmp_path, command):
     words = [f"run={images}", "num=40", "metrics=random", "ood=mnist5k"]  # 28 pixels, shrunk to 8
     values = command("eval", tmp_path, *words)
     assert (
