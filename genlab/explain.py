@@ -17,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from genlab.config import closest, flatten
-from genlab.config.renamed import OPTIONS
 from genlab.overrides import key_of
 
 __all__ = ["explain"]
@@ -72,8 +71,6 @@ def explain(error: Exception, command: str, words: Sequence[str] = ()) -> str:
             "@" in key
         ):  # an `override /model:` of a file whose keys are not those of the whole config
             return f"override /{key.partition('@')[0]}: the file with it needs the first line '# @package _global_'."
-        if today := OPTIONS.get(command, {}).get(key):
-            return f"{key}: is now called {today}"
         try:
             keys = known_keys(command, chosen(words))
         except (HydraException, OmegaConfBaseException, ValueError):  # a choice is wrong, too

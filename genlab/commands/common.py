@@ -189,7 +189,7 @@ def choose_sampler(system: System, name: str | None) -> None:
 
 
 def recompute_statistics(system: System, num_batches: int) -> None:
-    """Recomputes the generator's batch statistics, as standing= says; 0: keeps those of training."""
+    """Recomputes the generator's batch statistics by standing= batches; 0: keeps them."""
     if num_batches:
         kind = "a generator whose batch statistics can be recomputed"
         require(system, HasStandingStatistics, f"standing={num_batches}", kind)

@@ -1,13 +1,10 @@
 """What the commands ask of a system, and how they name the systems that have it."""
 
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.errors import HydraException
 
 from genlab import config
 from genlab.commands.common import options_for, output_file, require
 from genlab.errors import RunError
-from genlab.explain import explain
 from genlab.systems.base import Encodes, HasLikelihood, Samples
 
 
@@ -39,14 +36,3 @@ def test_an_output_file_has_its_suffix(tmp_path):
     assert output_file({"out": None}, tmp_path, "codes.npz") == tmp_path / "codes.npz"
     with pytest.raises(config.ConfigError, match=r"^out=a\.txt: .*\.npz"):
         output_file({"out": "a.txt"}, tmp_path, "codes.npz")
-
-
-@pytest.mark.parametrize("command", ["sample", "eval"])
-def test_an_option_of_an_earlier_version_is_answered_with_its_new_name(command):
-    config.from_run(command, [])
-    with (
-        initialize_config_module("genlab.conf", version_base="1.3"),
-        pytest.raises(HydraException) as refused,
-    ):
-        compose(command, ["scale=0.5"])
-    assert explain(refused.value, command, ["scale=0.5"]).startswith("scale: is now called temp")
