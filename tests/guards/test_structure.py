@@ -1,4 +1,4 @@
-"""The shape of the house: who may import whom, what says what it is, what a config may say."""
+"""The structure of the package: imports, docstrings, and what a shipped config may say."""
 
 import ast
 import sys
