@@ -88,7 +88,7 @@ def _without_defaults(node: dict) -> dict:
     }
 
 
-def _options(group: str) -> list[str]:
+def options(group: str) -> list[str]:
     """The names of the options that genlab ships for a config group."""
     entries = files("genlab.conf").joinpath(group).iterdir()
     return sorted(
@@ -121,7 +121,7 @@ def from_run(command: str, words: list[str]) -> tuple[str, list[str]]:
     store.store(group="data", name="of_run", node=escape(frozen.get("data") or {}))
     if command == "eval":
         # ood=<name> takes any data set to compare with the run's own.
-        for name in _options("data"):
+        for name in options("data"):
             store.store(group="ood", name=name, node={"defaults": [{"/data@_here_": name}]})
     name = re.sub(r"\W", "_", str(frozen.get("name")))[:80]
     return command, [f"name={name}"] if runs else []

@@ -1,4 +1,4 @@
-"""The contract: what a system can do, one Protocol a capability, asked with `isinstance`.
+"""The contract: what a system can do, one Protocol per capability, asked with `isinstance`.
 
 A system is a LightningModule with a `modality`. Whatever else it offers is one of the capabilities
 below. Commands, callbacks, evaluation and exports know these Protocols and no system, so a system
@@ -70,14 +70,14 @@ class Samples(Protocol):
         """Codes (num, Z), a function of `seed`.
 
         Args:
-            num: How many; the first codes do not depend on it.
+            num: How many.
             seed: Of the noise.
             temperature: Factor on the spread of the codes; below 1 truncates.
         """
         ...
 
     def sample(self, num: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """`num` images or points of the codes of `prior`; takes label= where there are labels."""
+        """`num` images or points, decoded from `prior`; takes label= where there are labels."""
         ...
 
 
@@ -88,7 +88,7 @@ class Decodes(Protocol):
     latent_dim: int
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Inputs from codes (N, Z); takes labels (N,) as its second argument where there are labels."""
+        """Inputs of codes (N, Z); where there are labels, labels (N,) are a second argument."""
         ...
 
 
@@ -117,14 +117,14 @@ class Reconstructs(Protocol):
 
 @runtime_checkable
 class Invertible(Protocol):
-    """Has an inverse that settings can switch off: then it reconstructs nothing."""
+    """Has an inverse unless settings switch it off; without it, it reconstructs nothing."""
 
     invertible: bool
 
 
 @runtime_checkable
 class Interpolates(Protocol):
-    """Draws what lies between two inputs."""
+    """Draws images or points between two inputs."""
 
     def interpolate(self, start: Tensor, end: Tensor, num: int) -> Tensor:
         """(N, num, ...): `num` inputs on the line between the codes of each pair."""
@@ -133,7 +133,7 @@ class Interpolates(Protocol):
 
 @runtime_checkable
 class HasLabels(Protocol):
-    """Can be trained with class labels; num_classes is 0 where it was trained without."""
+    """Can be trained with class labels; num_classes is 0 if it was trained without."""
 
     num_classes: int
 
@@ -142,8 +142,8 @@ class HasLabels(Protocol):
 
         Args:
             num: How many.
-            label: A class by number or name, or a list of them to take in turn; None: all classes
-                in turn.
+            label: A class by number or name, or a list of them that is repeated; None: all classes,
+                repeated.
         """
         ...
 
@@ -196,7 +196,7 @@ class HasLikelihood(Protocol):
 
 @runtime_checkable
 class Classifies(Protocol):
-    """Predicts the class of images."""
+    """Classifies images."""
 
     def classify(self, images: Tensor) -> Tensor:
         """Logits (N, num_classes)."""
@@ -205,7 +205,7 @@ class Classifies(Protocol):
 
 @runtime_checkable
 class HasStoredCodes(Protocol):
-    """Keeps a code for each training image; other images are encoded by a search."""
+    """Stores a code for each training image; other images are encoded by a search."""
 
     def stored_codes(self) -> Tensor:
         """Codes (N, Z) of the training split, in its order."""
@@ -243,10 +243,10 @@ class HasBatchStatistics(Protocol):
 
 @runtime_checkable
 class HasStandingStatistics(Protocol):
-    """Can take the batch statistics of its generator anew for sampling."""
+    """Can recompute the batch statistics of its generator for sampling."""
 
     def stand(self, num_batches: int, seed: int = 0) -> None:
-        """Takes them from `num_batches` batches of 256 samples."""
+        """Recomputes them from `num_batches` batches of 256 samples."""
         ...
 
 
@@ -298,19 +298,20 @@ class LabelEncoder(Protocol):
 
 @runtime_checkable
 class Pretrained(Protocol):
-    """Is trained on raw text."""
+    """A text model that is trained on raw text."""
 
     objective: Literal["mlm", "gpt", "unilm"]
+    mask_rate: float  # fraction of the words that mlm hides
 
 
 @runtime_checkable
 class Exports(Protocol):
-    """Writes itself in formats of its own."""
+    """Can be exported in formats of its own."""
 
     formats: Sequence[str]
 
     def export(self, out: str, format: str) -> list[str]:
-        """The names of the files written in the folder `out`."""
+        """Writes `format` into the folder `out`; returns the names of the files."""
         ...
 
 
@@ -319,10 +320,10 @@ class Exports(Protocol):
 
 @runtime_checkable
 class BindsData(Protocol):
-    """Needs the data module itself, for instance for a loss over a network trained on its images."""
+    """Needs the data module itself, as a perceptual distance does that is trained on its images."""
 
     def bind(self, data: Any) -> None:
-        """Is called once, before the first use outside of training."""
+        """Called once, before the system is first used outside of training."""
         ...
 
 
@@ -331,7 +332,7 @@ class Derived(Protocol):
     """Keeps buffers that follow from its weights, such as norms by power iteration."""
 
     def refresh(self) -> None:
-        """Computes them anew, after weights were averaged or loaded."""
+        """Computes them again, after weights were averaged or loaded."""
         ...
 
 
@@ -340,7 +341,10 @@ class Captured(Protocol):
     """Its training step can be captured as a CUDA graph."""
 
     def graph_key(self) -> tuple:
-        """What decides which kernels the next step launches; ValueError where it is not known."""
+        """A key of the kernels that the next step launches; ValueError where they vary freely.
+
+        A step is captured once per key and replayed for all later steps of that key.
+        """
         ...
 
 

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from genlab import config, runs
 from genlab.commands import options, train
-from genlab.commands.record import Record
+from genlab.commands.job import Job, Record
 from genlab.errors import cause
 
 RECIPES = {
@@ -79,7 +79,8 @@ def attempt(settings: dict, tmp_path) -> str | None:
         if "vocab_size" in (checked.get("net") or {}):
             checked = with_value(checked, "net.vocab_size", 50)
         config.build_system(checked, checked["allow"])
-        train.build_trainer(checked, tmp_path, Record(runs.Manifest(tmp_path, {})))
+        job = Job(tmp_path, checked, runs.Manifest(tmp_path, {}))
+        train.build_trainer(job, Record(job))
     except ValueError as error:
         return str(error)
     except Exception as error:
