@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-from genlab import config
+from genlab import config, runs
 from genlab.commands import train
 from genlab.commands.job import Job, Record
 from genlab.data.images.arrays import Arrays
