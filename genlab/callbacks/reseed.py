@@ -1,17 +1,16 @@
 """All randomness of a step as a function of (seed, step, rank), which is what makes a resume exact."""
 
-import hashlib
-
 import torch
 from lightning.pytorch import Callback
+
+from genlab.seeds import digest
 
 __all__ = ["Reseed", "step_seed"]
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
     """A 63-bit seed for one step of one process; distinct arguments give unrelated streams."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
+    return digest(f"{seed}/{step}/{rank}")
 
 
 class Reseed(Callback):

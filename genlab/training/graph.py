@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from genlab.nn.cuda_graph import aside, record
+from genlab.nn.cuda_graph import record, run_on
 
 __all__ = ["GraphStrategy", "Step", "refuse_checkpointing"]
 
@@ -208,7 +208,7 @@ class GraphStrategy(SingleDeviceStrategy):
 
     def aside(self, function: Callable[[], Any]) -> Any:
         """Runs `function` on the stream that steps are captured on."""
-        return aside(function, self._stream())
+        return run_on(self._stream(), function)
 
     def _stream(self) -> torch.cuda.Stream:
         self.stream = self.stream or torch.cuda.Stream()
