@@ -16,7 +16,7 @@ VOCAB, PAD, CLS, SEP, MASK = 1000, 0, 2, 3, 4
 
 
 def within(count: int, trials: int, p: float) -> bool:
-    """Whether a binomial count is as far from its mean as chance goes (five standard deviations)."""
+    """Whether a binomial count is within five standard deviations of its mean."""
     return abs(count - trials * p) < 5 * (trials * p * (1 - p)) ** 0.5
 
 

@@ -248,13 +248,13 @@ def test_what_cannot_be_decoded_is_refused():
     ids, lengths = torch.randint(1, V, (1, 30)), torch.tensor([30])
     with pytest.raises(ValueError, match=r"^net\.max_length=40: .* max_new_tokens=11"):
         model.prefill(ids, None, lengths, max_new_tokens=11)
-    with pytest.raises(ValueError, match="^target_segment=2"):
+    with pytest.raises(ValueError, match=r"^target_segment=2"):
         model.prefill(ids, None, lengths, max_new_tokens=1, target_segment=2)
     _, cache = model.prefill(ids, None, lengths, max_new_tokens=1)
     model.step(torch.tensor([[1]]), cache)
-    with pytest.raises(ValueError, match="^max_new_tokens=1"):
+    with pytest.raises(ValueError, match=r"^max_new_tokens=1"):
         model.step(torch.tensor([[1]]), cache)
-    with pytest.raises(ValueError, match="^prefill"):
+    with pytest.raises(ValueError, match=r"^prefill"):
         model.train().prefill(ids, None, lengths, max_new_tokens=1)
     with pytest.raises(ValueError, match=r"^net\.max_length=40: .* 41 tokens"):
         model(torch.ones(1, 41, dtype=torch.long))

@@ -10,7 +10,7 @@ from genlab.models.seq2seq.bert import BERT
 from genlab.models.seq2seq.generation import CachedScorer, Decoding, GuidedScorer, write
 from genlab.nn import masks
 from genlab.nn.conditional_norm import ConditionalLayerNorm
-from genlab.weights.bert import load
+from genlab.weights.bert import load, to_huggingface
 
 V, C = 40, 6
 SIZES = {
@@ -169,14 +169,8 @@ def test_guidance_of_one_is_the_condition_and_of_none_is_no_condition():
 
 
 def test_weights_without_a_condition_are_loaded_and_those_of_the_condition_reported():
-    plain, tensors = bert(condition_dim=0), {}
-    from genlab.weights.bert import _theirs
-
-    for ours, value in plain.state_dict().items():
-        for name, part in zip(_theirs(ours), value.chunk(len(_theirs(ours))), strict=True):
-            tensors[name] = part
-    model = bert(0.0)
-    report = load(model, tensors)
+    plain, model = bert(condition_dim=0), bert(0.0)
+    report = load(model, to_huggingface(plain.state_dict()))
     assert (
         "norm.gain.weight" in report.missing
         and len(report.missing) == 2 * 8

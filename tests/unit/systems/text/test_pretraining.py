@@ -228,7 +228,7 @@ def test_several_fillings_are_the_likeliest_and_differ():
     (one,) = system.generate(asked("w1 [MASK]"), Decoding(num=3))
     assert len(set(one.texts)) == 3 and one.scores == sorted(one.scores, reverse=True)
     assert one.texts[0] == system.generate(asked("w1 [MASK]"))[0].texts[0]
-    with pytest.raises(ValueError, match="^source"):
+    with pytest.raises(ValueError, match=r"^source"):
         system.generate(asked("w1"))
     with pytest.raises(ValueError, match=r"decoding\.top_k"):
         system.generate(asked("w1 [MASK]"), Decoding(top_k=3))

@@ -353,9 +353,9 @@ def test_texts_are_written_to_plain_sources_and_sampled_by_seed_alone():
     assert done[-1] == 8
     with pytest.raises(ValueError, match=r"decoding\.extractive"):
         system.generate(examples, Decoding(extractive=True))
-    with pytest.raises(ValueError, match="^question"):
+    with pytest.raises(ValueError, match=r"^question"):
         system.generate([examples[0], asked(["w1"])])
-    with pytest.raises(ValueError, match="^source"):
+    with pytest.raises(ValueError, match=r"^source"):
         made(codec={"stride": 3, "max_question": 0}).generate(
             [Example("0", (text(range(30)),), ((),))]
         )
