@@ -4,7 +4,7 @@ Shapes: B rows of L tokens; M predicted tokens; V vocabulary; N texts; D hidden_
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
@@ -33,6 +33,13 @@ from genlab.training.lamb import LAMB
 from genlab.weights.huggingface import save
 
 __all__ = ["Pretraining", "sharded_layers"]
+
+
+@runtime_checkable
+class PacksRows(Protocol):
+    """Data whose rows may hold several documents."""
+
+    pack: Literal["cross_document", "isolated"]
 
 
 class Pretraining(LightningModule):
@@ -172,7 +179,9 @@ class Pretraining(LightningModule):
     def graph_key(self) -> tuple:
         """See genlab.systems.base.Captured."""
         refuse_checkpointing(self.net)
-        if self.objective == "unilm" and self.trainer.datamodule.pack == "isolated":
+        data = self.trainer.datamodule
+        isolated = isinstance(data, PacksRows) and data.pack == "isolated"
+        if self.objective == "unilm" and isolated:
             raise ValueError(
                 "trainer.graph=true: with model.objective=unilm and data.pack=isolated the width "
                 "of a row depends on its documents; set data.pack=cross_document"
@@ -217,7 +226,7 @@ class Pretraining(LightningModule):
         )
 
     def _per_step(self) -> int:
-        """How far a step of the optimiser is in `unit`."""
+        """What a step of the optimiser counts in `unit`."""
         if self.unit == "steps":
             return 1
         trainer, data = self.trainer, self.trainer.datamodule

@@ -100,8 +100,8 @@ def make_windows(codec, examples: Sequence) -> list[Windows]:
         rows = [row for _ in example.sources for row in codec.windows(next(sources), question)]
         if question is None and len(rows) != 1:
             raise ValueError(
-                f"source: {len(rows)} windows or sources for one text, but only those of a question "
-                "can vote; set data.stride=null, which cuts a long source"
+                f"source: {len(rows)} windows or sources for one text, but only those of a "
+                "question can vote; set data.stride=null, which cuts a long source"
             )
         made.append(rows)
     return made
