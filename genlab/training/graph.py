@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from genlab.nn.cuda_graph import aside, record
+from genlab.nn.cuda_graph import record, run_on
 from genlab.systems.base import Captured, ChecksCapture
 
 __all__ = ["GraphStrategy", "Step", "refuse_checkpointing"]
@@ -125,7 +125,7 @@ class GraphStrategy(SingleDeviceStrategy):
             self.seen[key] += 1
             if self.seen[key] <= NUM_WARMUP:
                 eager = super().optimizer_step
-                return self.aside(lambda: eager(optimizer, closure, model, **kwargs))
+                return self.run_on(lambda: eager(optimizer, closure, model, **kwargs))
             self.steps[key] = self.capture(optimizer, closure, model)
         step = self.steps[key]
         step.feed(self.batch)
@@ -207,9 +207,9 @@ class GraphStrategy(SingleDeviceStrategy):
         self.pool = self.pool or graph.pool()
         return graph.replay
 
-    def aside(self, function: Callable[[], Any]) -> Any:
+    def run_on(self, function: Callable[[], Any]) -> Any:
         """Runs `function` on the stream that steps are captured on."""
-        return aside(function, self._stream())
+        return run_on(self._stream(), function)
 
     def _stream(self) -> torch.cuda.Stream:
         self.stream = self.stream or torch.cuda.Stream()

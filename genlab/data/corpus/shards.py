@@ -27,6 +27,7 @@ from genlab.data.text.tokenizer import Tokenizer
 from genlab.errors import DataError
 from genlab.files import write_bytes
 from genlab.reading import is_intact, read_json, seal
+from genlab.seeds import fraction_of
 from genlab.weights.source import Vocabulary
 
 __all__ = ["WORDS", "kept_tokenizer", "prepare"]
@@ -56,7 +57,7 @@ class Writer:
         self.dtype = token_type(len(self.tokenizer))
 
     def split(self, text: str) -> str:
-        place = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest()) / (1 << 56)
+        place = fraction_of(text)
         for name, part in self.parts.items():
             if place < part:
                 return name

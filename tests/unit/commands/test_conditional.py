@@ -139,7 +139,7 @@ def test_a_backbone_takes_pretrained_weights_and_can_be_frozen(tmp_path):
     other = torchvision.models.get_model("resnet18", weights=None)
     torch.save(other.state_dict(), tmp_path / "w.pt")
     frozen = Backbone("resnet18", str(tmp_path / "w.pt"), True, 8)
-    frozen.begin()
+    frozen.load_weights()
     other.fc = torch.nn.Flatten()
     x = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
     mean, std = (
