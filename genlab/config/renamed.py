@@ -6,7 +6,7 @@ A run that was trained under them still loads, and a user who types one is told 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ARGUMENTS", "COMMAND_KEYS", "new_target", "with_new_names"]
+__all__ = ["ARGUMENTS", "COMMAND_KEYS", "new_target", "unit_note", "with_new_names"]
 
 # Modules of genlab, before -> today
 MODULES = {
@@ -124,6 +124,11 @@ def new_target(target: str) -> str | None:
     module, _, name = target.rpartition(".")
     today = MODULES.get(module.removeprefix("genlab."))
     return f"genlab.{today}.{name}" if module.startswith("genlab.") and today else None
+
+
+def unit_note(name: str) -> str:
+    """What to add to the new name of an argument that now counts in another unit, or ""."""
+    return f" ({name}=1 is now {UNITS[name]})" if name in UNITS else ""
 
 
 def with_new_names(node: Any) -> Any:
