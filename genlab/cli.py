@@ -102,8 +102,7 @@ def run_hydra(command: str, rest: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    from genlab import config, explain, files
-    from genlab import overrides
+    from genlab import config, explain, files, overrides
     from genlab.errors import cause
     from genlab.sweeps import jobs, summary
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from genlab.console import console
 from genlab.data.images.folder import read_images
 from genlab.data.sampler import in_order
 from genlab.data.text.formats import format_of
-from genlab.data.text.records import Example, read_labelled
+from genlab.data.text.records import Example, read_labelled, read_records
 from genlab.data.text.rows import Drawn, TextBatches, TextDraw
 from genlab.tensors import save_arrays
 
@@ -271,9 +272,10 @@ def texts_of(system, data, settings: dict[str, Any], fields: list[str]) -> list[
         if format_of(path) in (".jsonl", ".json", ".tsv", ".csv"):
             about = settings["data"]
             text, source = about.get("text_field", "text"), about.get("source_field")
-            examples = read_labelled(
-                [path], settings["on_error"], text, about.get("fields", []), source
-            ).examples
+            reader = partial(
+                read_labelled, text=text, fields=about.get("fields", []), source=source
+            )
+            examples = read_records([path], reader, settings["on_error"]).examples
         elif system.writes_freely:
             examples = [
                 Example(str(i), ("",), ((line.strip(),),)) for i, line in enumerate(lines_of(path))

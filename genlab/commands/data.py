@@ -109,9 +109,8 @@ def require_split(data, split: str, key: str = "split", needed: int | None = Non
 
 
 def _more(data, split: str) -> str:
-    key = f"{split}_part" if split in getattr(data, "parts", ()) else f"num_{split}"
-    takes_it = key in getattr(data, "__dict__", {}) or key.endswith("_part")
-    return f"set data.{key} to hold more out" if takes_it else "choose data with such a split"
+    key = data.split_key(split)
+    return f"set data.{key} to hold more out" if key else "choose data with such a split"
 
 
 def trained_on(run_path: Path, data) -> bool | None:

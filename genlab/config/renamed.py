@@ -46,9 +46,14 @@ CLASSES = {
     "genlab.data.facts.FactTexts": "genlab.data.corpus.facts.FactTexts",
 }
 
+FRACTIONS = {"val_part": "val_fraction", "test_part": "test_fraction"}
+
 # Arguments of today's targets, before -> today. Where one name took the meaning of another, another
 # key of the same target must be gone: with_new_names tells by that whether a config is an old one.
-ARGUMENTS: dict[str, dict[str, str]] = {}
+ARGUMENTS: dict[str, dict[str, str]] = {
+    "genlab.data.corpus.corpus.Corpus": FRACTIONS,
+    "genlab.data.corpus.facts.FactTexts": FRACTIONS,
+}
 
 
 def new_target(target: str) -> str | None:
