@@ -118,9 +118,9 @@ class HasLabelValues(Protocol):
 
 @runtime_checkable
 class HasClassWords(Protocol):
-    """Holds captions made from classes."""
+    """Holds captions made from classes. (The `words` of a corpus are a setting of its own.)"""
 
-    class_words: Sequence[str]  # the word for each class, in the order of the labels
+    words: Sequence[str]  # the word for each class, in the order of the labels
 
 
 @runtime_checkable

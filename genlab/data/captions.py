@@ -75,7 +75,7 @@ class LabelledImages(ConditionalText):
         }
 
     @property
-    def class_words(self) -> list[str]:
+    def words(self) -> list[str]:
         """The word for each class; known after setup()."""
         self.images.setup()
         known = self.images.classes
@@ -99,7 +99,7 @@ class LabelledImages(ConditionalText):
         self.setup()
 
     def _read(self) -> dict[str, list[Example]]:
-        words = self.class_words
+        words = self.words
         splits = {}
         for split in SPLITS:
             labels = self.images.arrays(split).labels.tolist()

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genlab.data.base import HasClassWords
 from genlab.evaluation.text import Judged, comparable, is_chinese, judge
 from genlab.metrics.diversity import copied, copied_ngrams, distinct, self_bleu
 from genlab.metrics.overlap import bleu
@@ -67,10 +66,9 @@ def evaluate_conditional(
         results |= (
             {} if found is None else {"bleu": {"value": found[0], **entry, "features": found[1]}}
         )
-    if isinstance(data, HasClassWords):
+    if getattr(data, "words", None):
         right = [
-            says(text, e.labels[0], data.class_words)
-            for text, e in zip(texts, examples, strict=False)
+            says(text, e.labels[0], data.words) for text, e in zip(texts, examples, strict=False)
         ]
         values["label_word_accuracy"] = sum(right) / some
     if "labels" in given:

@@ -161,7 +161,7 @@ def test_captions_are_made_of_classes_and_one_is_drawn_each_time():
     with pytest.raises(DataError, match=r"data\.templates"):
         LabelledImages(MNIST5k(), ["a digit"])
     with pytest.raises(DataError, match=r"data\.words: "):
-        _ = LabelledImages(MNIST5k(), ["{label}"], ["x"]).class_words
+        _ = LabelledImages(MNIST5k(), ["{label}"], ["x"]).words
 
 
 @pytest.fixture
