@@ -1,6 +1,5 @@
 """The order of training as a pure function of (seed, epoch, position)."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -9,9 +8,9 @@ import torch
 from torch import Tensor
 
 from genlab.errors import DataError
-from genlab.seeds import digest, mixed, shuffled
+from genlab.seeds import digest, mix, permute, random_state
 
-__all__ = ["Draw", "StepSampler", "in_order", "random_state"]
+__all__ = ["Draw", "StepSampler", "in_order"]
 
 # The longest set whose order is kept as a table; of a longer one, each batch computes its own part.
 TABLE = 1 << 20
@@ -22,15 +21,6 @@ class Draw(NamedTuple):
 
     index: Tensor
     flip: Tensor | None = None
-
-
-def random_state(*words: int) -> np.random.RandomState:
-    """A generator that is a function of these numbers.
-
-    NumPy has frozen the streams of RandomState: a resume under a later version draws the same.
-    """
-    content = hashlib.blake2b(" ".join(map(str, words)).encode(), digest_size=32).digest()
-    return np.random.RandomState(np.frombuffer(content, dtype="<u4").astype(np.uint32))
 
 
 class StepSampler:
@@ -106,12 +96,12 @@ class StepSampler:
             rows, flips = self._shuffle(epoch)
             return lambda start, end: (rows[start:end], flips[start:end])
         key = digest("order", self.seed, epoch)
-        flip_key = np.uint64(digest("flip", key))
+        flip_key = digest("flip", key)
 
         def order(start: int, end: int) -> tuple[Tensor, Tensor]:
             places = np.arange(start, end)
-            flips = mixed(places.astype(np.uint64) + flip_key) & np.uint64(1)
-            return torch.from_numpy(shuffled(places, self.count, key)), torch.from_numpy(flips == 1)
+            flips = mix(places + flip_key) & 1
+            return torch.from_numpy(permute(places, self.count, key)), torch.from_numpy(flips == 1)
 
         return order
 

@@ -27,7 +27,8 @@ from genlab.data.splits import SPLITS
 from genlab.data.text.tokenizer import Tokenizer
 from genlab.errors import DataError
 from genlab.files import write_bytes
-from genlab.reading import read_json, seal, sealed
+from genlab.reading import is_intact, read_json, seal
+from genlab.seeds import fraction_of
 from genlab.weights.source import Vocabulary
 
 __all__ = ["CHARACTERS", "WORDS", "alone", "keep_tokenizer", "kept_tokenizer", "prepare"]
@@ -61,8 +62,7 @@ class Writer:
 
     def split(self, text: str) -> str:
         """The split of a document, a function of its text."""
-        digest = hashlib.blake2b(text.encode(), digest_size=7).digest()
-        place = int.from_bytes(digest) / (1 << 56)  # in [0, 1)
+        place = fraction_of(text)
         for name, fraction in self.fractions.items():
             if place < fraction:
                 return name
@@ -144,7 +144,7 @@ def kept_tokenizer(file: Path) -> Tokenizer | None:
     """
     try:
         content = read_json(file, Vocabulary)
-        if not sealed(content):
+        if not is_intact(content):
             raise ValueError(f"{file}: the file is damaged")
         content.pop("checksum")
         return Tokenizer.from_state(content)

@@ -17,8 +17,8 @@ from genlab.data.text.records import (
     Example,
     Record,
     Records,
+    read_files,
     read_pairs,
-    read_records,
     read_squad,
     read_webqa,
 )
@@ -213,7 +213,7 @@ class TextDataModule(StepDataModule):
         return splits
 
     def _records(self, paths: list[Path]) -> Records:
-        return read_records(paths, self.read_examples, self.on_error) if paths else Records()
+        return read_files(paths, self.read_examples, self.on_error) if paths else Records()
 
     def prepare_data(self) -> None:
         """Nothing is downloaded; it reads, so that an error comes before training starts."""

@@ -20,7 +20,7 @@ __all__ = [
     "a_text",
     "read_labelled",
     "read_pairs",
-    "read_records",
+    "read_files",
     "read_squad",
     "read_webqa",
 ]
@@ -70,7 +70,7 @@ class Records:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
-def read_records(
+def read_files(
     paths: list[Path], reader: Callable[[Path], Iterator[Record]], on_error: str
 ) -> Records:
     """The examples of some files.

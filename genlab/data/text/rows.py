@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genlab.data.sampler import StepSampler, random_state
+from genlab.data.sampler import StepSampler
 from genlab.data.text.codec import Codec, pad
 from genlab.data.text.records import Example
 from genlab.errors import DataError
+from genlab.seeds import random_state
 
 __all__ = ["Drawn", "Encoded", "LengthSampler", "TextBatches", "TextDraw"]
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 from genlab.data.text.vocabulary import SPECIALS, is_cjk, simplify, splitters
 from genlab.errors import DataError
 from genlab.weights.source import find
-from genlab.weights.vocabulary import read_tokenizer, vocabulary_in
+from genlab.weights.vocabulary import find_vocabulary, read_tokenizer
 
 __all__ = ["Tokenizer", "tokenizer_of"]
 
@@ -119,7 +119,7 @@ class Tokenizer:
         """
         path = Path(path)
         if path.is_dir():
-            path = vocabulary_in(path) or path / "vocab.txt"
+            path = find_vocabulary(path) or path / "vocab.txt"
         vocab, options = read_tokenizer(path)
         own = options.pop("lowercase", True)
         lowercase = own if lowercase is None else lowercase
@@ -220,7 +220,7 @@ def tokenizer_of(
         DataError: The weights have no vocabulary, or that of a run is to be simplified.
         WeightsError: A file cannot be found or read.
     """
-    if not path.is_file() and vocabulary_in(path) is None:
+    if not path.is_file() and find_vocabulary(path) is None:
         source = find(vocab)
         if source.tokenizer is not None:
             if simplified:

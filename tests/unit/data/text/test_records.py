@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from genlab.data.text.records import read_pairs, read_records, read_squad, read_webqa
+from genlab.data.text.records import read_files, read_pairs, read_squad, read_webqa
 from genlab.errors import DataError
 
 
@@ -23,7 +23,7 @@ def write(path, content):
 def test_pairs_are_json_lines(tmp_path, name):
     first = '{"source": " 春眠 ", "target": ["a", "b"], "more": 1}'
     path = write(tmp_path / name, f'\ufeff{first}\n\n{{"source": "x", "target": "y"}}\n')
-    first, second = read_records([path], read_pairs, "raise").examples
+    first, second = read_files([path], read_pairs, "raise").examples
     assert first.sources == ("春眠",) and first.question is None
     assert first.targets == (("a", "b"),) and first.accepted == ("a", "b")
     assert first.id == f"{name}:1" and second.id == f"{name}:3" and second.targets == (("y",),)
@@ -34,10 +34,10 @@ def test_pairs_are_columns(tmp_path):
     bare = write(tmp_path / "b.tsv", "T\tA\n")
     for path, source, target in ((named, "abstract", "title"), (bare, 1, 0)):
         reader = partial(read_pairs, source=source, target=target)
-        (example,) = read_records([path], reader, "raise").examples
+        (example,) = read_files([path], reader, "raise").examples
         assert example.sources == ("A",) and example.accepted == ("T",)
     with pytest.raises(DataError, match=r"b\.tsv:1: .*source, target.*data\.source_field"):
-        read_records([bare], read_pairs, "raise")
+        read_files([bare], read_pairs, "raise")
 
 
 BAD_PAIRS = [
@@ -53,8 +53,8 @@ BAD_PAIRS = [
 def test_a_bad_pair_is_named_by_its_line_or_skipped(tmp_path, bad):
     path = write(tmp_path / "a.jsonl", '{"source": "x", "target": "y"}\n' + bad + "\n")
     with pytest.raises(DataError, match=r"a\.jsonl:2: .*data\.on_error=skip"):
-        read_records([path], read_pairs, "raise")
-    records = read_records([path], read_pairs, "skip")
+        read_files([path], read_pairs, "raise")
+    records = read_files([path], read_pairs, "skip")
     assert len(records.examples) == 1 and records.skipped[0][0] == f"{path}:2"
 
 
@@ -82,9 +82,7 @@ SQUAD = {
 
 
 def test_squad_files_are_read_as_they_are(tmp_path):
-    one, two, three = read_records(
-        [write(tmp_path / "s.json", SQUAD)], read_squad, "raise"
-    ).examples
+    one, two, three = read_files([write(tmp_path / "s.json", SQUAD)], read_squad, "raise").examples
     assert (
         one.targets == (("Au",),)
         and one.question == "Symbol?"
@@ -117,8 +115,8 @@ def test_a_bad_question_is_named_by_its_place_or_skipped(tmp_path, change, place
     change(content)
     path = write(tmp_path / "s.json", content)
     with pytest.raises(DataError, match=r"s\.json:" + place + ": "):
-        read_records([path], read_squad, "raise")
-    records = read_records([path], read_squad, "skip")
+        read_files([path], read_squad, "raise")
+    records = read_files([path], read_squad, "skip")
     assert len(records.skipped) == 1 and records.examples
 
 
@@ -133,7 +131,7 @@ WEBQA = [
 
 
 def test_webqa_lists_lend_an_answer_to_all_passages(tmp_path):
-    one, two = read_records([write(tmp_path / "w.json", WEBQA)], read_webqa, "raise").examples
+    one, two = read_files([write(tmp_path / "w.json", WEBQA)], read_webqa, "raise").examples
     assert (
         one.sources == ("甲和乙", "丙")
         and one.targets == (("甲 乙",), ("甲 乙",))
@@ -144,21 +142,21 @@ def test_webqa_lists_lend_an_answer_to_all_passages(tmp_path):
 
 def test_what_is_no_such_file_is_said(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.json: "):
-        read_records([tmp_path / "nowhere.json"], read_squad, "raise")
+        read_files([tmp_path / "nowhere.json"], read_squad, "raise")
     with pytest.raises(DataError, match=r"s\.json:1: "):
-        read_records([write(tmp_path / "s.json", '{"data": [')], read_squad, "raise")
+        read_files([write(tmp_path / "s.json", '{"data": [')], read_squad, "raise")
     with pytest.raises(DataError, match=r's\.json:\[0\]: .*"paragraphs"'):
-        read_records([write(tmp_path / "s.json", WEBQA)], read_squad, "raise")
+        read_files([write(tmp_path / "s.json", WEBQA)], read_squad, "raise")
     with pytest.raises(DataError, match=r"w\.json:data\[0\]: .*'question'"):
-        read_records([write(tmp_path / "w.json", SQUAD)], read_webqa, "raise")
+        read_files([write(tmp_path / "w.json", SQUAD)], read_webqa, "raise")
     with pytest.raises(DataError, match=r"w\.json:.*passages"):
-        read_records(
+        read_files(
             [write(tmp_path / "w.json", [{"question": "x", "passages": []}])], read_webqa, "raise"
         )
     with pytest.raises(DataError, match=r"w\.json: "):
-        read_records([write(tmp_path / "w.json", [])], read_webqa, "skip")
+        read_files([write(tmp_path / "w.json", [])], read_webqa, "skip")
     with pytest.raises(DataError, match=r"data\.on_error=maybe"):
-        read_records([], read_webqa, "maybe")
+        read_files([], read_webqa, "maybe")
     (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=r"b\.jsonl:1: "):
-        read_records([tmp_path / "b.jsonl"], read_pairs, "raise")
+        read_files([tmp_path / "b.jsonl"], read_pairs, "raise")
