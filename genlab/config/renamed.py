@@ -5,7 +5,7 @@ answered with today's.
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ARGUMENTS", "COMMAND_KEYS", "new_target", "with_new_names"]
+__all__ = ["ARGUMENTS", "OPTIONS", "new_target", "with_new_names"]
 
 # Modules below genlab, before -> today
 MODULES = {
@@ -46,15 +46,16 @@ CLASSES = {
     "genlab.data.facts.FactTexts": "genlab.data.corpus.facts.FactTexts",
 }
 
-# Keys at the top of a command's config, by command, before -> today
-COMMAND_KEYS: dict[str, dict[str, str]] = {
-    "eval": {"scale": "temperature"},
-    "sample": {"scale": "temperature"},
-}
-
 # Arguments of today's targets, before -> today. Where one name took the meaning of another, another
 # key of the same target must be gone: with_new_names tells by that whether a config is an old one.
 ARGUMENTS: dict[str, dict[str, str]] = {}
+
+
+# Options of commands, before -> today
+OPTIONS = {
+    "sample": {"scale": "temperature=, and with mode=reconstruct code_scale="},
+    "eval": {"scale": "temperature="},
+}
 
 
 def new_target(target: str) -> str | None:
