@@ -6,7 +6,7 @@ A run that was trained under them still loads, and a user who types one is told 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ARGUMENTS", "COMMAND_KEYS", "new_target", "unit_note", "with_new_names"]
+__all__ = ["ARGUMENTS", "OPTIONS", "new_target", "unit_note", "with_new_names"]
 
 # Modules of genlab, before -> today
 MODULES = {
@@ -45,12 +45,6 @@ CLASSES = {
     "genlab.data.MNIST5k": "genlab.data.images.sets.MNIST5k",
     "genlab.data.PointSet": "genlab.data.points.PointSet",
     "genlab.data.facts.FactTexts": "genlab.data.corpus.facts.FactTexts",
-}
-
-# Command -> its own keys, before -> today
-COMMAND_KEYS: dict[str, dict[str, str]] = {
-    "eval": {"scale": "temperature"},
-    "sample": {"scale": "temperature"},
 }
 
 # Tables that several targets share
@@ -118,6 +112,12 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 # Numbers that have another unit under their new name: key before -> what 1 is today. At every image
 # size, the convolution next to the image had 8 width_multiple channels.
 UNITS = {"width_multiple": 8}
+
+# Command -> its own options, before -> today, in words
+OPTIONS = {
+    "sample": {"scale": "temperature=, and with mode=reconstruct code_scale="},
+    "eval": {"scale": "temperature="},
+}
 
 
 def new_target(target: str) -> str | None:
