@@ -5,6 +5,7 @@ import math
 from lightning.pytorch import Callback
 
 from genlab.ranges import PositiveInt
+from genlab.training.distributed import check_unused
 
 __all__ = ["Growing"]
 
@@ -63,9 +64,7 @@ class Growing(Callback):
                 f"callbacks.growing.start_size={self.start_size}: expected one of {', '.join(map(str, sizes))}"
             )
         self.top = len(sizes) - 1
-        system.check_unused(
-            trainer, "callbacks=growing: each level uses some of the parameters only"
-        )
+        check_unused(trainer, "callbacks=growing: each level uses some of the parameters only")
 
     def on_train_batch_start(self, trainer, system, batch, batch_idx) -> None:
         images_per_step = len(batch["image"]) * trainer.world_size * trainer.accumulate_grad_batches

@@ -106,7 +106,7 @@ def assert_equal(system, expected, atol=1e-10):
 def test_one_backward_gives_the_gradients_of_separate_losses(update, name, norm, kind):
     loss = LOSSES[name]
     if update == "scaled" and (kind == "ogan" or (norm == "batch" and not loss.symmetric)):
-        with pytest.raises(ValueError, match=r"model\.update=scaled"):
+        with pytest.raises(ValueError, match=r"^model\.update=scaled"):
             build(kind, norm, loss, update)
         return
     # scaled is exact where D has not let go of a fake; its own test below has the other side
@@ -241,7 +241,7 @@ def test_single_refuses_a_network_that_changes_between_passes():
             nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(768, 1))
         ),
     }
-    with pytest.raises(ValueError, match=r"genlab\.nn\.spectral_norm"):
+    with pytest.raises(ValueError, match=r"^model\.update=single"):
         GAN(net, losses.Hinge(), LATENT, torch.optim.SGD, 1e-3, 1e-3, update="single")
 
 

@@ -198,17 +198,17 @@ def test_candidates_are_drawn_in_blocks_of_equal_size():
 
 def test_the_sampler_is_the_gaussian_until_the_mapping_is_trained_and_can_be_chosen():
     system = build(GLANN, glo_steps=5)
-    assert torch.equal(system.prior(4, 1), system.gaussian(4, 1))
+    assert torch.equal(system.prior(4, 1), system.draw_gaussian(4, 1))
     system.matches.noise = torch.zeros(30, 3)
-    assert torch.equal(system.prior(4, 1), system.mapped(4, 1))
+    assert torch.equal(system.prior(4, 1), system.map_noise(4, 1))
     system.sampler = "gaussian"
-    assert torch.equal(system.prior(4, 1), system.gaussian(4, 1))
+    assert torch.equal(system.prior(4, 1), system.draw_gaussian(4, 1))
 
 
 def test_the_fitted_gaussian_has_the_codes_moments_before_it_is_projected():
     system = build(space="ball", count=400)
     system.codes.values.mul_(0.02).add_(0.1)  # so far inside that no sample is projected
-    drawn = system.gaussian(40_000, 0)
+    drawn = system.draw_gaussian(40_000, 0)
     torch.testing.assert_close(drawn.mean(0), system.codes.values.mean(0), atol=1e-3, rtol=0)
     torch.testing.assert_close(
         torch.cov(drawn.T), torch.cov(system.codes.values.T), atol=1e-5, rtol=0
@@ -284,15 +284,15 @@ def test_imle_pulls_the_nearest_fake_to_each_image():
 def test_parts_that_do_not_fit_are_refused_by_key():
     for cls, options in ((GLO, {}), (IMLE, {}), (GLANN, {"glo_steps": 1})):
         net = {"generator": Generator(16, 1, 6, hidden_dim=4), "mapping": Mapping(3, 6)}
-        with pytest.raises(ValueError, match=r"loss: .* needs a distance"):
+        with pytest.raises(ValueError, match=r"^loss: "):
             cls(net, Hinge(), 6, torch.optim.SGD, **options)
-        with pytest.raises(ValueError, match=r"net\.discriminator=null"):
+        with pytest.raises(ValueError, match=r"^net\.discriminator: "):
             cls(net | {"discriminator": torch.nn.Linear(1, 1)}, L2(), 6, torch.optim.SGD, **options)
-    with pytest.raises(ValueError, match=r"net\.mapping"):
+    with pytest.raises(ValueError, match=r"^net\.mapping: "):
         GLANN(
             {"generator": Generator(16, 1, 6, hidden_dim=4)}, L2(), 6, torch.optim.SGD, glo_steps=1
         )
-    with pytest.raises(ValueError, match=r"model\.glo_steps=-1"):
+    with pytest.raises(ValueError, match=r"^model\.glo_steps=-1"):
         build(GLANN, glo_steps=-1)
     with pytest.raises(ValueError, match=r"^code_scale=0\.9"):
         build().reconstruct(torch.zeros(1, 1, 16, 16), 0.9)
@@ -323,9 +323,9 @@ def test_codes_that_cannot_begin_so_are_refused_by_key():
     images = torch.zeros(5, 1, 2, 2, dtype=torch.uint8)
     with pytest.raises(
         ValueError,
-        match=r"model\.code_init=pca: 5 images of 4 numbers .* model\.latent_dim=4 or less",
+        match=r"^model\.code_init=pca: .*model\.latent_dim=4",
     ):
         initial_codes(images, 8, "pca", 0)
-    with pytest.raises(ValueError, match=r"model\.code_init='random': expected normal or pca"):
+    with pytest.raises(ValueError, match=r"^model\.code_init='random'"):
         initial_codes(images, 2, "random", 0)
     assert initial_codes(images, 3, "pca", 0).isfinite().all()  # black images alone
