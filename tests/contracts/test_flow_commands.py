@@ -85,7 +85,7 @@ def test_points_are_encoded_with_their_log_probability(points, tmp_path, command
     assert np.allclose(model.log_prob(held_out), arrays["log_prob"], atol=1e-3)
 
 
-def test_another_data_set_is_recognised_by_its_likelihood(images, tmp_path, command):
+def test_images_are_told_from_another_set(images, tmp_path, command):
     words = [f"run={images}", "num=40", "metrics=random", "ood=mnist5k"]  # 28 pixels, shrunk to 8
     values = command("eval", tmp_path, *words)
     assert 0 <= values["ood_auroc"] <= 1
@@ -116,21 +116,25 @@ def test_other_data_take_the_shape_of_the_run_s(images):
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "key"),
+    ("name", "words", "message"),
     [
-        ("sample", ["mode=walk"], "mode=walk"),
-        ("sample", ["scale=0.5"], "scale"),
-        ("sample", ["label=1"], "label=1"),
-        ("sample", ["mode=interpolate", "temperature=0.5"], "temperature=0.5"),
-        ("sample", ["mode=reconstruct", "num=1000"], "1000"),
-        ("encode", ["input=photos"], "input=photos"),
-        ("eval", ["ood=mnist5k"], "ood"),
-        ("eval", ["standing=2"], "stand"),
-        ("eval", ["scale=0.5"], "scale"),
+        ("sample", ["mode=walk"], "mode=walk: draws images"),
+        ("sample", ["scale=0.5"], "scale=0.5: Flow does not take it; it takes temperature"),
+        ("sample", ["label=1"], "label=1: Flow does not take it"),
+        (
+            "sample",
+            ["mode=interpolate", "temperature=0.5"],
+            "temperature=0.5: has no effect with mode=interpolate",
+        ),
+        ("sample", ["mode=reconstruct", "num=1000"], "1000 points are needed"),
+        ("encode", ["input=photos"], "input=photos: expected an .npz"),
+        ("eval", ["ood=mnist5k"], "ood: the run's eight_gaussians holds points"),
+        ("eval", ["standing=2"], "Flow cannot stand"),
+        ("eval", ["scale=0.5"], "scale=0.5: Flow does not take it"),
     ],
 )
-def test_what_points_cannot_have_is_refused(points, tmp_path, name, words, key, command):
-    with pytest.raises(ValueError, match=key):
+def test_what_makes_no_sense_of_points_is_refused(points, tmp_path, name, words, message, command):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         command(name, tmp_path, f"run={points}", *words)
 
 

@@ -1,3 +1,4 @@
+import inspect
 import math
 from types import SimpleNamespace
 
@@ -7,6 +8,8 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from genlab.callbacks.ema import EMA
+from genlab.config import locate
+from genlab.config.renamed import ARGUMENTS, with_new_names
 from genlab.data.points import PointSet
 from genlab.models.flow.glow import Glow
 from genlab.systems.flow.flow import Flow
@@ -166,6 +169,38 @@ def test_the_grey_values_are_those_of_the_data_unless_given():
 def test_what_cannot_take_effect_is_refused(make, key):
     with pytest.raises(ValueError, match=key):
         make()
+
+
+def test_a_config_of_earlier_names_is_read_with_todays():
+    system = {"_target_": "genlab.systems.flow.Flow", "lr": 1, "warmup_steps": 3, "levels": 17}
+    assert with_new_names(system) == {
+        "_target_": "genlab.systems.flow.flow.Flow",
+        "lr": 1,
+        "num_warmup_steps": 3,
+        "num_bins": 17,
+    }
+    net = {
+        "_target_": "genlab.models.flow.iresnet.IResNet",
+        "width": 8,
+        "depth": 1,
+        "norm": "after",
+    }
+    today = with_new_names(net)
+    assert today == {
+        "_target_": net["_target_"],
+        "hidden_dim": 8,
+        "num_layers": 1,
+        "actnorm": "after",
+    }
+    assert with_new_names(today) == today
+
+
+@pytest.mark.parametrize("target", [name for name in ARGUMENTS if "flow" in name])
+def test_todays_names_are_arguments_of_their_constructors(target):
+    names = set()
+    for kind in locate(target).__mro__[:-1]:
+        names |= set(inspect.signature(kind.__init__).parameters)
+    assert set(ARGUMENTS[target].values()) <= names
 
 
 def test_some_steps_lower_the_loss():
