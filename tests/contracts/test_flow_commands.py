@@ -138,10 +138,10 @@ def test_what_makes_no_sense_of_points_is_refused(points, tmp_path, name, words,
         command(name, tmp_path, f"run={points}", *words)
 
 
-def test_options_that_a_recipe_cannot_use_are_refused(trained_in, tmp_path):
-    with pytest.raises(ValueError, match="^penalty"):
+def test_a_part_that_a_recipe_has_no_use_for_is_refused(trained_in, tmp_path):
+    with pytest.raises(ValueError, match=r"^penalty: "):
         trained_in(tmp_path / "run", "model=glow", "penalty=r1")
-    with pytest.raises(ValueError, match="^data: moons"):
+    with pytest.raises(ValueError, match=r"^data: "):
         trained_in(tmp_path / "run", "model=glow", "data=moons", *COMMON, "net.shape=[1,8,8]")
 
 

@@ -44,9 +44,9 @@ class Pretraining(LightningModule):
     rest of each text after a random split, its beginning read in both directions):
     genlab.losses.language. optimizer: called with two groups, of which biases and norms have no
     weight decay and, with LAMB, no trust ratio. lr rises over `num_warmup_steps`, then falls to 0
-    at `num_decay_steps` (null: it stays), counted in `unit`: steps of the optimiser, or tokens
-    read. codec: the vocabulary, and the lengths that sample and encode read and write. init:
-    weights to start from, of a run or pretrained; null: random ones.
+    at `num_decay_steps` (null: it stays), counted in `unit`: steps of the optimiser, or tokens read. codec: the
+    vocabulary, and the lengths that sample and encode read and write. init: weights to start from,
+    of a run or pretrained; null: random ones.
     """
 
     modality = "text"

@@ -32,9 +32,9 @@ class Seq2Seq(LightningModule):
     1905.03197, trained by next tokens as in Su 2019, https://kexue.fm/archives/6933. codec: texts
     to rows, with the vocabulary. optimizer: called with two parameter groups, of which biases and
     norms have no weight decay. lr rises over num_warmup_steps, then falls to a hundredth at
-    num_decay_steps (null: it stays). adversarial: FGM's epsilon, the length of the step that the
-    word embeddings are moved against the loss (Miyato et al. 2016, arXiv 1605.07725); 0: none.
-    target_segment: 1, or 5 with source_segment 4 for UniLM's own weights.
+    num_decay_steps (null: it stays). adversarial: FGM's epsilon, the length of the step that the word embeddings
+    are moved against the loss (Miyato et al. 2016, arXiv 1605.07725); 0: none. target_segment: 1,
+    or 5 with source_segment 4 for UniLM's own weights.
     init: pretrained weights to start from (genlab.weights.source.find); null: random ones.
     """
 
