@@ -69,10 +69,10 @@ def test_a_file_of_questions_is_answered(ask, tmp_path):
         (["question=b"], "go together"),
         (["source=a", "mode=walk"], "mode: is for models of images"),
         (["source=a", "num=3"], "num: is for models of images"),
-        (["source=a", "decoding.abstain=0.5"], r"decoding\.abstain=0\.5: means nothing"),
+        (["source=a", "decoding.abstain=0.5"], r"^decoding\.abstain=0\.5"),
         (
             ["question=a", "passages=[b]", "decoding.beams=4"],
-            r"decoding\.beams=4: means nothing to method greedy",
+            r"^decoding\.beams=4",
         ),
         (["question=a", "passages=[b]", "out=x.txt"], r"out=x\.txt"),
     ],

@@ -416,6 +416,19 @@ def test_a_directory_must_say_which_file(tmp_path):
         find("package:nowhere/model")
 
 
+def test_the_config_of_a_run_may_have_earlier_names(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "manifest.json").write_text("{}")
+    net = "{_target_: genlab.models.seq2seq.bert.BERT, dim: 24, num_layers: 2, hidden_dim: 40}"
+    (tmp_path / "config.yaml").write_text(f"net: {net}\n")
+    vocabulary = {"vocab": ["[PAD]", "[UNK]"], "lowercase": True, "keep_tokens": None}
+    content = torch.frombuffer(bytearray(json.dumps(vocabulary).encode()), dtype=torch.uint8)
+    state = {"state_dict": {"codec.content": content}}
+    torch.save(state, tmp_path / "checkpoints" / "last.ckpt")
+    made = read_arguments(CONFIG | find(tmp_path).config)
+    assert (made["hidden_dim"], made["intermediate_dim"], made["vocab_size"]) == (24, 40, 2)
+
+
 def test_damaged_files_and_objects_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not tensors")
     (tmp_path / "broken.bin").write_bytes(b"not tensors either")
