@@ -1,8 +1,8 @@
-"""Time and memory of a training step and of the inverse of residual flows, against normflows on the
-same network.
+"""Time and memory of a step and of the inverse of residual flows, against normflows.
 
-    pip install normflows; python benchmarks/flow_step.py [--channels 4 --size 14 --width 64
-    --blocks 4 --batch 64 --terms 5]
+    pip install normflows
+    python benchmarks/flow_step.py
+    python benchmarks/flow_step.py --channels 4 --size 14 --width 64 --blocks 4 --batch 64 --terms 5
 
 Both have the same weights (checked: equal outputs), LipSwish, c 0.97, and products of J to the
 power `terms` in the gradient of the log-determinant: normflows' n_power_series = terms, genlab's
@@ -54,7 +54,7 @@ class Naive(ResidualBlock):
 
 
 def build(case: str, a, at_bound: bool = False) -> nn.Module:
-    """The network of a case, x -> (z, log det), with weights that depend on nothing but the sizes."""
+    """The network of a case, x -> (z, log det), whose weights depend on the sizes alone."""
     torch.manual_seed(0)
     size, options = (a.size, a.size), {"coeff": 0.97}
     branches = [
@@ -66,19 +66,13 @@ def build(case: str, a, at_bound: bool = False) -> nn.Module:
                 layer.weight.abs_().mul_(20)
     refresh(nn.ModuleList(branches))
     if not case.startswith("normflows"):
-        kind, inverse = (
-            Naive if case == "naive" else ResidualBlock,
-            {"tolerance": a.tolerance, "anderson": 5},
-        )
-        return Chain(
-            kind(
-                b,
-                Truncated(a.terms + 1),
-                backward="store" if case == "store" else "recompute",
-                **inverse,
-            )
-            for b in branches
-        )
+        kind = Naive if case == "naive" else ResidualBlock
+        options = {
+            "backward": "store" if case == "store" else "recompute",
+            "tolerance": a.tolerance,
+            "anderson": 5,
+        }
+        return Chain(kind(branch, Truncated(a.terms + 1), **options) for branch in branches)
     import normflows
 
     nets = [
@@ -103,11 +97,9 @@ def build(case: str, a, at_bound: bool = False) -> nn.Module:
 
 
 def training_step(case: str, a):
-    """A function that does one training step of a case."""
-    net, x = (
-        build(case, a).to(a.device).train(),
-        torch.randn(a.batch, a.channels, a.size, a.size, device=a.device),
-    )
+    """Returns a function that does one training step of a case."""
+    net = build(case, a).to(a.device).train()
+    x = torch.randn(a.batch, a.channels, a.size, a.size, device=a.device)
     theirs = case.startswith("normflows")
 
     def forward(x):
@@ -115,9 +107,8 @@ def training_step(case: str, a):
             return net(x)
         total = 0.0
         for flow in net:
-            x, term = flow.inverse(
-                x
-            )  # normflows' direction from data to latent, with the sign of its own log-det
+            # normflows' direction from data to latent, with the sign of its own log-det.
+            x, term = flow.inverse(x)
             total = total - term
         return x, total
 
@@ -141,11 +132,10 @@ def training_step(case: str, a):
 
 @torch.no_grad()
 def inverse_of(case: str, a):
-    """(a function z -> x, z and the x that it is of) of a case."""
+    """(the inverse z -> x, z, and the x that z was computed from) of a case."""
     theirs = case.startswith("normflows")
-    stop = (
-        {"atol": 1e-12, "rtol": 0.0} if case.endswith("as exact") else {}
-    )  # normflows': of squared steps
+    # normflows' tolerances are of squared steps.
+    stop = {"atol": 1e-12, "rtol": 0.0} if case.endswith("as exact") else {}
     net = build(case, a, at_bound=True).to(a.device).eval()
     x = torch.randn(a.batch, a.channels, a.size, a.size, device=a.device) + 2
     z = x
@@ -196,9 +186,8 @@ def main() -> None:
     inverse_times = timing.medians(
         {case: partial(f, z) for case, (f, z, _) in inverses.items()}, a.rounds, a.device
     )
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = (
-        "65536"  # of the processes below: freed tensors leave the resident set
-    )
+    # For the processes below: freed tensors leave the resident set.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     memory = timing.memories(training_step, CASES, a, device=a.device)
     table = Table(box=None)
     for column in ("case", "ms a step", "times as fast as normflows", "MiB a step"):
@@ -209,9 +198,8 @@ def main() -> None:
     print(f"{timing.machine(a.device)}, {vars(a)}")
     console.print(table)
     for case, (f, z, x) in inverses.items():
-        console.print(
-            f"inverse, {case}: {inverse_times[case]:.1f} ms, largest error {(f(z) - x).abs().max():.1e}"
-        )
+        error = (f(z) - x).abs().max()
+        console.print(f"inverse, {case}: {inverse_times[case]:.1f} ms, largest error {error:.1e}")
     timing.save(a.json, {"residual flow": {"baseline": "normflows", "ms": times, "mib": memory}})
 
 

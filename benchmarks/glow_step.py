@@ -1,13 +1,14 @@
 """Time of a training step of Glow, against normflows' Glow of the same shape.
 
-    pip install normflows; python benchmarks/glow_step.py [--size 32 --num_steps 8 --hidden_dim 64
-    --num_scales 3 --batch 64]
+    pip install normflows
+    python benchmarks/glow_step.py
+    python benchmarks/glow_step.py --size 32 --num_steps 8 --hidden_dim 64 --num_scales 3 --batch 64
 
-As many levels, steps and channels in both, affine couplings (sigmoid), ActNorms in their networks,
-mixing matrices as P L U, half of the channels out after each level, Adamax. Each is written as its
-own library writes it: normflows has a plain Gaussian for what leaves early where genlab has one
-that depends on what stays, which is a convolution a level more. genlab's `recompute` is
-net.recompute=true, for memory.
+Both have as many scales, steps and channels, affine couplings (sigmoid), ActNorms in their
+networks, mixing matrices as P L U, half of the channels split off after each scale, and Adamax.
+Each is written as its own library does it: what is split off has a plain Gaussian in normflows; in
+genlab its Gaussian depends on what stays, which is one more convolution a scale. genlab's
+`recompute` is net.recompute=true, which saves memory.
 """
 
 import argparse
@@ -94,10 +95,9 @@ def main() -> None:
     memory = timing.memories(step_of, CASES, a, device=a.device)
     print(f"{timing.machine(a.device)}, {vars(a)}")
     for case, ms in times.items():
-        size = f"{cases[case].num_parameters:,} parameters"
-        print(
-            f"{case:<20}{ms:9.1f} ms  ratio {times['normflows'] / ms:5.2f}  {memory[case]:8.1f} MiB  {size}"
-        )
+        ratio = f"ratio {times['normflows'] / ms:5.2f}"
+        size = f"{memory[case]:8.1f} MiB  {cases[case].num_parameters:,} parameters"
+        print(f"{case:<20}{ms:9.1f} ms  {ratio}  {size}")
     timing.save(a.json, {"glow": {"baseline": "normflows", "ms": times, "mib": memory}})
 
 
