@@ -80,8 +80,8 @@ def table(found: dict[str, dict], left_out: list[str]) -> str:
     """
     lines = [
         f"Measured {datetime.date.today()}: {timing.machine()}.",
-        "A ratio is of medians of interleaved rounds in one process. Each case of Residual Flow has",
-        "its own process, genlab's with freed memory kept, as `genlab train` keeps it.",
+        "A ratio is of medians of interleaved rounds in one process. Each case of Residual Flow",
+        "has its own process, genlab's with freed memory kept, as `genlab train` keeps it.",
         "",
         "| work | baseline, ms | genlab, ms | times as fast | target |",
         "|---|---|---|---|---|",
