@@ -150,12 +150,12 @@ def ending_recorded(job: Job) -> Iterator[None]:
             yield
     except (Interrupted, KeyboardInterrupt) as stop:
         with ignored():
-            signum = signal.Signals(getattr(stop, "signum", signal.SIGINT))
+            signum, saved = signal.SIGINT, False
+            if isinstance(stop, Interrupted):
+                signum, saved = signal.Signals(stop.signum), stop.saved
             with suppress(OSError, RunError):  # a full disk, or a directory that is gone
                 job.manifest.update(status="interrupted")
-            state = "stopped at once"
-            if getattr(stop, "saved", False):
-                state = f"step {job.manifest.content['steps']} is saved"
+            state = f"step {job.manifest.content['steps']} is saved" if saved else "stopped at once"
             resume = command("train", run=job.run_dir)
             print(f"{signum.name}: {state}. To resume: {resume}", file=sys.stderr)
         raise SystemExit(128 + signum) from None
@@ -237,8 +237,9 @@ def complete_settings(job: Job, data) -> None:
         for line in left_out:
             print(line, file=sys.stderr)
         job.manifest.update(left_out=left_out)
-    if hasattr(data, "vocab_size") and "vocab_size" in settings.get("net", {}):
-        settings = settings | {"net": settings["net"] | {"vocab_size": data.vocab_size}}
+    net = settings.get("net") or {}
+    if hasattr(data, "vocab_size") and "vocab_size" in net:
+        settings = settings | {"net": net | {"vocab_size": data.vocab_size}}
     condition = settings["model"].get("condition") or {}
     if hasattr(data, "label_values") and "values" in condition:
         condition = condition | {"values": data.label_values}

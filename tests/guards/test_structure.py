@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 
 from genlab import config
 from genlab.commands.train import SUPPLIED
-from genlab.config.frozen import options
 from genlab.nn import lipschitz
 
 ROOT = Path(config.__file__).parents[1]
@@ -92,7 +92,7 @@ MAY_IMPORT = {
     "training": {CONTRACT, "errors", "nn", "ranges"},
     "metrics": {"console", "data", "errors", "files", "losses", "ranges", "tensors"},
     "data": {"console", "errors", "files", "ranges", "reading", "seeds", "weights"},
-    "weights": {"errors", "files", "models", "reading", "safe_yaml", "tensors"},
+    "weights": {"config", "errors", "files", "models", "reading", "safe_yaml", "tensors"},
     "models": {"nn", "ranges"},
     "losses": {"ranges", "seeds"},
     "nn": {"ranges"},
@@ -230,6 +230,15 @@ def test_what_is_public_says_what_it_is():
     assert not {path: names for path, names in missing.items() if names}
 
 
+def options(group: str) -> list[str]:
+    folder = files("genlab.conf").joinpath(group)
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml") and not entry.name.startswith("_")  # a base is no option
+    )
+
+
 GROUPS = (
     "model",
     "net",
@@ -273,6 +282,13 @@ def at_home(group: str, option: str) -> list[str]:
     if group == "data" and "_points" in conf.joinpath("data", f"{option}.yaml").read_text():
         return ["model=glow"]
     return []
+
+
+def test_a_base_of_other_configs_is_no_option():
+    config.from_run("train", [])
+    with initialize_config_module("genlab.conf", version_base="1.3"):
+        listed = GlobalHydra.instance().config_loader().get_group_options("model")
+    assert listed == options("model") and "_gan" not in listed
 
 
 @pytest.mark.parametrize(
