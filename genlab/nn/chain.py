@@ -62,7 +62,8 @@ class MultiScale(nn.Module):
         priors: Iterable[nn.Module] | None = None,
     ):
         super().__init__()
-        self.stages, self.shapes = nn.ModuleList(stages), [tuple(shape) for shape in shapes]
+        self.stages = nn.ModuleList(stages)
+        self.shapes = list(shapes)
         self.priors = None if priors is None else nn.ModuleList(priors)
         # (C, H, W) of what leaves
         self.halves = [(channels // 2, *size) for channels, *size in self.shapes[:-1]]

@@ -12,6 +12,7 @@ from genlab.nn.actnorm import ActNorm
 __all__ = [
     "ConditionalGaussian",
     "Coupling",
+    "Kind",
     "MaskedCoupling",
     "ZeroLayer",
     "conv_net",

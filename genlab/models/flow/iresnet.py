@@ -55,6 +55,8 @@ class IResNet(nn.Module):
         refresh_tolerance: Relative error of the power iterations.
     """
 
+    flow: Chain | MultiScale
+
     def __init__(
         self,
         shape: list[PositiveInt],
@@ -84,12 +86,12 @@ class IResNet(nn.Module):
         super().__init__()
         self.shape, self.dims = tuple(shape), math.prod(shape)
         self.refresh_tolerance, self.actnorm = refresh_tolerance, actnorm
-        self.map_options = {
+        self.map_options: dict[str, Any] = {
             "activation": activation,
             "coeff": coeff,
             "detach_sigma": detach_sigma,
         }
-        self.block_options = {
+        self.block_options: dict[str, Any] = {
             "series": log_det,
             "eval_series": eval_log_det,
             "num_probes": num_probes,
@@ -159,23 +161,23 @@ class IResNet(nn.Module):
                 f"net.num_blocks={num_blocks}: expected one number, or a list of one for each of "
                 f"the net.num_scales={num_scales} scales"
             )
-        stages, shapes, shape = [], [], self.shape
+        stages, shapes = [], []
+        channels, height, width = self.shape
         for scale, count in enumerate(counts):
             stage: list[nn.Module] = []
             if scale == 0 and self.actnorm == "after":
-                stage.append(ActNorm(self.shape[0]))
+                stage.append(ActNorm(channels))
             if scale or squeeze_first:
-                shape = squeezed(shape)
+                channels, height, width = squeezed((channels, height, width))
                 stage.append(Squeeze())
             for _ in range(count):
-                branch = conv_branch(
-                    shape[0], hidden_dim, shape[1:], leading=self.has_block, **self.map_options
-                )
-                stage += self._with_actnorms([self._block(branch)], shape[0])
+                options = {"leading": self.has_block, **self.map_options}
+                branch = conv_branch(channels, hidden_dim, (height, width), **options)
+                stage += self._with_actnorms([self._block(branch)], channels)
             stages.append(Chain(stage))
-            shapes.append(shape)
+            shapes.append((channels, height, width))
             if factor_out and scale < num_scales - 1:
-                shape = (shape[0] - shape[0] // 2, *shape[1:])
+                channels -= channels // 2
         if not factor_out:
             whole = Chain(module for stage in stages for module in stage)
             return MultiScale([whole], shapes[-1:])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from genlab.models.flow.iresnet import IResNet
+from genlab.nn.chain import MultiScale
 from genlab.nn.precision import float32_convolutions
 from genlab.ranges import Depth, NonNegativeInt, PositiveInt
 
@@ -80,6 +81,7 @@ class IResNetClassifier(IResNet):
             **options,
         )
         self.shape, self.inject, self.num_classes = tuple(shape), inject, num_classes
+        assert isinstance(self.flow, MultiScale)  # as that of images is
         self.last = self.flow.shapes[-1]  # (C, H, W) of z
         channels = self.last[0]
         layers: list[nn.Module] = []
