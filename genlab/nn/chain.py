@@ -63,7 +63,7 @@ class MultiScale(nn.Module):
     ):
         super().__init__()
         self.stages = nn.ModuleList(stages)
-        self.shapes = list(shapes)
+        self.shapes = [(channels, height, width) for channels, height, width in shapes]
         self.priors = None if priors is None else nn.ModuleList(priors)
         # (C, H, W) of what leaves
         self.halves = [(channels // 2, *size) for channels, *size in self.shapes[:-1]]

@@ -12,7 +12,6 @@ from genlab.nn.actnorm import ActNorm
 __all__ = [
     "ConditionalGaussian",
     "Coupling",
-    "Kind",
     "MaskedCoupling",
     "ZeroLayer",
     "conv_net",

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from genlab.nn.actnorm import ActNorm
 from genlab.nn.chain import Chain, MultiScale
-from genlab.nn.coupling import ConditionalGaussian, Coupling, Kind, conv_net, mlp
+from genlab.nn.coupling import ConditionalGaussian, Coupling, conv_net, mlp
 from genlab.nn.invertible_linear import InvertibleLinear
 from genlab.nn.precision import float32_convolutions
 from genlab.nn.squeeze import Squeeze, squeezed
@@ -50,8 +50,6 @@ class Glow(nn.Module):
         recompute: Half of the memory for a third more time.
     """
 
-    flow: Chain | MultiScale
-
     def __init__(
         self,
         shape: list[PositiveInt],
@@ -81,23 +79,25 @@ class Glow(nn.Module):
                 return mlp(inputs, hidden_dim, outputs)
 
             steps = _steps(shape[0], num_steps, dense, coupling, lu)
-            self.flow = Chain([*steps, ActNorm(shape[0])], recompute)
+            self.flow: Chain | MultiScale = Chain([*steps, ActNorm(shape[0])], recompute)
             return
 
         def convolutional(inputs: int, outputs: int) -> nn.Module:
             return conv_net(inputs, hidden_dim, outputs)
 
         num_scales = max_halvings(shape) if num_scales is None else num_scales
-        stages, shapes = [], []
-        channels, height, width = shape
+        stages: list[nn.Module] = []
+        shapes: list[tuple[int, int, int]] = []
+        here = (shape[0], shape[1], shape[2])
         for scale in range(num_scales):
-            channels, height, width = squeezed((channels, height, width))
+            here = squeezed(here)
+            channels = here[0]
             steps = _steps(channels, num_steps, convolutional, coupling, lu)
             if scale == num_scales - 1:
                 steps.append(ActNorm(channels))
             stages.append(Chain([Squeeze(), *steps], recompute))
-            shapes.append((channels, height, width))
-            channels -= channels // 2
+            shapes.append(here)
+            here = (channels - channels // 2, here[1], here[2])
         priors = [ConditionalGaussian(c - c // 2, c // 2) for c, _, _ in shapes[:-1]]
         self.flow = MultiScale(stages, shapes, priors)
 
@@ -111,7 +111,11 @@ class Glow(nn.Module):
 
 
 def _steps(
-    num_features: int, num: int, net: Callable[[int, int], nn.Module], coupling: Kind, lu: bool
+    num_features: int,
+    num: int,
+    net: Callable[[int, int], nn.Module],
+    coupling: Literal["additive", "sigmoid", "tanh"],
+    lu: bool,
 ) -> list[nn.Module]:
     bijections: list[nn.Module] = []
     for i in range(num):

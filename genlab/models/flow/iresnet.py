@@ -55,8 +55,6 @@ class IResNet(nn.Module):
         refresh_tolerance: Relative error of the power iterations.
     """
 
-    flow: Chain | MultiScale
-
     def __init__(
         self,
         shape: list[PositiveInt],
@@ -103,7 +101,9 @@ class IResNet(nn.Module):
         }
         self.has_block = False  # the very first branch has no activation before it
         if len(shape) == 1:
-            self.flow = self._points(num_blocks, hidden_dim, num_layers, num_scales)
+            self.flow: Chain | MultiScale = self._points(
+                num_blocks, hidden_dim, num_layers, num_scales
+            )
         else:
             self.flow = self._images(num_blocks, hidden_dim, num_scales, squeeze_first, factor_out)
         blocks = [self._dense(self.dims, [dense_width]) for _ in range(dense_blocks)]
@@ -161,23 +161,25 @@ class IResNet(nn.Module):
                 f"net.num_blocks={num_blocks}: expected one number, or a list of one for each of "
                 f"the net.num_scales={num_scales} scales"
             )
-        stages, shapes = [], []
-        channels, height, width = self.shape
+        stages: list[Chain] = []
+        shapes: list[tuple[int, int, int]] = []
+        shape = (self.shape[0], self.shape[1], self.shape[2])
         for scale, count in enumerate(counts):
             stage: list[nn.Module] = []
             if scale == 0 and self.actnorm == "after":
-                stage.append(ActNorm(channels))
+                stage.append(ActNorm(self.shape[0]))
             if scale or squeeze_first:
-                channels, height, width = squeezed((channels, height, width))
+                shape = squeezed(shape)
                 stage.append(Squeeze())
             for _ in range(count):
-                options = {"leading": self.has_block, **self.map_options}
-                branch = conv_branch(channels, hidden_dim, (height, width), **options)
-                stage += self._with_actnorms([self._block(branch)], channels)
+                branch = conv_branch(
+                    shape[0], hidden_dim, shape[1:], leading=self.has_block, **self.map_options
+                )
+                stage += self._with_actnorms([self._block(branch)], shape[0])
             stages.append(Chain(stage))
-            shapes.append((channels, height, width))
+            shapes.append(shape)
             if factor_out and scale < num_scales - 1:
-                channels -= channels // 2
+                shape = (shape[0] - shape[0] // 2, shape[1], shape[2])
         if not factor_out:
             whole = Chain(module for stage in stages for module in stage)
             return MultiScale([whole], shapes[-1:])

@@ -41,6 +41,8 @@ class IResNetClassifier(IResNet):
         **options: Other arguments of IResNet.
     """
 
+    flow: MultiScale  # of images
+
     def __init__(
         self,
         shape: list[PositiveInt],
@@ -81,7 +83,6 @@ class IResNetClassifier(IResNet):
             **options,
         )
         self.shape, self.inject, self.num_classes = tuple(shape), inject, num_classes
-        assert isinstance(self.flow, MultiScale)  # as that of images is
         self.last = self.flow.shapes[-1]  # (C, H, W) of z
         channels = self.last[0]
         layers: list[nn.Module] = []

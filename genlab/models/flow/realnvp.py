@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from genlab.models.flow.glow import max_halvings
 from genlab.nn.actnorm import ActNorm
 from genlab.nn.chain import Chain, MultiScale
-from genlab.nn.coupling import Coupling, Kind, MaskedCoupling, ZeroLayer, mlp
+from genlab.nn.coupling import Coupling, MaskedCoupling, ZeroLayer, mlp
 from genlab.nn.precision import float32_convolutions
 from genlab.nn.squeeze import Squeeze, squeezed
 from genlab.ranges import Depth, PositiveInt
@@ -48,8 +48,6 @@ class RealNVP(nn.Module):
         coupling: tanh (affine, bounded), sigmoid (affine) or additive.
     """
 
-    flow: Chain | MultiScale
-
     def __init__(
         self,
         shape: list[PositiveInt],
@@ -77,7 +75,7 @@ class RealNVP(nn.Module):
                 return mlp(inputs, hidden_dim, outputs)
 
             count = 16 if num_couplings is None else num_couplings
-            self.flow = Chain(_by_features(shape[0], count, dense, coupling))
+            self.flow: Chain | MultiScale = Chain(_by_features(shape[0], count, dense, coupling))
             return
 
         if num_couplings is not None:
@@ -90,19 +88,19 @@ class RealNVP(nn.Module):
             return ResNet(inputs, hidden_dim, outputs, 2 if num_blocks is None else num_blocks)
 
         num_scales = min(max_halvings(shape) + 1, 3) if num_scales is None else num_scales
-        stages, shapes = [], []
-        channels, height, width = shape
+        stages: list[nn.Module] = []
+        shapes: list[tuple[int, int, int]] = []
+        here = (shape[0], shape[1], shape[2])
         for scale in range(num_scales):
             last = scale == num_scales - 1
-            here = (channels, height, width)
             bijections = _by_checkerboard(here, 4 if last else 3, convolutional, coupling)
             if not last:
-                channels, height, width = squeezed(here)
+                here = squeezed(here)
                 bijections.append(Squeeze())
-                bijections += _by_features(channels, 3, convolutional, coupling)
+                bijections += _by_features(here[0], 3, convolutional, coupling)
             stages.append(Chain(bijections))
-            shapes.append((channels, height, width))
-            channels -= channels // 2
+            shapes.append(here)
+            here = (here[0] - here[0] // 2, here[1], here[2])
         self.flow = MultiScale(stages, shapes)
 
     @float32_convolutions()
@@ -115,7 +113,10 @@ class RealNVP(nn.Module):
 
 
 def _by_checkerboard(
-    shape: tuple[int, int, int], count: int, net: Net, coupling: Kind
+    shape: tuple[int, int, int],
+    count: int,
+    net: Net,
+    coupling: Literal["additive", "sigmoid", "tanh"],
 ) -> list[nn.Module]:
     bijections: list[nn.Module] = []
     for i in range(count):
@@ -124,7 +125,9 @@ def _by_checkerboard(
     return bijections
 
 
-def _by_features(num_features: int, count: int, net: Net, coupling: Kind) -> list[nn.Module]:
+def _by_features(
+    num_features: int, count: int, net: Net, coupling: Literal["additive", "sigmoid", "tanh"]
+) -> list[nn.Module]:
     bijections: list[nn.Module] = []
     for i in range(count):
         swap = i % 2 == 1
