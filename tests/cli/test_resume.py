@@ -169,8 +169,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(tiny, tmp_path):
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert (
-        "last.ckpt: could not be saved" in done.stderr
-        and "the previous last.ckpt" in done.stderr
+        "last.ckpt: could not be saved" in done.stderr and "the previous last.ckpt" in done.stderr
     )
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
     assert not list((tmp_path / "run" / "checkpoints").glob("*.tmp"))

@@ -160,4 +160,6 @@ def test_an_error_that_is_no_ones_disk_is_not_explained():
         explain_error(BrokenPipeError(errno.EPIPE, "Broken pipe")) is None
         and explain_error(ValueError("x")) is None
     )
-    assert explain_error(FileExistsError(errno.EEXIST, "File exists", "a", None, "b")).startswith("b: ")
+    assert explain_error(FileExistsError(errno.EEXIST, "File exists", "a", None, "b")).startswith(
+        "b: "
+    )
