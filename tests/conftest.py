@@ -1,8 +1,11 @@
 """What all tests share: configs composed and runs trained inside this process."""
 
 import importlib
+import json
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +51,41 @@ def seeded():
 @pytest.fixture(scope="session")
 def tiny():
     return TINY
+
+
+class Warm:
+    """Runs `genlab` in children of one process that has imported everything (see warm.py)."""
+
+    def __init__(self):
+        program = [sys.executable, str(Path(__file__).with_name("warm.py"))]
+        self.environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        self.process = subprocess.Popen(
+            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environment
+        )
+
+    def run(self, words, cwd, out, err, *, env=None, below="", kill_at=0) -> tuple[int, int]:
+        """(exit code, changes of files below `below`) of `genlab <words>`.
+
+        The child is killed right before change number `kill_at`, if that is not 0; its streams are
+        appended to the files `out` and `err`.
+        """
+        wish = {"argv": list(words), "cwd": str(cwd), "out": str(out), "err": str(err)}
+        wish |= {"env": self.environment | (env or {}), "below": str(below), "kill_at": kill_at}
+        print(json.dumps(wish), file=self.process.stdin, flush=True)
+        answer = json.loads(self.process.stdout.readline())
+        return answer["code"], answer["changes"]
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def warm():
+    warm = Warm()
+    yield warm
+    warm.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,11 @@
-"""A warm process that runs `genlab` in forked children, each killed at its n-th change of the file
-system if asked.
+"""A warm process that runs `genlab` in forked children: imports, most of a short command, are paid
+once. A child can be killed at its n-th change of the file system.
 
-Reads a JSON line {argv, cwd, below, kill_at, log} from stdin for each run, and answers {code,
-changes}.
+Reads a JSON line {argv, cwd, env, out, err, below, kill_at} from stdin for each run, and answers
+{code, changes}.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -22,8 +23,11 @@ class KillAt:
     """
 
     def __init__(self, below: str, kill_at: int):
-        self.below, self.kill_at, self.process = below, kill_at, os.getpid()
-        self.count, self.busy = 0, False
+        self.below = below
+        self.kill_at = kill_at
+        self.process = os.getpid()
+        self.count = 0
+        self.busy = False
         sys.addaudithook(self.hear)
 
     def hear(self, event: str, arguments: tuple) -> None:
@@ -47,33 +51,41 @@ class KillAt:
         return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
-def run(argv: list[str], cwd: str, below: str, kill_at: int, log: str, answer: int) -> None:
+def write_to(path: str, descriptor: int):
+    """A text stream of `descriptor`, which writes at the end of the file `path` from now on."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, descriptor)
+    return os.fdopen(descriptor, "w", closefd=False)
+
+
+def run(wish: dict, answer: int) -> None:
     """`genlab argv` in this process, which it ends."""
     code = 99
     try:
         os.setsid()
-        os.chdir(cwd)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
-        watch = KillAt(below, kill_at)
-        sys.argv = [
-            os.path.join(os.path.dirname(sys.executable), "genlab"),
-            *argv,
-        ]  # Lightning starts other processes by it
+        os.chdir(wish["cwd"])
+        os.environ.clear()
+        os.environ.update(wish["env"])
+        sys.path[:0] = filter(None, wish["env"].get("PYTHONPATH", "").split(os.pathsep))
+        sys.stdout = write_to(wish["out"], 1)
+        sys.stderr = write_to(wish["err"], 2)
+        watch = KillAt(wish["below"], wish["kill_at"]) if wish["below"] else None
+        # Lightning starts the other processes of a distributed run by this name.
+        sys.argv = [os.path.join(os.path.dirname(sys.executable), "genlab"), *wish["argv"]]
         try:
             importlib.import_module("genlab.cli").main()
             code = 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-        os.write(answer, str(watch.count).encode())
-        sys.stdout.flush()
-        sys.stderr.flush()
+        if watch is not None:
+            os.write(answer, str(watch.count).encode())
     except BaseException:
         traceback.print_exc()
-        sys.stderr.flush()
+        code = 1
     finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
 
 
@@ -92,15 +104,13 @@ def serve() -> None:
         child = os.fork()
         if child == 0:
             os.close(reading)
-            run(**wish, answer=answer)
+            run(wish, answer)
         os.close(answer)
         _, status = os.waitpid(child, 0)
         count = os.read(reading, 100)
         os.close(reading)
-        print(
-            json.dumps({"code": os.waitstatus_to_exitcode(status), "changes": int(count or 0)}),
-            flush=True,
-        )
+        done = {"code": os.waitstatus_to_exitcode(status), "changes": int(count or 0)}
+        print(json.dumps(done), flush=True)
 
 
 if __name__ == "__main__":
