@@ -1,8 +1,9 @@
 """A warm process that runs `genlab` in forked children: imports, most of a short command, are paid
 once. A child can be killed at its n-th change of the file system.
 
-Reads a JSON line {argv, cwd, env, out, err, below, kill_at} from stdin for each run, and answers
-{code, changes}.
+Reads JSON lines from stdin and answers each with one: {argv, cwd, env, out, err, below, kill_at,
+largest_file} starts a run and gives {pid}; {wait: pid, block} gives {code, changes}, of which code is
+null while the run goes on.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import importlib
 import json
 import os
 import pkgutil
+import resource
 import signal
 import sys
 import traceback
@@ -69,6 +71,8 @@ def run(wish: dict, answer: int) -> None:
         sys.path[:0] = filter(None, wish["env"].get("PYTHONPATH", "").split(os.pathsep))
         sys.stdout = write_to(wish["out"], 1)
         sys.stderr = write_to(wish["err"], 2)
+        if wish["largest_file"]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (wish["largest_file"],))
         watch = KillAt(wish["below"], wish["kill_at"]) if wish["below"] else None
         # Lightning starts the other processes of a distributed run by this name.
         sys.argv = [os.path.join(os.path.dirname(sys.executable), "genlab"), *wish["argv"]]
@@ -98,19 +102,32 @@ def serve() -> None:
     import torch
 
     torch.set_num_threads(1)
+    answers: dict[int, int] = {}  # process -> the pipe in which it says how many changes it made
     for line in sys.stdin:
         wish = json.loads(line)
-        reading, answer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(reading)
-            run(wish, answer)
-        os.close(answer)
-        _, status = os.waitpid(child, 0)
-        count = os.read(reading, 100)
+        said = wait(answers, **wish) if "wait" in wish else start(answers, wish)
+        print(json.dumps(said), flush=True)
+
+
+def start(answers: dict[int, int], wish: dict) -> dict[str, int]:
+    reading, answer = os.pipe()
+    child = os.fork()
+    if child == 0:
         os.close(reading)
-        done = {"code": os.waitstatus_to_exitcode(status), "changes": int(count or 0)}
-        print(json.dumps(done), flush=True)
+        run(wish, answer)
+    os.close(answer)
+    answers[child] = reading
+    return {"pid": child}
+
+
+def wait(answers: dict[int, int], wait: int, block: bool) -> dict[str, int | None]:
+    pid, status = os.waitpid(wait, 0 if block else os.WNOHANG)
+    if pid == 0:
+        return {"code": None, "changes": 0}
+    reading = answers.pop(pid)
+    count = os.read(reading, 100)
+    os.close(reading)
+    return {"code": os.waitstatus_to_exitcode(status), "changes": int(count or 0)}
 
 
 if __name__ == "__main__":
