@@ -24,23 +24,23 @@ MINILM = "--dim 384 --layers 6 --heads 12 --vocab 30522"
 # (work, genlab's case, what it is measured against, aim, script with its options, the peer it
 # needs, key of its results)
 ROWS = (
-    ("O-GAN 32x32, C 128", "shared", 1.4, "gan_step.py --rounds 9", None, "width_multiple=4"),
+    ("O-GAN 32x32, C 128", "shared", 1.4, "gan_step.py --rounds 9", None, "hidden_dim=32"),
     (
         "O-GAN 32x32, C 128, bf16",
         "shared, bf16",
         1.8,
         "gan_step.py --rounds 9",
         None,
-        "width_multiple=4",
+        "hidden_dim=32",
     ),
-    ("O-GAN 32x32, C 256", "shared", 1.4, "gan_step.py --rounds 9", None, "width_multiple=8"),
+    ("O-GAN 32x32, C 256", "shared", 1.4, "gan_step.py --rounds 9", None, "hidden_dim=64"),
     (
         "O-GAN 32x32, C 256, bf16",
         "shared, bf16",
         1.8,
         "gan_step.py --rounds 9",
         None,
-        "width_multiple=8",
+        "hidden_dim=64",
     ),
     (
         "SNGAN 32x32",

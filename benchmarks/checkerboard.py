@@ -11,6 +11,7 @@ Odena et al. 2016, doi 10.23915/distill.00003).
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 import torch
 from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ from torch import Tensor
 
 import genlab
 from genlab.models.gan.dcgan import Generator
-from genlab.nn.upsample import UPSAMPLERS
+from genlab.nn.upsample import Upsampling
 
 
 def spectrum(images: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ def initialised(upsample: str, num_networks: int = 8) -> Tensor:
     images = []
     for seed in range(num_networks):
         torch.manual_seed(seed)
-        generator = Generator(64, 1, 32, width_multiple=2, kernel_size=5, upsample=upsample)
+        generator = Generator(64, 1, 32, hidden_dim=16, kernel_size=5, upsample=upsample)
         images.append(generator(torch.randn(64, 32)))
     return torch.cat(images)
 
@@ -71,7 +72,7 @@ def main() -> None:
         folders = [Path(run.removeprefix("run=")) for run in arguments.runs]
         images = {folder.name: genlab.load(folder).sample(512) for folder in folders}
     else:
-        images = {mode: initialised(mode) for mode in UPSAMPLERS}
+        images = {mode: initialised(mode) for mode in get_args(Upsampling)}
     table = Table("upsampler", "peak", box=None)
     figure = Figure(figsize=(2.2 * len(images), 4.6), layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False)

@@ -26,10 +26,11 @@ from unittest.mock import patch
 
 import timing
 import torch
+from recomputed import RecomputedScorer
 
-from genlab.models.seq2seq import cached
+from genlab.models.seq2seq import captured_steps
 from genlab.models.seq2seq.bert import BERT
-from genlab.models.seq2seq.generation import Cached, Decoding, Recomputed, write
+from genlab.models.seq2seq.generation import CachedScorer, Decoding, write
 from genlab.nn import decoder_step as decode
 
 END = 3
@@ -80,21 +81,21 @@ def by_genlab(options) -> dict[str, Callable[[], torch.Tensor]]:
         return write(net, rows, how, end=END, max_length=options.answer, scorer=scorer).tokens
 
     def first() -> torch.Tensor:
-        cached.SHELVES.pop(net, None)
-        return by(Cached)
+        captured_steps.IDLE.pop(net, None)
+        return by(CachedScorer)
 
     def plain(other: BERT) -> torch.Tensor:
         with patch.object(decode, "TRITON", False):
-            return by(Cached, other)
+            return by(CachedScorer, other)
 
-    runs = {"again": partial(by, Recomputed), "cached": partial(by, Cached)}
+    runs = {"again": partial(by, RecomputedScorer), "cached": partial(by, CachedScorer)}
     if torch.device(options.device).type == "cuda":
         start = torch.no_grad()(
-            lambda: Cached(net, *rows, options.beams, options.answer, 1).start()
+            lambda: CachedScorer(net, *rows, options.beams, options.answer, 1).start()
         )
         # `first` after `cached`, whose captured step it takes away and makes anew.
         runs |= {
-            "eager": partial(by, partial(Cached, graph=False)),
+            "eager": partial(by, partial(CachedScorer, graph=False)),
             "first": first,
             "prefill": start,
         }

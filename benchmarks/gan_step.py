@@ -161,8 +161,8 @@ def main() -> None:
         chosen = [arguments.overrides]
     else:
         chosen = [
-            ["model=ogan", f"net.generator.width_multiple={n}", "data.batch_size=64"]
-            for n in (4, 8)
+            ["model=ogan", f"net.generator.hidden_dim={dim}", "data.batch_size=64"]
+            for dim in (32, 64)
         ]
     results = {}
     for overrides in chosen:

@@ -1,7 +1,7 @@
 """Time of a training step of Glow, against normflows' Glow of the same shape.
 
-    pip install normflows; python benchmarks/glow_step.py [--size 32 --depth 8 --hidden 64 --levels
-    3 --batch 64]
+    pip install normflows; python benchmarks/glow_step.py [--size 32 --num_steps 8 --hidden_dim 64
+    --num_scales 3 --batch 64]
 
 As many levels, steps and channels in both, affine couplings (sigmoid), ActNorms in their networks,
 mixing matrices as P L U, half of the channels out after each level, Adamax. Each is written as its
@@ -24,12 +24,12 @@ def theirs(a):
     import normflows as nf
 
     bases, merges, flows = [], [], []
-    for level in range(a.levels):  # normflows counts from the latent side
-        channels = a.channels * 2 ** (a.levels + 1 - level)
-        size = a.size // 2 ** (a.levels - level)
+    for level in range(a.num_scales):  # normflows counts scales from the latent side
+        channels = a.channels * 2 ** (a.num_scales + 1 - level)
+        size = a.size // 2 ** (a.num_scales - level)
         steps = [
-            nf.flows.GlowBlock(channels, a.hidden, split_mode="channel", net_actnorm=True)
-            for _ in range(a.depth)
+            nf.flows.GlowBlock(channels, a.hidden_dim, split_mode="channel", net_actnorm=True)
+            for _ in range(a.num_steps)
         ]
         flows.append(torch.nn.ModuleList([*steps, nf.flows.Squeeze()]))
         if level:
@@ -43,9 +43,9 @@ def theirs(a):
 def ours(a, recompute: bool):
     net = Glow(
         [a.channels, a.size, a.size],
-        depth=a.depth,
-        hidden=a.hidden,
-        levels=a.levels,
+        num_steps=a.num_steps,
+        hidden_dim=a.hidden_dim,
+        num_scales=a.num_scales,
         recompute=recompute,
     )
 
@@ -82,9 +82,9 @@ def main() -> None:
     for name, value in {
         "channels": 1,
         "size": 32,
-        "depth": 8,
-        "hidden": 64,
-        "levels": 3,
+        "num_steps": 8,
+        "hidden_dim": 64,
+        "num_scales": 3,
         "batch": 64,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=value)

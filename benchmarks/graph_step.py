@@ -26,8 +26,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-from genlab import config
+from genlab import config, runs
 from genlab.commands import train
+from genlab.commands.job import Job, Record
 from genlab.data.images.arrays import Arrays
 from genlab.data.images.module import Content, ImageDataModule
 
@@ -42,7 +43,7 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
             "data.image_size=128",
             "data.channels=3",
             "model.latent_dim=128",
-            "net.generator.width_multiple=8",
+            "net.generator.hidden_dim=64",
         ]
         + ["net.generator.kernel_size=5"],
         "reference",
@@ -53,7 +54,7 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
         | CASES,
     ),
     "ogan32": (
-        [*OGAN, "data.image_size=32", "model.latent_dim=128", "net.generator.width_multiple=8"],
+        [*OGAN, "data.image_size=32", "model.latent_dim=128", "net.generator.hidden_dim=64"],
         "fed",
         {"fed": [*ALTERNATING, "fed"], "alternating": ALTERNATING} | CASES,
     ),
@@ -62,7 +63,7 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
             "model=sngan",
             "data.image_size=64",
             "data.channels=3",
-            "net.generator.dim=64",
+            "net.generator.hidden_dim=64",
             "data.batch_size=64",
         ],
         "alternating",
@@ -73,7 +74,7 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
             "model=biggan",
             "data.image_size=64",
             "data.channels=3",
-            "net.generator.dim=64",
+            "net.generator.hidden_dim=64",
             "data.batch_size=64",
         ],
         "alternating",
@@ -86,8 +87,8 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
             "data=mnist5k",
             "data.image_size=32",
             "data.batch_size=64",
-            "net.depth=16",
-            "net.hidden=128",
+            "net.num_steps=16",
+            "net.hidden_dim=128",
         ],
         "eager",
         {"eager": [], "graph": [GRAPH], "graph, compiled": [GRAPH, COMPILE]},
@@ -99,7 +100,7 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
             "data.image_size=28",
             "data.batch_size=64",
             "net.num_blocks=8",
-            "net.width=128",
+            "net.hidden_dim=128",
         ],
         "eager",
         {"eager": [], "graph": [GRAPH]},
@@ -203,12 +204,12 @@ def measure(overrides: list[str], num_steps: int, run_dir: Path) -> tuple[float,
     torch.manual_seed(0)
     options = {name: settings["data"][name] for name in ("image_size", "channels", "batch_size")}
     data = RandomImages(**options)
-    if hasattr(data, "levels") and "levels" in settings["model"]:
-        settings["model"]["levels"] = 256
+    if "num_bins" in settings["model"]:
+        settings["model"]["num_bins"] = 256
     system = config.build_system(settings)
-    trainer = train.build_trainer(
-        settings | {"trainer": settings["trainer"] | {"max_steps": num_steps}}, run_dir
-    )
+    settings["trainer"]["max_steps"] = num_steps
+    job = Job(run_dir, settings, runs.Manifest(run_dir, {}, writes=False))
+    trainer = train.build_trainer(job, Record(job))
     start = min(30, num_steps // 2)
     clock = Clock(start, num_steps)
     trainer.callbacks.append(clock)
@@ -227,7 +228,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", help="some of a work's cases beside its baseline")
     parser.add_argument("--steps", type=int, default=230)
     arguments = timing.arguments(parser, rounds=1)
-    train.quiet()
+    train.silence_lightning()
     console, results = Console(width=100), {}
     print(f"{timing.machine(arguments.device)}, {arguments.steps - 30} steps a case\n")
     for work in arguments.works or WORKS:

@@ -33,7 +33,7 @@ def gan(image_size: int, batch_size: int, device: torch.device):
     sizes = {
         "data.image_size": image_size,
         "data.batch_size": batch_size,
-        "net.generator.width_multiple": 128 // image_size,
+        "net.generator.hidden_dim": 1024 // image_size,
     }
     return make_step(
         "shared", ["model=ogan", *(f"{key}={value}" for key, value in sizes.items())], device

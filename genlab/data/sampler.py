@@ -1,6 +1,5 @@
 """The order of training as a pure function of (seed, epoch, position)."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genlab.errors import DataError
-from genlab.seeds import digest, mixed, shuffled
+from genlab.seeds import digest, mix, permute, random_state
 
 TABLE = (
     1 << 20
@@ -91,16 +90,13 @@ class StepSampler:
 
         def order(start: int, end: int) -> tuple[Tensor, Tensor]:
             places = np.arange(start, end)
-            flips = mixed(places.astype(np.uint64) + np.uint64(digest("flip", key))) & np.uint64(1)
-            return torch.from_numpy(shuffled(places, self.count, key)), torch.from_numpy(flips == 1)
+            flips = mix(places + digest("flip", key)) & 1
+            return torch.from_numpy(permute(places, self.count, key)), torch.from_numpy(flips == 1)
 
         return order
 
     def _shuffle(self, epoch: int) -> tuple[Tensor, Tensor]:
-        words = hashlib.blake2b(f"{self.seed} {epoch}".encode(), digest_size=32).digest()
-        # RandomState, because NumPy has frozen its streams: a resume under a later version draws
-        # the same.
-        generator = np.random.RandomState(np.frombuffer(words, dtype="<u4").astype(np.uint32))
+        generator = random_state(self.seed, epoch)
         rows = torch.from_numpy(generator.permutation(self.count).astype(np.int64))
         return rows, torch.from_numpy(generator.random_sample(self.count) < 0.5)
 

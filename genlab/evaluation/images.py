@@ -55,14 +55,14 @@ def evaluate_images(
     num_samples: int = 10_000,
     batch_size: int = 256,
     seed: int = 0,
-    scale: float | None = None,
+    temperature: float | None = None,
     own_data: bool = False,
     progress: Progress = lambda description, done, total: None,
 ) -> Evaluation:
     """What can be measured of an image system: samples and the held-out `split` compared with the
     train split over `features`, and the reconstructions of `split` where it encodes. own_data:
     whether it was trained on `data`, so that codes stored for the train split are measured too.
-    scale: on the latent vectors of the samples, for a system that takes one; below 1 truncates.
+    temperature: of the samples' prior, for a system that takes one; below 1 truncates.
     progress: called with (description, done, total).
     """
     system.eval()
@@ -82,9 +82,8 @@ def evaluate_images(
         features, data, split, min(MAX_CLOUD, count), seed, batch_size, system.device, progress
     )
     samples, correlations = Cloud(features, num_samples, keep, seed), []
-    draw = partial(
-        system.prior, num_samples, seed=seed, **({} if scale is None else {"scale": scale})
-    )
+    spread_by = {} if temperature is None else {"temperature": temperature}
+    draw = partial(system.prior, num_samples, seed=seed, **spread_by)
     z = draw()
     labels = system.labels(num_samples) if getattr(system, "num_classes", 0) else None
     for done, part in enumerate(z.split(batch_size), 1):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from genlab.errors import DataError, RunError
-from genlab.files import data_root, explained
+from genlab.files import data_root, explain_error
 from genlab.tensors import read_torch, save_torch
 
 __all__ = ["cached", "pretrained"]
@@ -47,7 +47,7 @@ def cached(name: str, make: Callable[[], dict[str, Any]], use: Callable[[dict[st
         save_torch(content, path)
     except OSError as error:
         print(
-            f"{explained(error) or error}. What is made for it is lost with this command",
+            f"{explain_error(error) or error}. What is made for it is lost with this command",
             file=sys.stderr,
         )
         _not_kept[path] = content

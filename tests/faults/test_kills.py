@@ -26,19 +26,19 @@ IMAGES = [
     "data=digits",
     "data.num_train=64",
     "callbacks.quality.num=8",
-    "net.generator.width_multiple=1",
+    "net.generator.hidden_dim=8",
 ]
 CODES = [
     *[word for word in IMAGES if "width" not in word],
-    "net.generator.dim=4",
-    "net.generator.hidden_dim=16",
+    "net.generator.hidden_dim=4",
+    "net.generator.dense_dim=16",
 ]
 CODES += ["model.latent_dim=8", "callbacks.grids=null"]
 TEXTS = [
     "net=bert_tiny",
-    "net.dim=16",
-    "net.num_layers=1",
     "net.hidden_dim=16",
+    "net.num_layers=1",
+    "net.intermediate_dim=16",
     "data.vocab_size=150",
 ]
 SMALL_TEXTS = [*TEXTS, "data.num_val=3", "data.num_test=3", "callbacks.texts.num=3"]
@@ -76,10 +76,10 @@ RECIPES = {
         "data.num_train=64",
         *PICTURES,
         *OPEN,
-        "net.depth=1",
-        "net.hidden=4",
+        "net.num_steps=1",
+        "net.hidden_dim=4",
     ],
-    "points": ["model=realnvp", "data=moons", "net.depth=2", "callbacks.grids=null", *OPEN],
+    "points": ["model=realnvp", "data=moons", "net.num_couplings=2", "callbacks.grids=null", *OPEN],
     "classifier": [
         "model=iresnet_classifier",
         "data=digits8",
@@ -95,12 +95,12 @@ RECIPES = {
         *TEXTS,
         *OPEN,
         "data.num_documents=100",
-        "model.warmup=2",
+        "model.num_warmup_steps=2",
     ],
     "closing": [
         "model=realnvp",
         "data=moons",
-        "net.depth=2",
+        "net.num_couplings=2",
         "callbacks.grids=null",
         "data.num_test=200",
     ],
@@ -115,7 +115,7 @@ RECIPES = {
     "early_stop": [
         "model=realnvp",
         "data=moons",
-        "net.depth=2",
+        "net.num_couplings=2",
         "callbacks.grids=null",
         *OPEN,
         "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",

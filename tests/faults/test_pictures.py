@@ -384,8 +384,8 @@ TRAIN = [
     "trainer.max_steps=1",
 ]
 TRAIN += [
-    "net.generator.width_multiple=1",
-    "net.discriminator.width_multiple=1",
+    "net.generator.hidden_dim=8",
+    "net.discriminator.hidden_dim=8",
     "explorer=false",
     "callbacks.quality=null",
 ]

@@ -23,7 +23,7 @@ from genlab.data.text.vocabulary import SPECIALS, build_vocab
 from genlab.errors import DataError
 from genlab.files import data_root
 from genlab.ranges import NonNegativeInt, PartialFraction, PositiveInt, Seed
-from genlab.seeds import digest, shuffled
+from genlab.seeds import digest, permute
 
 __all__ = ["Corpus", "RowDraw", "RowSampler", "Rows"]
 
@@ -69,7 +69,7 @@ class RowSampler(StepSampler):
             rows = np.empty_like(places)
             for epoch in np.unique(epochs):
                 here = epochs == epoch
-                rows[here] = shuffled(places[here], self.count, digest(self.seed, epoch))
+                rows[here] = permute(places[here], self.count, digest(self.seed, epoch))
             yield RowDraw(torch.from_numpy(rows), torch.from_numpy(epochs))
 
 

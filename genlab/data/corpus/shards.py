@@ -26,7 +26,8 @@ from genlab.data.corpus.tokens import SPLITS, VERSION, Shards, described, opened
 from genlab.data.text.tokenizer import Tokenizer
 from genlab.errors import DataError
 from genlab.files import write_bytes
-from genlab.reading import read_json, seal, sealed
+from genlab.reading import is_intact, read_json, seal
+from genlab.seeds import fraction_of
 from genlab.weights.source import Vocabulary
 
 __all__ = ["WORDS", "kept_tokenizer", "prepare"]
@@ -56,7 +57,7 @@ class Writer:
         self.dtype = token_type(len(self.tokenizer))
 
     def split(self, text: str) -> str:
-        place = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest()) / (1 << 56)
+        place = fraction_of(text)
         for name, part in self.parts.items():
             if place < part:
                 return name
@@ -138,7 +139,7 @@ def kept_tokenizer(file: Path) -> Tokenizer | None:
     """
     try:
         content = read_json(file, Vocabulary)
-        if not sealed(content):
+        if not is_intact(content):
             raise ValueError(f"{file}: is damaged")
         return Tokenizer.from_state(
             {key: value for key, value in content.items() if key != "checksum"}

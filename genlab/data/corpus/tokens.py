@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, NonNegativeInt
 
 from genlab.errors import DataError
-from genlab.reading import read_json, sealed
+from genlab.reading import is_intact, read_json
 
 __all__ = ["SPLITS", "VERSION", "Shards", "Stream", "described", "opened"]
 
@@ -75,7 +75,11 @@ def opened(index: Path, itemsize: int) -> "Shards | None":
         content = read_json(index, Index)
         files = [index.with_name(f"{i:05d}.tokens") for i in range(len(content["shards"]))]
         about = content["shards"]
-        if not sealed(content) or content["version"] != VERSION or content["itemsize"] != itemsize:
+        if (
+            not is_intact(content)
+            or content["version"] != VERSION
+            or content["itemsize"] != itemsize
+        ):
             raise ValueError(f"{index}: is damaged or of another version")
         total = sum(file.stat().st_size for file in files)
         if total <= CHECKED and not all(

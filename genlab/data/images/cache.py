@@ -24,7 +24,7 @@ from genlab.data.images.decode import Transform
 from genlab.data.images.source import decode_all, keep_or_raise, list_names, report_skipped, stamp
 from genlab.errors import DataError
 from genlab.files import allocate, data_root
-from genlab.reading import read_json, seal, sealed
+from genlab.reading import is_intact, read_json, seal
 
 VERSION = 2
 BLOCK_BYTES = 1 << 20
@@ -76,7 +76,7 @@ def _trusted(manifest_file: Path, source: str) -> dict | None:
             reason = "is older than its source"
         elif data.stat().st_size != math.prod(manifest["shape"]):
             reason = "is truncated"
-        elif not sealed(manifest) or _blocks_digest(data) != manifest["blocks"]:
+        elif not is_intact(manifest) or _blocks_digest(data) != manifest["blocks"]:
             reason = "is damaged"
         else:
             return manifest

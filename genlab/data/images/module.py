@@ -53,7 +53,7 @@ class ImageDataModule(StepDataModule):
     name: str
     known_classes: tuple[str, ...] | None = None
     modality = "image"
-    levels = 256  # grey values that a pixel can have
+    num_bins = 256  # grey values that a pixel can have
 
     def __init__(
         self,

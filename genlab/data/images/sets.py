@@ -70,7 +70,7 @@ class Digits(MNIST5k):
         super().__init__(num_val, num_test, image_size=image_size, resize=resize, **options)
 
     @property
-    def levels(self) -> int:
+    def num_bins(self) -> int:
         """Grey values that a pixel can have: 17 as the digits are, 256 where a resize mixes pixels."""
         mixes = (self.resize != "pad" and self.image_size != self.side) or self.crop not in (
             "none",

@@ -1,6 +1,5 @@
 """From examples to the rows of a batch: which passage, which window, in which order."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from genlab.data.sampler import StepSampler
 from genlab.data.text.codec import Codec, pad
 from genlab.data.text.records import Example
 from genlab.errors import DataError
+from genlab.seeds import random_state
 
 __all__ = ["Drawn", "Encoded", "LengthSampler", "TextBatches", "TextDraw"]
 
@@ -23,12 +23,6 @@ class TextDraw(NamedTuple):
 
     index: Tensor
     epoch: int | None = None
-
-
-def random_state(*words: int) -> np.random.RandomState:
-    """A generator for these numbers; RandomState, because NumPy has frozen its streams."""
-    digest = hashlib.blake2b(" ".join(map(str, words)).encode(), digest_size=32).digest()
-    return np.random.RandomState(np.frombuffer(digest, dtype="<u4").astype(np.uint32))
 
 
 class LengthSampler(StepSampler):

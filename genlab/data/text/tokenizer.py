@@ -13,7 +13,7 @@ from tokenizers import Tokenizer as Backend
 from genlab.data.text.vocabulary import SPECIALS, is_cjk, simplify, splitters
 from genlab.errors import DataError
 from genlab.weights.source import find
-from genlab.weights.vocabulary import read_tokenizer, vocabulary_in
+from genlab.weights.vocabulary import find_vocabulary, read_tokenizer
 
 __all__ = ["Encoding", "Tokenizer", "tokenizer_of"]
 
@@ -116,7 +116,7 @@ class Tokenizer:
         """
         path = Path(path)
         vocab, options = read_tokenizer(
-            vocabulary_in(path) or path / "vocab.txt" if path.is_dir() else path
+            find_vocabulary(path) or path / "vocab.txt" if path.is_dir() else path
         )
         said = options.pop("lowercase", True)
         lowercase = said if lowercase is None else lowercase
@@ -257,7 +257,7 @@ def tokenizer_of(
     where data.root may have led; else the vocabulary of the run or the pretrained weights of that
     name (`find`), a run's as it is. See Tokenizer.from_vocab.
     """
-    if not path.is_file() and vocabulary_in(path) is None:
+    if not path.is_file() and find_vocabulary(path) is None:
         source = find(vocab)
         if source.tokenizer is not None:
             if simplified:

@@ -11,6 +11,7 @@ from genlab.nn.norm import batch_statistics
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from genlab.systems.latent.codes import Rows, draw
 from genlab.systems.latent.glo import GLO
+from genlab.training.schedules import halving
 
 __all__ = ["GLANN"]
 
@@ -111,12 +112,8 @@ class GLANN(GLO):
         return [*super().groups(), mapping | {"weight_decay": self.mapping_weight_decay}]
 
     def rates(self) -> dict[str, float]:
-        passes = self.batches_of_stage // self.batches_a_pass
-        factor = (
-            0.5 ** (passes // self.mapping_halve_every)
-            if self.mapping_halve_every and len(self.matches)
-            else 1.0
-        )
+        passes = self.batches_of_stage // self.batches_a_pass if len(self.matches) else 0
+        factor = halving(passes, self.mapping_halve_every)
         return super().rates() | {"mapping": factor * self.mapping_lr}
 
     def on_train_batch_start(self, batch, batch_idx) -> None:
@@ -166,24 +163,24 @@ class GLANN(GLO):
 
     # --- verbs ------------------------------------------------------------------------------------
 
-    def prior(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
-        """`num` codes (num, Z) of the sampler: a function of `seed`. scale: on the noise or spread;
-        < 1 truncates.
+    def prior(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
+        """`num` codes (num, Z) of the sampler: a function of `seed`. temperature: on the noise or
+        spread; < 1 truncates.
         """
         sampler = self.sampler or ("mapping" if len(self.matches) else "gaussian")
         return (
-            self.mapped(num, seed, scale)
+            self.mapped(num, seed, temperature)
             if sampler == "mapping"
-            else self.gaussian(num, seed, scale)
+            else self.gaussian(num, seed, temperature)
         )
 
     @torch.no_grad()
-    def mapped(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
+    def mapped(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
         """`num` codes (num, Z) that T makes of noise, projected."""
         size = (
             num + -num % 256 if self.batch_statistics else num
         )  # a batch's statistics want a batch
-        noise = scale * draw(size, self.mapping.noise_dim, seed)
+        noise = temperature * draw(size, self.mapping.noise_dim, seed)
         with batch_statistics(self.mapping) if self.batch_statistics else nullcontext():
             parts = [self.mapping(e.to(self.device, self.dtype)) for e in noise.split(256)]
         return self.codes.inside(torch.cat(parts)[:num])

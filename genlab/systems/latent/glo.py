@@ -13,6 +13,7 @@ from genlab.nn.norm import batch_statistics, standing_statistics
 from genlab.ranges import Decay, NonNegativeFloat, NonNegativeInt, PositiveInt
 from genlab.systems.latent.codes import Codes, check_parts, draw, initial_codes
 from genlab.systems.latent.inversion import refine
+from genlab.training.schedules import halving
 
 __all__ = ["GLO"]
 
@@ -123,11 +124,7 @@ class GLO(LightningModule):
 
     def rates(self) -> dict[str, float]:
         """The learning rate of each group of the optimiser, and of the codes, at this step."""
-        factor = (
-            0.5 ** (self.batch_count // self.batches_a_pass // self.halve_every)
-            if self.halve_every
-            else 1.0
-        )
+        factor = halving(self.batch_count // self.batches_a_pass, self.halve_every)
         return {"generator": factor * self.generator_lr, "codes": factor * self.code_lr}
 
     def on_train_batch_start(self, batch, batch_idx) -> None:
@@ -199,19 +196,19 @@ class GLO(LightningModule):
 
     # --- verbs ------------------------------------------------------------------------------------
 
-    def prior(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
-        """`num` codes (num, Z) of the sampler: a function of `seed`. scale: on the spread; < 1
-        truncates.
+    def prior(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
+        """`num` codes (num, Z) of the sampler: a function of `seed`. temperature: on the spread;
+        < 1 truncates.
         """
-        return self.gaussian(num, seed, scale)
+        return self.gaussian(num, seed, temperature)
 
-    def gaussian(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
+    def gaussian(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
         """`num` codes (num, Z) of the Gaussian fitted to the stored ones, projected: the baseline
         "GLO" of GLANN's paper.
         """
         mean, root = self.codes.gaussian()
         noise = draw(num, self.latent_dim, seed).to(mean.device, mean.dtype)
-        return self.codes.inside((mean + scale * noise @ root).to(self.dtype))
+        return self.codes.inside((mean + temperature * noise @ root).to(self.dtype))
 
     @torch.no_grad()
     def decode(self, codes: Tensor, labels: None = None) -> Tensor:
@@ -226,9 +223,13 @@ class GLO(LightningModule):
         with batch_statistics(self.generator) if self.batch_statistics else nullcontext():
             return torch.cat([self.generator(z, None).float() for z in parts])
 
-    def sample(self, num: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    def generate_images(self, codes: Tensor, labels: None = None) -> Tensor:
+        """Images (N, C, H, W) of codes (N, Z), with gradients."""
+        return self.generator(codes, None)
+
+    def sample(self, num: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """`num` images (num, C, H, W) in [-1, 1] of codes of the sampler."""
-        return self.decode(self.prior(num, seed, scale))
+        return self.decode(self.prior(num, seed, temperature))
 
     def stand(self, num_batches: int, seed: int = 0) -> None:
         """Takes the batch statistics anew, from `num_batches` of 256 samples each (standing
@@ -269,13 +270,13 @@ class GLO(LightningModule):
             )
         return torch.cat(codes).float()
 
-    def reconstruct(self, images: Tensor, scale: float | None = None) -> Tensor:
-        """G of the codes of images (N, C, H, W) in [-1, 1]; ValueError for a scale, which a
-        projected code does not have.
+    def reconstruct(self, images: Tensor, code_scale: float | None = None) -> Tensor:
+        """G of the codes of images (N, C, H, W) in [-1, 1]; ValueError for a code_scale,
+        which a projected code does not have.
         """
-        if scale is not None:
+        if code_scale is not None:
             raise ValueError(
-                f"scale={scale}: codes are projected before they are decoded; leave it out"
+                f"code_scale={code_scale}: codes are projected before they are decoded; leave it out"
             )
         return self.decode(self.encode(images))
 

@@ -120,7 +120,7 @@ def test_a_trained_glow_is_a_density():
     density says.
     """
     torch.manual_seed(0)
-    data, system = PointSet("moons"), flow(Glow((2,), depth=8, hidden=32))
+    data, system = PointSet("moons"), flow(Glow((2,), num_steps=8, hidden_dim=32))
     optimizer = torch.optim.Adam(system.net.parameters(), 5e-3)
     system.train()
     for part in data.arrays("train")[: 150 * 256].split(256):

@@ -196,8 +196,8 @@ def test_a_spoilt_reconstruction_costs_what_it_should(data):
 
 def test_samples_are_measured_at_the_scale_that_is_asked_for(data):
     class Scaled(Memory):
-        def prior(self, num, seed, scale=1.0):
-            return scale * super().prior(num, seed)
+        def prior(self, num, seed, temperature=1.0):
+            return temperature * super().prior(num, seed)
 
     whole, scaled = (
         evaluate_images(
@@ -207,7 +207,7 @@ def test_samples_are_measured_at_the_scale_that_is_asked_for(data):
             num_samples=len(data.arrays("train")),
             **given,
         ).results
-        for given in ({}, {"scale": 0.5})
+        for given in ({}, {"temperature": 0.5})
     )
     assert whole["recall"]["value"] == 1.0 and scaled["recall"]["value"] < 0.5
     assert scaled["fid"]["value"] > whole["fid"]["value"] + 1

@@ -12,7 +12,7 @@ from genlab.models.glann import Generator, Mapping
 def test_an_image_of_the_right_shape_and_range_and_a_gradient_everywhere(
     size, channels, batch_norm
 ):
-    network = Generator(size, channels, 10, dim=4, hidden_dim=32, batch_norm=batch_norm)
+    network = Generator(size, channels, 10, hidden_dim=4, dense_dim=32, batch_norm=batch_norm)
     images = network(torch.randn(5, 10))
     assert images.shape == (5, channels, size, size) and images.abs().max() <= 1
     images.square().sum().backward()
@@ -40,7 +40,7 @@ def test_the_layers_are_those_of_the_released_code():
 
 
 def test_its_end_is_the_sources_sigmoid_on_0_to_1():
-    network = Generator(28, 1, 8, dim=2, hidden_dim=16).double().eval()
+    network = Generator(28, 1, 8, hidden_dim=2, dense_dim=16).double().eval()
     z = torch.randn(4, 8, dtype=torch.double)
     torch.testing.assert_close(network(z), 2 * network.deconvs(network.dense(z)).sigmoid() - 1)
 

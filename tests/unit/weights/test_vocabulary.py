@@ -1,4 +1,4 @@
-"""Vocabularies of transformers: the same tokens of every text, or a refusal that names the option."""
+"""Vocabularies of transformers: every text gives the same tokens, or the option is named."""
 
 import itertools
 import json

@@ -14,7 +14,7 @@ from genlab.data.corpus.documents import read_documents
 from genlab.data.corpus.shards import Writer, chunks, prepare
 from genlab.data.text.tokenizer import Tokenizer
 from genlab.errors import DataError
-from genlab.seeds import shuffled
+from genlab.seeds import permute
 
 VOCAB = [
     "[PAD]",
@@ -197,12 +197,12 @@ def test_chunks_hold_every_document_once():
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 1000, 4097])
 def test_the_shuffle_is_a_permutation(count):
     for key in range(5):
-        assert sorted(shuffled(np.arange(count), count, key).tolist()) == list(range(count))
+        assert sorted(permute(np.arange(count), count, key).tolist()) == list(range(count))
 
 
 def test_the_shuffle_looks_like_chance():
     count, keys = 50, 4000
-    places = np.stack([shuffled(np.arange(count), count, key) for key in range(keys)])
+    places = np.stack([permute(np.arange(count), count, key) for key in range(keys)])
     seen = np.stack([(places == row).sum(0) for row in range(count)])  # (row, place)
     chi2 = ((seen - keys / count) ** 2 / (keys / count)).sum()
     degrees = (count - 1) ** 2

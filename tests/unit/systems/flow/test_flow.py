@@ -22,7 +22,9 @@ class Watched(Glow):
 
 
 def flow(*shape: int, net=Glow, **options) -> Flow:
-    system = Flow(net(shape or (1, 4, 4), depth=2, hidden=6), torch.optim.Adam, 1e-2, **options)
+    system = Flow(
+        net(shape or (1, 4, 4), num_steps=2, hidden_dim=6), torch.optim.Adam, 1e-2, **options
+    )
     system.net.train()
     system.net(torch.randn(32, *system.net.shape))
     with torch.no_grad():
@@ -36,7 +38,7 @@ def images(num: int, levels: int = 256) -> torch.Tensor:
 
 
 def test_log_prob_is_prior_and_jacobian_and_bins():
-    system, x = flow(levels=17, alpha=0.05).double(), images(3, 17).double()
+    system, x = flow(num_bins=17, alpha=0.05).double(), images(3, 17).double()
     noise = torch.rand_like(x)
     u = ((x + 1) * 8).round() / 17 + noise / 17
     for i in range(3):
@@ -72,7 +74,7 @@ def test_a_likelihood_is_a_function_of_its_seed_and_leaves_the_generator_alone()
 
 
 def test_codes_are_exact_and_images_come_back_to_the_bit():
-    system, x = flow(levels=17), images(5, 17)
+    system, x = flow(num_bins=17), images(5, 17)
     codes = system.encode(x)
     assert codes.shape == (5, 16) and torch.equal(system.decode(codes), system.reconstruct(x))
     assert torch.allclose(system.reconstruct(x), x, atol=1e-6)
@@ -118,10 +120,10 @@ def test_what_is_logged_is_named_for_what_it_is():
 
 
 def test_the_rate_warms_up_then_falls_along_a_cosine():
-    system = flow(warmup_steps=4, decay_steps=12)
+    system = flow(num_warmup_steps=4, num_decay_steps=12)
     assert [system.rate(step) for step in (0, 1, 3, 4)] == [0.25, 0.5, 1.0, 1.0]
     assert system.rate(8) == pytest.approx(0.5) and system.rate(12) == system.rate(100) == 0
-    assert flow(warmup_steps=4).rate(1000) == 1
+    assert flow(num_warmup_steps=4).rate(1000) == 1
     schedule = system.configure_optimizers()["lr_scheduler"]
     assert schedule["interval"] == "step" and schedule["scheduler"].get_last_lr() == [0.0025]
     assert isinstance(flow().configure_optimizers(), torch.optim.Adam)
@@ -138,7 +140,7 @@ def test_a_network_hears_of_every_exchange_of_its_weights():
 
 
 def fit(system: Flow, **options) -> None:
-    data = SimpleNamespace(name="toy", modality="image", levels=17, **options)
+    data = SimpleNamespace(name="toy", modality="image", num_bins=17, **options)
     system._trainer = SimpleNamespace(
         datamodule=data, precision=options.get("precision", "32-true")
     )
@@ -149,7 +151,7 @@ def test_the_levels_are_those_of_the_data_unless_given():
     system = flow()
     fit(system)
     assert system.pixels.levels == 17
-    system = flow(levels=32)
+    system = flow(num_bins=32)
     fit(system)
     assert system.pixels.levels == 32
 
@@ -159,8 +161,8 @@ def test_the_levels_are_those_of_the_data_unless_given():
     [
         (lambda: fit(flow(), precision="bf16-mixed"), "trainer.precision=bf16-mixed"),
         (lambda: fit(flow(2)), "data: toy has no points"),
-        (lambda: flow(2, levels=17), "model.levels"),
-        (lambda: flow(warmup_steps=9, decay_steps=9), "model.decay_steps"),
+        (lambda: flow(2, num_bins=17), "model.num_bins"),
+        (lambda: flow(num_warmup_steps=9, num_decay_steps=9), "model.num_decay_steps"),
         (lambda: flow(alpha=0.7), "model.alpha"),
     ],
 )
@@ -171,7 +173,7 @@ def test_what_cannot_take_effect_is_refused(make, key):
 
 def test_some_steps_lower_the_loss():
     torch.manual_seed(0)
-    system, x = flow(levels=17).train(), images(64, 3)
+    system, x = flow(num_bins=17).train(), images(64, 3)
     optimizer = system.configure_optimizers()
     losses = []
     for _ in range(40):

@@ -15,8 +15,8 @@ def build(num_classes=0, **options):
     torch.manual_seed(0)
     norm = {"norm": ConditionalBatchNorm} if num_classes else {}
     net = {
-        "generator": Generator(16, 1, 6, num_classes, width_multiple=2, **norm),
-        "discriminator": Discriminator(16, 1, 1, num_classes, width_multiple=2),
+        "generator": Generator(16, 1, 6, num_classes, hidden_dim=16, **norm),
+        "discriminator": Discriminator(16, 1, 1, num_classes, hidden_dim=16),
     }
     return GAN(
         net, Hinge(), 6, torch.optim.SGD, 1e-3, 1e-3, num_classes=num_classes, **options

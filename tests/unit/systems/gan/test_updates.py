@@ -40,12 +40,12 @@ def build(kind: str, norm: str, loss, update: str, **options):
         SIZE,
         3,
         out_dim,
-        width_multiple=2,
+        hidden_dim=16,
         norm="none" if spectral else norm,
         spectral_norm=spectral,
     )
     net = {
-        "generator": Generator(SIZE, 3, LATENT, width_multiple=2),
+        "generator": Generator(SIZE, 3, LATENT, hidden_dim=16),
         "discriminator": discriminator,
     }
     optimizer = partial(torch.optim.SGD)
@@ -166,8 +166,8 @@ def test_with_labels_and_augmentation_the_gradients_are_still_those_of_separate_
 ):
     torch.manual_seed(0)
     net = {
-        "generator": Generator(SIZE, 3, LATENT, 4, width_multiple=2, norm=modulation),
-        "discriminator": Discriminator(SIZE, 3, LATENT, 4, width_multiple=2, norm="group"),
+        "generator": Generator(SIZE, 3, LATENT, 4, hidden_dim=16, norm=modulation),
+        "discriminator": Discriminator(SIZE, 3, LATENT, 4, hidden_dim=16, norm="group"),
     }
     augment = DiffAugment(["color", "translation", "cutout"])
     options = {"out_dim": LATENT, "num_classes": 4, "update": update, "augment": augment}
@@ -236,7 +236,7 @@ def test_scaled_keeps_the_generator_exact_where_the_hinge_lets_go():
 
 def test_single_refuses_a_network_that_changes_between_passes():
     net = {
-        "generator": Generator(SIZE, 3, LATENT, width_multiple=2),
+        "generator": Generator(SIZE, 3, LATENT, hidden_dim=16),
         "discriminator": nn.Sequential(
             nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(768, 1))
         ),

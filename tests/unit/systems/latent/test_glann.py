@@ -22,7 +22,7 @@ TINY = [
     "data.image_size=16",
     "data.num_train=100",
     "data.batch_size=20",
-    "net.generator.dim=4",
+    "net.generator.hidden_dim=4",
 ]
 TINY += [
     "net.generator.hidden_dim=32",
@@ -41,7 +41,10 @@ TINY += [
 
 def build(cls=GLO, count=30, **options):
     torch.manual_seed(0)
-    net = {"generator": Generator(16, 1, 6, dim=4, hidden_dim=32), "mapping": Mapping(3, 6, 12)}
+    net = {
+        "generator": Generator(16, 1, 6, hidden_dim=4, dense_dim=32),
+        "mapping": Mapping(3, 6, 12),
+    }
     system = cls(net, options.pop("loss", Laplacian(2)), 6, torch.optim.SGD, **options).eval()
     system.codes.allocate(torch.randn(count, 6))
     for norm in system.generator.modules():  # so that eval mode makes varied images
@@ -265,7 +268,7 @@ def test_codes_are_searched_for_under_inference_mode_too():
 
 
 def test_imle_pulls_the_nearest_fake_to_each_image():
-    net = {"generator": Generator(16, 1, 6, dim=4, hidden_dim=32)}
+    net = {"generator": Generator(16, 1, 6, hidden_dim=4, dense_dim=32)}
     system = IMLE(net, L2(), 6, torch.optim.SGD)
     x = torch.rand(5, 1, 16, 16, dtype=torch.double)
     fake = torch.rand(9, 1, 16, 16, dtype=torch.double, requires_grad=True)
@@ -280,16 +283,18 @@ def test_imle_pulls_the_nearest_fake_to_each_image():
 
 def test_parts_that_do_not_fit_are_refused_by_key():
     for cls, options in ((GLO, {}), (IMLE, {}), (GLANN, {"glo_steps": 1})):
-        net = {"generator": Generator(16, 1, 6, dim=4), "mapping": Mapping(3, 6)}
+        net = {"generator": Generator(16, 1, 6, hidden_dim=4), "mapping": Mapping(3, 6)}
         with pytest.raises(ValueError, match=r"loss: .* needs a distance"):
             cls(net, Hinge(), 6, torch.optim.SGD, **options)
         with pytest.raises(ValueError, match=r"net\.discriminator=null"):
             cls(net | {"discriminator": torch.nn.Linear(1, 1)}, L2(), 6, torch.optim.SGD, **options)
     with pytest.raises(ValueError, match=r"net\.mapping"):
-        GLANN({"generator": Generator(16, 1, 6, dim=4)}, L2(), 6, torch.optim.SGD, glo_steps=1)
+        GLANN(
+            {"generator": Generator(16, 1, 6, hidden_dim=4)}, L2(), 6, torch.optim.SGD, glo_steps=1
+        )
     with pytest.raises(ValueError, match=r"model\.glo_steps=-1"):
         build(GLANN, glo_steps=-1)
-    with pytest.raises(ValueError, match=r"scale=0\.9"):
+    with pytest.raises(ValueError, match=r"^code_scale=0\.9"):
         build().reconstruct(torch.zeros(1, 1, 16, 16), 0.9)
 
 

@@ -9,12 +9,13 @@ import torch
 from lightning.pytorch import Trainer
 from torch.nn import functional as F
 
+from genlab import config
 from genlab.data.text.codec import Codec
 from genlab.data.text.records import Example
 from genlab.data.text.tokenizer import Tokenizer
 from genlab.models.seq2seq import generation
 from genlab.models.seq2seq.bert import BERT
-from genlab.models.seq2seq.generation import Cached, Decoding, Recomputed, write
+from genlab.models.seq2seq.generation import CachedScorer, Decoding, write
 from genlab.systems.text.seq2seq import Seq2Seq
 
 WORDS = [f"w{i}" for i in range(40)]
@@ -127,7 +128,7 @@ def test_the_adversarial_loss_is_that_of_word_embeddings_moved_against_it():
 
 
 def test_biases_and_norms_do_not_decay_and_the_rate_warms_up_and_falls():
-    system = made(lr=0.5, weight_decay=0.1, warmup_steps=4, decay_steps=14)
+    system = made(lr=0.5, weight_decay=0.1, num_warmup_steps=4, num_decay_steps=14)
     (decaying, others) = system.configure_optimizers()["optimizer"].param_groups
     assert decaying["weight_decay"] == 0.1 and others["weight_decay"] == 0.0
     assert {p.ndim for p in decaying["params"]} == {2} and {p.ndim for p in others["params"]} == {1}
@@ -140,7 +141,7 @@ def test_biases_and_norms_do_not_decay_and_the_rate_warms_up_and_falls():
 
 def test_settings_without_meaning_are_refused():
     for wrong, key in (
-        ({"warmup_steps": 5, "decay_steps": 5}, "decay_steps"),
+        ({"num_warmup_steps": 5, "num_decay_steps": 5}, "num_decay_steps"),
         ({"adversarial": -1.0}, "adversarial"),
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"codec": {"max_source": 60}}, "max_length"),
@@ -148,7 +149,6 @@ def test_settings_without_meaning_are_refused():
         with pytest.raises(ValueError, match=key):
             made(**wrong)
     for wrong, key in (
-        ({"method": "best"}, "method"),
         ({"abstain": 0.5}, "abstain"),
         ({"temperature": 0.5}, "temperature"),
         ({"method": "greedy", "beams": 3}, "beams"),
@@ -156,7 +156,7 @@ def test_settings_without_meaning_are_refused():
         ({"method": "greedy", "num": 2}, "num"),
     ):
         with pytest.raises(ValueError, match=rf"decoding\.{key}"):
-            Decoding(**wrong).settled(False)
+            Decoding(**wrong).resolve(False)
 
 
 def test_the_vocabulary_must_be_the_networks():
@@ -165,7 +165,7 @@ def test_the_vocabulary_must_be_the_networks():
     other.use(Tokenizer(VOCAB[:-1]))
     system.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     system.trainer.datamodule = SimpleNamespace(codec=other)
-    with pytest.raises(ValueError, match=r"net\.vocab_size=45: .* 44 tokens"):
+    with pytest.raises(ValueError, match=r"^net\.vocab_size=45: .*44"):
         system.setup("fit")
 
 
@@ -184,7 +184,7 @@ def sources(count=7, seed=3):
 
 @pytest.mark.parametrize("asked", [None, "generative", "extractive"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_writing_by_a_cache_is_writing_without(decoding, asked, seed):
+def test_writing_by_a_cache_is_writing_without(decoding, asked, seed, recomputed):
     system, rows = made(seed, segments=3), sources(9, seed)
     options = {"end": 3, "max_length": 6, "banned": [0, 1, 2, 4], "target_segment": 2}
     if asked:
@@ -197,7 +197,8 @@ def test_writing_by_a_cache_is_writing_without(decoding, asked, seed):
     count = 5 if asked else 9
     options["uniforms"] = torch.rand(count, how.num, 6, dtype=torch.float64)
     by_cache, without = (
-        write(system.net, rows, how, **options, scorer=scorer) for scorer in (Cached, Recomputed)
+        write(system.net, rows, how, **options, scorer=scorer)
+        for scorer in (CachedScorer, recomputed)
     )
     assert torch.equal(by_cache.tokens, without.tokens) and torch.equal(
         by_cache.lengths, without.lengths
@@ -299,9 +300,9 @@ def test_many_windows_are_read_a_few_at_a_time_with_the_same_result(monkeypatch,
     monkeypatch.setattr(generation, "FEW", 0)
     monkeypatch.setattr(generation, "READ", read)
 
-    start = Cached.start
+    start = CachedScorer.start
     monkeypatch.setattr(
-        Cached, "start", lambda self: (counts.append(self.inputs[0].numel()), start(self))[1]
+        CachedScorer, "start", lambda self: (counts.append(self.inputs[0].numel()), start(self))[1]
     )
     found = system.generate(examples, Decoding(**how))
     assert [one.texts for one in found] == [one.texts for one in expected]
@@ -317,6 +318,7 @@ def test_an_option_of_decoding_takes_effect_or_is_refused():
     wrong = [(name, value) for name in whole for value in (-1, 1.5, True, "3", [])]
     wrong += [(name, 0) for name in ("num", "beams", "max_length", "temperature", "top_k", "top_p")]
     wrong += [
+        ("method", "best"),
         ("top_p", 1.5),
         ("abstain", 2),
         ("guidance", -1),
@@ -324,15 +326,15 @@ def test_an_option_of_decoding_takes_effect_or_is_refused():
         ("length_penalty", "x"),
     ]
     for name, value in wrong:
-        with pytest.raises(ValueError, match=rf"decoding\.{name}="):
-            Decoding(**{name: value})
+        (error,) = config.check_arguments("decoding", Decoding, {name: value})
+        assert error.startswith(f"decoding.{name}=")
     with pytest.raises(ValueError, match=r"decoding\.beams=2: .*decoding\.num=3"):
         Decoding("beam", num=3, beams=2)
     with pytest.raises(ValueError, match=r"decoding\.max_length=100: expected at most 6"):
         system.generate(one, Decoding(max_length=100))
     assert (
-        Decoding("beam", num=6).settled(False).beams == 6
-        and Decoding(beams=1).settled(False).beams == 1
+        Decoding("beam", num=6).resolve(False).beams == 6
+        and Decoding(beams=1).resolve(False).beams == 1
     )
     assert len(system.generate(one, Decoding(max_length=2))[0].texts[0].split()) <= 2
 
@@ -351,9 +353,9 @@ def test_texts_are_written_to_plain_sources_and_sampled_by_seed_alone():
     assert done[-1] == 8
     with pytest.raises(ValueError, match=r"decoding\.extractive"):
         system.generate(examples, Decoding(extractive=True))
-    with pytest.raises(ValueError, match="write to them apart"):
+    with pytest.raises(ValueError, match=r"^question"):
         system.generate([examples[0], asked(["w1"])])
-    with pytest.raises(ValueError, match="only answers are voted on"):
+    with pytest.raises(ValueError, match=r"^source"):
         made(codec={"stride": 3, "max_question": 0}).generate(
             [Example("0", (text(range(30)),), ((),))]
         )
