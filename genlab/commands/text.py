@@ -39,10 +39,25 @@ MAX_SHOWN = 20  # rows of a printed table
 MAX_CHARACTERS = 60  # of a source in it
 
 
-def build_decoding(settings: Mapping[str, Any]) -> Decoding:
-    """The Decoding of `decoding.*`; ValueError for a name or value that it does not take."""
+def build_decoding(settings: Mapping[str, Any], tokenizer) -> Decoding:
+    """The Decoding of `decoding.*`, its rules built with tokenizer=.
+
+    Raises:
+        ValueError: For a name or value that it does not take, or a rule that cannot be built.
+    """
     options = settings.get("decoding") or {}
-    return Decoding(**{name: value for name, value in options.items() if value is not None})
+    options = {name: value for name, value in options.items() if value is not None}
+    rules = options.get("rules", [])
+    for i, rule in enumerate(rules):
+        if not isinstance(rule, Mapping) or "_target_" not in rule:
+            raise config.ConfigError(
+                f"decoding.rules[{i}]: expected a node with _target_, as in "
+                "decoding.rules=[{_target_: mypackage.MyRule}]"
+            )
+    allow = settings["allow"]
+    config.validate({"decoding": {"rules": rules}, "allow": allow}, {"decoding.*": ["tokenizer"]})
+    built = [config.build(rule, allow, tokenizer=tokenizer) for rule in rules]
+    return Decoding(**options | {"rules": built})
 
 
 # --- sample ---------------------------------------------------------------------------------------
@@ -52,7 +67,9 @@ def sample_texts(system, settings: Mapping[str, Any], run_dir: Path) -> None:
     """Writes <out> (JSON lines: id, question or source, texts, scores) and prints a table."""
     examples = read_examples(settings)
     out = output_file(settings, run_dir, "texts.jsonl")
-    generated = system.generate(examples, build_decoding(settings), seed=settings["seed"])
+    generated = system.generate(
+        examples, build_decoding(settings, system.codec.tokenizer), seed=settings["seed"]
+    )
     rows = []
     for example, one in zip(examples, generated, strict=True):
         row: dict[str, Any] = {"id": example.id}
@@ -169,7 +186,7 @@ def measure_texts(
     if isinstance(system, Pretrained):
         _refuse_for_pretrained(settings)
         return evaluate_language(system, data, **options)
-    options["decoding"] = build_decoding(settings)
+    options["decoding"] = build_decoding(settings, system.codec.tokenizer)
     if isinstance(system, HasConditions):
         judged = evaluate_conditional(system, data, **options)
     else:
