@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from genlab.config import closest, flatten
-from genlab.config.renamed import ARGUMENTS, COMMAND_KEYS
+from genlab.config.renamed import ARGUMENTS, OPTIONS
 from genlab.overrides import key_of
 
 __all__ = ["explain"]
@@ -29,6 +29,9 @@ EXTRAS = {
     "hydra/launcher/submitit_slurm": "slurm",
     "hydra/sweeper/optuna": "optuna",
 }
+
+# Options of features=, which earlier versions called metrics=
+FEATURES = ("auto", "classifier", "inception", "random")
 
 
 def explain(error: Exception, command: str, words: Sequence[str] = ()) -> str:
@@ -78,7 +81,7 @@ def _unknown_key(word: str, command: str, words: Sequence[str]) -> str:
     except (HydraException, OmegaConfBaseException, ValueError):  # a choice is wrong, too
         config = default
     if today := renamed(key, command, config):
-        return f"there is no key '{key}'; it is now called '{today}'"
+        return f"there is no key '{key}'; it is now called {today}"
     if key in keys_of(default):
         given = key in map(key_of, words)
         chosen = "a chosen config overrides it: choose another experiment= or model="
@@ -90,8 +93,14 @@ def _unknown_key(word: str, command: str, words: Sequence[str]) -> str:
 
 def _unknown_option(path: str, text: str) -> str:
     group, _, option = path.rpartition("/")
+    if group == "metrics" and option in FEATURES:
+        return (
+            f"metrics={option}: metrics= is a list of metrics; the network whose features are "
+            f"compared is now features={option}"
+        )
     listing = text.partition("Available options")[2].partition("Config search")[0]
-    options = re.findall(r"^\t(\S+)$", listing, re.MULTILINE)
+    # Names that begin with _ are parts of other options.
+    options = re.findall(r"^\t([^_\s]\S*)$", listing, re.MULTILINE)
     extra = EXTRAS.get(path)
     install = f" It comes with an extra: pip install 'genlab[{extra}]'."
     hint = install if extra else closest(option, options)
@@ -105,7 +114,7 @@ def _group_without_option(words: Sequence[str]) -> str:
 
 
 def renamed(key: str, command: str, config: dict[str, Any]) -> str | None:
-    """Today's name of a key of an earlier version; None if it never had another one.
+    """What to write today for a key of an earlier version; None if it never had another name.
 
     Args:
         key: Dotted.
@@ -114,13 +123,13 @@ def renamed(key: str, command: str, config: dict[str, Any]) -> str | None:
     """
     parent, _, name = key.rpartition(".")
     if not parent:
-        return COMMAND_KEYS.get(command, {}).get(name)
+        return OPTIONS.get(command, {}).get(name)
     node: Any = config
     for part in parent.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     target = node.get("_target_") if isinstance(node, dict) else None
     today = ARGUMENTS.get(target, {}).get(name)
-    return f"{parent}.{today}" if today else None
+    return f"'{parent}.{today}'" if today else None
 
 
 @functools.cache

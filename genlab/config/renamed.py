@@ -6,7 +6,7 @@ A run that was trained under them still loads, and a user who types one is told 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ARGUMENTS", "COMMAND_KEYS", "new_target", "with_new_names"]
+__all__ = ["ARGUMENTS", "OPTIONS", "new_target", "with_new_names"]
 
 # Modules of genlab, before -> today
 MODULES = {
@@ -47,10 +47,10 @@ CLASSES = {
     "genlab.data.facts.FactTexts": "genlab.data.corpus.facts.FactTexts",
 }
 
-# Command -> its own keys, before -> today
-COMMAND_KEYS: dict[str, dict[str, str]] = {
-    "eval": {"scale": "temperature"},
-    "sample": {"scale": "temperature"},
+# Options of commands, before -> today
+OPTIONS = {
+    "eval": {"scale": "temperature="},
+    "sample": {"scale": "temperature=, and with mode=reconstruct code_scale="},
 }
 
 # Tables that several targets share
@@ -115,6 +115,13 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 # Numbers that have another unit under their new name: key before -> what 1 is today. At every image
 # size, the convolution next to the image had 8 width_multiple channels.
 UNITS = {"width_multiple": 8}
+
+
+# Options of commands, before -> today
+OPTIONS = {
+    "sample": {"scale": "temperature=, and with mode=reconstruct code_scale="},
+    "eval": {"scale": "temperature="},
+}
 
 
 def new_target(target: str) -> str | None:

@@ -19,7 +19,7 @@ def earlier(monkeypatch):
     """Renames that no real target has."""
     names = {"breadth": "hidden_dim"}
     monkeypatch.setitem(renamed.ARGUMENTS, "genlab.models.flow.glow.Glow", names)
-    monkeypatch.setitem(renamed.COMMAND_KEYS, "train", {"judge": "evaluate"})
+    monkeypatch.setitem(renamed.OPTIONS, "train", {"judge": "evaluate="})
 
 
 @pytest.mark.parametrize("prefix", ["", "+", "++"])
@@ -36,7 +36,7 @@ def test_the_name_of_today_depends_on_the_chosen_recipe(earlier):
 
 def test_a_commands_own_key_of_an_earlier_version(earlier):
     said = explain(missing("judge"), "train", ["judge=false"])
-    assert said == "there is no key 'judge'; it is now called 'evaluate'"
+    assert said == "there is no key 'judge'; it is now called evaluate="
 
 
 def test_the_command_line_answers_with_the_name_of_today(earlier, monkeypatch, tmp_path, capsys):
