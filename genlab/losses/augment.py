@@ -42,6 +42,7 @@ class DiffAugment:
         self.numbers = torch.rand(7, num, 1, 1, 1, device=device)
 
     def __call__(self, images: Tensor) -> Tensor:
+        assert self.numbers is not None  # `draw` comes first
         brightness, saturation, contrast, *places = self.numbers.to(images.dtype)
         if "color" in self.policy:
             images = images + (brightness - 0.5)

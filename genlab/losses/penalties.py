@@ -100,8 +100,8 @@ class WGANDiv:
         self.every = every
 
     def __call__(self, critic: Critic, x: Tensor, k: Tensor) -> Tensor:
-        squares = [squared_gradient(critic, images) for images in (x, k)]
-        return self.weight / 2 * sum((s + 1e-12) ** (self.power / 2) for s in squares)
+        real, fake = (squared_gradient(critic, images) + 1e-12 for images in (x, k))
+        return self.weight / 2 * (real ** (self.power / 2) + fake ** (self.power / 2))
 
 
 class DRAGAN:

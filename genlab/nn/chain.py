@@ -58,7 +58,8 @@ class MultiScale(nn.Module):
         priors: Iterable[nn.Module] | None = None,
     ):
         super().__init__()
-        self.stages, self.shapes = nn.ModuleList(stages), [tuple(shape) for shape in shapes]
+        self.stages = nn.ModuleList(stages)
+        self.shapes = [(channels, height, width) for channels, height, width in shapes]
         self.priors = None if priors is None else nn.ModuleList(priors)
         self.halves = [
             (channels // 2, height, width) for channels, height, width in self.shapes[:-1]

@@ -48,7 +48,7 @@ def attend(heads: Tensor, memory: Tensor, bias: Tensor, slots: Tensor, filled: i
     return F.scaled_dot_product_attention(heads[0], *memory[:, :, :, :filled], bias[..., :filled])
 
 
-def add_norm(norm: torch.nn.LayerNorm, h: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
+def add_norm(norm: torch.nn.Module, h: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
     """norm(h + x, c) of h and x (B, L, D)."""
     if fits(h) and type(norm) is LayerNorm and not torch.is_grad_enabled():
         from genlab.nn import decoder_kernels

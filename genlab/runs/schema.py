@@ -74,7 +74,7 @@ class Manifest(Part):
     versions: dict[str, str | None] = {}
     hardware: str = ""
     git: Git | None = None
-    data: Data = Field(default=None)
+    data: Annotated[Data, Field(default=None)]
     metrics: dict[str, float] = {}
     resumed: list[str] = []
     config: str | None = None

@@ -79,14 +79,16 @@ class Glow(nn.Module):
                 return mlp(inputs, hidden_dim, outputs)
 
             steps = _steps(shape[0], num_steps, dense, coupling, lu)
-            self.flow = Chain([*steps, ActNorm(shape[0])], recompute)
+            self.flow: Chain | MultiScale = Chain([*steps, ActNorm(shape[0])], recompute)
             return
 
         def convolutional(inputs: int, outputs: int) -> nn.Module:
             return conv_net(inputs, hidden_dim, outputs)
 
         num_scales = max_halvings(shape) if num_scales is None else num_scales
-        stages, shapes, here = [], [], tuple(shape)
+        stages: list[nn.Module] = []
+        shapes: list[tuple[int, int, int]] = []
+        here = (shape[0], shape[1], shape[2])
         for scale in range(num_scales):
             here = squeezed(here)
             channels = here[0]
@@ -95,7 +97,7 @@ class Glow(nn.Module):
                 steps.append(ActNorm(channels))
             stages.append(Chain([Squeeze(), *steps], recompute))
             shapes.append(here)
-            here = (channels - channels // 2, *here[1:])
+            here = (channels - channels // 2, here[1], here[2])
         priors = [ConditionalGaussian(c - c // 2, c // 2) for c, _, _ in shapes[:-1]]
         self.flow = MultiScale(stages, shapes, priors)
 
@@ -109,7 +111,11 @@ class Glow(nn.Module):
 
 
 def _steps(
-    num_features: int, num: int, net: Callable[[int, int], nn.Module], coupling: str, lu: bool
+    num_features: int,
+    num: int,
+    net: Callable[[int, int], nn.Module],
+    coupling: Literal["additive", "sigmoid", "tanh"],
+    lu: bool,
 ) -> list[nn.Module]:
     bijections: list[nn.Module] = []
     for i in range(num):

@@ -84,12 +84,12 @@ class IResNet(nn.Module):
         super().__init__()
         self.shape, self.dims = tuple(shape), math.prod(shape)
         self.refresh_tolerance, self.actnorm = refresh_tolerance, actnorm
-        self.map_options = {
+        self.map_options: dict[str, Any] = {
             "activation": activation,
             "coeff": coeff,
             "detach_sigma": detach_sigma,
         }
-        self.block_options = {
+        self.block_options: dict[str, Any] = {
             "series": log_det,
             "eval_series": eval_log_det,
             "num_probes": num_probes,
@@ -101,7 +101,9 @@ class IResNet(nn.Module):
         }
         self.has_block = False  # the very first branch has no activation before it
         if len(shape) == 1:
-            self.flow = self._points(num_blocks, hidden_dim, num_layers, num_scales)
+            self.flow: Chain | MultiScale = self._points(
+                num_blocks, hidden_dim, num_layers, num_scales
+            )
         else:
             self.flow = self._images(num_blocks, hidden_dim, num_scales, squeeze_first, factor_out)
         blocks = [self._dense(self.dims, [dense_width]) for _ in range(dense_blocks)]
@@ -159,7 +161,9 @@ class IResNet(nn.Module):
                 f"net.num_blocks={num_blocks}: expected one number, or a list of one for each of "
                 f"the net.num_scales={num_scales} scales"
             )
-        stages, shapes, shape = [], [], self.shape
+        stages: list[Chain] = []
+        shapes: list[tuple[int, int, int]] = []
+        shape = (self.shape[0], self.shape[1], self.shape[2])
         for scale, count in enumerate(counts):
             stage: list[nn.Module] = []
             if scale == 0 and self.actnorm == "after":
@@ -175,7 +179,7 @@ class IResNet(nn.Module):
             stages.append(Chain(stage))
             shapes.append(shape)
             if factor_out and scale < num_scales - 1:
-                shape = (shape[0] - shape[0] // 2, *shape[1:])
+                shape = (shape[0] - shape[0] // 2, shape[1], shape[2])
         if not factor_out:
             whole = Chain(module for stage in stages for module in stage)
             return MultiScale([whole], shapes[-1:])

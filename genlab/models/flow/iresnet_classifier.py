@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from genlab.models.flow.iresnet import IResNet
+from genlab.nn.chain import MultiScale
 from genlab.nn.precision import float32_convolutions
 from genlab.ranges import Depth, NonNegativeInt, PositiveInt
 
@@ -39,6 +40,8 @@ class IResNetClassifier(IResNet):
         dense_blocks: Has to be 0.
         **options: Other arguments of IResNet.
     """
+
+    flow: MultiScale  # of images
 
     def __init__(
         self,

@@ -75,7 +75,7 @@ class RealNVP(nn.Module):
                 return mlp(inputs, hidden_dim, outputs)
 
             count = 16 if num_couplings is None else num_couplings
-            self.flow = Chain(_by_features(shape[0], count, dense, coupling))
+            self.flow: Chain | MultiScale = Chain(_by_features(shape[0], count, dense, coupling))
             return
 
         if num_couplings is not None:
@@ -88,7 +88,9 @@ class RealNVP(nn.Module):
             return ResNet(inputs, hidden_dim, outputs, 2 if num_blocks is None else num_blocks)
 
         num_scales = min(max_halvings(shape) + 1, 3) if num_scales is None else num_scales
-        stages, shapes, here = [], [], tuple(shape)
+        stages: list[nn.Module] = []
+        shapes: list[tuple[int, int, int]] = []
+        here = (shape[0], shape[1], shape[2])
         for scale in range(num_scales):
             last = scale == num_scales - 1
             bijections = _by_checkerboard(here, 4 if last else 3, convolutional, coupling)
@@ -98,7 +100,7 @@ class RealNVP(nn.Module):
                 bijections += _by_features(here[0], 3, convolutional, coupling)
             stages.append(Chain(bijections))
             shapes.append(here)
-            here = (here[0] - here[0] // 2, *here[1:])
+            here = (here[0] - here[0] // 2, here[1], here[2])
         self.flow = MultiScale(stages, shapes)
 
     @float32_convolutions()
@@ -111,7 +113,10 @@ class RealNVP(nn.Module):
 
 
 def _by_checkerboard(
-    shape: tuple[int, int, int], count: int, net: Net, coupling: str
+    shape: tuple[int, int, int],
+    count: int,
+    net: Net,
+    coupling: Literal["additive", "sigmoid", "tanh"],
 ) -> list[nn.Module]:
     bijections: list[nn.Module] = []
     for i in range(count):
@@ -120,7 +125,9 @@ def _by_checkerboard(
     return bijections
 
 
-def _by_features(num_features: int, count: int, net: Net, coupling: str) -> list[nn.Module]:
+def _by_features(
+    num_features: int, count: int, net: Net, coupling: Literal["additive", "sigmoid", "tanh"]
+) -> list[nn.Module]:
     bijections: list[nn.Module] = []
     for i in range(count):
         swap = i % 2 == 1

@@ -44,9 +44,9 @@ DISCRIMINATOR = {
 
 def _check(image_size: int, attention_size: int | None) -> None:
     if image_size not in GENERATOR:
-        sizes = ", ".join(map(str, GENERATOR))
+        known = ", ".join(map(str, GENERATOR))
         raise ValueError(
-            f"image_size={image_size}: BigGAN's networks need one of {sizes} (data.image_size=)"
+            f"image_size={image_size}: BigGAN's networks need one of {known} (data.image_size=)"
         )
     sizes = [2**i for i in range(3, image_size.bit_length() - 1)]
     if attention_size is not None and attention_size not in sizes:
@@ -56,7 +56,7 @@ def _check(image_size: int, attention_size: int | None) -> None:
         )
 
 
-def _normalise(network: nn.Module, *kinds: type[nn.Module]) -> None:
+def _normalise(network: nn.Module, *kinds: type[nn.Linear | nn.Conv2d | nn.Embedding]) -> None:
     """Spectrally normalises the layers of `kinds` in `network` that are not normalised yet."""
     for module in list(network.modules()):
         if isinstance(module, kinds) and not parametrize.is_parametrized(module, "weight"):
@@ -200,7 +200,7 @@ class Generator(nn.Module):
             for c_in, c_out in itertools.pairwise(widths)
         )
         self.attention_size = attention_size
-        self.attention = None
+        self.attention: SelfAttention | None = None
         if attention_size is not None:
             self.attention = SelfAttention(widths[attention_size.bit_length() - 3])
         self.norm = nn.BatchNorm2d(widths[-1], eps=1e-5)
@@ -214,7 +214,7 @@ class Generator(nn.Module):
         label = [] if self.embedding is None else [self.embedding(y)]
         for block, part in zip(self.blocks, parts, strict=True):
             h = block(h, torch.cat([part, *label], 1), y)
-            if h.shape[-1] == self.attention_size:
+            if self.attention is not None and h.shape[-1] == self.attention_size:
                 h = self.attention(h)
         return self.last(self.norm(h).relu_()).tanh()
 

@@ -85,7 +85,7 @@ class Generator(nn.Module):
         check_kernel_size(kernel_size)
         n = num_strides(image_size)
         widths = [hidden_dim * 2**i for i in reversed(range(n))]  # at 4, 8, ..., S/2
-        self.dense = nn.Linear(latent_dim, 4 * 4 * widths[0])
+        self.dense: nn.Module = nn.Linear(latent_dim, 4 * 4 * widths[0])
         self.norms = nn.ModuleList(norm(width, latent_dim, num_classes) for width in widths)
         pairs = list(itertools.pairwise([*widths, channels]))
         self.deconvs = nn.ModuleList(

@@ -9,7 +9,7 @@ Shapes as in genlab.nn.staged. The features of the wrapped network have the size
 
 import functools
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Literal, NoReturn, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -62,7 +62,7 @@ class StridedDiscriminator(Protocol):
         ...
 
 
-def _refuse(network: nn.Module) -> None:
+def _refuse(network: object) -> NoReturn:
     kind = f"{type(network).__module__}.{type(network).__name__}"
     raise ValueError(
         f"{kind} cannot grow; expected a strided network such as those of genlab.models.gan.dcgan "
@@ -70,14 +70,15 @@ def _refuse(network: nn.Module) -> None:
     )
 
 
-def _init(images: nn.ModuleList, nonlinearity: str) -> None:
+def _init(images: nn.ModuleList, nonlinearity: Literal["linear", "leaky_relu"]) -> None:
     # He's initialisation, not DCGAN's N(0, 0.02^2). With that, a new size would fade in grey and
     # much weaker than the normalised features it is blended with, and a fade has too few steps for
     # it to grow.
     for module in images.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, 0.2, nonlinearity=nonlinearity)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 class GrowingGenerator(StagedGenerator):
@@ -93,7 +94,7 @@ class GrowingGenerator(StagedGenerator):
         ValueError: It is not strided.
     """
 
-    def __init__(self, generator: nn.Module):
+    def __init__(self, generator: StridedGenerator):
         if not isinstance(generator, StridedGenerator):
             _refuse(generator)
         super().__init__(4 * 2 ** len(generator.widths))
@@ -128,10 +129,10 @@ class GrowingDiscriminator(StagedDiscriminator):
         ValueError: It is not strided.
     """
 
-    def __init__(self, discriminator: nn.Module):
+    def __init__(self, discriminator: StridedDiscriminator):
         if not isinstance(discriminator, StridedDiscriminator):
             _refuse(discriminator)
-        convs = [stage[0] for stage in discriminator.stages()]
+        convs: list[Any] = [stage[0] for stage in discriminator.stages()]
         super().__init__(4 * 2 ** len(convs))
         self.network = discriminator
         channels = convs[0].in_channels
@@ -156,7 +157,7 @@ class GrowingDiscriminator(StagedDiscriminator):
 class Generator(GrowingGenerator):
     """genlab.models.gan.dcgan.Generator, with the same arguments, that grows."""
 
-    @functools.wraps(dcgan.Generator.__init__)
+    @functools.wraps(dcgan.Generator.__init__)  # type: ignore[misc]
     def __init__(self, *args, **kwargs):
         super().__init__(dcgan.Generator(*args, **kwargs))
 
@@ -164,7 +165,7 @@ class Generator(GrowingGenerator):
 class StyleGenerator(GrowingGenerator):
     """genlab.models.gan.stylegan.Generator, with the same arguments, that grows."""
 
-    @functools.wraps(stylegan.Generator.__init__)
+    @functools.wraps(stylegan.Generator.__init__)  # type: ignore[misc]
     def __init__(self, *args, **kwargs):
         super().__init__(stylegan.Generator(*args, **kwargs))
 
@@ -172,6 +173,6 @@ class StyleGenerator(GrowingGenerator):
 class Discriminator(GrowingDiscriminator):
     """genlab.models.gan.dcgan.Discriminator, with the same arguments, that grows."""
 
-    @functools.wraps(dcgan.Discriminator.__init__)
+    @functools.wraps(dcgan.Discriminator.__init__)  # type: ignore[misc]
     def __init__(self, *args, **kwargs):
         super().__init__(dcgan.Discriminator(*args, **kwargs))

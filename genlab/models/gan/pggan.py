@@ -10,6 +10,7 @@ genlab.nn.staged.
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class EqualisedRate(nn.Module):
         return weight * self.scale
 
 
-def equalise(module: nn.Module, gain: float = 2**0.5) -> nn.Module:
+def equalise(module: nn.Conv2d | nn.Linear | nn.Embedding, gain: float = 2**0.5) -> nn.Module:
     """Gives a layer N(0, 1) weights under EqualisedRate and zero biases.
 
     Args:
@@ -177,10 +178,12 @@ class Generator(StagedGenerator):
         z = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
         if not self.num_classes:
             return z
+        assert y is not None  # a network with classes gets labels
         return torch.cat([z, one_hot(y, self.num_classes).to(z.dtype)], 1)  # (B, Z + K)
 
     def stage(self, i: int, h: Tensor, c: Tensor, y: Tensor | None) -> Tensor:
-        h = resized_conv(h, *self.first[i]) if i else self.first[0](h)
+        first: Any = self.first[i]  # a pair (convolution, bias) after the first stage
+        h = resized_conv(h, *first) if i else first(h)
         h = self.norms[2 * i](leaky_relu(h, 0.2), c, y)
         return self.norms[2 * i + 1](leaky_relu(self.second[i](h), 0.2), c, y)
 

@@ -21,7 +21,7 @@ Shapes:
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from genlab.ranges import Depth, NonNegativeInt, PartialFraction, PositiveFloat,
 
 __all__ = ["BERT"]
 
-ACTIVATIONS = {  # by the names of config.json
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # by the names of config.json
     "gelu": nn.GELU,
     "gelu_new": partial(nn.GELU, "tanh"),
     "gelu_pytorch_tanh": partial(nn.GELU, "tanh"),
@@ -226,7 +226,7 @@ class BERT(nn.Module):
                 f"net.condition_hidden={condition_hidden}: has no effect without net.condition_dim="
             )
         width = embedding_dim or hidden_dim
-        norm = partial(LayerNorm, eps=eps)
+        norm: Callable[..., nn.Module] = partial(LayerNorm, eps=eps)
         if condition_dim and condition_by == "layer_norm":
             act = ACTIVATIONS[condition_activation]() if condition_activation else nn.Identity()
             norm = partial(
@@ -246,7 +246,7 @@ class BERT(nn.Module):
         self.segment = nn.Embedding(num_segments, width)
         self.norm = norm(width)
         self.widen = nn.Linear(width, hidden_dim) if width != hidden_dim else nn.Identity()
-        self.layers = nn.ModuleList(
+        self.layers: Any = nn.ModuleList(
             Layer(
                 hidden_dim,
                 num_heads,

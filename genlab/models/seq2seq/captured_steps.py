@@ -31,10 +31,10 @@ class CapturedStep:
 
     def __init__(self, cache: Cache):
         self.cache = cache
-        self.replay: Callable[[], None] | None = None
+        self.replay: Any = None  # runs the graph; None: not captured yet
         self.rows: Tensor | None = None  # the rows that are left; None: all
 
-    def step(self, net: nn.Module, tokens: Tensor) -> Tensor:
+    def step(self, net: Any, tokens: Tensor) -> Tensor:
         """Tokens (B, K) of the rows that are left -> logits (B, K, V)."""
         cache = self.cache
         cache.check_space()
@@ -49,7 +49,7 @@ class CapturedStep:
         cache.steps = steps + 1  # a replay moves only what is on the device
         return self.logits if self.rows is None else self.logits.index_select(0, self.rows)
 
-    def _capture(self, net: nn.Module) -> None:
+    def _capture(self, net: Any) -> None:
         cache = self.cache
         self.tokens = cache.positions.new_zeros(len(cache.positions), cache.num_beams)
         kind = self.tokens.device.type
@@ -122,7 +122,7 @@ def memory_limit(device: torch.device) -> float:
 
 def borrow_step(
     user: Any,
-    net: nn.Module,
+    net: Any,
     ids: Tensor,
     num_beams: int,
     max_new_tokens: int,

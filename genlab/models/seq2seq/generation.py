@@ -8,6 +8,7 @@ Shapes:
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class CachedScorer:
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Any,
         ids: Tensor,
         segments: Tensor,
         lengths: Tensor,
@@ -202,7 +203,7 @@ def write(
     """
     decoding = decoding.resolve(groups is not None)
     num = decoding.beams or decoding.num
-    shape = (decoding.min_length, decoding.block_ngrams)
+    shape = (decoding.min_length or 0, decoding.block_ngrams)
     rules = Rules(end, max_length, *shape, banned, decoding.rules)
     guided = decoding.guidance is not None and decoding.guidance != 1
     if guided and (free is None or groups is not None):
@@ -215,15 +216,18 @@ def write(
             net, ids, segments, lengths, num, max_length, target_segment, condition, **options
         )
 
+    scores: Any
     if groups is not None:
         inputs = rows if condition is None else (*rows, condition)
         parts = score_windows(make, inputs, groups, num, max_length)
         scores = Vote(*parts, end, decoding.abstain)
         if decoding.extractive:
+            assert passages is not None
             scores = Extractive(scores, passages, groups, end)
     elif guided:
-        twice = [torch.cat([part, part]) for part in rows]
-        model = make(*twice, torch.cat([condition, free]))
+        assert condition is not None and free is not None and decoding.guidance is not None
+        ids, segments, lengths = (torch.cat([part, part]) for part in rows)
+        model = make(ids, segments, lengths, torch.cat([condition, free]))
         scores = LogProbs(GuidedScorer(model, decoding.guidance))
     else:
         scores = LogProbs(make(*rows, condition))
@@ -231,6 +235,8 @@ def write(
     if decoding.method == "greedy":
         return greedy(scores, rules)
     if decoding.method == "beam":
+        assert decoding.beams is not None and decoding.length_penalty is not None
         return beam_search(scores, rules, decoding.beams, decoding.num, decoding.length_penalty)
+    assert uniforms is not None
     temperature = 1.0 if decoding.temperature is None else decoding.temperature
     return sample(scores, rules, uniforms, temperature, decoding.top_k, decoding.top_p)

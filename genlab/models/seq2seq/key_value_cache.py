@@ -8,6 +8,8 @@ Shapes:
     S: places for keys and values in a row: the source's, then for each step one for each beam.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -62,9 +64,10 @@ class Cache:
         self.segments = ids.new_full((1, 1), target_segment)
         self.positions = ids.new_zeros(len(ids), 1)
         self.slots = ids.new_zeros(num_beams)
-        self.memory = None
-        self.bias = None
-        self.condition = None
+        # Made with the first keys and values, whose heads give their shapes.
+        self.memory: Any = None  # (layers, 2, B, heads, S, Dh)
+        self.bias: Any = None  # (B, 1, K, S)
+        self.condition: Tensor | None = None
 
     def expect_sources(self, lengths: Tensor, condition: Tensor | None) -> None:
         """Prepares for the keys and values of new sources, of lengths (B,).

@@ -8,6 +8,7 @@ Shapes:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ class Vote:
     ):
         if abstain is not None and not 0 <= abstain <= 1:
             raise ValueError(f"abstain={abstain}: expected a probability, or null")
-        scorers = scorer
+        scorers: Any = scorer
         if isinstance(groups, Tensor):
             scorers, groups = [scorer], [groups]
         sizes = [len(part) for part in groups]
@@ -84,7 +85,7 @@ class Vote:
     def start(self) -> Tensor:
         """Scores (Q, V) of the first token."""
         answered = torch.zeros(self.num, dtype=torch.bool, device=self.heard.device)
-        sums = None
+        sums: Any = None
         for part in self.voters:
             p = log_probs(part.scorer.start()).exp()  # (n, V)
             if self.abstain is None:
@@ -104,7 +105,7 @@ class Vote:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Scores (Q, K, V) after tokens (Q, K)."""
-        sums = None
+        sums: Any = None
         for part in self.voters:
             p = log_probs(part.scorer.step(tokens[part.groups])).exp()  # (n, K, V)
             sums = self._add(sums, p, part.groups)
