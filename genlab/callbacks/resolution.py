@@ -6,6 +6,7 @@ from lightning.pytorch import Callback
 
 from genlab.nn import staged
 from genlab.ranges import PositiveInt
+from genlab.training.distributed import check_unused
 
 __all__ = ["Growing"]
 
@@ -77,9 +78,7 @@ class Growing(Callback):
                 f"callbacks.growing.start_size={self.start_size}: expected one of {expected}"
             )
         self.top = len(sizes) - 1
-        system.check_unused(
-            trainer, "callbacks=growing: each level uses some of the parameters only"
-        )
+        check_unused(trainer, "callbacks=growing: each level uses some of the parameters only")
 
     def on_train_batch_start(self, trainer, system, batch, batch_idx) -> None:
         images_per_step = len(batch["image"]) * trainer.world_size * trainer.accumulate_grad_batches

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
 
 from genlab import config
 from genlab.commands.train import SUPPLIED
@@ -273,6 +274,13 @@ def at_home(group: str, option: str) -> list[str]:
     if group == "data" and "_points" in conf.joinpath("data", f"{option}.yaml").read_text():
         return ["model=glow"]
     return []
+
+
+def test_a_base_of_other_configs_is_no_option():
+    config.from_run("train", [])
+    with initialize_config_module("genlab.conf", version_base="1.3"):
+        listed = GlobalHydra.instance().config_loader().get_group_options("model")
+    assert listed == options("model") and "_gan" not in listed
 
 
 @pytest.mark.parametrize(

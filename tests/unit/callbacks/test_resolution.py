@@ -12,7 +12,6 @@ import genlab
 from genlab.callbacks.resolution import Growing
 from genlab.models.gan import dcgan, growing
 from genlab.runs import read_checkpoint
-from genlab.systems.gan import updates
 
 
 @pytest.mark.parametrize(
@@ -49,8 +48,6 @@ class System(nn.Module):
         self.generator = generator(16, 1, 6, hidden_dim=8)
         self.discriminator = discriminator(16, 1, 5, hidden_dim=8)
         self.logs = []
-
-    check_unused = staticmethod(updates.check_unused)
 
     def log(self, name, value, **options):
         self.logs.append((name, value))

@@ -58,7 +58,7 @@ def test_gan_qp_l1_and_its_error():
         gan.GANQP(distance="l3")
 
 
-def test_pearson_is_numpys_correlation_and_blind_to_mean_and_scale():
+def test_pearson_is_numpys_correlation_and_ignores_mean_and_scale():
     u, v = torch.randn(4, 9).double(), torch.randn(4, 9).double()
     expected = [np.corrcoef(a, b)[0, 1] for a, b in zip(u.numpy(), v.numpy(), strict=True)]
     np.testing.assert_allclose(pearson(u, v).numpy(), expected, rtol=1e-12)

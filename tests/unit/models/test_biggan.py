@@ -116,11 +116,9 @@ def test_every_parameter_gets_a_gradient(num_classes):
 
 def test_the_modulation_is_its_formula():
     torch.manual_seed(0)
-    layer, h, c = (
-        LinearModulation(6, 5).double(),
-        torch.randn(8, 6, 3, 3).double(),
-        torch.randn(8, 5).double(),
-    )
+    layer = LinearModulation(6, 5).double()
+    h = torch.randn(8, 6, 3, 3).double()
+    c = torch.randn(8, 5).double()
     gain, bias = (torch.randn(6, 5).double() for _ in range(2))
     with torch.no_grad():
         layer.gain.parametrizations.weight.original.copy_(gain)
@@ -199,14 +197,14 @@ def test_weights_are_orthogonal_and_normalised_all_but_the_generators_embedding(
         )
 
 
-def test_the_last_norm_is_blind_to_the_condition():
+def test_the_last_norm_ignores_the_condition():
     assert type(Generator(32, 3, 8, 3, hidden_dim=1).norm) is nn.BatchNorm2d
 
 
 @pytest.mark.parametrize(
     ("image_size", "attention"), [(32, 8), (32, 16), (64, 32), (128, 64), (128, 8)]
 )
-def test_features_attend_once_at_the_size_asked_for(image_size, attention):
+def test_features_attend_once_at_attention_size(image_size, attention):
     latent_dim = NUM_PARTS[image_size]
     generator = Generator(image_size, 1, latent_dim, hidden_dim=1, attention_size=attention)
     discriminator = Discriminator(image_size, 1, 1, hidden_dim=1, attention_size=attention)

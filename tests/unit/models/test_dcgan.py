@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from genlab import config
+from genlab.config.renamed import with_new_names
 from genlab.models.gan.dcgan import Discriminator, Generator
 from genlab.nn.norm import SelfModulation
 from genlab.nn.upsample import Upsampling
@@ -21,10 +23,8 @@ def test_shapes_at_every_size(image_size, kernel_size):
 
 def test_widths_and_parameter_counts_of_the_o_gan_script_at_128():
     # bojone/o-gan at 128: about 19.5 M parameters each with 5x5 kernels and widths 64 to 1024
-    generator, encoder = (
-        Generator(128, 3, 128, kernel_size=5),
-        Discriminator(128, 3, 128, kernel_size=5),
-    )
+    generator = Generator(128, 3, 128, kernel_size=5)
+    encoder = Discriminator(128, 3, 128, kernel_size=5)
     assert [m.out_channels for m in encoder.modules() if isinstance(m, nn.Conv2d)] == [
         64,
         128,
@@ -78,3 +78,28 @@ def test_a_size_that_does_not_halve_to_four_is_refused(image_size):
 def test_kernel_size_is_checked():
     with pytest.raises(ValueError, match=r"^kernel_size=3"):
         Discriminator(32, 3, 8, kernel_size=3)
+
+
+@pytest.mark.parametrize("image_size", [8, 32, 128])
+def test_a_config_with_width_multiple_gives_the_network_that_it_gave(image_size):
+    node = {
+        "_target_": "genlab.models.gan.dcgan.Discriminator",
+        "image_size": image_size,
+        "channels": 1,
+        "out_dim": 1,
+        "width_multiple": 3,
+    }
+    network = config.build(with_new_names(node))
+    assert network.head.dense.in_features == 4 * 4 * 3 * image_size  # 3 image_size channels at 4x4
+
+
+def test_every_upsampler_passes_the_checks_of_a_config():
+    for upsample in get_args(Upsampling):
+        node = {
+            "_target_": "genlab.models.gan.dcgan.Generator",
+            "image_size": 8,
+            "channels": 1,
+            "latent_dim": 4,
+            "upsample": upsample,
+        }
+        config.validate({"net": node})

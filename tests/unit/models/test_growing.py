@@ -46,10 +46,8 @@ def test_at_the_last_level_they_are_the_plain_networks_exactly(
 
 
 def test_the_plain_network_is_the_loop_over_its_stages_written_out():
-    generator, z = (
-        dcgan.Generator(16, 3, 6, hidden_dim=16, norm=SelfModulation),
-        torch.randn(4, 6),
-    )
+    generator = dcgan.Generator(16, 3, 6, hidden_dim=16, norm=SelfModulation)
+    z = torch.randn(4, 6)
     h = generator.dense(z).unflatten(1, (-1, 4, 4))
     for norm, deconv in zip(generator.norms, generator.deconvs, strict=True):
         h = deconv(norm(h, z).relu())
@@ -57,11 +55,8 @@ def test_the_plain_network_is_the_loop_over_its_stages_written_out():
     discriminator, x = dcgan.Discriminator(16, 3, 6, hidden_dim=16), torch.randn(4, 3, 16, 16)
     h = nn.Sequential(*discriminator.stages())(x)
     assert torch.equal(discriminator(x), discriminator.head(h.flatten(1)))
-    assert (
-        [stage[0].out_channels for stage in discriminator.stages()]
-        == generator.widths[::-1]
-        == [16, 32]
-    )
+    assert [stage[0].out_channels for stage in discriminator.stages()] == [16, 32]
+    assert generator.widths == [32, 16]
 
 
 @pytest.mark.parametrize("style", [False, True])
@@ -85,23 +80,21 @@ def test_a_generated_image_is_the_written_out_blend(level, style):
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_discriminators_input_is_the_written_out_blend(level):
     _, network = pair(num_classes=3)
-    x, y, (k, a) = (
-        torch.randn(4, 3, 32, 32).double(),
-        torch.tensor([0, 1, 2, 0]),
-        (int(level), level % 1),
-    )
+    x = torch.randn(4, 3, 32, 32).double()
+    y = torch.tensor([0, 1, 2, 0])
+    k = int(level)
+    a = level % 1
     network.set_level(level)
     layers = network.network.layers
-    to_4, to_8, to_16 = layers[5:8], layers[2:5], layers[:2]
+    to_4 = layers[5:8]
+    to_8 = layers[2:5]
+    to_16 = layers[:2]
     starts = [
         nn.functional.leaky_relu(network.images[i][0](avg_pool2d(x, 32 // size)), 0.2)
         for i, size in enumerate([4, 8, 16])
     ]
-    downs = [
-        to_4(starts[1]),
-        to_8(starts[2]),
-        to_16(x),
-    ]  # features at 4, 8, 16 that come from the next size
+    # Features at 4, 8 and 16 that come from the next size
+    downs = [to_4(starts[1]), to_8(starts[2]), to_16(x)]
     h = [*starts, None][k] if not a else (1 - a) * starts[k] + a * downs[k]
     if level == 3:
         k, h = 2, to_16(x)

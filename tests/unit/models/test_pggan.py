@@ -37,28 +37,20 @@ def test_parameter_counts_are_those_of_the_paper_at_1024():
     in_blocks = sum(conv(a, b) + conv(b, b) for a, b in pairs)
     images = sum(conv(width, 3, 1) for width in widths)
     expected = 512 * 16 * 512 + 16 * 512 + conv(512, 512) + in_blocks + images
-    assert (
-        sum(p.numel() for p in generator.parameters())
-        == expected
-        == pytest.approx(23.1e6, rel=2e-3)
-    )
+    assert sum(p.numel() for p in generator.parameters()) == expected
+    assert expected == pytest.approx(23.1e6, rel=2e-3)
     in_blocks = sum(conv(b, b) + conv(b, a) for a, b in pairs)
     images = sum(conv(3, width, 1) for width in widths)
     expected = images + in_blocks + conv(513, 512) + 16 * 512 * 512 + 512 + 512 + 1
-    assert (
-        sum(p.numel() for p in discriminator.parameters())
-        == expected
-        == pytest.approx(23.1e6, rel=2e-3)
-    )
+    assert sum(p.numel() for p in discriminator.parameters()) == expected
+    assert expected == pytest.approx(23.1e6, rel=2e-3)
 
 
 @pytest.mark.parametrize("num_classes", [0, 3])
 @pytest.mark.parametrize("level", [0, 0.25, 1, 1.75, 2])
 def test_every_parameter_of_a_level_gets_a_gradient_and_no_other(level, num_classes):
-    generator, discriminator = (
-        Generator(16, 3, 6, num_classes, hidden_dim=4),
-        Discriminator(16, 3, 4, num_classes, hidden_dim=4),
-    )
+    generator = Generator(16, 3, 6, num_classes, hidden_dim=4)
+    discriminator = Discriminator(16, 3, 4, num_classes, hidden_dim=4)
     y = torch.tensor([0, 1, 2, 0]) if num_classes else None
     for network in (generator, discriminator):
         network.set_level(level)
@@ -99,10 +91,8 @@ def test_the_equalised_rate_is_its_formula(gain):
 
 def test_every_weight_is_stored_at_unit_scale_and_keeps_the_scale_of_what_it_is_given():
     torch.manual_seed(0)
-    generator, discriminator = (
-        Generator(32, 3, 64, 5, hidden_dim=64),
-        Discriminator(32, 3, 64, 5, hidden_dim=64),
-    )
+    generator = Generator(32, 3, 64, 5, hidden_dim=64)
+    discriminator = Discriminator(32, 3, 64, 5, hidden_dim=64)
     for network in (generator, discriminator):
         for name, parameter in network.named_parameters():
             if name.endswith("bias"):
@@ -110,9 +100,8 @@ def test_every_weight_is_stored_at_unit_scale_and_keeps_the_scale_of_what_it_is_
             else:
                 assert parameter.std().item() == pytest.approx(1, abs=0.1), name
     h = generator.first[1][1](torch.randn(8, 64, 8, 8))
-    assert h.std().item() == pytest.approx(
-        2**0.5, rel=0.15
-    )  # He: a ReLU halves the mean square that follows
+    # He's gain: the ReLU that follows halves the mean square.
+    assert h.std().item() == pytest.approx(2**0.5, rel=0.15)
 
 
 def test_pixel_norm_is_its_formula():
@@ -171,10 +160,8 @@ def features(generator, c, size):
 @pytest.mark.parametrize(("k", "a"), [(0, 0), (0, 0.375), (1, 0), (1, 0.75), (2, 0)])
 def test_a_generated_image_is_the_written_out_blend(k, a, num_classes):
     torch.manual_seed(0)
-    generator, z = (
-        Generator(16, 3, 6, num_classes, hidden_dim=4).double(),
-        torch.randn(2, 6).double(),
-    )
+    generator = Generator(16, 3, 6, num_classes, hidden_dim=4).double()
+    z = torch.randn(2, 6).double()
     y = torch.tensor([2, 0]) if num_classes else None
     c = torch.cat([unit(z), torch.eye(3).double()[y]], 1) if num_classes else unit(z)
     generator.set_level(k + a)

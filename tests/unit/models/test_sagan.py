@@ -59,15 +59,12 @@ def test_attention_sits_at_its_size_in_both_networks(
     generator = Generator(image_size, 1, 4, hidden_dim=2, attention_size=attention_size)
     discriminator = Discriminator(image_size, 1, 1, hidden_dim=2, attention_size=attention_size)
     assert seen_by_attention(generator, torch.randn(1, 4)) == (2 * g_width, expected, expected)
-    assert seen_by_attention(discriminator, torch.randn(1, 1, image_size, image_size)) == (
-        2 * d_width,
-        expected,
-        expected,
-    )
+    images = torch.randn(1, 1, image_size, image_size)
+    assert seen_by_attention(discriminator, images) == (2 * d_width, expected, expected)
 
 
 @pytest.mark.parametrize(("image_size", "g_width", "d_width"), [(32, 256, 128), (128, 128, 64)])
-def test_the_source_adds_one_attention_to_sngans_parameters(image_size, g_width, d_width):
+def test_the_papers_sizes_add_one_attention_to_sngans_parameters(image_size, g_width, d_width):
     def attention(c: int) -> int:
         return 2 * c * (c // 8) + 2 * c * (c // 2) + 1  # theta and phi, g and o, gamma
 
@@ -90,10 +87,8 @@ def test_the_source_adds_one_attention_to_sngans_parameters(image_size, g_width,
 
 
 def test_without_attention_the_networks_are_sngans():
-    generator, discriminator = (
-        Generator(32, 3, 8, hidden_dim=2, spectral_norm=False),
-        Discriminator(32, 3, 4, hidden_dim=2, spectral_norm=False),
-    )
+    generator = Generator(32, 3, 8, hidden_dim=2, spectral_norm=False)
+    discriminator = Discriminator(32, 3, 4, hidden_dim=2, spectral_norm=False)
     plain = sngan.Generator(32, 3, 8, hidden_dim=2)
     plain.load_state_dict({k: v for k, v in generator.state_dict().items() if "attention" not in k})
     z, x = torch.randn(3, 8), torch.randn(3, 3, 32, 32)
@@ -143,11 +138,9 @@ def test_every_layer_of_both_networks_has_spectral_norm_one_and_norms_have_none(
 
 
 def test_labels_add_their_embeddings_product_with_the_features():
-    discriminator, x, y = (
-        Discriminator(32, 3, 4, 10, hidden_dim=2).double(),
-        torch.randn(3, 3, 32, 32).double(),
-        torch.arange(3),
-    )
+    discriminator = Discriminator(32, 3, 4, 10, hidden_dim=2).double()
+    x = torch.randn(3, 3, 32, 32).double()
+    y = torch.arange(3)
     nn.init.constant_(attention_of(discriminator).gamma, 0.5)
     features = discriminator.blocks(x).relu().sum((2, 3))
     term = (discriminator.head.embedding.weight[y] * features).sum(1, keepdim=True).expand(3, 4)

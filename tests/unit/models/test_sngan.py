@@ -82,18 +82,13 @@ def test_shapes_at_every_size(image_size, num_classes):
 def test_parameter_counts_follow_the_layer_table(image_size):
     blocks, d = BLOCKS[image_size]
     first, last = blocks[0][0], blocks[-1][1]
-    g = (
-        (128 + 1) * 16 * first
-        + sum(g_block(*widths) for widths in blocks)
-        + 2 * last
-        + conv(3, last, 3)
-    )
+    g = (128 + 1) * 16 * first  # dense
+    g += sum(g_block(*widths) for widths in blocks)
+    g += 2 * last + conv(3, last, 3)
     d += {32: 128}.get(image_size, 1024) + 1  # dense
     with torch.device("meta"):
-        generator, discriminator = (
-            Generator(image_size, 3, 128),
-            Discriminator(image_size, 3, 1, spectral_norm=False),
-        )
+        generator = Generator(image_size, 3, 128)
+        discriminator = Discriminator(image_size, 3, 1, spectral_norm=False)
     assert num_parameters(generator) == g
     assert num_parameters(discriminator) == d
 
@@ -153,10 +148,8 @@ def test_no_block_changes_its_input():
 
 
 def test_discriminator_sums_over_all_pixels():
-    discriminator, x = (
-        Discriminator(32, 3, 2, hidden_dim=2).double(),
-        torch.randn(2, 3, 32, 32).double(),
-    )
+    discriminator = Discriminator(32, 3, 2, hidden_dim=2).double()
+    x = torch.randn(2, 3, 32, 32).double()
     dense = discriminator.head.dense
     features = discriminator.blocks(x).clamp_min(0).mean((2, 3)) * 8 * 8
     torch.testing.assert_close(discriminator(x), features @ dense.weight.T + dense.bias)
@@ -175,10 +168,8 @@ def test_every_parameter_gets_a_gradient(norm, upsample):
 
 
 def test_convolutions_start_with_gain_root_two_and_shortcuts_dense_and_output_layers_with_one():
-    generator, discriminator = (
-        Generator(32, 3, 64, hidden_dim=4),
-        Discriminator(32, 3, 16, hidden_dim=16, spectral_norm=False),
-    )
+    generator = Generator(32, 3, 64, hidden_dim=4)
+    discriminator = Discriminator(32, 3, 16, hidden_dim=16, spectral_norm=False)
     for network in (generator, discriminator):
         for name, layer in network.named_modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -194,9 +185,8 @@ def test_a_norm_keeps_the_start_that_it_brings_and_its_weights_without_spectral_
     norms = [m for m in generator.modules() if isinstance(m, ConditionalBatchNorm)]
     assert len(norms) == 7 and not any(norm.embedding.weight.any() for norm in norms)
     normalised = [m for m in generator.modules() if parametrize.is_parametrized(m)]
-    assert (
-        len(normalised) == 3 * 3 + 2
-    )  # three convolutions a block, the dense layer, the last convolution
+    # Three convolutions per block, the dense layer and the last convolution
+    assert len(normalised) == 3 * 3 + 2
 
 
 def test_every_layer_of_the_discriminator_has_spectral_norm_one():
@@ -218,11 +208,9 @@ def test_every_layer_of_the_discriminator_has_spectral_norm_one():
 
 
 def test_labels_add_their_embeddings_product_with_the_features():
-    discriminator, x, y = (
-        Discriminator(32, 3, 4, 10, hidden_dim=2).double(),
-        torch.randn(3, 3, 32, 32).double(),
-        torch.arange(3),
-    )
+    discriminator = Discriminator(32, 3, 4, 10, hidden_dim=2).double()
+    x = torch.randn(3, 3, 32, 32).double()
+    y = torch.arange(3)
     features = discriminator.blocks(x).relu().sum((2, 3))
     term = (discriminator.head.embedding.weight[y] * features).sum(1, keepdim=True).expand(3, 4)
     torch.testing.assert_close(discriminator(x, y) - discriminator(x), term)

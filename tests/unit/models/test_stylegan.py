@@ -16,7 +16,7 @@ def test_shapes_at_every_size_with_and_without_labels(image_size, num_classes):
     assert images.shape == (2, 3, image_size, image_size) and images.abs().max() <= 1
 
 
-def test_parameter_count_at_128_with_the_sources_mapping():
+def test_parameter_count_at_128_with_the_papers_mapping():
     with torch.device("meta"):
         generator = Generator(128, 3, 512)
     widths = [1024, 512, 256, 128, 64]
@@ -75,7 +75,7 @@ def test_adam_moves_a_slow_layer_by_that_part_of_its_rate(rate):
     )
 
 
-def test_the_mapping_is_slow_unless_told_otherwise():
+def test_the_mapping_is_slow_by_default():
     assert Generator(8, 3, 6, hidden_dim=8).mapping.layers[0].rate == 0.01
     assert Generator(8, 3, 6, hidden_dim=8, mapping_rate=0.5).mapping.layers[0].rate == 0.5
 
@@ -90,10 +90,8 @@ def test_styles_start_at_unit_scale():
 
 def test_an_image_grows_from_a_constant_through_adain():
     torch.manual_seed(0)
-    generator, z = (
-        Generator(16, 3, 6, hidden_dim=16, num_layers=2).double(),
-        torch.randn(5, 6).double(),
-    )
+    generator = Generator(16, 3, 6, hidden_dim=16, num_layers=2).double()
+    z = torch.randn(5, 6).double()
     w = generator.mapping(z)
     h = generator.dense.constant.view(1, 32, 4, 4).expand(5, -1, -1, -1)
     for norm, deconv in zip(generator.norms, generator.deconvs, strict=True):
