@@ -13,7 +13,6 @@ from hydra.core.global_hydra import GlobalHydra
 
 from genlab import config
 from genlab.commands.train import SUPPLIED
-from genlab.config.frozen import options
 from genlab.nn import lipschitz
 
 ROOT = Path(config.__file__).parents[1]
@@ -229,6 +228,15 @@ def undocumented(path: Path) -> list[str]:
 def test_what_is_public_says_what_it_is():
     missing = {str(path.relative_to(ROOT)): undocumented(path) for path in MODULES}
     assert not {path: names for path, names in missing.items() if names}
+
+
+def options(group: str) -> list[str]:
+    folder = files("genlab.conf").joinpath(group)
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".yaml") and not entry.name.startswith("_")  # a base is no option
+    )
 
 
 GROUPS = (

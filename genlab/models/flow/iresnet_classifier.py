@@ -59,12 +59,12 @@ class IResNetClassifier(IResNet):
     ):
         if len(shape) != 3:
             raise ValueError(
-                f"net.shape={list(shape)}: expected (C, H, W) of an image; points have no classifier"
+                f"net.shape={list(shape)}: expected (C, H, W); only images have a classifier"
             )
         if inject and log_det is not None:
             raise ValueError(
-                f"net.inject={inject}: with injected channels there is no density; set net.inject=0 "
-                "or net.log_det=null"
+                f"net.inject={inject}: there is no density with injected channels; set "
+                "net.inject=0 or net.log_det=null"
             )
         if head not in ("pool", "conv"):
             raise ValueError(f"net.head={head!r}: expected pool or conv")

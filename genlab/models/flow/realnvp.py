@@ -67,8 +67,8 @@ class RealNVP(nn.Module):
         if len(shape) == 1:
             if num_scales not in (None, 1) or num_blocks is not None:
                 raise ValueError(
-                    f"net.num_scales={num_scales}, net.num_blocks={num_blocks}: points take neither; "
-                    "set both to null, and use net.num_couplings="
+                    f"net.num_scales={num_scales}, net.num_blocks={num_blocks}: points take "
+                    "neither; set both to null, and use net.num_couplings="
                 )
 
             def dense(inputs: int, outputs: int) -> nn.Module:
@@ -80,8 +80,8 @@ class RealNVP(nn.Module):
 
         if num_couplings is not None:
             raise ValueError(
-                f"net.num_couplings={num_couplings}: images have 3 + 3 couplings a scale; set it to "
-                "null, and use net.num_scales="
+                f"net.num_couplings={num_couplings}: images have 3 + 3 couplings a scale; "
+                "set it to null, and use net.num_scales="
             )
 
         def convolutional(inputs: int, outputs: int) -> nn.Module:

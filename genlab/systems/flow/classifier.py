@@ -151,8 +151,8 @@ class HybridFlow(Flow):
         super().__init__(*args, **kwargs)
         if not likelihood_weight > 0:
             raise ValueError(
-                f"model.likelihood_weight={likelihood_weight}: expected a positive number; to train "
-                "without a likelihood use model=iresnet_classifier"
+                f"model.likelihood_weight={likelihood_weight}: expected a positive number; to "
+                "train without a likelihood use model=iresnet_classifier"
             )
         if not isinstance(self.net, ClassifiesCodes) or self.net.inject:
             raise ValueError(
@@ -219,7 +219,7 @@ def check_labels(system: LightningModule) -> None:
 
 
 def shifted(images: Tensor, most: int) -> Tensor:
-    """Images (B, C, H, W), each moved by up to `most` pixels along both axes; black (-1) fills in."""
+    """Images (B, C, H, W), each moved by up to `most` pixels along both axes; black fills in."""
     if not most:
         return images
     dy, dx = most - torch.randint(2 * most + 1, (2, len(images), 1, 1), device=images.device)

@@ -161,8 +161,8 @@ class Flow(LightningModule):
         check_precision(self.trainer.precision)
         if getattr(data, "modality", "image") != self.modality:
             raise ValueError(
-                f"data: {data.name} has no {self.modality}s, which net.shape={list(self.net.shape)} "
-                "expects"
+                f"data: {data.name} has no {self.modality}s, which "
+                f"net.shape={list(self.net.shape)} expects"
             )
         if self.modality == "image" and self.num_bins is None:
             self.pixels.levels.fill_(data.num_bins)

@@ -32,7 +32,7 @@ def test_a_classifier_is_exactly_invertible_and_makes_no_images():
     assert not any(hasattr(system, verb) for verb in ("sample", "log_prob", "interpolate"))
 
 
-def test_shifted_moves_whole_images_by_at_most_so_much():
+def test_shifted_moves_whole_images_by_at_most_as_many_pixels():
     x = torch.full((200, 1, 7, 7), -1.0)
     x[:, :, 3, 3] = 1
     moved = shifted(x, 2)
