@@ -14,7 +14,7 @@ Shapes: N inputs; images (N, C, H, W) in [-1, 1]; points (N, D); texts as lists;
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "CAPABILITIES",
@@ -28,11 +28,11 @@ __all__ = [
     "Encodes",
     "Exports",
     "Generates",
-    "HasBatchStatistics",
     "HasClassNames",
     "HasCodeScale",
     "HasConditions",
     "HasGenerator",
+    "HasGraphs",
     "HasLabels",
     "HasLikelihood",
     "HasPriorName",
@@ -167,6 +167,19 @@ class HasGenerator(Protocol):
 
 
 @runtime_checkable
+class HasGraphs(Protocol):
+    """Decodes or encodes images in one pass of tensors, which can be exported as a graph."""
+
+    def graphs(self) -> dict[str, nn.Module]:
+        """Networks in eval mode by verb; {} where settings rule a single pass out.
+
+        `decode` maps codes (N, Z), and labels (N,) where there are classes, to images; `encode`
+        maps images to codes.
+        """
+        ...
+
+
+@runtime_checkable
 class Adversarial(Protocol):
     """A GAN: trained with a discriminator."""
 
@@ -232,13 +245,6 @@ class HasCodeScale(Protocol):
     """Multiplies the code of an input by `code_scale` before it is decoded again."""
 
     code_scale: float
-
-
-@runtime_checkable
-class HasBatchStatistics(Protocol):
-    """Can generate with the batch norm statistics of each batch: then one image cannot be made."""
-
-    batch_statistics: bool
 
 
 @runtime_checkable
@@ -374,6 +380,7 @@ CAPABILITIES = (
     HasLabels,
     HasClassNames,
     HasGenerator,
+    HasGraphs,
     Adversarial,
     HasLikelihood,
     Invertible,
@@ -382,7 +389,6 @@ CAPABILITIES = (
     HasSamplers,
     HasPriorName,
     HasCodeScale,
-    HasBatchStatistics,
     HasStandingStatistics,
     Generates,
     HasConditions,

@@ -92,7 +92,7 @@ MAY_IMPORT = {
     "training": {CONTRACT, "errors", "nn", "ranges"},
     "metrics": {"console", "data", "errors", "files", "losses", "ranges", "tensors"},
     "data": {"console", "errors", "files", "ranges", "reading", "seeds", "weights"},
-    "weights": {"errors", "files", "models", "reading", "safe_yaml", "tensors"},
+    "weights": {"config", "errors", "files", "models", "reading", "safe_yaml", "tensors"},
     "models": {"nn", "ranges"},
     "losses": {"ranges", "seeds"},
     "nn": {"ranges"},
