@@ -22,7 +22,7 @@ import torch
 from bert_step import by_genlab
 from gan_step import make_step
 
-from genlab.data.images.arrays import Arrays, Batches, MappedImages
+from genlab.data.images.arrays import Arrays, ImageBatches, MappedImages
 from genlab.data.sampler import StepSampler
 
 matplotlib.use("agg")
@@ -63,7 +63,7 @@ def items(count: int, folder: Path):
     draws = itertools.chain.from_iterable(
         itertools.repeat(StepSampler(count, 64, seed=0, flip=True))
     )
-    batches = Batches(Arrays(images))
+    batches = ImageBatches(Arrays(images))
     return lambda: batches[next(draws)]
 
 

@@ -5,6 +5,7 @@ Shapes: K conditions, F fields of labels, N texts, C the width of a condition ve
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from genlab.config import closest
 from genlab.data.images.folder import read_images
 from genlab.data.sampler import in_order
 from genlab.data.text.formats import format_of
-from genlab.data.text.records import Example, read_labelled
+from genlab.data.text.records import Example, read_files, read_labelled
 from genlab.data.text.rows import Drawn, TextBatches, TextDraw
 from genlab.errors import ConfigError
 from genlab.systems.base import LabelEncoder
@@ -280,9 +281,13 @@ def _labelled_texts(system, data, settings: Settings) -> list[Example]:
     else:
         path, config = Path(settings["input"]), settings["data"]
         if format_of(path) in (".jsonl", ".json", ".tsv", ".csv"):
-            text, source = config.get("text_field", "text"), config.get("source_field")
-            keys = config.get("fields", [])
-            examples = read_labelled([path], settings["on_error"], text, keys, source).examples
+            reader = partial(
+                read_labelled,
+                text=config.get("text_field", "text"),
+                fields=config.get("fields", []),
+                source=config.get("source_field"),
+            )
+            examples = read_files([path], reader, settings["on_error"]).examples
         elif system.writes_freely:
             texts = [line.strip() for line in read_lines(path)]
             examples = [Example(str(i), ("",), ((text,),)) for i, text in enumerate(texts)]

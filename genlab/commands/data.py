@@ -143,12 +143,8 @@ def _min_examples(data) -> int:
 
 
 def _how_to_enlarge(data, split: str) -> str:
-    fraction, number = f"{split}_fraction", f"num_{split}"
-    if split in getattr(data, "parts", ()):
-        return f"set data.{fraction} to hold more out"
-    if number in vars(data):
-        return f"set data.{number} to hold more out"
-    return "choose data with such a split"
+    key = data.split_key(split)
+    return f"set data.{key} to hold more out" if key else "choose data with such a split"
 
 
 # --- the data of a trained run --------------------------------------------------------------------

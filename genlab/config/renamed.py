@@ -54,6 +54,7 @@ OPTIONS = {
 }
 
 # Tables that several targets share
+FRACTIONS = {"val_part": "val_fraction", "test_part": "test_fraction"}
 IRESNET = {
     "width": "hidden_dim",
     "depth": "num_layers",
@@ -67,6 +68,8 @@ FLOW = SCHEDULE | {"levels": "num_bins"}
 # another, some other key of the same target must be gone: with_new_names takes a config for an old
 # one only if it has such a key.
 ARGUMENTS: dict[str, dict[str, str]] = {
+    "genlab.data.corpus.corpus.Corpus": FRACTIONS,
+    "genlab.data.corpus.facts.FactTexts": FRACTIONS,
     "genlab.models.flow.glow.Glow": {
         "depth": "num_steps",
         "hidden": "hidden_dim",

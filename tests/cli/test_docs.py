@@ -66,7 +66,7 @@ SMALL = {
     "net.intermediate_dim": 48,
     "model.glo_steps": 1, "model.num_warmup_steps": 0,
     "data.batch_size": 8, "data.num_train": 200, "data.num_val": 20, "data.num_test": 20,
-    "data.num_documents": 300, "data.val_part": 0.1, "data.test_part": 0.1, "data.max_length": 24,
+    "data.num_documents": 300, "data.val_fraction": 0.1, "data.test_fraction": 0.1, "data.max_length": 24,
     "data.processes": 1, "data.download": False,
 }  # fmt: skip
 # One machine without a GPU instead of those that are named.

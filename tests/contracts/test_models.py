@@ -58,8 +58,8 @@ FEW_WORDS = [
 HELD_OUT = ["callbacks.texts.num=5", "data.num_val=5", "data.num_test=6"]
 PACKED = [
     "data.max_length=24",
-    "data.val_part=0.1",
-    "data.test_part=0.2",
+    "data.val_fraction=0.1",
+    "data.test_fraction=0.2",
     "model.num_warmup_steps=2",
     "model.num_decay_steps=10",
 ]

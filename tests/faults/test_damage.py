@@ -460,7 +460,7 @@ def prepared(tmp_path):
     tokenizer = Tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"], True)
     documents = lambda: iter(["a b c " * 9, "b c", "c a " * 5, "a", "b a c"])  # noqa: E731
     return lambda: shards.prepare(
-        tmp_path / "corpus", documents, tokenizer, parts={"val": 0.3}, characters=20
+        tmp_path / "corpus", documents, tokenizer, fractions={"val": 0.3}, characters=20
     )
 
 

@@ -168,7 +168,7 @@ def test_two_thousand_overrides_are_no_traceback(recipes, bounded, tmp_path, see
         ("unilm_qa", "data.lowercase", float("nan")),
         ("unilm_qa", "data.stride", "/"),
         ("unilm_qa", "model.num_decay_steps", {"a": 1}),
-        ("pretrain_mlm", "data.val_part", None),
+        ("pretrain_mlm", "data.val_fraction", None),
     ],
 )
 def test_what_means_nothing_is_refused_with_its_key(recipes, recipe, key, value):

@@ -213,7 +213,7 @@ def test_a_split_whose_last_batch_holds_one_picture_is_read_whole(mapped):
         ({"resident": "yes"}, r"data\.resident='yes' must be auto, true or false"),
         (
             {"resident": True, "num_workers": 2},
-            r"data\.num_workers=2 is useless .*data\.resident=false",
+            r"data\.num_workers=2 .*data\.resident=false",
         ),
         ({"crop": "top"}, r"data\.crop='top'"),
     ],
