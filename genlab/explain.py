@@ -24,6 +24,8 @@ __all__ = ["explain"]
 EXTRAS = {"hydra/launcher/joblib": "joblib", "hydra/launcher/ray": "ray", "hydra/launcher/submitit_slurm": "slurm",
           "hydra/launcher/submitit_local": "slurm", "hydra/sweeper/optuna": "optuna"}  # fmt: skip
 
+FEATURES = ("auto", "classifier", "inception", "random")  # options that metrics= had
+
 
 @functools.cache
 def known_keys(command: str, words: tuple[str, ...] = ()) -> list[str]:
@@ -86,8 +88,13 @@ def explain(error: Exception, command: str, words: Sequence[str] = ()) -> str:
                 f"{match[1]}: the chosen recipe has no '{key}', so it cannot take effect; {cure}."
             )
         return f"there is no key '{key}'.{closest(key, keys)} 'genlab {command} --help' lists all."
-    if match := re.search(r"Could not find '([^']+)'", text):
+    if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
         group, _, option = match[1].rpartition("/")
+        if group == "metrics" and option in FEATURES:  # the name of before
+            return (
+                f"metrics={option}: metrics= names what is measured; the network that images are "
+                f"compared by is features={option}."
+            )
         options = re.findall(
             r"^\t(\S+)$", text.partition("Available options")[2].partition("Config search")[0], re.M
         )
@@ -97,7 +104,8 @@ def explain(error: Exception, command: str, words: Sequence[str] = ()) -> str:
             if extra
             else closest(option, options)
         )
-        return f"{group}={option} is not there.{hint} Options: {', '.join(options)}."
+        listed = f" Options: {', '.join(options)}." if options else ""  # not of a list's
+        return f"{group}={option} is not there.{hint}{listed}"
     if "Config group override must be a string or a list" in text:
         left_out = [
             word.partition("=")[0] for word in words if re.fullmatch(r"\+*[\w/@]+=(null)?", word)

@@ -3,9 +3,10 @@
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,16 @@ import yaml
 from genlab import config, console, runs
 from genlab.commands import options
 from genlab.commands.data import require_own_data, require_split, tell, trained_on
-from genlab.commands.text import measure_texts, refuse
+from genlab.commands.text import decoding_of, refuse
 from genlab.errors import DataError
-from genlab.evaluation.classification import evaluate_classifier
-from genlab.evaluation.density import evaluate_density
-from genlab.evaluation.images import evaluate_images
+from genlab.evaluation.base import Results, Settings, evaluate
 from genlab.files import explained, refuse_links, unwritable
 from genlab.report.html import write_report
-from genlab.report.images import save_rows
-from genlab.report.plots import save_prd
-from genlab.report.points import save_histograms, save_points, window
-from genlab.report.tables import certificate_table, metrics_table
+from genlab.report.tables import metrics_table
 from genlab.runs.schema import TrainedManifest
 
 __all__ = [
+    "build_metrics",
     "choose_sampler",
     "measure",
     "pick_device",
@@ -38,22 +35,20 @@ __all__ = [
     "with_vocabulary",
 ]
 
-DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
+FEATURES = {"_target_": "genlab.metrics.features.auto"}
+STANDARD = yaml.safe_load(files("genlab.conf").joinpath("metrics/standard.yaml").read_text())
 
 
-def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[str, float]:
-    """Writes <run>/eval/metrics.json and the report anew, prints a table; returns the metrics'
-    values.
-    """
+def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> Results:
+    """Writes <run>/eval/metrics.json and the report anew, prints a table; returns the results."""
     settings = options.read("eval", cfg, overrides)
     run_path = require_run(settings, "eval")
     refuse_links(run_path)
     runs.check_layout(run_path)
     runs.read_manifest(run_path, TrainedManifest)  # before what takes long: the report tells of it
     out = place(run_path, run_dir)
-    config.validate(
-        {k: settings.get(k) for k in ("data", "metrics", "ood", "allow")}, {"metrics": ["data"]}
-    )
+    groups = ("data", "metrics", "features", "ood", "allow")
+    config.validate({key: settings.get(key) for key in groups}, {"features": ["data"]})
     data = options.build_data(settings | {"data": with_vocabulary(settings["data"], run_path)})
     data.prepare_data()
     data.setup()
@@ -80,16 +75,15 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     ood = other_data(settings["ood"], data, settings["allow"]) if settings.get("ood") else None
     if ood is not None:
         require_split(ood, settings["split"], "ood: split")
-    results = measure(
-        run_path, data, settings["metrics"], settings["allow"], ood=ood, out=out, **chosen
-    )
+    chosen |= {name: settings[name] for name in ("metrics", "features", "allow")}
+    results = measure(run_path, data, ood=ood, out=out, **chosen)
     report = write_report(run_path, out)
     print(f"metrics  {out / 'eval' / 'metrics.json'}")
     for name, pattern in (("pictures", "*.png"), ("texts   ", "*.jsonl")):
         if any((out / "eval").glob(pattern)):
             print(f"{name} {out / 'eval' / pattern}")
     print(f"report   {report}")
-    return {name: entry["value"] for name, entry in results.items()}
+    return results
 
 
 def place(run_path: Path, instead: Path) -> Path:
@@ -127,9 +121,10 @@ def require_run(settings: dict[str, Any], command: str) -> Path:
 def measure(
     run_path: Path,
     data,
-    metrics: dict[str, Any] = DEFAULTS,
-    allow=(),
     *,
+    metrics: dict[str, Any] = STANDARD,
+    features: dict[str, Any] = FEATURES,
+    allow=(),
     ckpt: str = "last",
     weights: str = "ema",
     seed: int = 0,
@@ -144,9 +139,9 @@ def measure(
     texts: dict[str, Any] | None = None,
     overrides: Sequence[str] = (),
     out: Path | None = None,
-) -> dict[str, dict[str, Any]]:
-    """The metrics of a run on `data`, for images over the feature network `metrics`; ood: data to
-    tell from these.
+) -> Results:
+    """The `metrics` of a run on `data`, for images over the feature network `features`; ood: data
+    to tell from these.
 
     Also written to eval/metrics.json in `out` (None: the run's directory), with pictures beside it:
     of image models neighbours.png (a sample a row, then the training images nearest to it) and
@@ -176,44 +171,22 @@ def measure(
     if standing:
         require_verb(system, "stand")
         system.stand(standing)
-    images = system.modality == "image" and hasattr(system, "sample")
-    features = config.build(metrics, allow, data=data).to(device) if images else None
-    chosen = {"split": split, "num_samples": num, "batch_size": batch_size, "seed": seed}
     own = trained_on(run_path, data)
-    results: dict[str, dict[str, Any]] = {}
-    files: list[Callable[[], Any]] = []
     with progress_bar() as progress:
-        if system.modality == "text":
-            settings = {"split": split, "num": num, "seed": seed, **(texts or {})}
-            results |= measure_texts(system, data, out, settings, progress).results
-        if hasattr(system, "classify"):
-            found = evaluate_classifier(
-                system, data, split=split, batch_size=batch_size, seed=seed, progress=progress
-            )
-            results |= found.results
-            files += [partial(save_certificate, out, found.certificate)]
-        if hasattr(system, "log_prob"):
-            view = None if system.modality == "image" else window(data.arrays("train"))
-            found = evaluate_density(system, data, **chosen, ood=ood, view=view, progress=progress)
-            results |= found.results
-            files += [partial(save_certificate, out, found.certificate)]
-            if found.density is not None:
-                panels = {
-                    f"{split} split": data.arrays(split),
-                    "samples": found.samples,
-                    "density": found.density,
-                }
-                files += [partial(save_points, panels, out / "eval" / "density.png", view)]
-            if found.scores:
-                named = {name: system.scaled(values) for name, values in found.scores.items()}
-                files += [partial(save_histograms, named, out / "eval" / "ood.png", system.measure)]
-        if images:
-            found = evaluate_images(
-                system, data, features, **chosen, scale=scale, own_data=bool(own), progress=progress
-            )
-            results |= found.results
-            files += [partial(save_rows, found.neighbours, out / "eval" / "neighbours.png")]
-            files += [partial(save_prd, *found.prd, out / "eval" / "prd.png")]
+        chosen = Settings(
+            split=split,
+            num=num,
+            batch_size=batch_size,
+            seed=seed,
+            temperature=scale,
+            own_data=own,
+            ood=ood,
+            features=partial(config.build, features, allow, data=data),
+            decoding=decoding_of(texts or {}),
+            measure=(texts or {}).get("measure"),
+            progress=progress,
+        )
+        results, pages = evaluate(system, data, build_metrics(metrics, allow), chosen)
     used = {"weights": weights, "ckpt": str(ckpt), "data": data.name, "own_data": own}
     if system.modality == "text":
         used |= dict.fromkeys(("features_hash", "comparable", "crop", "resize"))
@@ -229,10 +202,15 @@ def measure(
     console.console(sys.stdout).print(
         metrics_table(results)
     )  # before the files, for which the disk may have no room
-    for write in files:
-        write()
+    for name, write in pages.items():
+        write(out / "eval" / name)
     runs.write_text(out / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     return results
+
+
+def build_metrics(metrics: Mapping[str, Any], allow: Iterable[str]) -> dict[str, Any]:
+    """The evaluators of the config group `metrics`, by name."""
+    return {name: config.build(node, allow) for name, node in metrics.items() if node is not None}
 
 
 @contextmanager
@@ -247,16 +225,6 @@ def progress_bar():
             bar.update(tasks[description], completed=done, total=total)
 
         yield progress
-
-
-def save_certificate(run_path: Path, certificate: dict[str, Any] | None) -> None:
-    """<run>/eval/certificate.json, and a line for each shape of layer with its largest bound."""
-    if certificate is None:
-        return
-    runs.write_text(
-        run_path / "eval" / "certificate.json", json.dumps(certificate, indent=2) + "\n"
-    )
-    console.console(sys.stdout).print(certificate_table(certificate))
 
 
 def other_data(node: dict[str, Any], data, allow):
@@ -284,8 +252,6 @@ def require_verb(system, verb: str) -> None:
     """ValueError naming the models that can, unless `system` answers `verb`."""
     if hasattr(system, verb):
         return
-    from importlib.resources import files
-
     able = []
     for entry in sorted(files("genlab.conf").joinpath("model").iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".yaml"):

@@ -97,7 +97,8 @@ class Eval(Run):
 
     out: None = None  # it writes into the run
     data: Node | dict[str, Any] = field(default_factory=dict)
-    metrics: Node | None = None
+    metrics: dict[str, Node | None] = field(default_factory=dict)
+    features: Node | None = None
     ood: Node | None = None
     split: Split = "test"
     num: PositiveInt = 10_000
@@ -133,6 +134,8 @@ class Train:
     augment: Node | None = None
     callbacks: dict[str, Node | None] | None = None
     logger: dict[str, Node | None] | None = None
+    metrics: dict[str, Node | None] | None = None
+    features: Node | None = None
     run: Text | None = None
     ckpt: Text = "last"
     seed: Seed = 1

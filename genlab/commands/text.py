@@ -15,17 +15,14 @@ from genlab.commands import options
 from genlab.console import console
 from genlab.data.text.formats import check, format_of, json_rows, text_of
 from genlab.data.text.records import Example, a_text
-from genlab.evaluation.conditional import evaluate_conditional
-from genlab.evaluation.language import evaluate_language
-from genlab.evaluation.text import Judged, evaluate_texts
 from genlab.systems.text.writing import Decoding
 from genlab.tensors import save_arrays
 
-__all__ = ["encode_texts", "measure_texts", "refuse", "sample_texts"]
+__all__ = ["decoding_of", "encode_texts", "refuse", "sample_texts"]
 
 FOR_IMAGES = {"sample": ("mode", "num", "scale", "steps", "label", "standing", "temperature", "sampler", "data"),
               "encode": ("method", "label", "seed", "tolerance", "log_prob"),
-              "eval": ("standing", "batch_size", "metrics", "sampler", "scale", "ood")}  # fmt: skip
+              "eval": ("standing", "batch_size", "features", "sampler", "scale", "ood")}  # fmt: skip
 FOR_TEXTS = {"sample": ("source", "question", "passages", "decoding", "prompt"), "encode": ("pooling", "whiten", "field"),
              "eval": ("decoding", "measure")}  # fmt: skip
 CONDITIONAL = {
@@ -234,31 +231,3 @@ def whiten(codes: torch.Tensor, dim: int | bool) -> tuple[torch.Tensor, torch.Te
     variances, directions = variances.flip(0)[:dim], directions.flip(1)[:, :dim]
     kernel = directions / variances.clamp(min=1e-12).sqrt()
     return (centred @ kernel).float(), mean.float(), kernel.float()
-
-
-# --- eval -----------------------------------------------------------------------------------------
-
-
-def measure_texts(system, data, out: Path, settings: dict[str, Any], progress) -> Judged:
-    """The metrics of a text model; also writes <out>/eval/texts.jsonl, what it wrote beside what is
-    right.
-    """
-    measure = settings.get("measure")
-    if hasattr(system, "objective"):  # of pretraining, where nothing written is right or wrong
-        for name in ("measure", "decoding"):
-            if any(value is not None for value in config.flatten(settings.get(name)).values()):
-                raise config.ConfigError(
-                    f"{name}: means nothing to the evaluation of a model trained on raw text"
-                )
-        options = {name: settings[name] for name in ("split", "num", "seed")}
-        return Judged(evaluate_language(system, data, **options, progress=progress), [])
-    options = {name: settings[name] for name in ("split", "num", "seed")}
-    options |= {"decoding": decoding_of(settings), "progress": progress}
-    if hasattr(system, "condition"):
-        judged = evaluate_conditional(system, data, **options)
-    else:
-        judged = evaluate_texts(system, data, **options, measure=measure)
-    if "bleu" not in judged.results and "rouge_l" in judged.results:
-        print("BLEU is not measured: pip install 'genlab[text]' for sacrebleu", file=sys.stderr)
-    write_rows(out / "eval" / "texts.jsonl", judged.rows)
-    return judged

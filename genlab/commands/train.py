@@ -25,15 +25,17 @@ from genlab.callbacks.restored import restoring
 from genlab.commands import options
 from genlab.commands.closing import announce, chosen_metric, close_run
 from genlab.commands.data import describe_data, fit_to_data, tell
+from genlab.commands.eval import build_metrics
 from genlab.commands.record import Record
 from genlab.commands.resume import Start, continue_job, continue_run, new_run
 from genlab.console import command, console
+from genlab.evaluation.base import check as check_metrics
 from genlab.signals import Interrupted, handled, ignored
 
 __all__ = ["run"]
 
 SUPPLIED = {"model": config.PARTS, "trainer": ["callbacks", "logger", "plugins", "default_root_dir"],
-            "logger.*": ["save_dir"]}  # fmt: skip
+            "logger.*": ["save_dir"], "features": ["data"]}  # fmt: skip
 
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> float | None:
@@ -111,6 +113,8 @@ def train(start: Start, run_dir: Path, sweep: bool) -> float | None:
         settings = settings | {"model": settings["model"] | condition}
     settings = with_frozen_run(settings)
     system = config.build_system(settings, settings["allow"])
+    if settings["evaluate"] and settings.get("metrics"):  # refused now, not after the last step
+        check_metrics(build_metrics(settings["metrics"], settings["allow"]), system)
     if system.modality == "text":
         # On CPUs oneDNN keeps kernel and scratch memory of each of the last 1,024 shapes that it
         # met, and batches of texts have ever new ones: 10 GB after 500 steps of unilm_qa_cmrc, 5

@@ -107,7 +107,7 @@ def classifier(data) -> FeatureNetwork:
     data.setup()
     if data.arrays("train").labels is None:
         raise DataError(
-            f"metrics=classifier needs labels, and {data.name} has none; use metrics=random or inception"
+            f"features=classifier needs labels, and {data.name} has none; use features=random or inception"
         )
     network, accuracy = trained_classifier(data)
     name = f"classifier of {data.name}"
@@ -151,11 +151,11 @@ def inception(data=None, weights_path: str | None = None) -> FeatureNetwork:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
         raise DataError(
-            "metrics=inception needs torch-fidelity: pip install 'genlab[fid]'"
+            "features=inception needs torch-fidelity: pip install 'genlab[fid]'"
         ) from None
-    instead = "metrics=classifier or metrics=random"
+    instead = "features=classifier or features=random"
     path = pretrained(
-        "Inception", INCEPTION_URL, INCEPTION_SHA256, weights_path, "metrics.weights_path", instead
+        "Inception", INCEPTION_URL, INCEPTION_SHA256, weights_path, "features.weights_path", instead
     )
     # torch-fidelity unpickles the file it is given, so it is given one that holds tensors and
     # nothing else.

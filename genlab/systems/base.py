@@ -18,6 +18,7 @@ from torch import Tensor
 __all__ = [
     "CAPABILITIES",
     "Adversarial",
+    "Bijective",
     "BindsData",
     "Captured",
     "Classifies",
@@ -102,6 +103,18 @@ class Invertible(Protocol):
     """Has an inverse that settings can switch off: then it reconstructs nothing."""
 
     invertible: bool
+
+
+@runtime_checkable
+class Bijective(Protocol):
+    """Is one network with two directions: `net(x)` is (codes, log det), `net.inverse(codes)` is x.
+
+    Of images, `pixels` (genlab.nn.pixels) turns them into what the network sees.
+    """
+
+    def prepare(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network sees of inputs (N, ...), and the log det (N,) of that step."""
+        ...
 
 
 @runtime_checkable
@@ -295,6 +308,7 @@ CAPABILITIES = (
     HasGenerator,
     Adversarial,
     HasLikelihood,
+    Bijective,
     Invertible,
     Classifies,
     HasStoredCodes,

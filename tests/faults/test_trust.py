@@ -160,7 +160,7 @@ def test_nothing_of_a_strangers_config_runs(stranger, tmp_path, command):
     verbs = [
         ["encode", "split=test"],
         ["sample", "num=2"],
-        ["eval", "num=8", "metrics=random"],
+        ["eval", "num=8", "features=random"],
         ["export"],
     ]
     for number, payload in enumerate(payloads(tmp_path / "marker")):

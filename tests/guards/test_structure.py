@@ -35,7 +35,17 @@ MAY_IMPORT = {
     "config": {"errors", "files", "overrides", "plain", "ranges", "reading"},
     "explain": {"config", "overrides"},
     "runs": {"config", "console", "errors", "files", "reading", "tensors"},
-    "sweeps": {"console", "errors", "files", "overrides", "reading", "report", "signals"},
+    "sweeps": {
+        "console",
+        "errors",
+        "files",
+        "metrics",
+        "overrides",
+        "plain",
+        "reading",
+        "report",
+        "signals",
+    },
     "commands": {
         "callbacks",
         "config",
@@ -55,7 +65,7 @@ MAY_IMPORT = {
         "training",
     },
     # what they do
-    "evaluation": {"console", "data", "errors", "files", "losses", "metrics", "systems", "tensors"},
+    "evaluation": {"console", "data", "errors", "files", "losses", "metrics", "report", "systems"},
     "export": {"files", "losses", "nn", "report", "runs", "systems", "tensors"},
     "report": {"config", "files", "reading", "runs"},
     "callbacks": {

@@ -85,7 +85,7 @@ def test_training_leaves_the_users_random_numbers_alone(data, quick):
 
 def test_no_labels_no_classifier(data):
     data.arrays("train").labels = None
-    with pytest.raises(DataError, match="metrics=random"):
+    with pytest.raises(DataError, match="features=random"):
         features.classifier(data)
     assert features.auto(data).name == "random convolutions"
 
@@ -139,8 +139,11 @@ class Memory(torch.nn.Module):
     def decode(self, z):
         return z.unflatten(1, self.images.shape[1:])
 
-    def outputs(self, images):
+    def outputs(self, images, labels=None):
         return images.flatten(1)
+
+    def score(self, outputs):
+        return outputs.sum(1)
 
     def encode(self, images):
         return standardise(images.flatten(1))
@@ -194,10 +197,10 @@ def test_a_spoilt_reconstruction_costs_what_it_should(data):
     assert results["reconstruction_mse"]["split"] == "val"
 
 
-def test_samples_are_measured_at_the_scale_that_is_asked_for(data):
+def test_samples_are_measured_at_the_chosen_temperature(data):
     class Scaled(Memory):
-        def prior(self, num, seed, scale=1.0):
-            return scale * super().prior(num, seed)
+        def prior(self, num, seed, temperature=1.0):
+            return temperature * super().prior(num, seed)
 
     whole, scaled = (
         evaluate_images(
@@ -207,7 +210,7 @@ def test_samples_are_measured_at_the_scale_that_is_asked_for(data):
             num_samples=len(data.arrays("train")),
             **given,
         ).results
-        for given in ({}, {"scale": 0.5})
+        for given in ({}, {"temperature": 0.5})
     )
     assert whole["recall"]["value"] == 1.0 and scaled["recall"]["value"] < 0.5
     assert scaled["fid"]["value"] > whole["fid"]["value"] + 1

@@ -110,20 +110,84 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path):
         pass
 
 
-def test_the_best_job_is_that_of_the_lowest_fid_or_the_highest_accuracy_of_those_that_finished():
-    values = [
-        ("finished", 3.0),
-        ("finished", 2.0),
-        ("failed", 1.0),
-        ("finished", float("nan")),
-        ("finished", 4.0),
+def finished(metric, *values, **declared):
+    """A job for each value of `metric`; nan: it diverged, a negative one: it failed."""
+    return [
+        {
+            "status": "failed" if value < 0 else "finished",
+            "metric": None,
+            "metrics": {metric: value},
+            "higher_is_better": {name.replace("__", "/"): up for name, up in declared.items()},
+        }
+        for value in values
     ]
-    for metric, best in (
+
+
+@pytest.mark.parametrize(
+    ("metric", "best"),
+    [
         ("test/fid", 2.0),
         ("val/bits_per_dim", 2.0),
         ("test/accuracy", 4.0),
         ("test/em", 4.0),
+        ("test/distinct_2", 4.0),
+        ("test/tokens_per_second", 4.0),
+        ("test/self_bleu", 2.0),
+        ("test/perplexity form=5x8", 2.0),
+        ("fid", 2.0),
+    ],
+)
+def test_the_best_job_follows_the_direction_of_genlabs_metrics(metric, best):
+    jobs = finished(metric, 3.0, 2.0, -1.0, float("nan"), 4.0)
+    higher = summary.direction_of(jobs, metric)
+    assert summary.best_of(jobs, metric, higher)["metrics"][metric] == best
+    assert summary.best_of(jobs[:1], metric, higher) is None
+
+
+def test_the_best_job_follows_what_a_metric_declares():
+    for up, best in ((True, 4.0), (False, 3.0)):
+        jobs = finished("test/psnr", 3.0, 4.0, test__psnr=up)
+        higher = summary.direction_of(jobs, "test/psnr")
+        assert summary.best_of(jobs, "test/psnr", higher)["metrics"]["test/psnr"] == best
+
+
+def test_no_job_is_best_by_a_metric_without_a_direction(tmp_path, capsys):
+    for metric in ("test/mine", "test/nearest_train", "val/score_real", None):
+        jobs = finished(metric or "x", 3.0, 4.0)
+        assert summary.direction_of(jobs, metric) is None
+        assert summary.best_of(jobs, metric, None) is None
+    summary.print_best(tmp_path, finished("test/mine", 3.0, 4.0), None)
+    assert "higher_is_better" in capsys.readouterr().err
+    jobs = [job | {"metric": "val/mine"} for job in finished("val/mine", 3.0, 4.0)]
+    summary.print_best(tmp_path, [job | {"folder": "a"} for job in jobs], None)
+    assert "callbacks.checkpoint.monitor=val/mine" in capsys.readouterr().err
+    summary.print_best(tmp_path, [job | {"folder": "a"} for job in jobs], True)
+    assert "val/mine 4" in capsys.readouterr().err
+
+
+def test_directions_are_read_from_what_jobs_left(tmp_path):
+    entry = {"value": 3.0, "higher_is_better": True}
+    runs.write_text(tmp_path / "a" / "eval" / "metrics.json", json.dumps({"psnr": entry}))
+    config = "callbacks: {checkpoint: {monitor: val/mine, mode: max}}"
+    runs.write_text(tmp_path / "a" / "config.yaml", config)
+    results = {"other": {"value": 1.0, "higher_is_better": False, "split": "test"}}
+    sweep_jobs.run_job(lambda: results, tmp_path / "a", [], None, 0)
+    (job,) = summary.jobs_of(tmp_path)
+    assert job["higher_is_better"] == {"val/mine": True, "test/psnr": True, "other": False}
+    assert job["metrics"] == {"other": 1.0} and summary.chosen_metric([job]) == "other"
+
+
+def test_a_sweepers_direction_is_that_of_the_optimised_metric(tmp_path):
+    for sweeper, higher in (
+        ({"direction": "maximize"}, True),
+        ({"direction": "minimize"}, False),
+        ({"direction": ["minimize", "maximize"]}, None),
+        ({}, None),
     ):
-        jobs = [{"status": status, "metrics": {metric: value}} for status, value in values]
-        assert summary.best_of(jobs, metric)["metrics"][metric] == best
-    assert summary.best_of(jobs[:1], "test/em") is None and summary.best_of(jobs, None) is None
+        assert sweep_jobs.sweeper_direction(sweeper) is higher
+    for number in range(2):
+        leave(tmp_path, number, number, result=float(number))
+    summary.summarise(tmp_path, Console(quiet=True), higher=True)
+    page = (tmp_path / "report.html").read_text()
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert data["higher_is_better"] == {"test/fid": True}
