@@ -29,7 +29,7 @@ from genlab.commands.eval import build_metrics
 from genlab.commands.record import Record
 from genlab.commands.resume import Start, continue_job, continue_run, new_run
 from genlab.console import command, console
-from genlab.evaluation.base import check as check_metrics
+from genlab.evaluation.base import check_metrics
 from genlab.signals import Interrupted, handled, ignored
 
 __all__ = ["run"]

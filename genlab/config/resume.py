@@ -23,6 +23,8 @@ GROUPS = {
     "trainer": "trainer",
     "callbacks": "callbacks",
     "logger": "loggers",
+    "metrics": "metrics",
+    "features": "feature network",
 }
 KEPT = {"model", "net", "encoder", "experiment", "data"}  # a new run is needed for another
 NETWORK = (

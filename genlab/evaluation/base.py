@@ -1,4 +1,4 @@
-"""What can stand in `metrics=[...]`, and how all that stands there measures one system.
+"""What a metric in `metrics=[...]` is, and how all that are chosen measure one system.
 
 A node of the config group `metrics` is an Evaluator. The standard set has one for images, for
 densities, for classifiers and for each kind of text model; each takes all its numbers from one pass
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from torch.nn import Module
 
 from genlab.errors import ConfigError
-from genlab.metrics.directions import higher_is_better
+from genlab.metrics.directions import HIGHER_IS_BETTER, higher_is_better
 
 __all__ = [
     "Evaluator",
@@ -22,6 +22,7 @@ __all__ = [
     "Progress",
     "Results",
     "Settings",
+    "check_metrics",
     "evaluate",
     "not_measured_over",
 ]
@@ -34,10 +35,10 @@ class Measured(NamedTuple):
     """What an Evaluator found.
 
     Attributes:
-        results: By metric, an entry with `value` (float), `split` (None of samples), `count` (how
-            many were measured), `seed`, `reference` (what they were compared with) and `features`
-            (the network or tool that they were compared by), the last two None where there is
-            none; and optionally `standard_error`, `higher_is_better` and more.
+        results: By metric, an entry with `value` (float), `split` (None of samples) and `count`
+            (how many were measured). It may have more: `seed`, `reference` (what they were compared
+            with), `features` (the network or tool that they were compared by), `standard_error`,
+            `higher_is_better` and keys of its own.
         files: By name, a function that writes that file below <run>/eval, given its path.
     """
 
@@ -83,7 +84,7 @@ class Settings:
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Measures systems of one kind; asked for its numbers once an evaluation."""
+    """Measures systems of one kind."""
 
     def fits(self, system: Any) -> bool:
         """Whether `system` is of that kind, by the Protocols of genlab.systems.base.
@@ -122,7 +123,7 @@ def evaluate(system: Any, data: Any, metrics: Mapping[str, Any], settings: Setti
         ConfigError: A metric is no Evaluator, or needs what the system does not have.
         ValueError: What an evaluator says of its settings or the data.
     """
-    check(metrics, system)
+    check_metrics(metrics, system)
     system.eval()
     results: Results = {}
     files: dict[str, Callable[[Path], Any]] = {}
@@ -130,18 +131,27 @@ def evaluate(system: Any, data: Any, metrics: Mapping[str, Any], settings: Setti
         if not evaluator.fits(system):
             continue
         found = evaluator.measure(name, system, data, settings)
-        results |= found.results
+        for metric, entry in found.results.items():
+            if missing := {"value", "split", "count"} - entry.keys():
+                raise ConfigError(f"metrics.{name}: its {metric} does not say {min(missing)}")
+            defaults = {
+                "reference": None,
+                "features": None,
+                "seed": settings.seed,
+                "higher_is_better": higher_is_better(metric),
+            }
+            results[metric] = defaults | entry
         files |= found.files
-    for name, entry in results.items():
-        entry.setdefault("higher_is_better", higher_is_better(name))
     return Measured(results, files)
 
 
-def check(metrics: Mapping[str, Any], system: Any) -> None:
+def check_metrics(metrics: Mapping[str, Any], system: Any) -> None:
     """Raises ConfigError, naming its key, for a metric that `system` cannot be measured by."""
     if not metrics:
         raise ConfigError("metrics: nothing to measure; leave it out for the standard set")
     for name, evaluator in metrics.items():
+        if name in HIGHER_IS_BETTER:
+            raise ConfigError(f"metrics.{name}: genlab has a metric of this name; choose another")
         if not isinstance(evaluator, Evaluator):
             raise ConfigError(
                 f"metrics.{name}: expected an evaluator, with the methods fits and measure, and "

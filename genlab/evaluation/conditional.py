@@ -12,11 +12,18 @@ import torch
 from torch import Tensor
 
 from genlab.evaluation.base import Measured, Progress, Results, Settings
-from genlab.evaluation.text import Judged, comparable, is_chinese, judge, text_files
-from genlab.metrics.diversity import copied, copied_ngrams, distinct, self_bleu
+from genlab.evaluation.text import (
+    Judged,
+    comparable,
+    is_chinese,
+    judge,
+    text_files,
+    write_texts,
+)
+from genlab.metrics.diversity import copy_rate, distinct, ngram_copy_rate, self_bleu
 from genlab.metrics.overlap import bleu
 from genlab.metrics.poems import EXTRA, has_form, is_form, rhyme_agreement, rhymes
-from genlab.metrics.text_classifier import accuracies, padded, trained_text_classifier
+from genlab.metrics.text_classifier import accuracies, load_text_classifier, pad_texts
 from genlab.systems.base import HasConditions
 
 __all__ = ["ConditionalTexts", "evaluate_conditional"]
@@ -98,15 +105,10 @@ def evaluate_conditional(
 
     some = min(len(examples), SAMPLES)
     start = time.monotonic()
-    written = system.generate(
-        examples[:some],
-        decoding,
-        {name: values[:some] for name, values in given.items()},
-        seed=seed,
-        progress=lambda done: progress("texts", done, some),
-    )
+    settings = Settings(seed=seed, decoding=decoding, progress=progress)
+    own = {name: values[:some] for name, values in given.items()}
+    texts = write_texts(system, settings, examples[:some], "texts", given=own)
     seconds = time.monotonic() - start
-    texts = [one.texts[0] for one in written]
     entry |= {"count": some, "decoding": "default" if decoding is None else str(decoding)}
     values: dict[str, float] = {}
     tokenizer = system.codec.tokenizer
@@ -129,8 +131,8 @@ def evaluate_conditional(
         "distinct_1": distinct(texts, 1),
         "distinct_2": distinct(texts, 2),
         "self_bleu": self_bleu(texts),
-        "copied_texts": copied(texts, training),
-        "copied_6grams": copied_ngrams(texts, training),
+        "copied_texts": copy_rate(texts, training),
+        "copied_6grams": ngram_copy_rate(texts, training),
         "texts_per_second": some / max(seconds, 1e-9),
     }
     # NaN: not defined for these texts
@@ -229,10 +231,10 @@ def control(
         entry: What all entries hold.
     """
     tokenizer = system.codec.tokenizer
-    network = trained_text_classifier(data, tokenizer)
+    network = load_text_classifier(data, tokenizer)
     real = [e.targets[0][0] for e in examples]
     written_ids, real_ids = (
-        padded(some, tokenizer, data.codec.max_target) for some in (texts, real)
+        pad_texts(some, tokenizer, data.codec.max_target) for some in (texts, real)
     )
     of_written = accuracies(network, written_ids, labels[: len(texts)])
     of_real = accuracies(network, real_ids, labels)

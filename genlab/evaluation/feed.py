@@ -17,16 +17,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
+import torchmetrics
 from torch import Tensor, nn
 
 from genlab.errors import ConfigError
 from genlab.evaluation.base import Measured, Settings, not_measured_over
 from genlab.evaluation.text import comparable, write_texts
-from genlab.metrics.directions import HIGHER_IS_BETTER
 from genlab.systems.base import (
     Classifies,
     Decodes,
     Generates,
+    HasConditions,
     HasLikelihood,
     HasStoredCodes,
     Pretrained,
@@ -101,11 +102,11 @@ class Feed:
     @torch.no_grad()
     def measure(self, name: str, system: Any, data: Any, settings: Settings) -> Measured:
         """The metric's value, or values by key, beside what it was measured on."""
-        if name in HIGHER_IS_BETTER:
-            raise ConfigError(f"metrics.{name}: genlab has a metric of this name; choose another")
         metric = self.metric
         if isinstance(metric, nn.Module):
             metric = metric.to(system.device)
+        if isinstance(metric, torchmetrics.Metric):
+            metric.sync_on_compute = False  # one process measures, also after training by several
         source = SOURCES[self.of]
         compares = self.of == "samples" and "real" in inspect.signature(metric.update).parameters
         count = 0
@@ -124,18 +125,16 @@ class Feed:
             "higher_is_better": metric.higher_is_better,
         }
         value = metric.compute()
-        values = value if isinstance(value, Mapping) else {None: value}
-        return Measured(
-            {
-                name if key is None else f"{name}_{key}": {"value": _number(name, one), **entry}
-                for key, one in values.items()
-            },
-            {},
-        )
+        if isinstance(value, Mapping):
+            values = {f"{name}_{key}": one for key, one in value.items()}
+        else:
+            values = {name: value}
+        results = {key: {"value": _number(name, one), **entry} for key, one in values.items()}
+        return Measured(results, {})
 
 
 def _number(name: str, value: Any) -> float:
-    """The one number of what `compute` returned."""
+    """What `compute` returned, as a float; ConfigError where it is not one number."""
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
@@ -192,8 +191,14 @@ def _reconstructions(system: Any, data: Any, settings: Settings) -> Iterator[Bat
 
 
 def _texts(system: Any, data: Any, settings: Settings) -> Iterator[Batch]:
-    examples = [e for e in data.examples(settings.split)[: settings.num] if e.accepted]
-    texts = write_texts(system, data, settings, examples, "texts")
+    examples = data.examples(settings.split)[: settings.num]
+    rows = [i for i, example in enumerate(examples) if example.accepted]
+    examples = [examples[i] for i in rows]
+    given = {}
+    if isinstance(system, HasConditions):
+        conditions = data.given(settings.split)
+        given = {"given": {name: values[torch.tensor(rows)] for name, values in conditions.items()}}
+    texts = write_texts(system, settings, examples, "texts", **given)
     yield len(examples), (texts, comparable(system.codec.tokenizer, examples))
 
 

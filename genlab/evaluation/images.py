@@ -32,7 +32,7 @@ from genlab.metrics.neighbours import (
     spread,
 )
 from genlab.metrics.prd import f_beta, prd_curve
-from genlab.metrics.store import cached
+from genlab.metrics.store import load_or_make
 from genlab.report.images import save_rows
 from genlab.report.plots import save_prd
 from genlab.systems.base import (
@@ -270,7 +270,7 @@ def real_cloud(
         cloud.rows = [points]
         cloud.known = (mean, covariance)
 
-    cached(f"real-{data.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt", make, use)
+    load_or_make(f"real-{data.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt", make, use)
     return cloud
 
 

@@ -140,26 +140,26 @@ def without_answer(examples: Sequence) -> list:
 
 def write_texts(
     system: Any,
-    data: Any,
     settings: Settings,
     examples: Sequence,
     description: str,
+    **given: Any,
 ) -> list[str]:
-    """The best text that `system` writes to each example of the split, under the example's own
-    conditions where it has any.
+    """The best text that `system` writes to each of `examples`.
+
+    Args:
+        system: Generates of genlab.systems.base.
+        settings: Its decoding, seed and progress count here.
+        examples: Of the data's split.
+        description: For the progress.
+        given: given={...}, the conditions of the examples, for a system that takes them.
     """
-    given = ()
-    if isinstance(system, HasConditions):
-        places = {example.id: i for i, example in enumerate(data.examples(settings.split))}
-        rows = torch.tensor([places[example.id] for example in examples])
-        conditions = data.given(settings.split)
-        given = ({name: values[rows] for name, values in conditions.items()},)
     written = system.generate(
         examples,
         settings.decoding,
-        *given,
         seed=settings.seed,
         progress=lambda done: settings.progress(description, done, len(examples)),
+        **given,
     )
     return [one.texts[0] for one in written]
 
@@ -205,7 +205,7 @@ def evaluate_texts(
     settings = Settings(split=split, num=num, seed=seed, decoding=decoding, progress=progress)
 
     start = time.monotonic()
-    texts = write_texts(system, data, settings, answered, "answers" if question else "texts")
+    texts = write_texts(system, settings, answered, "answers" if question else "texts")
     seconds = time.monotonic() - start
     count = len(answered)
     entry = {
@@ -243,7 +243,7 @@ def evaluate_texts(
     if question:
         foreign = not empty
         empty = empty or without_answer(examples)
-        silent = write_texts(system, data, settings, empty, "questions without an answer")
+        silent = write_texts(system, settings, empty, "questions without an answer")
         if silent:
             results["no_answer_accuracy"] = {
                 "value": fmean(not text for text in silent),

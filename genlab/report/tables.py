@@ -11,18 +11,12 @@ __all__ = ["certificate_table", "measured_on", "metrics_table"]
 def metrics_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """A table of eval/metrics.json's entries {metric: {value, split, count, features, ...}}."""
     table = Table(title=None, box=None, pad_edge=False)
-    for name, justify in (
-        ("metric", "left"),
-        ("value", "right"),
-        ("measured on", "left"),
-        ("features", "left"),
-    ):
-        table.add_column(name, justify=justify)
+    for name in ("metric", "value", "measured on", "features"):
+        table.add_column(name, justify="right" if name == "value" else "left")
     for name, entry in results.items():
         error = f" ± {entry['standard_error']:.1g}" if "standard_error" in entry else ""
-        table.add_row(
-            name, f"{entry['value']:.4g}{error}", measured_on(entry), entry["features"] or ""
-        )
+        value = f"{entry['value']:.4g}{error}"
+        table.add_row(name, value, measured_on(entry), entry["features"] or "")
     return table
 
 
@@ -32,35 +26,37 @@ def measured_on(entry: Mapping[str, Any]) -> str:
         what = f"{entry['count']} samples"
     else:
         what = f"{entry['count']} of {entry['split']}"
-    what += f" against {entry['reference']}" if entry.get("reference") else ""
-    return what if entry.get("own_data", True) is not False else f"{what}; not the data of the run"
+    if entry.get("reference"):
+        what += f" against {entry['reference']}"
+    if entry.get("own_data", True) is False:
+        what += "; not the data of the run"
+    return what
 
 
 def certificate_table(certificate: Mapping[str, Any], most: int = 24) -> Table:
-    """A row a residual block of genlab.nn.certificate, those with the largest bounds where there
-    are more than `most`.
+    """A row for each residual block of a certificate.
+
+    Args:
+        certificate: As genlab.nn.certificate has it.
+        most: Of more blocks, the so many with the largest bounds.
     """
     blocks, layers = certificate["blocks"], certificate["layers"]
-    shown = sorted(sorted(blocks, key=lambda block: -block["lipschitz"])[:most], key=blocks.index)
+    largest = sorted(blocks, key=lambda block: -block["lipschitz"])[:most]
+    shown = sorted(largest, key=blocks.index)
     left = f"; the {len(shown)} largest of {len(blocks)}" if len(shown) < len(blocks) else ""
-    table = Table(
-        title=f"certified: every block's bound is below 1{left}", box=None, pad_edge=False
-    )
-    for name in (
-        "block",
-        "layers' norms by FFT",
-        "exact where known",
-        "block's bound",
-        "iterations of its inverse, at most",
-    ):
-        table.add_column(name)
+    title = f"certified: every block's bound is below 1{left}"
+    table = Table(title=title, box=None, pad_edge=False)
+    table.add_column("block")
+    table.add_column("layers' norms by FFT")
+    table.add_column("exact where known")
+    table.add_column("block's bound")
+    table.add_column("iterations of its inverse, at most")
     for block in shown:
         own = [layer for layer in layers if layer["name"].startswith(f"{block['name']}.")]
         exact = ["-" if layer["exact"] is None else f"{layer['exact']:.4f}" for layer in own]
-        norms = " ".join(f"{layer['fft']:.4f}" for layer in own)
         table.add_row(
             block["name"],
-            norms,
+            " ".join(f"{layer['fft']:.4f}" for layer in own),
             " ".join(exact),
             f"{block['lipschitz']:.4f}",
             str(block["iterations"]),

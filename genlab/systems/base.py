@@ -246,6 +246,10 @@ class Pretrained(Protocol):
 
     objective: Literal["mlm", "gpt", "unilm"]
 
+    def predict(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits (M, V) of the M tokens that the objective predicts, and these tokens (M,)."""
+        ...
+
 
 @runtime_checkable
 class Exports(Protocol):

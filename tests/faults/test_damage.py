@@ -433,7 +433,7 @@ def test_a_damaged_or_foreign_feature_cache_is_made_anew(tmp_path, monkeypatch):
         return {"points": torch.arange(3.0)}
 
     def found():
-        return cache.cached("x.pt", make, lambda content: content["points"].sum().item())
+        return cache.load_or_make("x.pt", make, lambda content: content["points"].sum().item())
 
     assert [found(), found()] == [3, 3] and len(made) == 1
     path = tmp_path / "features" / "x.pt"

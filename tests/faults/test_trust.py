@@ -70,7 +70,7 @@ def payloads(marker):
         },
         {"_target_": "genlab.files.write_text", "path": str(marker), "text": "x"},
         {"_target_": "genlab.runs.write_text", "path": str(marker), "text": "x"},
-        {"_target_": "genlab.metrics.store.pretrained", "name": "x", "url": f"file://{marker}"},
+        {"_target_": "genlab.metrics.store.fetch_weights", "name": "x", "url": f"file://{marker}"},
         {
             "_target_": "genlab.data.images.sets._package_file",
             "package": "antigravity",

@@ -233,7 +233,7 @@ GROUPS = (
     "trainer",
     "callbacks",
 )
-GROUPS += ("logger", "experiment", "debug", "sweep")
+GROUPS += ("logger", "experiment", "debug", "sweep", "metrics", "features")
 
 
 def at_home(group: str, option: str) -> list[str]:

@@ -163,9 +163,10 @@ def test_an_evaluator_of_ones_own_stands_beside_the_others(data):
             return system.modality == "point"
 
         def measure(self, name, system, data, settings):
-            entry = {"value": 7.0, "split": settings.split, "count": 1, "features": None}
+            entry = {"value": 7.0, "split": settings.split, "count": 1}
             return Measured({name: entry}, {"count.txt": lambda path: path.write_text("7")})
 
     found = evaluate(Points(), data, {"count": Count()}, SETTINGS)
     assert found.results["count"]["value"] == 7 and list(found.files) == ["count.txt"]
-    assert found.results["count"]["higher_is_better"] is None
+    entry = found.results["count"]
+    assert entry["higher_is_better"] is None and entry["features"] is None and entry["seed"] == 3

@@ -8,10 +8,8 @@ import yaml
 from genlab.callbacks.checkpoint import Checkpoint
 from genlab.metrics.directions import HIGHER_IS_BETTER, higher_is_better
 
-CALLBACKS = sorted(
-    (entry for entry in files("genlab.conf").joinpath("callbacks").iterdir()
-     if entry.name.endswith(".yaml")), key=lambda entry: entry.name
-)  # fmt: skip
+FOLDER = files("genlab.conf").joinpath("callbacks")
+CALLBACKS = sorted(entry.name for entry in FOLDER.iterdir() if entry.name.endswith(".yaml"))
 
 
 def test_a_name_is_known_with_its_stage_and_label():
@@ -22,15 +20,16 @@ def test_a_name_is_known_with_its_stage_and_label():
     assert higher_is_better("fid_floor") is None and higher_is_better("psnr") is None
 
 
-@pytest.mark.parametrize("entry", CALLBACKS, ids=lambda entry: entry.name)
-def test_the_checkpoints_of_the_shipped_configs_go_the_right_way(entry):
-    checkpoint = (yaml.safe_load(entry.read_text()) or {}).get("checkpoint") or {}
+@pytest.mark.parametrize("name", CALLBACKS)
+def test_the_checkpoints_of_the_shipped_configs_go_the_right_way(name):
+    content = yaml.safe_load(FOLDER.joinpath(name).read_text()) or {}
+    checkpoint = content.get("checkpoint") or {}
     monitor = checkpoint.get("monitor")
     if monitor is None:
         return
-    names = ["bits_per_dim", "nll"] if "${likelihood" in monitor else [monitor]
-    for name in names:
-        mode = {True: "max", False: "min"}[higher_is_better(name)]
+    metrics = ["bits_per_dim", "nll"] if "${likelihood" in monitor else [monitor]
+    for metric in metrics:
+        mode = {True: "max", False: "min"}[higher_is_better(metric)]
         assert checkpoint.get("mode", "min") == mode, monitor
 
 

@@ -26,9 +26,7 @@ def test_a_folder_names_what_is_swept_and_tells_configs_apart():
         "generator_lr_0.0001235-"
     )
     odd = sweep_jobs.job_folder(["data.path=/photos/../a b,c", "x=" + "y" * 500])
-    assert (
-        "/" not in odd and " " not in odd and "," not in odd and "=" not in odd and len(odd) < 100
-    )
+    assert not set("/ ,=") & set(odd) and len(odd) < 100
 
 
 def test_words_that_are_the_same_in_all_jobs_are_left_out():
@@ -42,10 +40,8 @@ def test_words_that_are_the_same_in_all_jobs_are_left_out():
     assert sweep_jobs.folder_override(words) == [
         "hydra.sweep.subdir='${job_folder:${hydra.overrides.task},[trainer.max_steps]}'"
     ]
-    assert (
-        sweep_jobs.folder_override(["seed=1"]) == []
-        and sweep_jobs.folder_override([*words, "hydra.sweep.subdir=x"]) == []
-    )
+    assert sweep_jobs.folder_override(["seed=1"]) == []
+    assert sweep_jobs.folder_override([*words, "hydra.sweep.subdir=x"]) == []
 
 
 def leave(folder, number, seed, result=None, error=None):
@@ -75,9 +71,8 @@ def test_every_job_leaves_its_status_and_the_summary_tells_all(tmp_path, capsys)
     assert not (tmp_path / "seed_3" / "error.txt").exists()
     with open(tmp_path / "summary.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["test/fid"] for row in rows] == ["3.5", "", "", "2.5"] and [
-        row["seed"] for row in rows
-    ] == list("1234")
+    assert [row["test/fid"] for row in rows] == ["3.5", "", "", "2.5"]
+    assert [row["seed"] for row in rows] == list("1234")
     assert rows[1]["error"] == "ValueError: model.x=1: no" and "model" not in rows[0]
     printed = capsys.readouterr().out
     assert "job 1: ValueError: model.x=1: no" in printed and "killed" in printed
@@ -87,20 +82,16 @@ def test_jobs_are_compared_by_what_all_of_them_have(tmp_path):
     jobs = [{"status": "finished", "metric": None, "metrics": {"test/fid": 1.0, "val/x": 2.0}}]
     assert summary.chosen_metric(jobs) == "test/fid"
     jobs.append({"status": "finished", "metric": None, "metrics": {"val/x": 2.0}})
-    assert (
-        summary.chosen_metric([*jobs, {"status": "failed", "metric": None, "metrics": {}}])
-        == "val/x"
-    )
-    assert (
-        summary.chosen_metric([{"status": "failed", "metric": "val/y", "metrics": {}}]) == "val/y"
-    )
-    assert summary.chosen_metric([{"status": "failed", "metric": None, "metrics": {}}]) is None
+    failed = {"status": "failed", "metric": None, "metrics": {}}
+    assert summary.chosen_metric([*jobs, failed]) == "val/x"
+    assert summary.chosen_metric([failed | {"metric": "val/y"}]) == "val/y"
+    assert summary.chosen_metric([failed]) is None
 
 
 def test_two_processes_cannot_train_in_one_directory(tmp_path):
     with runs.held(tmp_path / "run"):
         with (
-            pytest.raises(runs.RunError, match="another process is training in it"),
+            pytest.raises(runs.RunError, match=str(tmp_path / "run")),
             runs.held(tmp_path / "run"),
         ):
             pass
