@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from genlab import config
 from genlab.commands import train
+from genlab.commands.job import Job, Record
 from genlab.data.images.arrays import Arrays
 from genlab.data.images.module import Content, ImageDataModule
 
@@ -206,9 +207,9 @@ def measure(overrides: list[str], num_steps: int, run_dir: Path) -> tuple[float,
     if hasattr(data, "levels") and "levels" in settings["model"]:
         settings["model"]["levels"] = 256
     system = config.build_system(settings)
-    trainer = train.build_trainer(
-        settings | {"trainer": settings["trainer"] | {"max_steps": num_steps}}, run_dir
-    )
+    settings["trainer"]["max_steps"] = num_steps
+    job = Job(run_dir, settings, runs.Manifest(run_dir, {}, writes=False))
+    trainer = train.build_trainer(job, Record(job))
     start = min(30, num_steps // 2)
     clock = Clock(start, num_steps)
     trainer.callbacks.append(clock)
@@ -227,7 +228,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", help="some of a work's cases beside its baseline")
     parser.add_argument("--steps", type=int, default=230)
     arguments = timing.arguments(parser, rounds=1)
-    train.quiet()
+    train.silence_lightning()
     console, results = Console(width=100), {}
     print(f"{timing.machine(arguments.device)}, {arguments.steps - 30} steps a case\n")
     for work in arguments.works or WORKS:

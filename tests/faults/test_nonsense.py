@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from genlab import config, runs
 from genlab.commands import options, train
-from genlab.commands.record import Record
+from genlab.commands.job import Job, Record
 from genlab.errors import cause
 
 RECIPES = {
@@ -79,7 +79,8 @@ def attempt(settings: dict, tmp_path) -> str | None:
         if "vocab_size" in (checked.get("net") or {}):
             checked = with_value(checked, "net.vocab_size", 50)
         config.build_system(checked, checked["allow"])
-        train.build_trainer(checked, tmp_path, Record(runs.Manifest(tmp_path, {})))
+        job = Job(tmp_path, checked, runs.Manifest(tmp_path, {}))
+        train.build_trainer(job, Record(job))
     except ValueError as error:
         return str(error)
     except Exception as error:
@@ -226,8 +227,8 @@ def test_the_shipped_config_of_a_command_and_its_schema_agree(command):
         ("sample", "num", None),
         ("sample", "seed", {"a": 1}),
         ("sample", "seed", "abc"),
-        ("sample", "scale", float("nan")),
-        ("sample", "scale", [-1, 2]),
+        ("sample", "temperature", float("nan")),
+        ("sample", "code_scale", [-1, 2]),
         ("sample", "temperature", -1),
         ("sample", "steps", 1),
         ("sample", "mode", "gird"),

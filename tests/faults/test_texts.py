@@ -9,7 +9,7 @@ import unicodedata
 
 import pytest
 
-from genlab.commands.text import asked, read_input
+from genlab.commands.text_input import read_examples, read_records
 from genlab.config import ConfigError
 from genlab.data.corpus.documents import read_documents
 from genlab.data.text.module import Pairs
@@ -102,7 +102,7 @@ READERS = {
     "webqa": ("a.json", json.dumps(WEBQA), examples(read_webqa)),
     "corpus": ("a.jsonl", lines(PAIRS), documents),
     "text": ("a.txt", "\n\n".join(row["source"] for row in PAIRS), documents),
-    "input": ("a.jsonl", lines(ASKED), lambda path, on_error: (read_input(path), [])),
+    "input": ("a.jsonl", lines(ASKED), lambda path, on_error: (read_records(path), [])),
 }
 SKIPPING = [name for name in READERS if name != "input"]
 
@@ -130,7 +130,7 @@ def test_half_a_surrogate_pair_is_named_by_its_place_or_skipped(tmp_path, name):
 
 def test_half_a_surrogate_pair_cannot_be_asked_for(tmp_path):
     with pytest.raises(ConfigError, match=r"a\.jsonl:2: not valid text \(half a surrogate pair\)"):
-        read_input(put(tmp_path / "a.jsonl", lines([{"source": "a"}, {"source": HALF}])))
+        read_records(put(tmp_path / "a.jsonl", lines([{"source": "a"}, {"source": HALF}])))
     empty = {"source": None, "question": None, "passages": None, "input": None}
     for words in (
         {"source": HALF},
@@ -138,7 +138,7 @@ def test_half_a_surrogate_pair_cannot_be_asked_for(tmp_path):
         {"question": "a", "passages": ["a", HALF]},
     ):
         with pytest.raises(ConfigError, match="not valid text"):
-            asked(empty | words)
+            read_examples(empty | words)
 
 
 # --- what people have -----------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_records_come_as_lines_lists_and_data(tmp_path, name):
         row["source"] for row in PAIRS
     ]
     assert documents(path, "raise")[0] == [row["source"] for row in PAIRS]
-    assert [e.sources[0] for e in read_input(path)] == [row["source"] for row in PAIRS]
+    assert [e.sources[0] for e in read_records(path)] == [row["source"] for row in PAIRS]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -182,7 +182,7 @@ def test_answers_come_as_datasets_writes_them(tmp_path, name):
         [put(tmp_path / "one.jsonl", lines(rows[:1]))], "raise", "context", "answers"
     ).examples
     assert pair.accepted == ("Au", "gold is Au")
-    (asked_for,) = read_input(put(tmp_path / "one.jsonl", lines(rows[:1])))
+    (asked_for,) = read_records(put(tmp_path / "one.jsonl", lines(rows[:1])))
     assert asked_for.sources == ("gold is Au",) and asked_for.question == "what?"
 
 

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from genlab import cli, console
-from genlab.commands.text import asked
+from genlab.commands.text_input import read_examples
 from genlab.overrides import literal, value_of
 
 PATH_KEYS = ("run", "ckpt", "input", "out", "data.path", "data.root", "data.vocab", "model.init", "hydra.run.dir",
@@ -82,7 +82,7 @@ def test_a_sweep_over_paths_is_one_with_m_alone():
 )  # fmt: skip
 def test_passages_are_one_text_unless_each_is_quoted(word, passages):
     settings = {"source": None, "input": None, "question": "What?", "passages": read(word)}
-    assert list(asked(settings)[0].sources) == passages
+    assert list(read_examples(settings)[0].sources) == passages
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The shape of the house: who may import whom, what says what it is, what a config may say."""
+"""The structure of the package: imports, docstrings, and what a shipped config may say."""
 
 import ast
 import sys
@@ -114,6 +114,7 @@ ROOMS = {
     "systems": {"gan": {"latent"}, "latent": set(), "flow": {"latent"}, "text": set()},
 }
 NEED_TORCH_ALONE = {"models", "losses", "nn"}
+SYSTEMS = {"system", "model", "lightning_module", "pl_module"}  # variables that hold a system
 KNOW_HYDRA = {"cli", "config", "explain", "overrides", "runs", "sweeps"}
 KNOW_RICH = {"console", "callbacks"}  # elsewhere brackets in names would be taken for markup
 RICH = ("rich.console.Console", "rich.progress.Progress", "rich.progress.TextColumn")
@@ -187,6 +188,27 @@ def test_imports_point_one_way():
 def test_no_file_is_a_drawer():
     drawers = ("utils.py", "util.py", "helpers.py", "misc.py", "common_utils.py")
     assert not [path for path in MODULES if path.name in drawers]
+
+
+def capabilities_by_name(path: Path) -> list[str]:
+    """The lines of a file that ask a system for a capability by the name of an attribute.
+
+    Names that a user's config gives, as those of modules to average, are not literal and pass.
+    """
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call) or len(node.args) < 2:
+            continue
+        subject = ast.unparse(node.args[0]).rpartition(".")[2]
+        asks = isinstance(node.func, ast.Name) and node.func.id in ("hasattr", "getattr")
+        if asks and subject in SYSTEMS and isinstance(node.args[1], ast.Constant):
+            found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def test_capabilities_are_asked_with_isinstance():
+    found = {str(path.relative_to(ROOT)): capabilities_by_name(path) for path in MODULES}
+    assert not {path: lines for path, lines in found.items() if lines}
 
 
 def undocumented(path: Path) -> list[str]:

@@ -105,9 +105,9 @@ class InvertibleClassifier(LightningModule):
         """
         return self.pixels.inverse(torch.cat([self.net.inverse(z) for z in self._batches(codes)]))
 
-    def reconstruct(self, images: Tensor, scale: float | None = None) -> Tensor:
-        """The images again, through the exact code, times `scale` where given."""
-        return self.decode((1.0 if scale is None else scale) * self.encode(images))
+    def reconstruct(self, images: Tensor, code_scale: float | None = None) -> Tensor:
+        """The images again, through the exact code, times `code_scale` where given."""
+        return self.decode((1.0 if code_scale is None else code_scale) * self.encode(images))
 
 
 class HybridFlow(Flow):

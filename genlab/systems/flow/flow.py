@@ -209,11 +209,11 @@ class Flow(LightningModule):
         """`num` inputs (num, *shape) from the prior with standard deviation `temperature`."""
         return self.decode(self.prior(num, seed, temperature))
 
-    def reconstruct(self, inputs: Tensor, scale: float | None = None) -> Tensor:
-        """The inputs again, through the exact code; `scale` on the code moves them toward (below 1)
-        the prior's mean.
+    def reconstruct(self, inputs: Tensor, code_scale: float | None = None) -> Tensor:
+        """The inputs again, through the exact code; `code_scale` on the code moves them toward
+        (below 1) the prior's mean.
         """
-        return self.decode((1.0 if scale is None else scale) * self.encode(inputs))
+        return self.decode((1.0 if code_scale is None else code_scale) * self.encode(inputs))
 
     def interpolate(self, start: Tensor, end: Tensor, num: int) -> Tensor:
         """`num` inputs on the line between the codes of each pair: (N, num, *shape)."""

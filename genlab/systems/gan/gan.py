@@ -241,14 +241,14 @@ class GAN(LightningModule):
         )
         return (z if self.prior_name == "normal" else 2 * z - 1).to(self.device, self.dtype)
 
-    def prior(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
-        """`num` vectors of the prior times `scale`, (num, Z): by `seed`, the same on every device
-        and for every `num`.
+    def prior(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
+        """`num` vectors of the prior times `temperature`, (num, Z): by `seed`, the same on every
+        device and for every `num`.
         """
         whole = (
             num + -num % 16
         )  # torch fills its last, incomplete block of 16 numbers in another way
-        return scale * self.draw(whole, torch.Generator().manual_seed(seed))[:num]
+        return temperature * self.draw(whole, torch.Generator().manual_seed(seed))[:num]
 
     def labels(self, num: int, label: int | str | list[int | str] | None = None) -> Tensor | None:
         """`num` labels (num,): `label` or all classes in turn, as class_numbers means them; None
@@ -269,6 +269,10 @@ class GAN(LightningModule):
         labels (N,).
         """
         return torch.cat([self.generator(z, y).float() for z, y in self._batches(codes, labels)])
+
+    def generate_images(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) of codes (N, Z), with gradients."""
+        return self.generator(codes, labels)
 
     @torch.no_grad()
     def outputs(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -291,13 +295,13 @@ class GAN(LightningModule):
         self,
         num: int,
         seed: int = 0,
-        scale: float = 1.0,
+        temperature: float = 1.0,
         label: int | str | list[int | str] | None = None,
     ) -> Tensor:
-        """`num` images (num, C, H, W) in [-1, 1] from the prior times `scale` (< 1 truncates), of
-        class `label`.
+        """`num` images (num, C, H, W) in [-1, 1] from the prior times `temperature` (< 1 truncates),
+        of class `label`.
         """
-        return self.decode(self.prior(num, seed, scale), self.labels(num, label))
+        return self.decode(self.prior(num, seed, temperature), self.labels(num, label))
 
     def stand(self, num_batches: int, seed: int = 0) -> None:
         """Takes the generator's batch statistics anew, from `num_batches` of 256 samples each

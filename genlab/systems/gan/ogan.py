@@ -68,13 +68,13 @@ class OGAN(GAN):
         return standardise(self.outputs(images))
 
     def reconstruct(
-        self, images: Tensor, scale: float | None = None, labels: Tensor | None = None
+        self, images: Tensor, code_scale: float | None = None, labels: Tensor | None = None
     ) -> Tensor:
-        """G(scale N(E(x))), (N, C, H, W) in [-1, 1]; scale: code_scale unless given; labels (N,)
-        where there are classes.
+        """G(code_scale N(E(x))), (N, C, H, W) in [-1, 1]; code_scale: the model's own unless given;
+        labels (N,) where there are classes.
         """
         return self.decode(
-            (self.code_scale if scale is None else scale) * self.encode(images), labels
+            (self.code_scale if code_scale is None else code_scale) * self.encode(images), labels
         )
 
     def interpolate(

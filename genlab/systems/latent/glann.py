@@ -166,24 +166,24 @@ class GLANN(GLO):
 
     # --- verbs ------------------------------------------------------------------------------------
 
-    def prior(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
-        """`num` codes (num, Z) of the sampler: a function of `seed`. scale: on the noise or spread;
-        < 1 truncates.
+    def prior(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
+        """`num` codes (num, Z) of the sampler: a function of `seed`. temperature: on the noise or
+        spread; < 1 truncates.
         """
         sampler = self.sampler or ("mapping" if len(self.matches) else "gaussian")
         return (
-            self.mapped(num, seed, scale)
+            self.mapped(num, seed, temperature)
             if sampler == "mapping"
-            else self.gaussian(num, seed, scale)
+            else self.gaussian(num, seed, temperature)
         )
 
     @torch.no_grad()
-    def mapped(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
+    def mapped(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
         """`num` codes (num, Z) that T makes of noise, projected."""
         size = (
             num + -num % 256 if self.batch_statistics else num
         )  # a batch's statistics want a batch
-        noise = scale * draw(size, self.mapping.noise_dim, seed)
+        noise = temperature * draw(size, self.mapping.noise_dim, seed)
         with batch_statistics(self.mapping) if self.batch_statistics else nullcontext():
             parts = [self.mapping(e.to(self.device, self.dtype)) for e in noise.split(256)]
         return self.codes.inside(torch.cat(parts)[:num])

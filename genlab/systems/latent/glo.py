@@ -199,19 +199,19 @@ class GLO(LightningModule):
 
     # --- verbs ------------------------------------------------------------------------------------
 
-    def prior(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
-        """`num` codes (num, Z) of the sampler: a function of `seed`. scale: on the spread; < 1
-        truncates.
+    def prior(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
+        """`num` codes (num, Z) of the sampler: a function of `seed`. temperature: on the spread;
+        < 1 truncates.
         """
-        return self.gaussian(num, seed, scale)
+        return self.gaussian(num, seed, temperature)
 
-    def gaussian(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
+    def gaussian(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
         """`num` codes (num, Z) of the Gaussian fitted to the stored ones, projected: the baseline
         "GLO" of GLANN's paper.
         """
         mean, root = self.codes.gaussian()
         noise = draw(num, self.latent_dim, seed).to(mean.device, mean.dtype)
-        return self.codes.inside((mean + scale * noise @ root).to(self.dtype))
+        return self.codes.inside((mean + temperature * noise @ root).to(self.dtype))
 
     @torch.no_grad()
     def decode(self, codes: Tensor, labels: None = None) -> Tensor:
@@ -226,9 +226,13 @@ class GLO(LightningModule):
         with batch_statistics(self.generator) if self.batch_statistics else nullcontext():
             return torch.cat([self.generator(z, None).float() for z in parts])
 
-    def sample(self, num: int, seed: int = 0, scale: float = 1.0) -> Tensor:
+    def generate_images(self, codes: Tensor, labels: None = None) -> Tensor:
+        """Images (N, C, H, W) of codes (N, Z), with gradients."""
+        return self.generator(codes, None)
+
+    def sample(self, num: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """`num` images (num, C, H, W) in [-1, 1] of codes of the sampler."""
-        return self.decode(self.prior(num, seed, scale))
+        return self.decode(self.prior(num, seed, temperature))
 
     def stand(self, num_batches: int, seed: int = 0) -> None:
         """Takes the batch statistics anew, from `num_batches` of 256 samples each (standing
@@ -269,13 +273,13 @@ class GLO(LightningModule):
             )
         return torch.cat(codes).float()
 
-    def reconstruct(self, images: Tensor, scale: float | None = None) -> Tensor:
-        """G of the codes of images (N, C, H, W) in [-1, 1]; ValueError for a scale, which a
-        projected code does not have.
+    def reconstruct(self, images: Tensor, code_scale: float | None = None) -> Tensor:
+        """G of the codes of images (N, C, H, W) in [-1, 1]; ValueError for a code_scale,
+        which a projected code does not have.
         """
-        if scale is not None:
+        if code_scale is not None:
             raise ValueError(
-                f"scale={scale}: codes are projected before they are decoded; leave it out"
+                f"code_scale={code_scale}: codes are projected before they are decoded; leave it out"
             )
         return self.decode(self.encode(images))
 

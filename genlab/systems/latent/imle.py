@@ -97,11 +97,11 @@ class IMLE(LightningModule):
 
     # --- verbs ------------------------------------------------------------------------------------
 
-    def prior(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
-        """`num` latent vectors (num, Z) of N(0, scale^2): a function of `seed`, the same for every
-        `num`.
+    def prior(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
+        """`num` latent vectors (num, Z) of N(0, temperature^2): a function of `seed`, the same for
+        every `num`.
         """
-        return scale * draw(num, self.latent_dim, seed).to(self.device, self.dtype)
+        return temperature * draw(num, self.latent_dim, seed).to(self.device, self.dtype)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, labels: None = None) -> Tensor:
@@ -110,9 +110,13 @@ class IMLE(LightningModule):
             [self.generator(z, None).float() for z in codes.to(self.device, self.dtype).split(256)]
         )
 
-    def sample(self, num: int, seed: int = 0, scale: float = 1.0) -> Tensor:
-        """`num` images (num, C, H, W) in [-1, 1] from the prior times `scale` (< 1 truncates)."""
-        return self.decode(self.prior(num, seed, scale))
+    def generate_images(self, codes: Tensor, labels: None = None) -> Tensor:
+        """Images (N, C, H, W) of codes (N, Z), with gradients."""
+        return self.generator(codes, None)
+
+    def sample(self, num: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
+        """`num` images (num, C, H, W) in [-1, 1] from the prior times `temperature` (< 1 truncates)."""
+        return self.decode(self.prior(num, seed, temperature))
 
     def stand(self, num_batches: int, seed: int = 0) -> None:
         """Takes the generator's batch statistics anew, from `num_batches` of 256 samples each

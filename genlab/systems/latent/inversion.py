@@ -30,7 +30,7 @@ def invert(
     Thousands of passes an image: an encoder needs one. progress: called with the steps done, of
     num_steps num_restarts.
     """
-    generator, x = system.generator, images.to(system.device, system.dtype)
+    x = images.to(system.device, system.dtype)
     best = x.new_full((len(x),), float("inf"))
     codes = x.new_zeros(len(x), system.latent_dim)
     for restart in range(num_restarts):
@@ -38,13 +38,13 @@ def invert(
         optimizer = torch.optim.Adam([z], lr=lr)
         for step in range(num_steps):
             with torch.enable_grad():
-                error = (generator(z, labels) - x).square().mean((1, 2, 3))
+                error = (system.generate_images(z, labels) - x).square().mean((1, 2, 3))
                 loss = (error + prior_weight * z.square().mean(1)).sum()
                 (z.grad,) = torch.autograd.grad(loss, z)
             optimizer.step()
             progress(restart * num_steps + step + 1)
         with torch.no_grad():
-            error = (generator(z, labels) - x).square().mean((1, 2, 3))
+            error = (system.generate_images(z, labels) - x).square().mean((1, 2, 3))
         better = error < best
         best = torch.where(better, error, best)
         codes = torch.where(better[:, None], z.detach(), codes)

@@ -289,7 +289,7 @@ def test_parts_that_do_not_fit_are_refused_by_key():
         GLANN({"generator": Generator(16, 1, 6, dim=4)}, L2(), 6, torch.optim.SGD, glo_steps=1)
     with pytest.raises(ValueError, match=r"model\.glo_steps=-1"):
         build(GLANN, glo_steps=-1)
-    with pytest.raises(ValueError, match=r"scale=0\.9"):
+    with pytest.raises(ValueError, match=r"^code_scale=0\.9"):
         build().reconstruct(torch.zeros(1, 1, 16, 16), 0.9)
 
 
