@@ -61,11 +61,11 @@ def test_few_points_need_the_search_over_all(count, dim, monkeypatch):
     counted = []
     squares = neighbours._squares
 
-    def count(*given):
+    def counting(*given):
         counted.append(1)
         return squares(*given)
 
-    monkeypatch.setattr(neighbours, "_squares", count)
+    monkeypatch.setattr(neighbours, "_squares", counting)
     assert_same(normalize(torch.randn(300, dim)), normalize(torch.randn(count, dim)), 1)
     assert len(counted) < 15
 
