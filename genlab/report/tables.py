@@ -28,8 +28,11 @@ def measured_on(entry: Mapping[str, Any]) -> str:
         what = f"{entry['count']} samples"
     else:
         what = f"{entry['count']} of {entry['split']}"
-    what += f" against {entry['reference']}" if entry.get("reference") else ""
-    return what if entry.get("own_data", True) is not False else f"{what}; not the data of the run"
+    if entry.get("reference"):
+        what += f" against {entry['reference']}"
+    if entry.get("own_data", True) is False:
+        what += "; not the data of the run"
+    return what
 
 
 def certificate_rows(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:

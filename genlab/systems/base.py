@@ -19,6 +19,7 @@ from torch import Tensor, nn
 __all__ = [
     "CAPABILITIES",
     "Adversarial",
+    "Bijective",
     "BindsData",
     "Captured",
     "ChecksCapture",
@@ -120,6 +121,18 @@ class Invertible(Protocol):
     """Has an inverse unless settings switch it off; without it, it reconstructs nothing."""
 
     invertible: bool
+
+
+@runtime_checkable
+class Bijective(Protocol):
+    """Is one network with two directions: `net(x)` is (codes, log det), `net.inverse(codes)` is x.
+
+    Of images, `pixels` (genlab.nn.pixels) turns them into what the network sees.
+    """
+
+    def prepare(self, inputs: Tensor, /) -> tuple[Tensor, Tensor]:
+        """What the network sees of inputs (N, ...), and the log det (N,) of that step."""
+        ...
 
 
 @runtime_checkable
@@ -309,6 +322,10 @@ class Pretrained(Protocol):
     objective: Literal["mlm", "gpt", "unilm"]
     mask_rate: float  # fraction of the words that mlm hides
 
+    def predict(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits (M, V) of the M tokens that the objective predicts, and these tokens (M,)."""
+        ...
+
 
 @runtime_checkable
 class Exports(Protocol):
@@ -383,6 +400,7 @@ CAPABILITIES = (
     HasGraphs,
     Adversarial,
     HasLikelihood,
+    Bijective,
     Invertible,
     Classifies,
     HasStoredCodes,

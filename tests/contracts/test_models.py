@@ -139,11 +139,8 @@ def checkpoint(run_dir):
 
 def test_six_steps_are_six_steps(run):
     manifest = json.loads((run / "manifest.json").read_text())
-    assert (
-        manifest["status"] == "finished"
-        and manifest["steps"] == 6
-        and manifest["images_seen"] == 6 * 16
-    )
+    assert manifest["status"] == "finished"
+    assert manifest["steps"] == 6 and manifest["images_seen"] == 6 * 16
     assert checkpoint(run)["global_step"] == 6
     rows = (run / "metrics.csv").read_text().splitlines()[1:]
     assert [int(row.split(",")[0]) for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -155,11 +152,10 @@ def test_every_parameter_moves(run):
     end = genlab.load(run, weights="raw")
     other = genlab.load(run, weights="ema")
     unused = growing_parts(end)
-    for (name, a), (_, b), (_, c) in zip(
-        *(m.named_parameters() for m in (start, end, other)), strict=True
-    ):
-        assert not torch.equal(a, b) or name in unused, name
-        assert b.isfinite().all() and c.isfinite().all(), name
+    parameters = (model.named_parameters() for model in (start, end, other))
+    for (name, before), (_, raw), (_, ema) in zip(*parameters, strict=True):
+        assert not torch.equal(before, raw) or name in unused, name
+        assert raw.isfinite().all() and ema.isfinite().all(), name
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
@@ -199,12 +195,10 @@ def test_it_samples_the_shape_and_range_it_should(run):
     images = model.sample(5, seed=3)
     assert images.shape == (5, *shape(run)) and images.dtype == torch.float32
     assert images.abs().max() <= 1 and images.std() > 0
-    assert torch.equal(images, model.sample(5, seed=3)) and not torch.equal(
-        images, model.sample(5, seed=4)
-    )
-    assert torch.allclose(
-        model.sample(3, seed=3), images[:3], atol=1e-5
-    )  # an image does not depend on its company
+    assert torch.equal(images, model.sample(5, seed=3))
+    assert not torch.equal(images, model.sample(5, seed=4))
+    # An image does not depend on the others of its batch.
+    assert torch.allclose(model.sample(3, seed=3), images[:3], atol=1e-5)
 
 
 def test_it_encodes_if_it_says_so(run):
@@ -244,9 +238,8 @@ def test_it_writes_conditional_texts(run, composed):
     data.setup()
     assert len(model.codec.tokenizer) == model.net.vocab_size
     if isinstance(model.condition, LabelEncoder):  # their names are in the run's config
-        assert (
-            model.condition.values == settings["model"]["condition"]["values"] == data.label_values
-        )
+        in_config = settings["model"]["condition"]["values"]
+        assert model.condition.values == in_config == data.label_values
     examples = data.examples("test")[:6]
     given = {name: values[torch.arange(6)] for name, values in data.given("test").items()}
     codes = model.encode(given)
@@ -272,23 +265,19 @@ def test_it_writes_texts_and_encodes_them_without_its_data(run, composed):
     examples = some if pretrained else config.build(settings["data"]).examples("test")
     for method in (None,) if model_of(run) == "pretrain_mlm" else ("greedy", "beam", "sample"):
         texts = model.generate(examples, Decoding(method), seed=3)
-        assert len(texts) == len(examples) and texts == model.generate(
-            examples, Decoding(method), seed=3
-        )
+        assert len(texts) == len(examples)
+        assert texts == model.generate(examples, Decoding(method), seed=3)
         assert model.generate(examples[:2], Decoding(method), seed=3)[0].texts == texts[0].texts
     codes = model.encode([f"{e.sources[0]} {i}" for i, e in enumerate(examples)])
-    assert (
-        codes.shape == (len(examples), 16)
-        and codes.dtype == torch.float32
-        and codes.std(0).min() > 0
-    )
+    assert codes.shape == (len(examples), 16) and codes.dtype == torch.float32
+    assert codes.std(0).min() > 0
 
 
 def test_it_is_measured(run, composed):
     settings = config.resolve(composed(f"run={run}"))
     data = config.build(settings["data"])
     random = {"_target_": "genlab.metrics.features.random"}
-    results = evaluation.measure(run, data, random, num=60, device="cpu")
+    results = evaluation.measure(run, data, features=random, num=60, device="cpu")
     assert json.loads((run / "eval" / "metrics.json").read_text()) == results
     for name, entry in results.items():
         assert entry["value"] == entry["value"], name
@@ -312,14 +301,11 @@ def test_it_is_measured(run, composed):
         assert wanted < results.keys() and results["loss"]["value"] > 0
         return
     if model_of(run) in TEXTS:
-        quality = {"unilm_qa": "f1", "cln_lm": "control_accuracy form"}.get(
-            model_of(run), "rouge_l"
-        )
-        assert results["perplexity"]["value"] > 1 and 0 <= results[quality]["value"] <= 1
-        assert (
-            len((run / "eval" / "texts.jsonl").read_text().splitlines())
-            == results[quality]["count"]
-        )
+        qualities = {"unilm_qa": "f1", "cln_lm": "control_accuracy form"}
+        quality = results[qualities.get(model_of(run), "rouge_l")]
+        assert results["perplexity"]["value"] > 1 and 0 <= quality["value"] <= 1
+        texts = (run / "eval" / "texts.jsonl").read_text().splitlines()
+        assert len(texts) == quality["count"]
         return
     model = genlab.load(run)
     if isinstance(model, Classifies):
@@ -333,10 +319,8 @@ def test_it_is_measured(run, composed):
         } <= results.keys()
         assert results["fid_reconstructions"]["count"] == 4250
     if isinstance(model, Samples):
-        assert (
-            results["fid"]["features"] == "random convolutions"
-            and results["fid"]["comparable"] is False
-        )
+        assert results["fid"]["features"] == "random convolutions"
+        assert results["fid"]["comparable"] is False
 
 
 def test_it_leaves_pictures_and_a_report(run):
@@ -351,11 +335,8 @@ def test_it_leaves_pictures_and_a_report(run):
         return
     kind = "fixed" if isinstance(genlab.load(run), Samples) else "reconstruction"
     assert (run / "samples" / f"{kind}_000006.png").stat().st_size > 0
-    assert (
-        "data:image/png" in report
-        and 'id="curves"' in report
-        and "://" not in report.partition("<body>")[0]
-    )
+    assert "data:image/png" in report and 'id="curves"' in report
+    assert "://" not in report.partition("<body>")[0]
 
 
 def test_its_export_is_read_back_and_samples_the_same(run, tmp_path):
