@@ -120,8 +120,8 @@ def renamed(key: str, command: str, config: dict[str, Any]) -> str | None:
 
     Args:
         key: Dotted.
-        command: Whose own keys `key` may be one of.
-        config: Composed, in which the key is missing; `_target_` beside it says whose it is.
+        command: train, sample, encode, eval or export; a key without a dot is one of its options.
+        config: The composed config, whose `_target_` beside the key says what the key belongs to.
     """
     parent, _, name = key.rpartition(".")
     if not parent:
@@ -150,7 +150,7 @@ def keys_of(config: dict[str, Any]) -> list[str]:
 
 
 def choices(words: Sequence[str]) -> tuple[str, ...]:
-    """What a command line says of groups, as overrides: one value of each, and its --config-dir."""
+    """The options that a command line chooses (one of each group), and its --config-dir."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd")
     own, rest = parser.parse_known_args(list(words))

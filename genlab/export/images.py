@@ -156,7 +156,7 @@ def to_onnx(verb: Verb, path: Path) -> Path:
             feed = {name: value.numpy() for name, value in zip(verb.inputs, inputs, strict=True)}
             output = torch.from_numpy(session.run(None, feed)[0])
             error = (output - expected).abs().max().item()
-            # Written so that a NaN counts as a difference, too
+            # `not <=`, so that a NaN is an error as well
             if not error <= TOLERANCE * max(1.0, expected.abs().max().item()):
                 raise ValueError(
                     f"ONNX: {verb.verb} of {num} differs from torch by {error:.3g}; "
