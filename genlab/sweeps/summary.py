@@ -15,7 +15,7 @@ from genlab.console import Console, command, console
 from genlab.errors import RunError
 from genlab.files import writing
 from genlab.metrics.directions import higher_is_better
-from genlab.plain import PlainError, read_yaml
+from genlab.safe_yaml import YamlError, read_yaml
 from genlab.sweeps.jobs import Measured, Result, Status, read_status, started
 
 __all__ = ["best_of", "chosen_metric", "direction_of", "finish", "jobs_of", "summarise"]
@@ -88,7 +88,7 @@ def declared(folder: Path, status: Mapping[str, Any]) -> dict[str, bool]:
         content = read_yaml(folder / "config.yaml")
         checkpoint = content["callbacks"]["checkpoint"]
         found[checkpoint["monitor"]] = {"max": True, "min": False}.get(checkpoint["mode"])
-    except (OSError, PlainError, RunError, KeyError, TypeError):
+    except (OSError, YamlError, RunError, KeyError, TypeError):
         pass  # no training, or no checkpoints
     for name, entry in read_status(folder / "eval" / "metrics.json", dict[str, Result]).items():
         found[f"test/{name}"] = entry.get("higher_is_better")

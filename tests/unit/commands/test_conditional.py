@@ -127,9 +127,7 @@ def test_a_run_that_encodes_for_another_is_needed_no_more(trained_in, tiny, ask,
     )
     ask(tmp_path / "caption", "encode", "split=test", f"out={tmp_path / 'c.npz'}")
     assert np.load(tmp_path / "c.npz")["codes"].shape == (500, 128)
-    with pytest.raises(
-        ValueError, match=r"images of \(1, 28, 28\); the run .* was trained on \(1, 32, 32\)"
-    ):
+    with pytest.raises(ValueError, match=r"^data: .*\(1, 32, 32\).*\(1, 28, 28\)"):
         model.condition({"image": torch.zeros(1, 1, 28, 28)})
 
 
@@ -154,10 +152,10 @@ def test_a_backbone_takes_pretrained_weights_and_can_be_frozen(tmp_path):
         "map.bias",
     ]
     for wrong, message in (
-        ({"name": "resnet81"}, "Did you mean 'resnet18'"),
+        ({"name": "resnet81"}, r"^model\.condition\.name=resnet81: .*'resnet18'"),
         ({"frozen": True}, r"model\.condition\.weights=null"),
     ):
         with pytest.raises(ValueError, match=message):
             Backbone(**wrong)
-    with pytest.raises(ValueError, match=r"model\.condition\.run: give the run"):
+    with pytest.raises(ValueError, match=r"^model\.condition\.run=null"):
         RunEncoder()

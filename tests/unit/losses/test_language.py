@@ -111,9 +111,8 @@ def test_next_tokens_stay_in_their_document():
         [1, 3],
     ]
     assert labels_of(task).tolist() == [10, SEP, 11, 12, SEP, 13, 14, 15, 16]
-    assert torch.equal(
-        predict_next(ids, inside, None, CLS).predicted, task.predicted
-    )  # a [CLS] is never task for
+    # A [CLS] is never predicted.
+    assert torch.equal(predict_next(ids, inside, None, CLS).predicted, task.predicted)
 
 
 def test_a_split_keeps_every_token_and_predicts_the_target_alone():

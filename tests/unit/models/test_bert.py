@@ -8,21 +8,20 @@ from genlab.models.seq2seq.key_value_cache import Cache
 from genlab.nn import masks
 
 V = 50
+SIZES = {
+    "vocab_size": V,
+    "hidden_dim": 24,
+    "num_layers": 3,
+    "num_heads": 4,
+    "intermediate_dim": 40,
+    "max_length": 40,
+}
 
 
 def bert(**changes) -> BERT:
-    settings = {
-        "vocab_size": V,
-        "hidden_dim": 24,
-        "num_layers": 3,
-        "num_heads": 4,
-        "intermediate_dim": 40,
-        "max_length": 40,
-    } | changes
-    model = BERT(**settings).double().eval()
-    for (
-        parameter
-    ) in model.parameters():  # away from the initialisation, where logits hardly depend on anything
+    model = BERT(**SIZES | changes).double().eval()
+    # Away from the initialisation, where logits hardly depend on anything.
+    for parameter in model.parameters():
         parameter.data.add_(0.2 * torch.randn_like(parameter))
     return model
 
@@ -87,15 +86,7 @@ def test_packed_documents_are_as_they_are_alone():
 
 
 def test_recomputing_layers_gives_the_same_gradients():
-    settings = {
-        "vocab_size": V,
-        "hidden_dim": 24,
-        "num_layers": 3,
-        "num_heads": 4,
-        "intermediate_dim": 40,
-        "max_length": 40,
-    }
-    models = [BERT(**settings, checkpointing=flag).double().train() for flag in (False, True)]
+    models = [BERT(**SIZES, checkpointing=flag).double().train() for flag in (False, True)]
     models[1].load_state_dict(models[0].state_dict())
     ids = torch.randint(1, V, (2, 10))
     for model in models:
@@ -223,11 +214,11 @@ def test_the_segment_of_what_is_written_matters():
     model = bert()
     ids, lengths = torch.randint(1, V, (1, 6)), torch.tensor([6])
     tokens = torch.tensor([[4]])
-    right, wrong = (
+    with_segment, without = (
         model.step(tokens, model.prefill(ids, None, lengths, target_segment=s, max_new_tokens=2)[1])
         for s in (1, 0)
     )
-    assert (right - wrong).abs().max() > 0.01
+    assert (with_segment - without).abs().max() > 0.01
 
 
 def test_beams_share_the_memory_of_their_source():

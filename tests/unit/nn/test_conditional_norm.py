@@ -1,4 +1,4 @@
-"""Layer norms under a condition: the formula, and a network that starts as it was without."""
+"""Conditional layer norm: the formula, and a network that starts as if there was no condition."""
 
 import re
 
@@ -49,9 +49,8 @@ def test_the_formula(hidden):
                 norm.bias + norm.shift.weight @ a[row],
             )
             assert torch.allclose(found[row, token], gain * normal + shift, atol=1e-12)
-    assert torch.allclose(
-        norm(h, c[:, None].expand(3, 5, C)), found, atol=1e-12
-    )  # a condition a token
+    of_each_token = c[:, None].expand(3, 5, C)
+    assert torch.allclose(norm(h, of_each_token), found, atol=1e-12)
     assert torch.equal(norm(h), F.layer_norm(h, (8,), norm.weight, norm.bias, 1e-12))
 
 
@@ -103,16 +102,14 @@ def test_every_parameter_of_the_condition_gets_a_gradient(by):
 @pytest.mark.parametrize("by", BY)
 @pytest.mark.parametrize("target_segment", [0, 1])
 @pytest.mark.parametrize("guidance", [None, 0.0, 2.5])
-def test_cached_is_uncached_under_a_condition(by, target_segment, guidance, recomputed):
+def test_cached_is_uncached_with_a_condition(by, target_segment, guidance, recomputed):
     """target_segment 0: a language model that goes on from a beginning; 1: sequence to sequence."""
     model = bert(condition_by=by)
     lengths = torch.tensor([2, 7, 4, 1])
     ids = torch.where(torch.arange(7) < lengths[:, None], torch.randint(5, V, (4, 7)), 0)
-    rows, c, free = (
-        (ids, torch.zeros_like(ids), lengths),
-        torch.randn(4, C).double(),
-        torch.randn(1, C).double(),
-    )
+    rows = (ids, torch.zeros_like(ids), lengths)
+    c = torch.randn(4, C).double()
+    free = torch.randn(1, C).double()
     kept = []
     for kind in (CachedScorer, recomputed):
         scorer = kind(model, *rows, 3, 9, target_segment, c)
@@ -181,5 +178,5 @@ def test_weights_without_a_condition_are_loaded_and_those_of_the_condition_repor
 
 
 def test_an_activation_without_units_is_refused():
-    with pytest.raises(ValueError, match=r"net\.condition_activation=silu"):
+    with pytest.raises(ValueError, match=r"^net\.condition_activation=silu"):
         BERT(**SIZES, condition_dim=C, condition_activation="silu")

@@ -35,17 +35,13 @@ def hugging_face(
     config=CONFIG, head: bool = True, prefix: str = "bert.", norm=("weight", "bias")
 ) -> dict:
     """Random tensors under the names that transformers writes."""
-    dim, hidden, width = (
-        config["hidden_size"],
-        config["intermediate_size"],
-        config.get("embedding_size"),
-    )
-    width = width or dim
+    dim = config["hidden_size"]
+    hidden = config["intermediate_size"]
+    width = config.get("embedding_size") or dim
+    sizes = ("vocab_size", "max_position_embeddings", "type_vocab_size")
     state = {
         f"{prefix}embeddings.{part}.weight": torch.randn(config[size], width)
-        for part, size in zip(
-            PARTS, ("vocab_size", "max_position_embeddings", "type_vocab_size"), strict=True
-        )
+        for part, size in zip(PARTS, sizes, strict=True)
     }
 
     def dense(name, n_out, n_in):
@@ -56,10 +52,8 @@ def hugging_face(
         state[f"{name}.bias"] = torch.randn(n_out)
 
     def layer_norm(name, size):
-        state[f"{name}.{norm[0]}"], state[f"{name}.{norm[1]}"] = (
-            1 + 0.1 * torch.randn(size),
-            torch.randn(size),
-        )
+        state[f"{name}.{norm[0]}"] = 1 + 0.1 * torch.randn(size)
+        state[f"{name}.{norm[1]}"] = torch.randn(size)
 
     layer_norm(f"{prefix}embeddings.LayerNorm", width)
     if width != dim:
@@ -76,9 +70,8 @@ def hugging_face(
         dense("cls.predictions.transform.dense", width, dim)
         layer_norm("cls.predictions.transform.LayerNorm", width)
         state["cls.predictions.bias"] = torch.randn(config["vocab_size"])
-        state["cls.predictions.decoder.weight"] = state[
-            f"{prefix}embeddings.word_embeddings.weight"
-        ].clone()
+        word = state[f"{prefix}embeddings.word_embeddings.weight"]
+        state["cls.predictions.decoder.weight"] = word.clone()
     return state
 
 
@@ -88,16 +81,13 @@ def google(state: dict) -> dict:
     for name, tensor in state.items():
         if name == "cls.predictions.decoder.weight":
             continue
-        if name.endswith(".weight") and not name.endswith(
-            ("_embeddings.weight", "LayerNorm.weight")
-        ):
+        plain = ("_embeddings.weight", "LayerNorm.weight")
+        if name.endswith(".weight") and not name.endswith(plain):
             name, tensor = name.removesuffix("weight") + "kernel", tensor.T.contiguous()
-        name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-            "LayerNorm.bias", "LayerNorm.beta"
-        )
-        name = name.removesuffix(".weight").replace(
-            "cls.predictions.bias", "cls.predictions.output_bias"
-        )
+        name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+        name = name.replace("LayerNorm.bias", "LayerNorm.beta")
+        name = name.removesuffix(".weight")
+        name = name.replace("cls.predictions.bias", "cls.predictions.output_bias")
         made[name.replace("layer.", "layer_").replace(".", "/")] = tensor
     for name in list(made):
         made |= {
@@ -426,6 +416,19 @@ def test_a_directory_must_say_which_file(tmp_path):
         find("package:nowhere/model")
 
 
+def test_the_config_of_a_run_may_have_earlier_names(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "manifest.json").write_text("{}")
+    net = "{_target_: genlab.models.seq2seq.bert.BERT, dim: 24, num_layers: 2, hidden_dim: 40}"
+    (tmp_path / "config.yaml").write_text(f"net: {net}\n")
+    vocabulary = {"vocab": ["[PAD]", "[UNK]"], "lowercase": True, "keep_tokens": None}
+    content = torch.frombuffer(bytearray(json.dumps(vocabulary).encode()), dtype=torch.uint8)
+    state = {"state_dict": {"codec.content": content}}
+    torch.save(state, tmp_path / "checkpoints" / "last.ckpt")
+    made = read_arguments(CONFIG | find(tmp_path).config)
+    assert (made["hidden_dim"], made["intermediate_dim"], made["vocab_size"]) == (24, 40, 2)
+
+
 def test_damaged_files_and_objects_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"not tensors")
     (tmp_path / "broken.bin").write_bytes(b"not tensors either")
@@ -437,17 +440,17 @@ def test_damaged_files_and_objects_are_refused(tmp_path):
 
 
 def test_a_name_on_the_hub(tmp_path, monkeypatch):
-    """The Hub's client is stood in for: what is asked of it, and what becomes of its answers."""
+    """With a stand-in for the Hub's client."""
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "vocab.txt").write_text("[PAD]\n")
     torch.save(hugging_face(), tmp_path / "pytorch_model.bin")
-    asked = []
+    requested = []
 
     def download(repo, file, revision=None):
-        asked.append((repo, file, revision))
+        requested.append((repo, file, revision))
         if not (tmp_path / file).is_file():
             raise EntryNotFoundError(f"no {file}")
         return str(tmp_path / file)
@@ -457,7 +460,7 @@ def test_a_name_on_the_hub(tmp_path, monkeypatch):
     assert (
         source.weights == tmp_path / "pytorch_model.bin" and source.vocab == tmp_path / "vocab.txt"
     )
-    assert ("owner/model", "model.safetensors", "main") in asked
+    assert ("owner/model", "model.safetensors", "main") in requested
     assert fill(bert(), source).name == "owner/model@main"
 
     def offline(repo, file, revision=None):

@@ -64,20 +64,20 @@ def sources(place, lengths):
 LENGTHS = [9, 3, 12, 2, 7, 4, 4, 10, 5]
 
 
-@pytest.mark.parametrize("asked", [None, "generative", "extractive"])
-def test_writing_by_a_graph_is_writing_without_a_cache(place, decoding, asked, recomputed):
+@pytest.mark.parametrize("answers", [None, "generative", "extractive"])
+def test_a_graph_generates_what_no_cache_does(place, decoding, answers, recomputed):
     net = made(place)
-    how = Decoding(**decoding | ({"extractive": asked == "extractive"} if asked else {}))
+    how = Decoding(**decoding | ({"extractive": answers == "extractive"} if answers else {}))
     lengths_found = set()
     for lengths in (LENGTHS, [n + 2 for n in reversed(LENGTHS)], [31] * 9):  # one padded length
         rows = sources(place, lengths)
         options = {"end": 3, "max_length": 6, "banned": [0, 1, 2, 4], "target_segment": 2}
-        if asked:
+        if answers:
             options["groups"] = torch.tensor([0, 0, 1, 2, 2, 2, 3, 3, 4], device=place.device)
             inside = torch.arange(rows[0].shape[1], device=place.device) < rows[2][:, None]
             options["passages"] = rows[0].masked_fill(~inside, -1)
         options["uniforms"] = torch.rand(
-            5 if asked else 9, how.num, 6, dtype=torch.float64, device=place.device
+            5 if answers else 9, how.num, 6, dtype=torch.float64, device=place.device
         )
         found, expected = (
             write(net, rows, how, **options, scorer=scorer) for scorer in (Graphed, recomputed)
@@ -87,9 +87,8 @@ def test_writing_by_a_graph_is_writing_without_a_cache(place, decoding, asked, r
         assert torch.allclose(found.scores, expected.scores, rtol=0, atol=1e-10)
         lengths_found |= set(found.lengths.flatten().tolist())
     assert place.captures == 1
-    assert (
-        place.device == "cuda" or len(lengths_found) > 1
-    )  # there torch's random numbers may be of another version
+    # On CUDA torch's random numbers may be of another version.
+    assert place.device == "cuda" or len(lengths_found) > 1
 
 
 @pytest.mark.parametrize(
@@ -217,9 +216,8 @@ def test_captured_steps_are_few_and_take_little_memory(place, monkeypatch):
     lengths = range(4, 4 + captured_steps.MAX_IDLE + 3)
     left = [writes(n) for n in lengths][-1]
     assert left == list(lengths)[3:] and place.captures == len(lengths)
-    assert writes(left[1]) == [left[0], *left[2:], left[1]] and place.captures == len(
-        lengths
-    )  # the last used is the last
+    assert writes(left[1]) == [left[0], *left[2:], left[1]]  # the last used is the last
+    assert place.captures == len(lengths)
     size = (
         captured_steps.IDLE[net]
         .steps[next(reversed(captured_steps.IDLE[net].steps))]
