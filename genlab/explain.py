@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
 from genlab.config import closest, flatten
-from genlab.config.renamed import ARGUMENTS, OPTIONS
+from genlab.config.renamed import ARGUMENTS, OPTIONS, unit_note
 from genlab.overrides import key_of
 
 __all__ = ["explain"]
@@ -81,7 +81,8 @@ def _unknown_key(word: str, command: str, words: Sequence[str]) -> str:
     except (HydraException, OmegaConfBaseException, ValueError):  # a choice is wrong, too
         config = default
     if today := renamed(key, command, config):
-        return f"there is no key '{key}'; it is now called {today}"
+        note = unit_note(key.rpartition(".")[2])
+        return f"there is no key '{key}'; it is now called {today}{note}"
     if key in keys_of(default):
         given = key in map(key_of, words)
         chosen = "a chosen config overrides it: choose another experiment= or model="

@@ -6,7 +6,7 @@ A run that was trained under them still loads, and a user who types one is told 
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ARGUMENTS", "OPTIONS", "new_target", "with_new_names"]
+__all__ = ["ARGUMENTS", "OPTIONS", "new_target", "unit_note", "with_new_names"]
 
 # Modules of genlab, before -> today
 MODULES = {
@@ -45,12 +45,6 @@ CLASSES = {
     "genlab.data.MNIST5k": "genlab.data.images.sets.MNIST5k",
     "genlab.data.PointSet": "genlab.data.points.PointSet",
     "genlab.data.facts.FactTexts": "genlab.data.corpus.facts.FactTexts",
-}
-
-# Options of commands, before -> today
-OPTIONS = {
-    "eval": {"scale": "temperature="},
-    "sample": {"scale": "temperature=, and with mode=reconstruct code_scale="},
 }
 
 # Tables that several targets share
@@ -119,7 +113,6 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 # size, the convolution next to the image had 8 width_multiple channels.
 UNITS = {"width_multiple": 8}
 
-
 # Options of commands, before -> today
 OPTIONS = {
     "sample": {"scale": "temperature=, and with mode=reconstruct code_scale="},
@@ -134,6 +127,11 @@ def new_target(target: str) -> str | None:
     module, _, name = target.rpartition(".")
     today = MODULES.get(module.removeprefix("genlab."))
     return f"genlab.{today}.{name}" if module.startswith("genlab.") and today else None
+
+
+def unit_note(name: str) -> str:
+    """What to add to the new name of an argument that now counts in another unit, or ""."""
+    return f" ({name}=1 is now {UNITS[name]})" if name in UNITS else ""
 
 
 def with_new_names(node: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from genlab.config.interpolation import resolve
 from genlab.config.keys import closest
 from genlab.config.registry import arguments, form_errors, locate, targets
-from genlab.config.renamed import ARGUMENTS
+from genlab.config.renamed import ARGUMENTS, unit_note
 from genlab.config.types import mismatches
 from genlab.errors import ConfigError
 from genlab.ranges import Decay, NonNegativeFloat
@@ -121,7 +121,7 @@ def check_arguments(
         if name in known:
             errors += mismatches(place, value, known[name].annotation)
         elif today := _new_name(target, name):
-            errors.append(f"{place}: it is now called {dot}{today}")
+            errors.append(f"{place}: it is now called {dot}{today}{unit_note(name)}")
         elif not open_ended:
             what = f"{owner} has no such argument" if key else "no such key"
             errors.append(f"{place}: {what}.{closest(str(name), known)}")
