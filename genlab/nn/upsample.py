@@ -93,7 +93,7 @@ class Upsample(nn.Module):
     Args:
         c_in: C_in.
         c_out: C_out.
-        kernel_size: Of the convolution; the modes other than deconv take the next smaller odd one.
+        kernel_size: Of the convolution; an even one is reduced by 1 in all modes but deconv.
         mode: deconv, a transposed convolution of stride 2; nearest, bilinear or zero_insert, a
             Resize and a convolution; pixel_shuffle, a convolution to 4 C_out channels, which become
             2x2 pixels.

@@ -122,8 +122,8 @@ class GLANN(GLO):
         return [*super().groups(), mapping]
 
     def rates(self) -> dict[str, float]:
-        passes = self.batches_of_stage // self.batches_a_pass if len(self.matches) else 0
-        factor = halving(passes, self.mapping_halve_every)
+        epochs = self.batches_of_stage // self.batches_per_epoch if len(self.matches) else 0
+        factor = halving(epochs, self.mapping_halve_every)
         return super().rates() | {"mapping": factor * self.mapping_lr}
 
     def on_train_batch_start(self, batch, batch_idx) -> None:
@@ -132,7 +132,7 @@ class GLANN(GLO):
         if not len(self.matches):
             self.codes.fix()
             self.matches.begun.fill_(self.batch_count)
-        if self.batches_of_stage % self.batches_a_pass == 0:
+        if self.batches_of_stage % self.batches_per_epoch == 0:
             if self.reset_optimizer:
                 self.forget()
             self.match()

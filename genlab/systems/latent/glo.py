@@ -143,17 +143,17 @@ class GLO(LightningModule):
         return self.trainer.fit_loop.epoch_loop.total_batch_idx
 
     @property
-    def batches_a_pass(self) -> int:
+    def batches_per_epoch(self) -> int:
         """Batches per epoch."""
         return len(self.trainer.train_dataloader)
 
     def rates(self) -> dict[str, float]:
         """The learning rates of this step: of each parameter group by name, and of the codes."""
-        factor = halving(self.batch_count // self.batches_a_pass, self.halve_every)
+        factor = halving(self.batch_count // self.batches_per_epoch, self.halve_every)
         return {"generator": factor * self.generator_lr, "codes": factor * self.code_lr}
 
     def on_train_batch_start(self, batch, batch_idx) -> None:
-        if self.reset_optimizer and self.batch_count % self.batches_a_pass == 0:
+        if self.reset_optimizer and self.batch_count % self.batches_per_epoch == 0:
             self.forget()
 
     def forget(self) -> None:
@@ -181,7 +181,7 @@ class GLO(LightningModule):
             group["lr"] = rates[group["name"]]
         self.code_rate.fill_(rates["codes"])
         optimizer.step(closure=optimizer_closure)
-        end_of_epoch = (self.batch_count + 1) % self.batches_a_pass == 0
+        end_of_epoch = (self.batch_count + 1) % self.batches_per_epoch == 0
         if self.codes.moving and self.codes.space == "sphere" and end_of_epoch:
             self.codes.project()
 
