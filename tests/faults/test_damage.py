@@ -490,7 +490,7 @@ def test_a_damaged_shard_of_a_large_corpus_is_named_when_it_is_read(
     monkeypatch.setattr(tokens, "CHECKED", 0)
     file = tmp_path / "corpus" / "00000.tokens"
     file.write_bytes(flip(file.read_bytes(), 3))
-    with pytest.raises(ValueError, match=r"00000\.tokens: is damaged; remove it"):
+    with pytest.raises(ValueError, match=r"00000\.tokens: "):
         content_of(prepared())
 
 
@@ -500,7 +500,7 @@ def test_a_damaged_shard_of_a_large_corpus_is_named_when_it_is_read(
 def test_a_damaged_vocabulary_is_built_anew(content, tmp_path, monkeypatch):
     monkeypatch.setenv("GENLAB_DATA", str(tmp_path / "data"))
     (tmp_path / "text.txt").write_text("one two three\n\nfour five\n" * 30)
-    made = lambda: corpus.Corpus(str(tmp_path / "text.txt"), vocab_size=60)._built().vocab  # noqa: E731
+    made = lambda: corpus.Corpus(str(tmp_path / "text.txt"), vocab_size=60)._build_tokenizer().vocab  # noqa: E731
     whole = made()
     (file,) = (tmp_path / "data").rglob("vocab.json")
     file.write_bytes(
