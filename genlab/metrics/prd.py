@@ -65,8 +65,8 @@ def f_beta(precision: Tensor, recall: Tensor, beta: float) -> float:
 def _k_means(points: Tensor, k: int, generator: torch.Generator, num_steps: int = 30) -> Tensor:
     """The cluster (N,) of each of points (N, D), by Lloyd's steps from k-means++ centres.
 
-    Not scikit-learn's: it would be one more dependency, for other clusters with other numbers, as
-    k-means only finds a local optimum.
+    Not scikit-learn's, which is no dependency: k-means ends in a local optimum, and others than
+    these change the third digit of published PRD numbers.
     """
     first = torch.randint(len(points), (1,), generator=generator)
     centres = points[first]

@@ -28,11 +28,27 @@ def measured_on(entry: Mapping[str, Any]) -> str:
         what = f"{entry['count']} samples"
     else:
         what = f"{entry['count']} of {entry['split']}"
-    if entry.get("reference"):
-        what += f" against {entry['reference']}"
-    if entry.get("own_data", True) is False:
-        what += "; not the data of the run"
-    return what
+    what += f" against {entry['reference']}" if entry.get("reference") else ""
+    return what if entry.get("own_data", True) is not False else f"{what}; not the data of the run"
+
+
+def certificate_rows(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The residual blocks of a certificate (genlab.nn.certificate) with the norms of their layers.
+
+    Returns:
+        For each block its name, lipschitz and iterations, and as texts `fft` (bounds by FFT) and
+        `exact` (exact norms, "-" where one is not known).
+    """
+    rows = []
+    for block in certificate["blocks"]:
+        prefix = f"{block['name']}."
+        layers = [layer for layer in certificate["layers"] if layer["name"].startswith(prefix)]
+        fft = " ".join(f"{layer['fft']:.4f}" for layer in layers)
+        exact = " ".join(
+            "-" if layer["exact"] is None else f"{layer['exact']:.4f}" for layer in layers
+        )
+        rows.append(block | {"fft": fft, "exact": exact})
+    return rows
 
 
 def certificate_rows(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -322,10 +322,6 @@ class Pretrained(Protocol):
     objective: Literal["mlm", "gpt", "unilm"]
     mask_rate: float  # fraction of the words that mlm hides
 
-    def predict(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits (M, V) of the M tokens that the objective predicts, and these tokens (M,)."""
-        ...
-
 
 @runtime_checkable
 class Exports(Protocol):

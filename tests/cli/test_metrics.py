@@ -57,8 +57,9 @@ def test_a_strangers_metric_is_measured_beside_genlabs(genlab, trained, folder):
 
 
 def test_a_sweep_takes_the_best_by_a_strangers_metric(genlab, tiny, folder):
-    words = ("model=ogan", "seed=1,2", *tiny, "evaluate=true", "metrics=[contrast]", "data=digits")
-    done = genlab("train", "-m", *words, *OWN, "hydra.sweep.dir=sweep", cwd=folder)
+    words = ("model=ogan", "data=digits", "seed=1,2", *tiny, "evaluate=true", "metrics=[contrast]")
+    words += ("optimized_metric=test/contrast", "hydra.sweep.dir=sweep")
+    done = genlab("train", "-m", *words, *OWN, cwd=folder)
     values = {}
     for path in (folder / "sweep").glob("*/eval/metrics.json"):
         values[json.loads(path.read_text())["contrast"]["value"]] = path.parts[-3]
