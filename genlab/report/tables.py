@@ -51,25 +51,6 @@ def certificate_rows(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def certificate_rows(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The residual blocks of a certificate (genlab.nn.certificate) with the norms of their layers.
-
-    Returns:
-        For each block its name, lipschitz and iterations, and as texts `fft` (bounds by FFT) and
-        `exact` (exact norms, "-" where one is not known).
-    """
-    rows = []
-    for block in certificate["blocks"]:
-        prefix = f"{block['name']}."
-        layers = [layer for layer in certificate["layers"] if layer["name"].startswith(prefix)]
-        fft = " ".join(f"{layer['fft']:.4f}" for layer in layers)
-        exact = " ".join(
-            "-" if layer["exact"] is None else f"{layer['exact']:.4f}" for layer in layers
-        )
-        rows.append(block | {"fft": fft, "exact": exact})
-    return rows
-
-
 def certificate_table(certificate: Mapping[str, Any], most: int = 24) -> Table:
     """A row for each residual block of a certificate (genlab.nn.certificate).
 
