@@ -1,7 +1,10 @@
-# make train: install into .venv, train the main model on digits that need no download, show where the results are.
-# make test:  install into .venv, run the tests.
-# make gallery: train all that README and docs show and make their pictures and tables again, about eleven hours of two idle
-#   cores; goes on where it stopped. Less: make gallery entries=ogan_mnist5k; what it would do: make gallery entries=--list.
+# make train:   install into .venv, train the main model on digits that need no download, print where the results are
+# make test:    install into .venv, run the tests
+# make lint:    check style, format and types
+# make bench:   measure speed and write docs/benchmarks.md
+# make gallery: train every model that README and docs show, and make their pictures and tables again; about eleven
+#   hours on two idle cores. It continues where it stopped. A part of it: make gallery entries=ogan_mnist5k; a list of
+#   what it would do: make gallery entries=--list
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +21,7 @@ $(VENV)/installed: pyproject.toml
 
 install: $(VENV)/installed
 
-# bf16 where the processor computes in it: as good, and faster.
+# With bf16 where the CPU has instructions for it: equally good, and faster.
 train: install
 	$(BIN)/genlab train experiment=ogan_mnist5k $$($(BIN)/python -c \
 	  "import torch; torch.cpu._is_avx512_bf16_supported() and print('trainer.precision=bf16-mixed')")
@@ -29,6 +32,7 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: install
 	$(BIN)/python -m pip install --quiet -e '.[bench]'

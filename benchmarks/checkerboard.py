@@ -1,16 +1,18 @@
-"""The checkerboard that each upsampler draws, seen in the Fourier spectrum of a generator's images.
+"""The checkerboard that each upsampler draws, seen in the spectrum of a generator's images.
 
-    python benchmarks/checkerboard.py docs/images/checkerboard.png                 DCGAN generators as they are initialised
-    python benchmarks/checkerboard.py out.png run=<dir> run=<dir> ...              trained generators of run directories
+    python benchmarks/checkerboard.py docs/images/checkerboard.png
+    python benchmarks/checkerboard.py out.png run=<dir> run=<dir> ...
 
-A stride of two leaves its mark at half of the sampling frequency, those of the layers before it at
-a quarter, an eighth and so on. `peak` is the power at these frequencies over the power right beside
-them, a geometric mean: 1 is a picture without a grid ("Deconvolution and Checkerboard Artifacts",
-Odena et al. 2016, doi 10.23915/distill.00003).
+The first takes freshly initialised DCGAN generators, the second trained generators of run
+directories. A stride of two leaves its mark at half of the sampling frequency, those of the layers
+before it at a quarter, an eighth and so on. `peak` is the geometric mean of the power at these
+frequencies over the power right beside them: 1 is an image without a grid ("Deconvolution and
+Checkerboard Artifacts", Odena et al. 2016, doi 10.23915/distill.00003).
 """
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 import torch
 from matplotlib.figure import Figure
@@ -20,21 +22,20 @@ from torch import Tensor
 
 import genlab
 from genlab.models.gan.dcgan import Generator
-from genlab.nn.upsample import UPSAMPLERS
+from genlab.nn.upsample import Upsampling
 
 
 def spectrum(images: Tensor) -> Tensor:
-    """Mean power (H, W) of images (N, C, H, W) with their means taken off, frequency 0 in the
-    middle.
-    """
+    """Mean power (H, W) of images (N, C, H, W) minus their means, frequency 0 in the middle."""
     images = images.mean(1)
     images = images - images.mean((1, 2), keepdim=True)
     return torch.fft.fftshift(torch.fft.fft2(images).abs().square().mean(0))
 
 
 def peak(power: Tensor) -> float:
-    """The power on the lattice of eighths of the sampling frequency over that beside it: a
-    geometric mean.
+    """The power at eighths of the sampling frequency over the power beside them.
+
+    It is the geometric mean over the lattice of these frequencies.
     """
     size = power.shape[0]
     power = torch.fft.ifftshift(power)
@@ -53,7 +54,7 @@ def initialised(upsample: str, num_networks: int = 8) -> Tensor:
     images = []
     for seed in range(num_networks):
         torch.manual_seed(seed)
-        generator = Generator(64, 1, 32, width_multiple=2, kernel_size=5, upsample=upsample)
+        generator = Generator(64, 1, 32, hidden_dim=16, kernel_size=5, upsample=upsample)
         images.append(generator(torch.randn(64, 32)))
     return torch.cat(images)
 
@@ -71,7 +72,7 @@ def main() -> None:
         folders = [Path(run.removeprefix("run=")) for run in arguments.runs]
         images = {folder.name: genlab.load(folder).sample(512) for folder in folders}
     else:
-        images = {mode: initialised(mode) for mode in UPSAMPLERS}
+        images = {mode: initialised(mode) for mode in get_args(Upsampling)}
     table = Table("upsampler", "peak", box=None)
     figure = Figure(figsize=(2.2 * len(images), 4.6), layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False)

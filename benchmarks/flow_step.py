@@ -1,43 +1,72 @@
-"""Time and memory of a training step and of the inverse of residual flows, against normflows on the
-same network.
+"""Time and memory of a step and of the inverse of residual flows, against normflows.
 
-    pip install normflows; python benchmarks/flow_step.py [--channels 4 --size 14 --width 64
-    --blocks 4 --batch 64 --terms 5]
+    pip install normflows
+    python benchmarks/flow_step.py
+    python benchmarks/flow_step.py --channels 4 --size 14 --width 64 --blocks 4 --batch 64 --terms 5
 
 Both have the same weights (checked: equal outputs), LipSwish, c 0.97, and products of J to the
-power `terms` in the gradient of the log-determinant: normflows' n_power_series = terms, genlab's
-num_terms = terms + 1, so its value is the longer series. Each step has its optimiser and its power
-iterations: normflows' five, genlab's to its tolerance. normflows has both of the paper's tricks
-(reduce_memory) or none; genlab has the Neumann gradient with all of the pass kept (store) or
-computed again (recompute), and for comparison the series differentiated term by term (naive), as
-figure 3 of "Residual Flows", Chen et al. 2019. Each case has a process of its own, genlab's with
-freed memory kept as `genlab train` keeps it on a CPU, normflows' as a script would have it (--keep:
-kept as well); they take turns, and the median counts. Memory is what a step adds at its peak to
-what lies in memory between steps, in another process (Linux with glibc), or the allocator's peak
-(CUDA).
+power `terms` in the gradient of the log-determinant: normflows with n_power_series = terms, genlab
+with num_terms = terms + 1, so that its value is the longer series. Each step has its optimiser and
+its power iterations: five in normflows, up to its tolerance in genlab. The cases:
+
+    normflows          both of the paper's tricks (reduce_memory)
+    normflows, naive   none of them
+    store              genlab: the Neumann gradient, with all of the pass kept
+    recompute          genlab: the Neumann gradient, with the pass computed again
+    naive              genlab's layers, the series differentiated term by term, as in figure 3 of
+                       "Residual Flows", Chen et al. 2019
+
+Each case runs in its own process. The cases take turns, and the median counts. genlab's processes
+keep freed memory as `genlab train` does on a CPU, those of normflows as a script would (--keep: as
+genlab's). Memory is the peak of a step above what lies in memory between steps, in another process
+(Linux with glibc), or the peak of the allocator (CUDA).
 
 The inverse is of blocks at their bound, as training makes them: weights without signs, images of
-mean 2. normflows stops at its own tolerance, and at one that leaves errors like genlab's; freed
+mean 2. normflows stops at its own tolerance, and at one that leaves errors like genlab's. Freed
 memory is kept for both.
 """
 
 import argparse
 import os
+from collections.abc import Callable
 from functools import partial
 
 import timing
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from genlab.nn.chain import Chain
 from genlab.nn.lipschitz import refresh
-from genlab.nn.log_det import Truncated, draw_probes, series_log_det
+from genlab.nn.log_det import Truncated, draw_probes
 from genlab.nn.residual import ResidualBlock, conv_branch
 from genlab.training.trainer import keep_freed_memory
 
 CASES = ("normflows", "normflows, naive", "naive", "store", "recompute")
+
+
+def series_log_det(
+    function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, weights: list[float]
+) -> Tensor:
+    """The estimate of genlab.nn.log_det.hutchinson, differentiated by autograd term by term.
+
+    For any function, at the price of a graph through every term.
+
+    Args:
+        function: x -> g(x).
+        x: (B, ...), which requires a gradient.
+        v: One probe of the shape of x.
+        weights: c_1 ... c_N of the terms.
+
+    Returns:
+        (B,).
+    """
+    y, power, value = function(x), v, 0.0
+    for k, weight in enumerate(weights, 1):
+        (power,) = torch.autograd.grad(y, x, power, create_graph=True)
+        value = value + (-1) ** (k + 1) * weight / k * (power * v).flatten(1).sum(1)
+    return value
 
 
 class Naive(ResidualBlock):
@@ -48,13 +77,12 @@ class Naive(ResidualBlock):
         tensors = self.branch.tensors()
         v = draw_probes(x.detach(), 1)[0]
         weights = self.series.draw(self.lipschitz, self.branch.dims)
-        return x + self.branch.linear(x, tensors)[0], series_log_det(
-            lambda t: self.branch.linear(t, tensors)[0], x, v, weights
-        )
+        log_det = series_log_det(lambda t: self.branch.linear(t, tensors)[0], x, v, weights)
+        return x + self.branch.linear(x, tensors)[0], log_det
 
 
 def build(case: str, a, at_bound: bool = False) -> nn.Module:
-    """The network of a case, x -> (z, log det), with weights that depend on nothing but the sizes."""
+    """The network of a case, x -> (z, log det); its weights depend on the sizes alone."""
     torch.manual_seed(0)
     size, options = (a.size, a.size), {"coeff": 0.97}
     branches = [
@@ -66,19 +94,13 @@ def build(case: str, a, at_bound: bool = False) -> nn.Module:
                 layer.weight.abs_().mul_(20)
     refresh(nn.ModuleList(branches))
     if not case.startswith("normflows"):
-        kind, inverse = (
-            Naive if case == "naive" else ResidualBlock,
-            {"tolerance": a.tolerance, "anderson": 5},
-        )
-        return Chain(
-            kind(
-                b,
-                Truncated(a.terms + 1),
-                backward="store" if case == "store" else "recompute",
-                **inverse,
-            )
-            for b in branches
-        )
+        kind = Naive if case == "naive" else ResidualBlock
+        options = {
+            "backward": "store" if case == "store" else "recompute",
+            "tolerance": a.tolerance,
+            "anderson": 5,
+        }
+        return Chain(kind(b, Truncated(a.terms + 1), **options) for b in branches)
     import normflows
 
     nets = [
@@ -92,7 +114,8 @@ def build(case: str, a, at_bound: bool = False) -> nn.Module:
             m for m in net.modules() if isinstance(m, normflows.nets.lipschitz.InducedNormConv2d)
         ]
         for layer, own in zip(layers, branch.maps, strict=True):
-            layer.weight.data.copy_(own.weight.data), layer.bias.data.copy_(own.bias.data)
+            layer.weight.data.copy_(own.weight.data)
+            layer.bias.data.copy_(own.bias.data)
             layer.compute_weight(update=True, n_iterations=100)
         assert torch.allclose(net(x), branch.linear(x, branch.tensors())[0], atol=1e-3)
     flows = [
@@ -104,10 +127,8 @@ def build(case: str, a, at_bound: bool = False) -> nn.Module:
 
 def training_step(case: str, a):
     """A function that does one training step of a case."""
-    net, x = (
-        build(case, a).to(a.device).train(),
-        torch.randn(a.batch, a.channels, a.size, a.size, device=a.device),
-    )
+    net = build(case, a).to(a.device).train()
+    x = torch.randn(a.batch, a.channels, a.size, a.size, device=a.device)
     theirs = case.startswith("normflows")
 
     def forward(x):
@@ -115,9 +136,8 @@ def training_step(case: str, a):
             return net(x)
         total = 0.0
         for flow in net:
-            x, term = flow.inverse(
-                x
-            )  # normflows' direction from data to latent, with the sign of its own log-det
+            # The direction from data to latent, whose log-determinant has normflows' own sign.
+            x, term = flow.inverse(x)
             total = total - term
         return x, total
 
@@ -141,11 +161,10 @@ def training_step(case: str, a):
 
 @torch.no_grad()
 def inverse_of(case: str, a):
-    """(a function z -> x, z and the x that it is of) of a case."""
+    """(the inverse z -> x, z, and the x that z was computed from) of a case."""
     theirs = case.startswith("normflows")
-    stop = (
-        {"atol": 1e-12, "rtol": 0.0} if case.endswith("as exact") else {}
-    )  # normflows': of squared steps
+    # normflows' tolerances are of squared steps.
+    stop = {"atol": 1e-12, "rtol": 0.0} if case.endswith("as exact") else {}
     net = build(case, a, at_bound=True).to(a.device).eval()
     x = torch.randn(a.batch, a.channels, a.size, a.size, device=a.device) + 2
     z = x
@@ -196,9 +215,8 @@ def main() -> None:
     inverse_times = timing.medians(
         {case: partial(f, z) for case, (f, z, _) in inverses.items()}, a.rounds, a.device
     )
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = (
-        "65536"  # of the processes below: freed tensors leave the resident set
-    )
+    # For the processes below: freed tensors leave the resident set.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     memory = timing.memories(training_step, CASES, a, device=a.device)
     table = Table(box=None)
     for column in ("case", "ms a step", "times as fast as normflows", "MiB a step"):
@@ -209,9 +227,8 @@ def main() -> None:
     print(f"{timing.machine(a.device)}, {vars(a)}")
     console.print(table)
     for case, (f, z, x) in inverses.items():
-        console.print(
-            f"inverse, {case}: {inverse_times[case]:.1f} ms, largest error {(f(z) - x).abs().max():.1e}"
-        )
+        error = (f(z) - x).abs().max()
+        console.print(f"inverse, {case}: {inverse_times[case]:.1f} ms, largest error {error:.1e}")
     timing.save(a.json, {"residual flow": {"baseline": "normflows", "ms": times, "mib": memory}})
 
 

@@ -1,12 +1,13 @@
 """Time of a training step of Glow, against normflows' Glow of the same shape.
 
-    pip install normflows; python benchmarks/glow_step.py [--size 32 --depth 8 --hidden 64 --levels
-    3 --batch 64]
+    pip install normflows
+    python benchmarks/glow_step.py
+    python benchmarks/glow_step.py --size 32 --num_steps 8 --hidden_dim 64 --num_scales 3 --batch 64
 
-As many levels, steps and channels in both, affine couplings (sigmoid), ActNorms in their networks,
-mixing matrices as P L U, half of the channels out after each level, Adamax. Each is written as its
-own library writes it: normflows has a plain Gaussian for what leaves early where genlab has one
-that depends on what stays, which is a convolution a level more. genlab's `recompute` is
+Both have the same number of scales, steps and channels, affine couplings (sigmoid), ActNorms in the
+networks of the couplings, mixing matrices as P L U and Adamax; half of the channels leave after
+each scale. In normflows, channels that leave have a plain Gaussian. In genlab, their Gaussian
+depends on the channels that stay, which is one more convolution a scale. `recompute` is
 net.recompute=true, for memory.
 """
 
@@ -24,17 +25,17 @@ def theirs(a):
     import normflows as nf
 
     bases, merges, flows = [], [], []
-    for level in range(a.levels):  # normflows counts from the latent side
-        channels = a.channels * 2 ** (a.levels + 1 - level)
-        size = a.size // 2 ** (a.levels - level)
+    for scale in range(a.num_scales):  # normflows counts scales from the latent side
+        channels = a.channels * 2 ** (a.num_scales + 1 - scale)
+        size = a.size // 2 ** (a.num_scales - scale)
         steps = [
-            nf.flows.GlowBlock(channels, a.hidden, split_mode="channel", net_actnorm=True)
-            for _ in range(a.depth)
+            nf.flows.GlowBlock(channels, a.hidden_dim, split_mode="channel", net_actnorm=True)
+            for _ in range(a.num_steps)
         ]
         flows.append(torch.nn.ModuleList([*steps, nf.flows.Squeeze()]))
-        if level:
+        if scale:
             merges.append(nf.flows.Merge())
-        shape = (channels if not level else channels // 2, size, size)
+        shape = (channels if not scale else channels // 2, size, size)
         bases.append(nf.distributions.DiagGaussian(shape))
     net = nf.MultiscaleFlow(bases, flows, merges)
     return net, lambda x: net.forward_kld(x)
@@ -43,9 +44,9 @@ def theirs(a):
 def ours(a, recompute: bool):
     net = Glow(
         [a.channels, a.size, a.size],
-        depth=a.depth,
-        hidden=a.hidden,
-        levels=a.levels,
+        num_steps=a.num_steps,
+        hidden_dim=a.hidden_dim,
+        num_scales=a.num_scales,
         recompute=recompute,
     )
 
@@ -82,9 +83,9 @@ def main() -> None:
     for name, value in {
         "channels": 1,
         "size": 32,
-        "depth": 8,
-        "hidden": 64,
-        "levels": 3,
+        "num_steps": 8,
+        "hidden_dim": 64,
+        "num_scales": 3,
         "batch": 64,
     }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -95,9 +96,8 @@ def main() -> None:
     print(f"{timing.machine(a.device)}, {vars(a)}")
     for case, ms in times.items():
         size = f"{cases[case].num_parameters:,} parameters"
-        print(
-            f"{case:<20}{ms:9.1f} ms  ratio {times['normflows'] / ms:5.2f}  {memory[case]:8.1f} MiB  {size}"
-        )
+        ratio = times["normflows"] / ms
+        print(f"{case:<20}{ms:9.1f} ms  ratio {ratio:5.2f}  {memory[case]:8.1f} MiB  {size}")
     timing.save(a.json, {"glow": {"baseline": "normflows", "ms": times, "mib": memory}})
 
 

@@ -1,15 +1,18 @@
-"""How long a training step takes on a GPU, all that `genlab train` does around it included: eager,
-and as one CUDA graph.
+"""Time of a training step on a GPU, eager and as one CUDA graph, with all that surrounds it.
 
-    python benchmarks/graph_step.py                    every work of the table
-    python benchmarks/graph_step.py ogan128 glow       some of them, or --cases to see the names
+    python benchmarks/graph_step.py
+    python benchmarks/graph_step.py ogan128 glow
+    python benchmarks/graph_step.py ogan32 --cases graph
 
-Each case is a run of genlab's trainer on random images that lie on the GPU, with logging, the
-average of the weights, the divergence guard and the progress line on, and validation, pictures and
-checkpoints off. The first steps do not count. The baselines are the forms that most code has:
-`reference` is the source's (one loss, three passes of the discriminator, float32), `alternating`
-two steps a batch with TF32, `eager` the model's own float32, `fed` an image at a time by a
-DataLoader of 8 workers.
+The first measures every work in WORKS, the second some of them, the third one case of a work and
+its baseline.
+
+Each case is a run of genlab's trainer on random images that are on the GPU. Logging, the average of
+the weights, the divergence guard and the progress line are on; validation, images and checkpoints
+are off. The first steps do not count. The baselines are the forms that most code has: `reference`
+is Su's (one loss, three passes of the discriminator, float32), `alternating` has two steps a batch
+with TF32, `eager` is the model's own float32, `fed` reads one image at a time by a DataLoader of 8
+workers.
 """
 
 import argparse
@@ -26,8 +29,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
-from genlab import config
+from genlab import config, runs
 from genlab.commands import train
+from genlab.commands.job import Job, Record
 from genlab.data.images.arrays import Arrays
 from genlab.data.images.module import Content, ImageDataModule
 
@@ -42,7 +46,7 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
             "data.image_size=128",
             "data.channels=3",
             "model.latent_dim=128",
-            "net.generator.width_multiple=8",
+            "net.generator.hidden_dim=64",
         ]
         + ["net.generator.kernel_size=5"],
         "reference",
@@ -53,7 +57,7 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
         | CASES,
     ),
     "ogan32": (
-        [*OGAN, "data.image_size=32", "model.latent_dim=128", "net.generator.width_multiple=8"],
+        [*OGAN, "data.image_size=32", "model.latent_dim=128", "net.generator.hidden_dim=64"],
         "fed",
         {"fed": [*ALTERNATING, "fed"], "alternating": ALTERNATING} | CASES,
     ),
@@ -62,7 +66,7 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
             "model=sngan",
             "data.image_size=64",
             "data.channels=3",
-            "net.generator.dim=64",
+            "net.generator.hidden_dim=64",
             "data.batch_size=64",
         ],
         "alternating",
@@ -73,7 +77,7 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
             "model=biggan",
             "data.image_size=64",
             "data.channels=3",
-            "net.generator.dim=64",
+            "net.generator.hidden_dim=64",
             "data.batch_size=64",
         ],
         "alternating",
@@ -86,8 +90,8 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
             "data=mnist5k",
             "data.image_size=32",
             "data.batch_size=64",
-            "net.depth=16",
-            "net.hidden=128",
+            "net.num_steps=16",
+            "net.hidden_dim=128",
         ],
         "eager",
         {"eager": [], "graph": [GRAPH], "graph, compiled": [GRAPH, COMPILE]},
@@ -99,7 +103,7 @@ WORKS = {  # name -> (overrides, baseline, {case: more overrides})
             "data.image_size=28",
             "data.batch_size=64",
             "net.num_blocks=8",
-            "net.width=128",
+            "net.hidden_dim=128",
         ],
         "eager",
         {"eager": [], "graph": [GRAPH]},
@@ -185,9 +189,8 @@ class Clock(Callback):
 def measure(overrides: list[str], num_steps: int, run_dir: Path) -> tuple[float, float]:
     """(milliseconds a step, GiB of GPU memory at the peak)"""
     words = [word for word in (*ALWAYS, *overrides) if "=" in word]
-    if any(
-        "glo" in word or "iresnet" in word for word in overrides
-    ):  # models without an optimiser of their own to choose
+    # These models have no optimiser to choose.
+    if any("glo" in word or "iresnet" in word for word in overrides):
         words.remove("optimizer=adam")
     if not any(word.startswith(("model=glow", "model=iresnet")) for word in overrides):
         words.append("callbacks.quality=null")
@@ -203,12 +206,12 @@ def measure(overrides: list[str], num_steps: int, run_dir: Path) -> tuple[float,
     torch.manual_seed(0)
     options = {name: settings["data"][name] for name in ("image_size", "channels", "batch_size")}
     data = RandomImages(**options)
-    if hasattr(data, "levels") and "levels" in settings["model"]:
-        settings["model"]["levels"] = 256
+    if "num_bins" in settings["model"]:
+        settings["model"]["num_bins"] = 256
     system = config.build_system(settings)
-    trainer = train.build_trainer(
-        settings | {"trainer": settings["trainer"] | {"max_steps": num_steps}}, run_dir
-    )
+    settings["trainer"]["max_steps"] = num_steps
+    job = Job(run_dir, settings, runs.Manifest(run_dir, {}, writes=False))
+    trainer = train.build_trainer(job, Record(job))
     start = min(30, num_steps // 2)
     clock = Clock(start, num_steps)
     trainer.callbacks.append(clock)
@@ -227,7 +230,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", help="some of a work's cases beside its baseline")
     parser.add_argument("--steps", type=int, default=230)
     arguments = timing.arguments(parser, rounds=1)
-    train.quiet()
+    train.silence_lightning()
     console, results = Console(width=100), {}
     print(f"{timing.machine(arguments.device)}, {arguments.steps - 30} steps a case\n")
     for work in arguments.works or WORKS:

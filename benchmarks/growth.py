@@ -1,12 +1,12 @@
-"""How time grows: of a GAN's step with image size and batch, of BERT's with length and vocabulary,
-of a batch with items.
+"""How times grow with sizes: a GAN's step, BERT's step, and a batch from a memory map.
 
-    python benchmarks/growth.py [docs/images/growth.png]       a few minutes of two idle cores
+    python benchmarks/growth.py docs/images/growth.png
 
-O-GAN as in `genlab train model=ogan` (128 channels at 4x4 at every size), a BERT of 4 layers of 256
-with its UNILM mask, and batches of 64 out of a memory map of 10^3 to 10^7 images of 32x32 (a sparse
-file: pages that were never written cost no disk). A slope is that of log(ms) over log(size), of the
-last doubling and of the whole curve.
+It takes a few minutes of two idle cores. O-GAN is that of `genlab train model=ogan` (128 channels
+at 4x4 at every size), over image size and batch; BERT has 4 layers of 256 with its UNILM mask, over
+length and vocabulary; batches of 64 are read from a memory map of 10^3 to 10^7 images of 32x32 (a
+sparse file: pages that were never written take no disk space). A slope is that of log(ms) over
+log(size), of the last doubling and of the whole curve.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch
 from bert_step import by_genlab
 from gan_step import make_step
 
-from genlab.data.images.arrays import Arrays, Batches, MappedImages
+from genlab.data.images.arrays import Arrays, ImageBatches, MappedImages
 from genlab.data.sampler import StepSampler
 
 matplotlib.use("agg")
@@ -33,7 +33,7 @@ def gan(image_size: int, batch_size: int, device: torch.device):
     sizes = {
         "data.image_size": image_size,
         "data.batch_size": batch_size,
-        "net.generator.width_multiple": 128 // image_size,
+        "net.generator.hidden_dim": 1024 // image_size,
     }
     return make_step(
         "shared", ["model=ogan", *(f"{key}={value}" for key, value in sizes.items())], device
@@ -63,7 +63,7 @@ def items(count: int, folder: Path):
     draws = itertools.chain.from_iterable(
         itertools.repeat(StepSampler(count, 64, seed=0, flip=True))
     )
-    batches = Batches(Arrays(images))
+    batches = ImageBatches(Arrays(images))
     return lambda: batches[next(draws)]
 
 

@@ -1,8 +1,11 @@
 """Masked language modelling: the loader in tokens a second, and the step against `transformers`
 with the same model.
 
-    python benchmarks/pretrain.py [--net 256x4 --length 128 --batch 16] [--parts loader eager transformers trainer]
-    python benchmarks/pretrain.py --device cuda        BERT-base, 64 x 512, bf16; also compiled, and as one CUDA graph
+    python benchmarks/pretrain.py [--net 256x4 --length 128 --batch 16] [--parts loader eager ...]
+    python benchmarks/pretrain.py --device cuda
+
+On CUDA it is BERT-base, 64 x 512, bf16; also compiled, and as one CUDA graph. All parts: loader,
+eager, transformers, trainer.
 
 The step is masking, forward, backward and AdamW (fused on GPUs) on rows that lie on the device.
 genlab's masks words and applies its head where something is asked; transformers' gets masked rows
@@ -29,7 +32,7 @@ from genlab.data.text.codec import Codec
 from genlab.data.text.tokenizer import Tokenizer
 from genlab.models.seq2seq.bert import BERT
 from genlab.systems.text.pretraining import Pretraining
-from genlab.weights.huggingface import config_of
+from genlab.weights.huggingface import make_config
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SHAPES = {  # what the device is measured on by default
@@ -125,7 +128,7 @@ class Bench:
         from transformers import BertConfig, BertForMaskedLM
 
         with torch.device("meta"):
-            config = config_of(BERT(self.a.vocab, *self.sizes(), 512))
+            config = make_config(BERT(self.a.vocab, *self.sizes(), 512))
         with torch.device(self.a.device):
             return BertForMaskedLM(
                 BertConfig(**{k: v for k, v in config.items() if k != "model_type"})
@@ -234,7 +237,8 @@ def main() -> None:
         setattr(a, name, getattr(a, name) or value)
     tokens = a.batch * a.length
     print(
-        f"{timing.machine(a.device)}; {a.net}, {a.batch} x {a.length}, vocabulary {a.vocab}, {a.precision}",
+        f"{timing.machine(a.device)}; {a.net}, {a.batch} x {a.length}, vocabulary {a.vocab}, "
+        f"{a.precision}",
         flush=True,
     )
     with tempfile.NamedTemporaryFile() as file:
@@ -244,7 +248,7 @@ def main() -> None:
                 {"": lambda: bench.rows[next(bench.draws)]}, 4 * a.rounds
             ).values()
             print(
-                f"loader alone, one process: {1e3 * tokens / ms:,.0f} tokens/s (aim 600,000)",
+                f"loader alone, one process: {1e3 * tokens / ms:,.0f} tokens/s (target 600,000)",
                 flush=True,
             )
         make = {name: lambda n=name: bench.ours("compiled" in n, "graph" in n) for name in OURS}

@@ -1,5 +1,6 @@
-"""`genlab <command> [key=value ...]`: the command word chooses a primary config, the rest is
-Hydra's command line.
+"""The command line `genlab <command> [key=value ...]`.
+
+The command chooses a primary config; the rest is Hydra's command line.
 """
 
 import importlib
@@ -12,32 +13,32 @@ from pathlib import Path
 
 COMMANDS = {
     "train": "train a model, or continue a run (run=<dir>)",
-    "sample": "images or texts from a trained run",
-    "encode": "the codes of images",
+    "sample": "write images, points or texts with a trained run",
+    "encode": "compute codes of images, points or texts",
     "eval": "measure a trained run",
-    "export": "a trained run for another library",
+    "export": "write a trained run for another library",
 }
-USAGE = """genlab trains generative models and uses them.
+USAGE = """genlab trains and uses generative models.
 
 usage: genlab <command> [key=value ...]
 
 {commands}
 
-  genlab train model=ogan                        train on digits that need no download
-  genlab sample run=outputs/train/ogan/<stamp>   everything after training needs only the run directory
-  genlab <command> --help                        groups, options and every key with its value
+  genlab train model=ogan                        train on digits; nothing is downloaded
+  genlab sample run=outputs/train/ogan/<stamp>   use the run; its directory is all that is needed
+  genlab <command> --help                        list groups, options, and all keys with values
 
 Tab completion: eval "$(genlab -sc install=bash)"
 """
 
 
 def main() -> None:
-    """Entry point; exits 2 on a user's error, 1 when a job of a sweep failed, 128 + signal when
-    interrupted.
+    """Runs one command.
+
+    Exits with 2 on a user's error, 1 when a job of a sweep failed, 128 + signal when interrupted.
     """
-    sys.stdout.reconfigure(
-        errors="backslashreplace"
-    )  # a file may have a name that no encoding knows
+    # A file name may hold bytes that no encoding can print.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         run_command(sys.argv[1:])
         sys.stdout.flush()
@@ -47,7 +48,7 @@ def main() -> None:
 
 
 def end_unread() -> None:
-    """Ends as a signal would if nobody reads what is printed any more (`| head`): that is no error."""
+    """Exits as SIGPIPE would if nobody reads the output any more (`| head`), which is no error."""
     poll = select.poll()
     poll.register(1, 0)
     if any(event & select.POLLERR for _, event in poll.poll(0)):
@@ -56,10 +57,11 @@ def end_unread() -> None:
 
 
 def run_command(argv: list[str]) -> None:
+    """Answers `--help` and the like itself, and hands everything else to Hydra."""
     if "-sc" in argv or "--shell-completion" in argv:
         return complete(argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
-        listing = "\n".join(f"  {word:<8}{text}" for word, text in COMMANDS.items())
+        listing = "\n".join(f"  {command:<8}{text}" for command, text in COMMANDS.items())
         return print(USAGE.format(commands=listing), end="")
     if argv[0] in ("--version", "-V"):
         from genlab import __version__
@@ -67,30 +69,30 @@ def run_command(argv: list[str]) -> None:
         return print(f"genlab {__version__}")
     for word in argv:
         if word != word.encode(errors="replace").decode():
-            fail(
-                f"{word.encode(errors='backslashreplace').decode()}: not UTF-8; rename the file, or give the folder it is in"
-            )
+            shown = word.encode(errors="backslashreplace").decode()
+            fail(f"{shown}: not UTF-8; rename the file, or give the folder that contains it")
     command = argv[0]
     if command not in COMMANDS:
         import difflib
 
         near = difflib.get_close_matches(command, COMMANDS, 1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
-        fail(f"'{command}' is not a command.{hint} Commands: {', '.join(COMMANDS)}.")
+        fail(f"unknown command '{command}'.{hint} Commands: {', '.join(COMMANDS)}.")
     if any(word.startswith(("--experimental-rerun", "-er")) for word in argv):
         fail(
-            "--experimental-rerun unpickles a file, which could run anything; use genlab train run=<dir>"
+            "--experimental-rerun unpickles a file, which could run any code; "
+            "use genlab train run=<dir>"
         )
-    words = argv[1:]
-    overrides = [
-        word for word in words if not word.startswith("-") and (word.startswith("~") or "=" in word)
-    ]
-    run_hydra(
-        command, [word for word in words if word not in overrides] + overrides
-    )  # argparse wants them in one piece
+    # argparse needs the overrides in one piece, behind the options.
+    options, overrides = [], []
+    for word in argv[1:]:
+        is_override = not word.startswith("-") and (word.startswith("~") or "=" in word)
+        (overrides if is_override else options).append(word)
+    run_hydra(command, options + overrides)
 
 
 def fail(message: str) -> None:
+    """Prints `message` as the one line of a user's error and exits with 2."""
     print(f"genlab: error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -98,19 +100,13 @@ def fail(message: str) -> None:
 def run_hydra(command: str, rest: list[str]) -> None:
     """Composes the command's config from `rest` and runs it, once or as a sweep."""
     import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
-    from genlab import config, explain, files
-    from genlab import overrides
-    from genlab.errors import cause
+    from genlab import config, overrides
     from genlab.sweeps import jobs, summary
 
     traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # so that Hydra raises its errors here instead of printing them
-    )
+    # Makes Hydra raise its errors here instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     original = sys.argv
     try:
         sweep = bool({"-m", "--multirun"} & set(rest))
@@ -118,31 +114,21 @@ def run_hydra(command: str, rest: list[str]) -> None:
         config_name, extra = config.from_run(command, rest)
         sys.argv = ["genlab", *rest, *extra, *jobs.folder_override(rest)]
         task = partial(run_task, command, original, traceback)
-        hydra.main(version_base="1.3", config_path="pkg://genlab.conf", config_name=config_name)(
-            task
-        )()
+        decorate = hydra.main(
+            version_base="1.3", config_path="pkg://genlab.conf", config_name=config_name
+        )
+        decorate(task)()
         if not summary.finish(original):
             raise SystemExit(1)
     except Exception as error:
-        over = summary.finish(original, error)
+        finished = summary.finish(original, error)
         if traceback:
             raise
-        if not over:
+        if not finished:
             raise SystemExit(1) from None
-        inner = (
-            error.__cause__ if type(error) is ValueError else error
-        )  # logging's own, about the file of a log
-        if (line := files.explained(inner)) is not None:
-            fail(line)
-        if (
-            isinstance(error, HydraException | OmegaConfBaseException | YAMLError)
-            or type(error) is ValueError
-        ):
-            fail(explain.explain(error, command, rest))
-        if isinstance(error, ValueError):
-            fail(str(error))
-        if line := cause(error):
-            fail(line)
+        message = message_of(error, command, rest)
+        if message is not None:
+            fail(message)
         raise
     except (KeyboardInterrupt, SystemExit) as stop:
         code = stop.code if isinstance(stop, SystemExit) else 130
@@ -155,11 +141,38 @@ def run_hydra(command: str, rest: list[str]) -> None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
-def run_task(command: str, argv: list[str], traceback: bool, cfg):
-    """One job: the command word's `run(cfg, run_dir)`.
+def message_of(error: Exception, command: str, rest: list[str]) -> str | None:
+    """What to tell a user about an error outside of a job; None if it is no user's error."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    argv is put back first: Lightning's launcher starts the other processes of a DDP run from it. It
-    travels as an argument because a launcher's workers import this module anew.
+    from genlab import files
+    from genlab.errors import cause
+    from genlab.explain import explain
+
+    # logging wraps the error of a log file that it cannot open into a ValueError.
+    inner = error.__cause__ if type(error) is ValueError else error
+    if (line := files.explain_error(inner)) is not None:
+        return line
+    composing = isinstance(error, HydraException | OmegaConfBaseException | YAMLError)
+    if composing or type(error) is ValueError:
+        return explain(error, command, rest)
+    if isinstance(error, ValueError):
+        return str(error)
+    return cause(error)
+
+
+def run_task(command: str, argv: list[str], traceback: bool, cfg):
+    """Runs one job: `run(cfg, run_dir)` of the command's module.
+
+    Args:
+        command: train, sample, encode, eval or export.
+        argv: The original sys.argv, which is restored first: Lightning's launcher starts the other
+            processes of a DDP run from it. It is an argument because the workers of a Hydra
+            launcher import this module again.
+        traceback: Whether errors are shown as they are, with their traceback.
+        cfg: The composed config.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -173,14 +186,10 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
     if not traceback:
         os.environ.pop("HYDRA_FULL_ERROR", None)
     try:
-        run_dir, overrides = Path(hydra_cfg.runtime.output_dir), list(hydra_cfg.overrides.task)
-        task = partial(
-            importlib.import_module(f"genlab.commands.{command}").run,
-            cfg,
-            run_dir,
-            overrides,
-            sweep,
-        )
+        run_dir = Path(hydra_cfg.runtime.output_dir)
+        overrides = list(hydra_cfg.overrides.task)
+        run = importlib.import_module(f"genlab.commands.{command}").run
+        task = partial(run, cfg, run_dir, overrides, sweep)
         if not sweep:
             return task()
         from genlab.sweeps.jobs import run_job
@@ -191,7 +200,7 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
             print(f"genlab: job {hydra_cfg.job.num} failed: {error}", file=sys.stderr)
         elif isinstance(error, ValueError) and not traceback:
             fail(str(error))  # here, because Hydra would add lines of its own
-        elif (line := cause(error) or files.explained(error)) and not traceback:
+        elif (line := cause(error) or files.explain_error(error)) and not traceback:
             fail(line)
         elif isinstance(error, BrokenPipeError):
             end_unread()
@@ -201,9 +210,7 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
 
 
 def complete(argv: list[str]) -> None:
-    """Bash completion: Hydra completes a line without the command word, so the word is taken off
-    here.
-    """
+    """Completes a line for bash; Hydra knows no command word, so it is removed from the line."""
     line = os.environ.get("COMP_LINE", "")
     words = line.split() + [""] * line.endswith(" ")
     if any("query=" in word for word in argv) and len(words) <= 2:
@@ -217,11 +224,10 @@ def complete(argv: list[str]) -> None:
 
     from genlab import config
 
-    config.from_run(command, [])  # sample, encode and eval take data from a run: here from none
+    config.from_run(command, [])  # registers data=of_run, which sample, encode and eval choose
     sys.argv = ["genlab", *argv]
-    hydra.main(version_base="1.3", config_path="pkg://genlab.conf", config_name=command)(
-        lambda cfg: None
-    )()
+    decorate = hydra.main(version_base="1.3", config_path="pkg://genlab.conf", config_name=command)
+    decorate(lambda cfg: None)()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What genlab prints: names and texts as they are, and commands that can be pasted."""
+"""Printing: names and texts appear unchanged, and printed commands can be pasted into a shell."""
 
 import shlex
 import sys
@@ -18,17 +18,17 @@ __all__ = ["Console", "Text", "command", "console", "progress"]
 
 
 class Text(TextColumn):
-    """A column of a progress bar whose texts are printed as they are."""
+    """A column of a progress bar that prints its text unchanged, without rich's markup."""
 
     def __init__(self, text_format: str, **options: Any):
         super().__init__(text_format, markup=False, **options)
 
 
 def console(file: TextIO | None = None) -> Console:
-    """A console on `file` (standard error if None) that prints every text as it is.
+    """A console that prints every text unchanged, on `file` or else on standard error.
 
-    Left to itself, rich takes [lr=2e-4] in the name of a directory for markup and leaves it out,
-    and :car: for a picture.
+    With its defaults rich would take [lr=2e-4] in the name of a directory for markup and drop it,
+    and replace :car: by a picture.
     """
     return Console(file=file or sys.stderr, markup=False, emoji=False, highlight=False)
 
@@ -36,26 +36,25 @@ def console(file: TextIO | None = None) -> Console:
 def progress(
     *columns: str | ProgressColumn, file: TextIO | None = None, **options: Any
 ) -> Progress:
-    """A progress bar on standard error that goes away when it is done; columns: rich's own if none
-    are given.
+    """A progress bar on standard error that disappears when it is done.
+
+    Args:
+        columns: Columns of rich, or format strings; none: description, bar, percentage, time left.
+        file: Where to print; None: standard error.
+        options: Further arguments of rich's Progress.
     """
-    columns = columns or (
-        Text("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    columns = [Text(each) if isinstance(each, str) else each for each in columns]
+    default = ("{task.description}", BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = [Text(each) if isinstance(each, str) else each for each in columns or default]
     return Progress(*columns, console=console(file), **({"transient": True} | options))
 
 
 def command(name: str, *words: str, **settings: Any) -> str:
-    """`genlab <name> key=value ...`, quoted for a shell: what is printed can be pasted.
+    """The command line `genlab <name> key=value ...`, quoted for a shell.
 
     Args:
-        name: the command.
-        words: further words, after the settings, already as they are typed.
-        settings: keys and their values, in order.
+        name: train, sample, ...
+        words: Further words behind the settings, already quoted.
+        settings: Keys and their values, in order.
     """
     pairs = [shlex.quote(f"{key}={value}") for key, value in settings.items()]
     return " ".join(["genlab", name, *pairs, *words])

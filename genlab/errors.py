@@ -1,8 +1,8 @@
-"""Errors that a user can put right; the command line prints one line of each and exits with 2."""
+"""Errors that a user can fix: the command line prints one line and exits with status 2."""
 
 __all__ = ["ConfigError", "DataError", "RunError", "cause", "out_of_memory"]
 
-# What torch says of tensors that do not go together.
+# Phrases of torch's errors about tensors whose sizes do not match
 SIZES = (
     "cannot be multiplied",
     "size mismatch",
@@ -15,6 +15,13 @@ SIZES = (
     "smaller than kernel",
     "not divisible",
 )
+# Phrases of torch's errors about memory
+MEMORY = (
+    "allocate memory",
+    "out of memory",
+    "Storage size calculation overflowed",
+    "multiplication overflow",
+)
 
 
 class ConfigError(ValueError):
@@ -22,43 +29,39 @@ class ConfigError(ValueError):
 
 
 class DataError(ValueError):
-    """A fault in the user's data or data config; the message names the file or key and what to do."""
+    """An error in the data or their config; the message names the file or key and a remedy."""
 
 
 class RunError(ValueError):
-    """A run directory, or a file that genlab wrote, that cannot be used as asked; the message names
-    the file.
-    """
+    """A run directory, or a file written by genlab, that is unusable; the message names it."""
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that memory could not be had: Python's and NumPy's MemoryError, or what
-    torch raises for it.
-    """
-    said = (
-        "allocate memory",
-        "out of memory",
-        "Storage size calculation overflowed",
-        "multiplication overflow",
-    )
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(one in str(error) for one in said)
-    )
+    """Whether `error` says that memory could not be allocated, in Python, NumPy or torch."""
+    if isinstance(error, MemoryError):
+        return True
+    message = str(error)
+    return isinstance(error, RuntimeError) and any(phrase in message for phrase in MEMORY)
 
 
 def cause(error: BaseException) -> str | None:
-    """One line for an error that settings cause deep inside a library; None for any other, which is
-    a fault of genlab.
+    """Explain in one line an error that a user's settings cause deep inside a library.
+
+    Returns:
+        The line; None for any other error, which is then a bug of genlab.
     """
+    message = str(error).strip()
+    first_line = message.partition("\n")[0]
     if out_of_memory(error):
-        return "there is not enough memory for this; give smaller numbers (num=, batch_size=, data.batch_size=, net.*)"
-    if type(error).__name__ in (
-        "LinAlgError",
-        "_LinAlgError",
-    ):  # by name: NumPy's and torch's, and this imports neither
-        said = str(error).partition("\n")[0]
-        return f"the weights have diverged: {said} Try a lower rate (model.lr=, model.generator_lr=), or ckpt=best"
-    if isinstance(error, RuntimeError) and any(one in str(error) for one in SIZES):
-        said = str(error).strip().partition("\n")[0]
-        return f"net: the sizes do not fit each other, the data or model.latent_dim: {said}"
+        return (
+            "not enough memory; choose smaller numbers (num=, batch_size=, data.batch_size=, net.*)"
+        )
+    # By name, for NumPy's and torch's: this module imports neither.
+    if type(error).__name__ in ("LinAlgError", "_LinAlgError"):
+        return (
+            f"the weights have diverged ({first_line}); try a lower learning rate (model.lr=, "
+            "model.generator_lr=), or ckpt=best"
+        )
+    if isinstance(error, RuntimeError) and any(phrase in message for phrase in SIZES):
+        return f"net: the sizes do not match each other, the data or model.latent_dim: {first_line}"
     return None

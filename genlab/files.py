@@ -1,4 +1,4 @@
-"""Files that are never half written, and never written through a link."""
+"""Write files whole or not at all, and never through a link."""
 
 import errno
 import os
@@ -17,51 +17,50 @@ __all__ = [
     "allocate",
     "data_root",
     "disk_is_full",
-    "explained",
-    "on_disk",
+    "explain_error",
     "refuse_links",
+    "report_full_disk",
     "sweep_up",
-    "unwritable",
+    "why_unwritable",
     "write_bytes",
     "write_text",
     "writing",
 ]
 
-FOLDERS = (
-    "checkpoints",
-    "samples",
-    "eval",
-)  # of a run directory, that genlab writes in; Hydra writes in .hydra
+# The folders of a run directory in which genlab writes; Hydra writes in .hydra.
+FOLDERS = ("checkpoints", "samples", "eval")
 
 TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")  # the names that `writing` gives
 
-# What to do about what a file system refuses
+# What is wrong and what to do, by the error number of the file system
 ADVICE = {
     errno.ENOSPC: "the disk is full; free some space",
     errno.EDQUOT: "the quota of this disk is used up; free some space",
-    errno.EFBIG: "larger than files may be here; raise the limit (ulimit -f)",
-    errno.EROFS: "the file system is read-only; name another folder",
-    errno.EACCES: "no permission; name another folder, or change its permissions",
-    errno.EPERM: "no permission; name another folder, or change its permissions",
+    errno.EFBIG: "the file is larger than allowed; raise the limit (ulimit -f)",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "no permission; choose another folder, or change its permissions",
+    errno.EPERM: "no permission; choose another folder, or change its permissions",
     errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
-    errno.ENOTDIR: "a part of this path is a file; move it away, or name another folder",
-    errno.EEXIST: "a file of this name is in the way; move it away, or name another folder",
-    errno.EISDIR: "a folder of this name is in the way; move it away, or choose another name",
-    errno.ENOTEMPTY: "a folder of this name is in the way; move it away, or choose another name",
-    errno.ELOOP: "links that lead in a circle; name another folder",
+    errno.ENOTDIR: "a part of this path is a file; move it away, or choose another folder",
+    errno.EEXIST: "a file of this name exists; move it away, or choose another folder",
+    errno.EISDIR: "a folder of this name exists; move it away, or choose another name",
+    errno.ENOTEMPTY: "a folder of this name exists; move it away, or choose another name",
+    errno.ELOOP: "the links form a loop; choose another folder",
     errno.ENOENT: "no such file or folder",
-    errno.EIO: "the disk failed to read or write; copy what is there to another one",
+    errno.EIO: "the disk failed to read or write; copy your files to another disk",
 }
 
 
 def disk_is_full(error: BaseException) -> bool:
-    """Whether `error` says that a disk, or somebody's share of it, is full."""
+    """Whether `error` says that the disk, or the user's quota, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def explained(error: BaseException) -> str | None:
-    """One line about an error of the file system, its file and what to do; None where it is no such
-    error.
+def explain_error(error: BaseException) -> str | None:
+    """Explain an error of the file system in one line: the file, what is wrong, and what to do.
+
+    Returns:
+        The line; None for any other error.
     """
     if not isinstance(error, OSError) or error.errno not in ADVICE:
         return None
@@ -71,24 +70,30 @@ def explained(error: BaseException) -> str | None:
 
 
 def allocate(file: BinaryIO, size: int) -> None:
-    """Takes the room of `size` bytes for an empty open file; OSError where there is not as much.
+    """Reserve `size` bytes on the disk for an empty open file.
 
-    A file that is only said to be that long takes its room when it is written, and through a memory
-    map a full disk is then a bus error, which ends the process.
+    Setting the length alone would reserve nothing. A full disk would then show as a bus error when
+    a memory map of the file is written, which ends the process.
+
+    Raises:
+        OSError: There is not enough space.
     """
     try:
         os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems that cannot
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
+        # This file system cannot reserve space; zeros take it, too.
         for start in range(0, size, 1 << 20):
             file.write(bytes(min(1 << 20, size - start)))
         file.flush()
 
 
-def unwritable(folder: str | Path, size: int = 1 << 20) -> OSError | None:
-    """Why files of `size` bytes together cannot be written into `folder`, which is made if missing;
-    None if they can.
+def why_unwritable(folder: str | Path, size: int = 1 << 20) -> OSError | None:
+    """Try whether `size` bytes can be written into `folder`, which is created if missing.
+
+    Returns:
+        The error of the file system; None if they can.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -100,32 +105,41 @@ def unwritable(folder: str | Path, size: int = 1 << 20) -> OSError | None:
 
 
 @contextmanager
-def on_disk(run_dir: Path):
-    """Turns an error of a full disk into a RunError that says how the run in `run_dir` goes on."""
+def report_full_disk(run_dir: Path) -> Iterator[None]:
+    """Turn the error of a full disk into a RunError that says how to continue the run."""
     try:
         yield
     except OSError as error:
         if not disk_is_full(error):
             raise
         raise RunError(
-            f"{error.filename or run_dir}: the disk is full. Free some space; then "
-            f"`{command('train', run=run_dir)}` goes on from the last checkpoint, if there is one"
+            f"{error.filename or run_dir}: the disk is full. Free some space, then "
+            f"`{command('train', run=run_dir)}` continues from the last checkpoint, if there is one"
         ) from error
 
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[Path]:
-    """A new temporary file beside `path`, renamed to it at the end of the block; on an error `path`
-    stays what it was.
+    """Give the block a temporary file, which is renamed to `path` at the end.
 
-    The folder is made where it is missing. A link named `path` is replaced, not followed. The
-    temporary name cannot be guessed and ends in .tmp behind a dot, so that leftovers of a kill can
-    be swept up. An OSError names `path`.
+    If the block fails, `path` stays as it was. The folder is created if missing. A link named
+    `path` is replaced, not followed. The temporary name cannot be guessed. It begins with a dot and
+    ends in .tmp, so that `sweep_up` finds what a killed process left.
+
+    Args:
+        path: The file to write.
+
+    Yields:
+        The path of the temporary file, in the same folder.
+
+    Raises:
+        OSError: As the file system raises it, with `path` as its file.
     """
-    path, temporary = Path(path), None
+    path = Path(path)
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A part of the name, so that a name of the greatest length can be written, too.
+        # Only the beginning of the name, so that the temporary name is not too long.
         handle, name = tempfile.mkstemp(
             prefix=f".{path.name[:60]}.", suffix=".tmp", dir=path.parent
         )
@@ -136,7 +150,7 @@ def writing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that nobody else can read
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp lets nobody else read the file
         os.replace(temporary, path)
     except OSError as error:
         if error.filename is None or str(error.filename).endswith(".tmp"):
@@ -148,14 +162,14 @@ def writing(path: str | Path) -> Iterator[Path]:
 
 
 def refuse_links(run_dir: str | Path) -> None:
-    """Checks a run directory before anything is written in it, as it may be somebody else's.
+    """Check a run directory, which may come from somebody else, before anything is written in it.
 
-    A link would lead what is written out of the directory, and a named pipe would block. What
-    loggers leave in folders of their own may hold links: genlab does not write there.
+    A link would lead files out of the directory, and a named pipe would block. The folders of
+    loggers may hold links, because genlab does not write there.
 
     Raises:
-        RunError: An entry of the directory, or of a folder that genlab writes in, is neither a file
-        nor a folder.
+        RunError: An entry of the directory, or of a folder in which genlab writes, is neither a
+            file nor a folder.
     """
     run_dir = Path(run_dir)
     for folder in (run_dir, *(run_dir / name for name in (*FOLDERS, ".hydra"))):
@@ -167,15 +181,13 @@ def refuse_links(run_dir: str | Path) -> None:
             if not (entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)):
                 kind = "a symbolic link" if entry.is_symlink() else "neither a file nor a folder"
                 raise RunError(
-                    f"{entry.path}: is {kind}, and genlab writes only into the run directory itself; remove it, or put "
-                    "the file or folder itself in its place"
+                    f"{entry.path}: is {kind}, and genlab writes only inside the run directory; "
+                    "remove it, or replace it by the file or folder itself"
                 )
 
 
 def sweep_up(folder: Path) -> None:
-    """Removes what a killed process left of `writing` in `folder`; nobody else may be writing
-    there.
-    """
+    """Remove the temporary files of `writing` in `folder`; no other process may write there now."""
     if not folder.is_dir() or folder.is_symlink():
         return
     for path in folder.iterdir():
@@ -184,19 +196,17 @@ def sweep_up(folder: Path) -> None:
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Writes `content` whole or not at all; see `writing`."""
+    """Write `content` whole or not at all; see `writing`."""
     with writing(path) as temporary:
         temporary.write_bytes(content)
     return Path(path)
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes `text` as UTF-8, whole or not at all; see `writing`."""
+    """Write `text` as UTF-8, whole or not at all; see `writing`."""
     return write_bytes(path, text.encode())
 
 
 def data_root() -> Path:
-    """The folder data are looked for, downloaded to and cached in: $GENLAB_DATA, else
-    ~/.cache/genlab.
-    """
+    """The folder for downloaded and cached data: $GENLAB_DATA, else ~/.cache/genlab."""
     return Path(os.environ.get("GENLAB_DATA") or "~/.cache/genlab").expanduser()

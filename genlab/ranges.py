@@ -1,5 +1,6 @@
-"""Ranges of numbers, for annotations: `num_layers: PositiveInt`. A config is checked against them;
-Python ignores them.
+"""Ranges of numbers for annotations, as in `num_layers: PositiveInt`.
+
+Configs are checked against them; Python ignores them.
 """
 
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that an annotated argument takes, as in `Annotated[int, Range(ge=1)]`.
+    """The range of an annotated argument, as in `Annotated[int, Range(ge=1)]`.
 
     Args:
-        ge, gt, le, lt: at least, more than, at most, less than; None: no such limit.
+        ge, gt, le, lt: Limits: at least, more than, at most, less than. None is no limit.
     """
 
     ge: float | None = None
@@ -36,7 +37,7 @@ class Range:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
         limits = {name: limit for name, limit in vars(self).items() if limit is not None}
-        return handler(source) | limits  # the schema of a number is a dict with these very keys
+        return handler(source) | limits  # pydantic's schema of a number has the same keys
 
     def __str__(self) -> str:
         words = {"ge": "{} or more", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
@@ -50,15 +51,13 @@ class Range:
 
 
 PositiveInt = Annotated[int, Range(ge=1)]
-Depth = Annotated[
-    int, Range(ge=1, le=10_000)
-]  # of what is built one by one: layers, blocks, scales
+Depth = Annotated[int, Range(ge=1, le=10_000)]  # a number of layers, blocks or scales to build
 NonNegativeInt = Annotated[int, Range(ge=0)]
 PositiveFloat = Annotated[float, Range(gt=0)]
 NonNegativeFloat = Annotated[float, Range(ge=0)]
 Fraction = Annotated[float, Range(ge=0, le=1)]
 OpenFraction = Annotated[float, Range(gt=0, lt=1)]
 PositiveFraction = Annotated[float, Range(gt=0, le=1)]
-PartialFraction = Annotated[float, Range(ge=0, lt=1)]  # all would leave nothing
-Decay = PartialFraction  # of a running average: beta of Adam, alpha of RMSprop
+PartialFraction = Annotated[float, Range(ge=0, lt=1)]
+Decay = PartialFraction  # of a running average, such as beta of Adam and alpha of RMSprop
 Seed = Annotated[int, Range(ge=0, lt=2**32)]

@@ -1,5 +1,5 @@
-"""Small files that may be damaged or somebody else's: read with a limit and checked against a
-schema.
+"""Read text, JSON and CSV files that may be damaged or untrusted: with limits, and checked against
+a schema. For YAML see genlab.safe_yaml.
 """
 
 import csv
@@ -19,28 +19,28 @@ from pydantic import TypeAdapter, ValidationError
 from genlab.errors import RunError
 
 __all__ = [
-    "checked",
+    "check",
+    "is_intact",
     "parse_json",
     "read_bytes",
     "read_json",
     "read_rows",
     "read_text",
     "seal",
-    "sealed",
 ]
 
 log = logging.getLogger(__name__)
-MAX_BYTES = 256 << 20  # of a file that is read as a whole; all that genlab writes are far smaller
+MAX_BYTES = 256 << 20  # of a file; the files that genlab writes are far smaller
 MAX_DEPTH = 64  # of JSON
-CELL = 1 << 30  # characters of a cell of CSV: a text may be longer than the 128 KiB that csv allows
+CELL = 1 << 30  # characters of a CSV cell; the limit of the csv module is 128 KiB
 
 
 def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
-    """The content of a regular file of at most `limit` bytes.
+    """Read a regular file of at most `limit` bytes.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        RunError: It is something else than a file, cannot be read, or is larger.
+        FileNotFoundError: The file does not exist.
+        RunError: It is not a regular file, cannot be read, or is larger.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would wait for a writer
@@ -48,12 +48,12 @@ def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
             about = os.fstat(handle)
             if not stat.S_ISREG(about.st_mode):
                 kind = "a directory" if stat.S_ISDIR(about.st_mode) else "something else"
-                raise RunError(f"{path}: expected a file, and it is {kind}; move it away")
+                raise RunError(f"{path}: expected a file, found {kind}; move it away")
             if about.st_size > limit:
-                raise RunError(f"{path}: has {about.st_size:,} bytes; expected {limit:,} at most")
+                raise RunError(f"{path}: has {about.st_size:,} bytes; at most {limit:,} are read")
             return file.read(limit)
     except IsADirectoryError:
-        raise RunError(f"{path}: expected a file, and it is a directory; move it away") from None
+        raise RunError(f"{path}: expected a file, found a directory; move it away") from None
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -61,7 +61,7 @@ def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def read_text(path: str | Path, limit: int = MAX_BYTES) -> str:
-    """The content of a UTF-8 file; raises as `read_bytes` does, and RunError where it is not UTF-8."""
+    """Read a UTF-8 file; raises as `read_bytes`, and RunError if the file is not UTF-8."""
     try:
         return read_bytes(path, limit).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -73,34 +73,35 @@ def _adapter(schema: Any) -> TypeAdapter:
     return TypeAdapter(schema)
 
 
-def checked(content: Any, schema: Any, where: str, hint: str = "") -> Any:
-    """`content` as it is, if it fits `schema`; else RunError naming the first key that does not.
+def check(content: Any, schema: Any, where: str, hint: str = "") -> Any:
+    """Check plain containers against a schema.
 
     Args:
         content: Plain containers.
-        schema: A pydantic model or type. Types are strict: the text "3" is no number.
-        where: What the message begins with, as a file's name.
-        hint: What the message ends with: what to do, or what works without the file.
+        schema: A pydantic model or type. Types are strict: the text "3" is not a number.
+        where: The beginning of the message, for instance the name of a file.
+        hint: The end of the message: what to do, or what works without the file.
+
+    Returns:
+        `content` itself.
+
+    Raises:
+        RunError: It names the first key that does not fit.
     """
     try:
         _adapter(schema).validate_python(content, strict=True)
     except ValidationError as error:
-        first, count = error.errors(include_url=False)[0], error.error_count()
+        first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        found = (
-            f", found {_shortened(first['input'])}"
-            if first["type"] not in ("missing", "value_error")
-            else ""
-        )
-        message = (
-            first["msg"]
-            .replace("Input should be", "expected")
-            .replace("Field required", "is missing")
-        )
+        message = first["msg"].replace("Input should be", "expected")
+        message = message.replace("Field required", "is missing")
         message = re.sub(r"^Value error, | or instance of \w+", "", message)
-        more = f" (and {count - 1} more)" if count > 1 else ""
-        said = [where, key, f"{message}{found}{more}"]
-        raise RunError(": ".join(filter(None, said)) + (f"; {hint}" if hint else "")) from None
+        if first["type"] not in ("missing", "value_error"):
+            message += f", found {_shortened(first['input'])}"
+        if (more := error.error_count() - 1) > 0:
+            message += f" (and {more} more)"
+        line = ": ".join(filter(None, [where, key, message]))
+        raise RunError(line + (f"; {hint}" if hint else "")) from None
     return content
 
 
@@ -113,36 +114,35 @@ def _shortened(value: Any, most: int = 40) -> str:
 
 
 def read_json(path: str | Path, schema: Any = Any, hint: str = "") -> Any:
-    """The content of a JSON file, checked against `schema`; keys that it does not name pass.
+    """Read a JSON file and check it against `schema`; other keys than its own are not checked.
 
     Args:
         path: The file.
-        schema, hint: As of `checked`.
+        schema, hint: As of `check`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        RunError: It cannot be read, is no JSON, or does not fit; the message names the file and
-        key.
+        FileNotFoundError: The file does not exist.
+        RunError: It cannot be read, is not JSON, or does not fit; the message names file and key.
     """
     return parse_json(read_bytes(path), schema, str(path), hint)
 
 
 def parse_json(content: str | bytes, schema: Any, where: str, hint: str = "") -> Any:
-    """JSON text checked against `schema`; see `checked` for the arguments. RunError if it is no
-    JSON or does not fit.
+    """Parse JSON and check it against `schema`; arguments as of `check`.
+
+    Raises:
+        RunError: The text is not JSON, is nested too deep, or does not fit.
     """
     end = f"; {hint}" if hint else ""
     try:
         content = json.loads(content)
         if _is_deep(content):
             raise RecursionError
-    except ValueError as error:  # not UTF-8, too
+    except ValueError as error:  # includes what is not UTF-8
         raise RunError(f"{where}: not readable as JSON ({error}){end}") from None
     except RecursionError:
-        raise RunError(
-            f"{where}: expected lists and objects nested {MAX_DEPTH} deep at most{end}"
-        ) from None
-    return checked(content, schema, where, hint)
+        raise RunError(f"{where}: nested deeper than {MAX_DEPTH}{end}") from None
+    return check(content, schema, where, hint)
 
 
 def _is_deep(content: Any) -> bool:
@@ -157,41 +157,42 @@ def _parts(content: dict | list) -> Iterable[Any]:
 
 
 def read_rows(path: str | Path, key: str = "step", hint: str = "") -> list[dict[str, str]]:
-    """The rows of a CSV file by the names of its columns, in their order; none of an empty file.
+    """Read the complete rows of a CSV file.
 
-    Rows that are not whole are left out: those cut short, those with more cells than columns, and
-    those with a cell that is no number.
+    A row is left out if it is cut short, has more cells than columns, or has a cell that is not a
+    number.
 
     Args:
         path: The file.
         key: A column that must be there, with whole numbers.
-        hint: What the message ends with.
+        hint: The end of an error message.
+
+    Returns:
+        Column -> cell for each row, in their order; [] of an empty file.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         RunError: It cannot be read as CSV or lacks the column; the message names the file.
     """
-    text, hint = read_text(path), f"; {hint}" if hint else ""
+    text = read_text(path)
+    end = f"; {hint}" if hint else ""
     if not text:
         return []
     try:
         csv.field_size_limit(CELL)
         reader = csv.DictReader(text.splitlines(keepends=True))
-        columns, rows = reader.fieldnames or [], list(reader)
+        columns = reader.fieldnames or []
+        rows = list(reader)
     except csv.Error as error:
-        raise RunError(f"{path}: not readable as CSV ({error}){hint}") from None
+        raise RunError(f"{path}: not readable as CSV ({error}){end}") from None
     if key not in columns or len(set(columns)) < len(columns):
         raise RunError(
-            f"{path}: expected a column {key!r} in its first line, and each name once{hint}"
+            f"{path}: expected a column {key!r} in the first line, and no column twice{end}"
         )
     whole = [row for row in rows if _is_whole(row, key)]
-    if len(rows) - len(whole) > 1:  # the last one may be cut short by a kill, and is written again
-        log.warning(
-            "%s: %d of its %d rows are damaged and left out",
-            path,
-            len(rows) - len(whole),
-            len(rows),
-        )
+    damaged = len(rows) - len(whole)
+    if damaged > 1:  # a kill can cut the last row short; training writes that one again
+        log.warning("%s: left out %d damaged rows of %d", path, damaged, len(rows))
     return whole
 
 
@@ -205,16 +206,16 @@ def _is_whole(row: dict[str, str], key: str) -> bool:
     return row[key].isascii() and row[key].isdigit() and len(row[key]) < 19
 
 
-# --- what is made by genlab and can be made again -------------------------------------------------
+# --- files that genlab makes and can make again ---------------------------------------------------
 
 
 def seal(content: dict[str, Any]) -> dict[str, Any]:
-    """`content` with a checksum of it, for `sealed` to look at."""
+    """`content` with its own checksum, which `is_intact` verifies."""
     return content | {"checksum": _checksum(content)}
 
 
-def sealed(content: dict[str, Any]) -> bool:
-    """Whether a checksum in `content` is right; true where there is none, as in older files."""
+def is_intact(content: dict[str, Any]) -> bool:
+    """Whether the checksum of `content` is right; True if it has none, as in older files."""
     plain = {key: value for key, value in content.items() if key != "checksum"}
     return content.get("checksum") in (None, _checksum(plain))
 

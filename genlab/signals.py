@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP, which ask a run to stop: at once, or once its current step is saved."""
+"""Handling of SIGINT, SIGTERM and SIGHUP: a run stops at once, or after saving its current step."""
 
 import signal
 import threading
@@ -10,23 +10,33 @@ from typing import Any
 __all__ = ["SIGNALS", "Handler", "Interrupted", "handled", "ignored", "install"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-REPEAT_SECONDS = 1.0  # a terminal or a scheduler often signals a process twice; that is one request
+# Terminals and schedulers often send a signal twice; within this time it is the same request.
+REPEAT_SECONDS = 1.0
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to stop; saved: its last step is in last.ckpt."""
+    """A signal asked the run to stop.
+
+    Args:
+        signum: The number of the signal.
+        saved: Whether the last step is in last.ckpt.
+    """
 
     def __init__(self, signum: int, saved: bool = False):
         super().__init__(signum)
-        self.signum, self.saved = signum, saved
+        self.signum = signum
+        self.saved = saved
 
 
 class Handler:
-    """Hands the first signal to `note`, and raises Interrupted at a later one that is no repeat."""
+    """Calls `note` at the first signal and raises Interrupted at a later one that is no repeat.
 
-    last = (
-        -REPEAT_SECONDS
-    )  # when any handler was last called: a repeat may meet another one than the signal did
+    Args:
+        note: Called with the number of the signal; None: Interrupted is raised at once.
+    """
+
+    # When any handler was last called; a repeat may reach another handler than the first signal.
+    last = -REPEAT_SECONDS
 
     def __init__(self, note: Callable[[int], None] | None):
         self.note = note
@@ -44,11 +54,13 @@ class Handler:
 
 @contextmanager
 def handled(note: Callable[[int], None] | None = None) -> Iterator[None]:
-    """Inside, the first signal calls `note` (None: raises Interrupted at once), a second one raises
-    Interrupted.
+    """Inside, the first signal calls `note`, a second one raises Interrupted.
 
-    A signal that this process was started to ignore (SIGHUP under nohup) stays ignored. Other
-    threads than the main one receive no signals, so nothing is changed there.
+    A signal that the process ignores from its start (SIGHUP under nohup) stays ignored. Python
+    handles signals in the main thread only, so nothing is changed in other threads.
+
+    Args:
+        note: See `Handler`.
     """
     if note is None:
         Handler.last = -REPEAT_SECONDS
@@ -58,20 +70,21 @@ def handled(note: Callable[[int], None] | None = None) -> Iterator[None]:
 
 @contextmanager
 def ignored() -> Iterator[None]:
-    """Inside, the three signals are ignored: for the moment in which the end of a run is written
-    down.
-    """
+    """Inside, the three signals are ignored: while the final status of a run is written."""
     with _handlers(signal.SIG_IGN):
         yield
 
 
 def install(handler) -> dict[int, Any]:
-    """Sets the handler of the three signals, unless they are ignored; returns {signal: its handler
-    before}.
+    """Sets the handler of those of the three signals that are not ignored.
+
+    Returns:
+        {signal: its handler before}, {} in another thread than the main one.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    before = {s: signal.getsignal(s) for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN}
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    before = {signum: old for signum, old in before.items() if old is not signal.SIG_IGN}
     for signum in before:
         signal.signal(signum, handler)
     return before

@@ -1,5 +1,5 @@
-"""Files of tensors and arrays: written whole, read without executing anything, their checksums
-verified.
+"""Files of tensors and arrays: written whole, read without executing anything, and verified by
+checksums.
 """
 
 import errno
@@ -33,8 +33,10 @@ SHA256 = "genlab.sha256"  # in the metadata of a .safetensors file
 
 
 def save_torch(content: Any, path: str | Path) -> Path:
-    """Writes plain containers and tensors by torch.save, whole or not at all; OSError where there
-    is no room.
+    """Write plain containers and tensors by torch.save, whole or not at all.
+
+    Raises:
+        OSError: The disk is full or refuses the file.
     """
     with writing_torch(path) as file:
         torch.save(content, file)
@@ -43,33 +45,34 @@ def save_torch(content: Any, path: str | Path) -> Path:
 
 @contextmanager
 def writing_torch(path: str | Path) -> Iterator[BinaryIO]:
-    """An open file for what torch writes, renamed to `path` at the end of the block; see `writing`."""
+    """Give the block an open file for torch.save, renamed to `path` at the end; see `writing`."""
     with writing(path) as temporary, open(temporary, "wb") as file:
         try:
             yield file
-        except RuntimeError as error:  # of torch's writer, about what the file told it
+        except RuntimeError as error:
+            # torch's writer wraps the error of the file system.
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def read_torch(path: str | Path, map_location: Any = "cpu", mmap: bool = False) -> Any:
-    """What torch.save wrote: plain containers and tensors. Nothing in the file is executed.
+    """Read plain containers and tensors that torch.save wrote. Nothing in the file is executed.
 
-    Every byte of content is held against the checksums of torch's zip format, which torch itself
-    does not look at (0.1 s for 100 MB). The format before torch 1.6 has none.
+    All content is compared with the checksums of torch's zip format, which torch itself ignores
+    (0.1 s for 100 MB). The format before torch 1.6 has no checksums.
 
     Args:
         path: The file.
-        map_location: Where the tensors go.
-        mmap: Read tensors when they are used; on CPUs alone.
+        map_location: The device of the tensors.
+        mmap: Read a tensor when it is used; only on CPUs.
 
     Raises:
-        RunError: The file is not there, damaged, or holds objects; the message names it.
+        RunError: The file is missing, damaged, or holds objects; the message names it.
     """
     path = Path(path)
     if not path.is_file():
-        raise RunError(f"{path}: there is no such file")
+        raise RunError(f"{path}: the file does not exist")
     if not path.stat().st_size:
-        raise RunError(f"{path}: is empty")
+        raise RunError(f"{path}: the file is empty")
     try:
         zipped = _verify_zip(path)
         return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap and zipped)
@@ -78,63 +81,60 @@ def read_torch(path: str | Path, map_location: Any = "cpu", mmap: bool = False) 
     except Exception as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "weights_only" in why.lower() or "weights only" in why.lower():
-            why = "it holds more than tensors and plain values, which could be code, or is damaged"
+            why = "it is damaged, or holds objects besides tensors and plain values"
         raise RunError(f"{path}: not a readable checkpoint ({why})") from None
 
 
 def _verify_zip(path: Path) -> bool:
-    """Whether the file is a zip; RunError if one of its checksums is wrong."""
+    """Whether the file is a zip; RunError if it is damaged."""
     with open(path, "rb") as file:
         if file.read(4) != b"PK\3\4":
             return False
     try:
         with zipfile.ZipFile(path) as archive:
-            packed = [
-                entry.filename
-                for entry in archive.infolist()
-                if entry.compress_type != zipfile.ZIP_STORED
-            ]
+            entries = archive.infolist()
+            packed = [e.filename for e in entries if e.compress_type != zipfile.ZIP_STORED]
             damaged = None if packed else archive.testzip()
-    except Exception as error:  # whatever zipfile meets in a damaged directory
+    except Exception as error:  # a damaged directory makes zipfile raise errors of many types
         raise RunError(
             f"{path}: not a readable checkpoint, damaged or cut short ({error})"
         ) from None
-    if packed:  # torch packs nothing, and packed zeros could fill the memory
-        raise RunError(f"{path}: damaged or no checkpoint, {packed[0]!r} in it is compressed")
+    if packed:  # torch compresses nothing, and compressed zeros could fill the memory
+        raise RunError(f"{path}: damaged or not a checkpoint, {packed[0]!r} in it is compressed")
     if damaged is not None:
-        raise RunError(f"{path}: damaged, a checksum does not match (in {damaged!r})")
+        raise RunError(f"{path}: damaged, the checksum of {damaged!r} does not match")
     return True
 
 
 def save_safetensors(
     tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str]
 ) -> Path:
-    """Writes tensors with `metadata` and a checksum of them, whole or not at all; OSError where
-    there is no room.
+    """Write a .safetensors file with `metadata` and a checksum, whole or not at all.
+
+    Raises:
+        OSError: The disk is full or refuses the file.
     """
     path = Path(path)
     with writing(path) as temporary:
         try:
             save_file(dict(tensors), temporary, {**metadata, SHA256: _digest(tensors)})
         except SafetensorError as error:
-            raise OSError(
-                errno.EIO if "os error 28" not in str(error) else errno.ENOSPC,
-                str(error),
-                str(path),
-            ) from None
+            number = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
+            raise OSError(number, str(error), str(path)) from None
     return path
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, on the CPU; those that genlab wrote are held against
-    their checksum.
+    """Read the tensors of a .safetensors file, on the CPU.
+
+    The tensors of a file that genlab wrote are compared with its checksum.
 
     Raises:
-        RunError: The file is not there or damaged; the message names it.
+        RunError: The file is missing or damaged; the message names it.
     """
     path = Path(path)
     if not path.is_file():
-        raise RunError(f"{path}: there is no such file")
+        raise RunError(f"{path}: the file does not exist")
     try:
         with safe_open(path, "pt") as file:
             expected = (file.metadata() or {}).get(SHA256)
@@ -158,7 +158,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_arrays(path: str | Path, **arrays: np.ndarray) -> Path:
-    """Writes a compressed .npz, whole or not at all; OSError where there is no room."""
+    """Write a compressed .npz, whole or not at all; OSError if the disk is full."""
     with writing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
     return Path(path)

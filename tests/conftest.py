@@ -1,8 +1,11 @@
-"""What all tests share: configs composed and runs trained inside this process."""
+"""Fixtures of all tests: they compose configs and train runs inside this process."""
 
 import importlib
+import json
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +15,10 @@ from genlab import config
 from genlab.commands import train
 from genlab.overrides import literal
 
-# A run that takes seconds and still goes through every part of the machinery.
+# A run that takes seconds and still uses every part of training.
 TINY = [
     "trainer=cpu",
-    "net.generator.width_multiple=1",
+    "net.generator.hidden_dim=8",
     "data.batch_size=16",
     "trainer.max_steps=6",
     "trainer.val_check_interval=3",
@@ -28,20 +31,20 @@ TINY = [
 
 
 def pytest_collection_modifyitems(items):
-    """Files that take minutes come first, so that no worker is left with one of them while the
-    other has nothing to do.
-    """
+    """Run files that take minutes first, so that no worker ends with one while others are idle."""
     slow_first = ("contracts/test_models", "cli/", "contracts/")
-    items.sort(
-        key=lambda item: next(
-            (i for i, part in enumerate(slow_first) if f"tests/{part}" in item.path.as_posix()), 9
-        )
-    )
+
+    def rank(item) -> int:
+        path = item.path.as_posix()
+        ranks = (i for i, part in enumerate(slow_first) if f"tests/{part}" in path)
+        return next(ranks, len(slow_first))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Every test draws the same numbers each time."""
+    """Seed torch before every test."""
     torch.manual_seed(0)
 
 
@@ -50,18 +53,80 @@ def tiny():
     return TINY
 
 
+class Warm:
+    """Runs `genlab` in children of one process that has imported everything (see warm.py)."""
+
+    def __init__(self):
+        program = [sys.executable, str(Path(__file__).with_name("warm.py"))]
+        self.environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        self.process = subprocess.Popen(
+            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environment
+        )
+
+    def run(self, words, cwd, out, err, **options) -> tuple[int, int]:
+        """(exit code, changes of files below `below`) of `genlab <words>`; see `start`."""
+        return self.start(words, cwd, out, err, **options).wait()
+
+    def start(
+        self, words, cwd, out, err, *, env=None, below="", kill_at=0, largest_file=0
+    ) -> "Started":
+        """Starts `genlab <words>`, its streams appended to the files `out` and `err`.
+
+        It is killed right before change number `kill_at` of a file below `below`, if that is not 0,
+        and no file of it may be larger than `largest_file` bytes.
+        """
+        wish = {"argv": list(words), "cwd": str(cwd), "out": str(out), "err": str(err)}
+        wish |= {"env": self.environment | (env or {}), "below": str(below), "kill_at": kill_at}
+        return Started(self, self.ask(wish | {"largest_file": largest_file})["pid"])
+
+    def ask(self, wish: dict) -> dict:
+        print(json.dumps(wish), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+class Started:
+    """A run of `genlab` that goes on beside the test."""
+
+    def __init__(self, warm: Warm, pid: int):
+        self.warm = warm
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self.warm.ask({"wait": self.pid, "block": False})["code"]
+
+    def send_signal(self, signum: int) -> None:
+        os.kill(self.pid, signum)
+
+    def wait(self) -> tuple[int, int]:
+        """Its exit code, negative of a signal, and how many changes it made, once it has ended."""
+        answer = self.warm.ask({"wait": self.pid, "block": True})
+        return answer["code"], answer["changes"]
+
+
+@pytest.fixture(scope="session")
+def warm():
+    warm = Warm()
+    yield warm
+    warm.close()
+
+
 @pytest.fixture(scope="session")
 def composed():
-    """The config of `genlab train <words>`: composed("model=ogan", "trainer.max_steps=6")."""
+    """Compose the config of `genlab train <words>`: composed("model=ogan", "seed=1")."""
 
     def make(*words: str):
         name, extra = config.from_run("train", list(words))
         with initialize_config_module("genlab.conf", version_base="1.3"):
             words = [word for word in (*words, *extra) if not word.startswith("hydra.")]
-            if name == "train":  # Hydra's runtime choices are there in its own command line alone
-                words += [
-                    f"name={next((w.partition('=')[2] for w in words if w.startswith('model=')), 'ogan')}"
-                ]
+            if name == "train":  # the name comes from Hydra's runtime choices, missing here
+                models = [w.partition("=")[2] for w in words if w.startswith("model=")]
+                words.append(f"name={models[0] if models else 'ogan'}")
             return compose(name, words)
 
     return make
@@ -69,7 +134,7 @@ def composed():
 
 @pytest.fixture(scope="session")
 def trained_in(composed):
-    """Trains in this process: trained_in(run_dir, "model=ogan", ...)."""
+    """Train in this process: trained_in(run_dir, "model=ogan", ...)."""
 
     def run(run_dir, *words: str):
         threads = torch.get_num_threads()
@@ -87,9 +152,7 @@ def trained_in(composed):
 
 @pytest.fixture(scope="session")
 def command():
-    """Runs `genlab <name> <words>` in this process, its outputs in `out`: command(name, out,
-    "run=...", ...).
-    """
+    """Run `genlab <name> <words>` in this process: command(name, out, "run=...", ...)."""
 
     def run(name: str, out, *words: str):
         words = [literal(word) for word in words]
@@ -103,10 +166,10 @@ def command():
 
 
 def assert_same_weights(one: dict, other: dict) -> None:
-    """Two checkpoints' weights, averages, optimiser states and schedules are identical."""
+    """Assert equal weights, averages, optimiser states and schedules in two checkpoints."""
     assert one["global_step"] == other["global_step"]
     for part in ("state_dict", "ema"):
-        a, b = one.get(part, {}), other.get(part, {})  # not every recipe averages its weights
+        a, b = one.get(part, {}), other.get(part, {})  # not every recipe has an average
         assert a.keys() == b.keys()
         for name in a:
             assert torch.equal(a[name], b[name]), (part, name)
@@ -115,9 +178,8 @@ def assert_same_weights(one: dict, other: dict) -> None:
         assert a["param_groups"] == b["param_groups"]
         for key, state in a["state"].items():
             for name, value in state.items():
-                assert torch.equal(
-                    torch.as_tensor(value), torch.as_tensor(b["state"][key][name])
-                ), (key, name)
+                again = torch.as_tensor(b["state"][key][name])
+                assert torch.equal(torch.as_tensor(value), again), (key, name)
 
 
 @pytest.fixture(scope="session")
@@ -127,12 +189,11 @@ def same_weights():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 2 MB; tests that want it are skipped where none can be mounted."""
+    """A file system of 2 MB; its tests are skipped where none can be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder], capture_output=True
-    ).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("no file system of a few megabytes can be mounted here")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)

@@ -1,1 +1,1 @@
-"""What happens around a training step: averaging, pictures, checkpoints, progress."""
+"""Callbacks: averaging, pictures, checkpoints, loggers and progress around a training step."""

@@ -1,6 +1,4 @@
-"""Validation over several processes with the buffers of the first, which are the ones that a
-checkpoint holds.
-"""
+"""Validation over several processes uses the buffers of the first process, as a checkpoint does."""
 
 import torch
 from lightning.pytorch import Callback
@@ -9,11 +7,11 @@ __all__ = ["SharedBuffers"]
 
 
 class SharedBuffers(Callback):
-    """Gives all processes the first one's buffers for a validation; the last callback, so that they
-    are the averaged ones.
+    """Copies the first process's buffers to all processes before a validation.
 
-    Running statistics are of each process's own batches, and a resumed run starts from the first
-    one's.
+    Running statistics come from each process's own batches, but a checkpoint holds those of the
+    first process only. This must be the last callback: then the averaged buffers are copied, not
+    the raw ones.
     """
 
     def on_validation_start(self, trainer, system) -> None:

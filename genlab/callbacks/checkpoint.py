@@ -1,4 +1,4 @@
-"""checkpoints/last.ckpt and best.ckpt, and an orderly end when a signal asks for one."""
+"""Writes checkpoints/last.ckpt and best.ckpt, and ends a run in order when a signal asks for it."""
 
 import signal
 import sys
@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from genlab.callbacks.divergence import check_weights
+from genlab.metrics.directions import higher_is_better
 from genlab.ranges import PositiveFloat, PositiveInt
 from genlab.signals import Interrupted, handled
 
@@ -18,14 +19,21 @@ __all__ = ["Checkpoint"]
 
 
 class Checkpoint(LightningCheckpoint):
-    """Saves last.ckpt every `every_num_steps` steps or `every_minutes`, and at the end; best.ckpt
-    by `monitor`.
+    """Saves last.ckpt regularly and at the end, and best.ckpt whenever `monitor` improves.
 
-    Always between two steps, when all that belongs to the step is done (genlab.training.steps), so
-    that a resumed run continues exactly. SIGINT (Ctrl-C), SIGTERM and SIGHUP are taken note of, the
-    current step is finished and saved, and Interrupted is raised; a second signal stops at once.
-    Weights that are not finite are never saved. (Lightning's ModelCheckpoint versions file names on
-    a resume and saves an interrupted run in the middle of a step.)
+    A checkpoint is written between two steps, after all that belongs to the step is done (see
+    genlab.training.steps), so a resumed run continues exactly. On SIGINT (Ctrl-C), SIGTERM or
+    SIGHUP the current step is finished and saved, then Interrupted is raised; a second signal stops
+    at once. Weights that are not finite are never saved.
+
+    Lightning's ModelCheckpoint is not used because it adds a version to file names on a resume and
+    saves an interrupted run in the middle of a step.
+
+    Args:
+        every_num_steps: Optimiser steps between two saves of last.ckpt.
+        every_minutes: Also save when this much time has passed since the last save; None: never.
+        monitor: The logged metric that best.ckpt follows; None: no best.ckpt.
+        mode: Whether a lower (min) or a higher (max) value of `monitor` is better.
     """
 
     def __init__(
@@ -35,17 +43,27 @@ class Checkpoint(LightningCheckpoint):
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
     ):
-        self.monitor, self.mode = monitor, mode
-        self.every_num_steps, self.every_minutes = every_num_steps, every_minutes
+        higher = None if monitor is None else higher_is_better(monitor)
+        if higher is not None and mode != (needed := "max" if higher else "min"):
+            raise ValueError(
+                f"callbacks.checkpoint.mode={mode}: {'higher' if higher else 'lower'} values of "
+                f"{monitor} are better; give callbacks.checkpoint.mode={needed}"
+            )
+        self.monitor = monitor
+        self.mode = mode
+        self.every_num_steps = every_num_steps
+        self.every_minutes = every_minutes
         self.best_score: float | None = None
-        self.improved = False  # at the step that is not saved yet
+        self.improved = False  # at a step whose best.ckpt is not written yet
         self.warned = False
-        self.stop: int | None = None
+        self.stop: int | None = None  # the signal that asked the run to stop
         self.saved_step = -1
         self.signals = ExitStack()
 
     def on_train_start(self, trainer, system) -> None:
-        self.saved_time, self.saved_step, self.stop = time.monotonic(), trainer.global_step, None
+        self.saved_time = time.monotonic()
+        self.saved_step = trainer.global_step
+        self.stop = None
         self.signals.enter_context(handled(self._note))
 
     def _note(self, signum: int) -> None:
@@ -56,36 +74,38 @@ class Checkpoint(LightningCheckpoint):
             return
         score = trainer.callback_metrics.get(self.monitor)
         if score is None:
-            return self._warn(trainer)
-        if not torch.isfinite(score):
-            return
-        score, sign = score.item(), 1 if self.mode == "min" else -1
-        if self.best_score is None or sign * score < sign * self.best_score:
-            self.best_score, self.improved = score, True
+            self._warn(trainer)
+        elif torch.isfinite(score) and self._is_better(score.item()):
+            self.best_score = score.item()
+            self.improved = True
+
+    def _is_better(self, score: float) -> bool:
+        if self.best_score is None:
+            return True
+        return score < self.best_score if self.mode == "min" else score > self.best_score
 
     def _warn(self, trainer) -> None:
-        """Says once that `monitor` is not measured."""
+        """Warns once that `monitor` is not measured."""
         if self.warned or not trainer.is_global_zero:
             return
         self.warned = True
-        measured = ", ".join(
-            sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
-        )
+        names = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+        measured = ", ".join(names) or "nothing on the validation split"
         print(
-            f"genlab: warning: callbacks.checkpoint.monitor={self.monitor}: not measured, so there will be no best.ckpt; "
-            f"this run measures {measured or 'nothing on the validation split'}",
+            f"genlab: warning: callbacks.checkpoint.monitor={self.monitor}: this metric is not "
+            f"measured, so there will be no best.ckpt; this run measures {measured}",
             file=sys.stderr,
         )
 
     def on_step_end(self, trainer, system, ended: bool) -> None:
-        step, stop = trainer.global_step, self.stop is not None
+        step = trainer.global_step
+        stop = self.stop is not None
         late = (
             self.every_minutes is not None
             and time.monotonic() - self.saved_time > 60 * self.every_minutes
         )
-        if (
-            trainer.world_size > 1
-        ):  # one process may have got the signal, or see its clock strike, before the others
+        if trainer.world_size > 1:
+            # All processes must decide alike, though a signal or the time may reach one first.
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
             late = trainer.strategy.reduce_boolean_decision(late, all=False)
         if self.improved:
@@ -93,12 +113,13 @@ class Checkpoint(LightningCheckpoint):
             self._save(trainer, system, "best")
         if ended or stop or late or step % self.every_num_steps == 0:
             self._save(trainer, system, "last")
-            self.saved_time, self.saved_step = time.monotonic(), step
+            self.saved_time = time.monotonic()
+            self.saved_step = step
         if stop:
             raise Interrupted(self.stop or signal.SIGTERM, saved=True)
 
     def on_train_end(self, trainer, system) -> None:
-        """Saves the last step of a fit that was ended between two epochs, which no step could know."""
+        """Saves the last step of a fit that ended between two epochs: no step knew it was last."""
         loop = trainer.fit_loop.epoch_loop
         if trainer.global_step and not (loop.ended and self.saved_step == trainer.global_step):
             loop.ended = True

@@ -15,10 +15,13 @@ __all__ = ["CSVLogger"]
 
 
 class CSVLogger(Logger):
-    """Appends a row a step to <save_dir>/metrics.csv; on a resume, rows after the step resumed from
-    are dropped.
+    """Appends a row for each logged step to <save_dir>/metrics.csv.
 
-    (Lightning's CSVLogger deletes the file of a run that it finds.)
+    Lightning's CSVLogger is not used because it deletes the file of an earlier run in the same
+    directory; here a resumed run continues it (see `rewind`).
+
+    Args:
+        save_dir: The run directory.
     """
 
     def __init__(self, save_dir: str):
@@ -26,8 +29,8 @@ class CSVLogger(Logger):
         self.path = Path(save_dir) / "metrics.csv"
         self.columns: list[str] = ["step"]
         self.row: dict[str, Any] = {}
-        self.changed = False  # since it was last saved
-        self.start: int | None = None  # where the current row begins in the file, once it is there
+        self.changed = False  # since the row was last saved
+        self.start: int | None = None  # offset of the current row in the file, once it is saved
 
     @property
     def name(self) -> str:
@@ -43,26 +46,24 @@ class CSVLogger(Logger):
         return self
 
     def log_hyperparams(self, params, *args, **kwargs) -> None:
-        """The run's config.yaml has them."""
+        """Does nothing: the run's config.yaml holds the settings."""
 
     def rewind(self, step: int) -> None:
-        """Drops the rows after `step`, and a last line that a kill cut short."""
+        """Drops the rows after `step`, and a last line that was cut short when a run was killed."""
         if not self.path.exists():
             return
-        rows = read_rows(
-            self.path, hint="move it away, and the run goes on without its earlier rows"
-        )
+        hint = "move it away; the run then continues without its earlier rows"
+        rows = read_rows(self.path, hint=hint)
         self.columns = list(rows[0]) if rows else ["step"]
         self._rewrite([row for row in rows if int(row["step"]) <= step])
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Values of one step may come in several calls, with a `save` between them: they share a
-        row.
-        """
+        """Adds values to the row of `step`, also where that row is already saved."""
         if self.row and self.row["step"] != step:
             self.save()
-            self.row, self.start = {}, None
+            self.row = {}
+            self.start = None
         self.row |= {"step": step} | metrics
         self.changed = True
 
@@ -72,20 +73,22 @@ class CSVLogger(Logger):
             return
         new = [name for name in self.row if name not in self.columns]
         if new or not self.path.is_file():
-            rows = []
-            if self.path.is_file():
-                with open(self.path, newline="") as file:
-                    rows = [
-                        row for row in csv.DictReader(file) if row["step"] != str(self.row["step"])
-                    ]
+            others = self._rows_of_other_steps() if self.path.is_file() else []
             self.columns += new
-            self._rewrite(rows)
+            self._rewrite(others)
             self.start = None
         with open(self.path, "r+", newline="") as file:
-            self.start = file.seek(0, os.SEEK_END) if self.start is None else file.seek(self.start)
+            if self.start is None:
+                self.start = file.seek(0, os.SEEK_END)
+            else:
+                file.seek(self.start)
             csv.DictWriter(file, self.columns).writerow(self.row)
             file.truncate()
         self.changed = False
+
+    def _rows_of_other_steps(self) -> list[dict]:
+        with open(self.path, newline="") as file:
+            return [row for row in csv.DictReader(file) if row["step"] != str(self.row["step"])]
 
     def _rewrite(self, rows: list[dict]) -> None:
         with writing(self.path) as temporary, open(temporary, "w", newline="") as file:

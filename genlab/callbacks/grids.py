@@ -1,9 +1,10 @@
-"""Pictures of the same latent vectors and the same held-out images as training goes on."""
+"""Pictures during training, always of the same latent vectors and the same held-out images."""
 
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
+from torch import Tensor
 
 from genlab.callbacks.ema import averaged_weights
 from genlab.callbacks.loggers import show
@@ -11,24 +12,34 @@ from genlab.evaluation.density import density_on_grid
 from genlab.ranges import PositiveInt
 from genlab.report.images import save_grid, save_pairs, save_rows, with_ends
 from genlab.report.points import save_points, window
+from genlab.systems.base import HasLikelihood, Interpolates, Samples, num_classes, reconstructs
 
 __all__ = ["Grids"]
 
-NUM_ROWS, NUM_STEPS = 8, 10  # of the interpolation picture
-NUM_POINTS, GRID_SIDE = 5000, 150  # of the pictures of points
+# Of the interpolation picture
+NUM_ROWS = 8
+NUM_STEPS = 10
+# Of the picture of points
+NUM_POINTS = 5000
+GRID_SIDE = 150
 
 
 class Grids(Callback):
-    """samples/fixed_<step>.png and, where the system can, reconstruction_<step>.png and
-    interpolation_<step>.png.
+    """Draws samples/fixed_<step>.png and, where the system can, reconstructions and interpolations.
 
-    Every `every_num_steps` steps and after the first and last, with the averaged weights. num:
-    images in the fixed grid. Real images are of the validation split, the same each time. Of
-    points: held-out ones, samples and the density.
+    These are samples/reconstruction_<step>.png and samples/interpolation_<step>.png, of the first
+    images of the validation split. Pictures are drawn after the first and the last step and every
+    `every_num_steps` steps, with the averaged weights. A system of points gets one picture of
+    held-out points, samples and, where it has a likelihood, the density.
+
+    Args:
+        every_num_steps: Steps between two pictures.
+        num: Images in the fixed grid, and held-out images at most.
     """
 
     def __init__(self, every_num_steps: PositiveInt = 500, num: PositiveInt = 64):
-        self.every_num_steps, self.num = every_num_steps, num
+        self.every_num_steps = every_num_steps
+        self.num = num
         self.drawn_step = -1
 
     def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
@@ -46,7 +57,8 @@ class Grids(Callback):
         step = trainer.global_step
         if step == self.drawn_step or not trainer.is_global_zero:
             return
-        self.drawn_step, folder = step, Path(trainer.default_root_dir) / "samples"
+        self.drawn_step = step
+        folder = Path(trainer.default_root_dir) / "samples"
         if system.modality == "point":
             self._draw_points(trainer, system, folder / f"fixed_{step:06d}.png")
         else:
@@ -56,30 +68,16 @@ class Grids(Callback):
 
     def _draw_images(self, trainer, system, folder: Path, step: int) -> None:
         with averaged_weights(trainer, system), torch.no_grad():
-            if hasattr(system, "sample"):
+            if isinstance(system, Samples):
                 save_grid(system.sample(self.num, seed=0), folder / f"fixed_{step:06d}.png")
             batch = trainer.datamodule.pick("val", self.num)
-            held_out, labels = batch["image"], {}
-            if getattr(system, "num_classes", 0):
-                labels = {"labels": batch["label"]}
-            if (
-                hasattr(system, "reconstruct")
-                and getattr(system, "invertible", True)
-                and len(held_out)
-            ):
-                save_pairs(
-                    held_out,
-                    system.reconstruct(held_out, **labels),
-                    folder / f"reconstruction_{step:06d}.png",
-                )
-            if hasattr(system, "interpolate") and len(held_out) > 1:
-                start, end = (
-                    held_out[: len(held_out) // 2 * 2][: 2 * NUM_ROWS]
-                    .unflatten(0, (-1, 2))
-                    .unbind(1)
-                )
-                labels = {name: value[0::2][: len(start)] for name, value in labels.items()}
-                rows = with_ends(start, system.interpolate(start, end, NUM_STEPS, **labels), end)
+            held_out = batch["image"]
+            labels = {"labels": batch["label"]} if num_classes(system) else {}
+            if reconstructs(system) and len(held_out):
+                again = system.reconstruct(held_out, **labels)
+                save_pairs(held_out, again, folder / f"reconstruction_{step:06d}.png")
+            if isinstance(system, Interpolates) and len(held_out) > 1:
+                rows = _interpolations(system, held_out, labels)
                 save_rows(rows, folder / f"interpolation_{step:06d}.png")
 
     def _draw_points(self, trainer, system, path: Path) -> None:
@@ -87,6 +85,14 @@ class Grids(Callback):
         view = window(points)
         with averaged_weights(trainer, system):
             panels = {"held out": points, "samples": system.sample(NUM_POINTS, seed=0)}
-            if hasattr(system, "log_prob"):
+            if isinstance(system, HasLikelihood):
                 panels["density"] = density_on_grid(system, view, GRID_SIDE)
             save_points(panels, path, view)
+
+
+def _interpolations(system, held_out: Tensor, labels: dict[str, Tensor]) -> Tensor:
+    """A row (R, K, C, H, W) for each pair of neighbours in `held_out`, with both at its ends."""
+    num_pairs = min(len(held_out) // 2, NUM_ROWS)
+    start, end = held_out[: 2 * num_pairs].unflatten(0, (-1, 2)).unbind(1)
+    labels = {name: value[0::2][:num_pairs] for name, value in labels.items()}
+    return with_ends(start, system.interpolate(start, end, NUM_STEPS, **labels), end)

@@ -1,5 +1,7 @@
-"""Loggers of other projects, each behind an extra, and one way for pictures and texts to reach them
-all.
+"""Loggers of other projects, and one way to send pictures and texts to all of them.
+
+Each comes with an extra of the package: genlab[tensorboard], genlab[wandb], genlab[mlflow],
+genlab[trackio].
 """
 
 import fcntl
@@ -36,19 +38,23 @@ __all__ = [
 
 
 def require(package: str, logger: str) -> Any:
-    """The package of a logger; ValueError naming the extra it comes with."""
+    """The module `package`; ValueError that names the extra to install where it is missing."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
         raise ValueError(f"logger={logger}: {error}; pip install 'genlab[{logger}]'") from None
 
 
-def remembered(save_dir: str, logger: str, make) -> str:
-    """The id that the run in `save_dir` has with a logger's service: what was noted at its start,
-    or what `make` returns.
+def remember(save_dir: str, logger: str, make: Callable[[], str]) -> str:
+    """The id of the run `save_dir` at a logger's service, the same when the run is resumed.
+
+    Args:
+        save_dir: The run directory, whose loggers.json keeps the ids.
+        logger: Name of the service.
+        make: Called for an id where none is kept yet.
     """
     path = Path(save_dir) / "loggers.json"
-    hint = "move it away, and the services get a new run"
+    hint = "move it away; the services then get a new run"
     ids = read_json(path, dict[str, str], hint) if path.exists() else {}
     if logger not in ids:
         ids[logger] = make()
@@ -60,7 +66,7 @@ def remembered(save_dir: str, logger: str, make) -> str:
 
 
 def tensorboard(save_dir: str) -> TensorBoardLogger:
-    """Event files in <save_dir>/tensorboard."""
+    """A TensorBoard logger that writes event files to <save_dir>/tensorboard."""
     require("tensorboard", "tensorboard")
     return TensorBoardLogger(save_dir, name="tensorboard", version="")
 
@@ -68,15 +74,18 @@ def tensorboard(save_dir: str) -> TensorBoardLogger:
 def wandb(
     save_dir: str, project: str = "genlab", entity: str | None = None, offline: bool = False
 ) -> WandbLogger:
-    """Weights & Biases; a resumed run goes on under its id. offline: into <save_dir>/wandb, for
-    `wandb sync` later.
+    """A Weights & Biases logger; a resumed run continues under its id.
+
+    Args:
+        save_dir: The run directory, whose name is the run's name.
+        project: The project to log to.
+        entity: The user or team that owns the project; None: the account's default.
+        offline: Write to <save_dir>/wandb only, for `wandb sync` later.
     """
     require("wandb", "wandb")
-    run_id = (
-        remembered(save_dir, "wandb", lambda: uuid.uuid4().hex[:8])
-        if rank_zero_only.rank == 0
-        else None
-    )
+    run_id = None
+    if rank_zero_only.rank == 0:
+        run_id = remember(save_dir, "wandb", lambda: uuid.uuid4().hex[:8])
     options = {"entity": entity} if entity else {}
     name = Path(save_dir).name
     return WandbLogger(
@@ -89,8 +98,13 @@ def mlflow(
     experiment_name: str = "genlab",
     tracking_uri: str = "sqlite:///outputs/mlflow.db",
 ) -> MLFlowLogger:
-    """MLflow; a resumed run goes on under its id. Pictures and texts of a local store go in a
-    folder beside it.
+    """An MLflow logger; a resumed run continues under its id.
+
+    Args:
+        save_dir: The run directory, whose name is the run's name.
+        experiment_name: The experiment to log to.
+        tracking_uri: A server, or a local SQLite store; pictures and texts of a local store go to
+            the folder mlartifacts beside it.
     """
     require("mlflow", "mlflow")
     options: dict[str, Any] = {
@@ -98,40 +112,45 @@ def mlflow(
         "tracking_uri": tracking_uri,
         "run_name": Path(save_dir).name,
     }
+
+    def connect() -> MLFlowLogger:
+        run_id = remember(save_dir, "mlflow", lambda: MLFlowLogger(**options).run_id)
+        return MLFlowLogger(**options, run_id=run_id)
+
     if rank_zero_only.rank != 0:
         return MLFlowLogger(**options)
     if not tracking_uri.startswith("sqlite:///"):
-        return MLFlowLogger(
-            **options, run_id=remembered(save_dir, "mlflow", lambda: MLFlowLogger(**options).run_id)
-        )
+        return connect()
     store = Path(tracking_uri.removeprefix("sqlite:///"))
     store.parent.mkdir(parents=True, exist_ok=True)
     options["artifact_location"] = (store.parent.absolute() / "mlartifacts").as_uri()
-    with open(
-        store.with_suffix(".lock"), "w"
-    ) as lock:  # jobs of a sweep that start at once would all make the tables
+    # Jobs of a sweep that start together would otherwise all create the tables.
+    with open(store.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return MLFlowLogger(
-            **options, run_id=remembered(save_dir, "mlflow", lambda: MLFlowLogger(**options).run_id)
-        )
+        return connect()
 
 
 class TrackioLogger(Logger):
-    """Trackio: local first, with a dashboard (`trackio show`). Its files are in $TRACKIO_DIR, else
-    in Hugging Face's cache.
+    """A Trackio logger: local, with a dashboard (`trackio show`).
 
-    project: what runs are gathered under. space_id: a Hugging Face Space to send them to.
+    Its files are in $TRACKIO_DIR, or else in Hugging Face's cache.
+
+    Args:
+        save_dir: The run directory, whose name begins the run's name.
+        project: The project to log to.
+        space_id: A Hugging Face Space to log to as well; None: local only.
     """
 
     def __init__(self, save_dir: str, project: str = "genlab", space_id: str | None = None):
         super().__init__()
         self.trackio = require("trackio", "trackio")
-        self.project, self.space_id, self.run = project, space_id, None
+        self.project = project
+        self.space_id = space_id
+        self.run = None
         self.run_name = Path(save_dir).name
         if rank_zero_only.rank == 0:
-            self.run_name = remembered(
-                save_dir, "trackio", lambda: f"{self.run_name}-{uuid.uuid4().hex[:6]}"
-            )
+            new = f"{self.run_name}-{uuid.uuid4().hex[:6]}"
+            self.run_name = remember(save_dir, "trackio", lambda: new)
         self.config: dict[str, Any] = {}
 
     @property
@@ -161,55 +180,64 @@ class TrackioLogger(Logger):
         self.experiment.log(dict(metrics), step=step)
 
 
-# --- from the first step to the last, whatever fails ----------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 
 def begin(loggers: Sequence[Logger], settings: Mapping[str, Any], resumed: bool) -> None:
-    """Hands the run's `settings` to all loggers; from then on no failure of theirs stops the
-    training.
+    """Sends the run's settings to all loggers; from then on their failures do not stop training.
 
-    What fails here, before a step is taken, is a ValueError that names the logger. A later failure
-    (its disk is full, its service is gone) is told once, in one line, and the logger is tried again
+    A later failure (a full disk, a service that is down) is one warning. The logger is tried again
     at its next call.
+
+    Args:
+        loggers: Of the run.
+        settings: {dotted key: value} of the run's config.
+        resumed: Whether the run continues an earlier one.
+
+    Raises:
+        ValueError: A logger fails here, before the first step; the message names it.
     """
     for logger in loggers:
+        keeps_settings = resumed and isinstance(logger, MLFlowLogger)  # refuses changed values
         try:
-            if not (
-                resumed and isinstance(logger, MLFlowLogger)
-            ):  # which keeps the values that a run began with
+            if not keeps_settings:
                 logger.log_hyperparams(settings)
         except Exception as error:
-            raise ValueError(f"logger={_word(logger)}: {_first_line(error)}") from error
+            raise ValueError(f"logger={_name(logger)}: {_first_line(error)}") from error
         for name in ("log_metrics", "save", "finalize", "after_save_checkpoint"):
             setattr(logger, name, functools.partial(attempt, logger, getattr(logger, name)))
 
 
 def attempt(logger: Logger, call: Callable, *args: Any, **kwargs: Any) -> Any:
-    """call(*args, **kwargs), or one warning that names `logger`."""
+    """Returns call(*args, **kwargs); where that fails, warns once for each logger."""
     try:
         return call(*args, **kwargs)
     except Exception as error:
         if not getattr(logger, "has_failed", False):
             logger.has_failed = True
-            what = f"logger={_word(logger)} failed; training continues, later values may be missing there"
-            print(f"genlab: warning: {what}: {_first_line(error)}", file=sys.stderr)
+            print(
+                f"genlab: warning: logger={_name(logger)} failed; training continues, later values "
+                f"may be missing there: {_first_line(error)}",
+                file=sys.stderr,
+            )
 
 
-def _word(logger: Logger) -> str:
-    words = {
+def _name(logger: Logger) -> str:
+    """The option of logger= that makes `logger`."""
+    names = {
         TensorBoardLogger: "tensorboard",
         WandbLogger: "wandb",
         MLFlowLogger: "mlflow",
         TrackioLogger: "trackio",
     }
-    return words.get(type(logger), logger.name)
+    return names.get(type(logger), logger.name)
 
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-# --- what is no number ----------------------------------------------------------------------------
+# --- pictures, texts and final metrics ------------------------------------------------------------
 
 
 def show(loggers: Sequence[Logger], key: str, path: Path, step: int) -> None:
@@ -222,13 +250,11 @@ def _show(logger: Logger, key: str, path: Path, step: int) -> None:
     if isinstance(logger, WandbLogger):
         logger.log_image(key, [str(path)])
     elif isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image(
-            key, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC"
-        )
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        logger.experiment.add_image(key, pixels, step, dataformats="HWC")
     elif isinstance(logger, MLFlowLogger):
-        logger.experiment.log_image(
-            logger.run_id, Image.open(path), key=key.replace("/", "_"), step=step
-        )
+        name = key.replace("/", "_")
+        logger.experiment.log_image(logger.run_id, Image.open(path), key=name, step=step)
     elif isinstance(logger, TrackioLogger):
         logger.experiment.log({key: logger.trackio.Image(str(path))}, step=step)
 
@@ -236,9 +262,7 @@ def _show(logger: Logger, key: str, path: Path, step: int) -> None:
 def show_texts(
     loggers: Sequence[Logger], key: str, rows: Sequence[Mapping[str, Any]], step: int
 ) -> None:
-    """Sends `rows` of the same keys, texts beside their inputs, as a table `key` to each logger
-    that takes them.
-    """
+    """Sends a table `key` to each logger that takes texts; all `rows` have the same keys."""
     if not rows:
         return
     columns = list(rows[0])
@@ -255,12 +279,11 @@ def _show_table(
     elif isinstance(logger, TensorBoardLogger):
         lines = [columns, ["-"] * len(columns), *table]
         cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-        logger.experiment.add_text(
-            key, "\n".join("|" + "|".join(line) + "|" for line in cells), step
-        )
+        markdown = "\n".join("|" + "|".join(line) + "|" for line in cells)
+        logger.experiment.add_text(key, markdown, step)
     elif isinstance(logger, MLFlowLogger):
-        whole = {name: [row[i] for row in table] for i, name in enumerate(columns)}
-        logger.experiment.log_table(logger.run_id, whole, f"{key}_{step:06d}.json")
+        by_column = {name: [row[i] for row in table] for i, name in enumerate(columns)}
+        logger.experiment.log_table(logger.run_id, by_column, f"{key}_{step:06d}.json")
     elif isinstance(logger, TrackioLogger):
         import pandas
 
@@ -271,7 +294,7 @@ def _show_table(
 def finish(
     loggers: Sequence[Logger], metrics: Mapping[str, float], pictures: Sequence[Path], step: int
 ) -> None:
-    """Sends what was measured after training to all loggers but metrics.csv, which holds curves."""
+    """Sends final metrics and pictures to all loggers but metrics.csv, which holds curves only."""
     others = [logger for logger in loggers if logger.name != "csv"]
     for logger in others:
         logger.log_metrics(dict(metrics), step)
@@ -280,9 +303,7 @@ def finish(
 
 
 def close(loggers: Sequence[Logger]) -> None:
-    """Ends the runs of those loggers that have one a process, for the next job of a sweep to begin
-    its own.
-    """
+    """Ends runs of loggers that allow one run per process: the next job can begin its own."""
     for logger in loggers:
         attempt(logger, _close, logger)
 

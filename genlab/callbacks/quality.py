@@ -1,5 +1,6 @@
-"""A Frechet distance on the validation split during training: cheap, needs no weights, comparable
-within one run.
+"""A Frechet distance on the validation split during training.
+
+It is cheap and needs no pretrained weights, but its values compare only within one data set.
 """
 
 from typing import Annotated
@@ -14,15 +15,19 @@ from genlab.ranges import Range
 
 __all__ = ["Quality"]
 
+BATCH_SIZE = 250
+
 
 class Quality(Callback):
-    """Logs val/fid_random, the Frechet distance of as many samples as there are validation images
-    to those images, and val/diversity, how far the samples lie apart beside how far the images do
-    (1: as far).
+    """Logs val/fid_random and val/diversity at each validation, over fixed random convolutions.
 
-    Over fixed random convolutions, so only differences within one data set and `num` mean anything.
-    `num` bounds the images used. A code correlation can look well while all samples are alike:
-    val/diversity cannot.
+    val/fid_random is the Frechet distance between validation images and as many samples.
+    val/diversity is the spread of the samples divided by the spread of the images, so 1 means
+    equally diverse; it shows mode collapse, which a good code correlation can hide. Compare values
+    of one data set and one `num` only.
+
+    Args:
+        num: Validation images to use at most.
     """
 
     def __init__(self, num: Annotated[int, Range(ge=2)] = 1000):
@@ -35,20 +40,21 @@ class Quality(Callback):
         samples = self._features(system.sample(self.count, seed=1))
         fake = Moments(self.features.dim).to(samples.device)
         fake.update(samples)
-        # The mean over processes, so that all of them come to one decision on the best checkpoint.
         distance = frechet_distance(fake.compute(), self.real)
+        # The mean over processes, so that all of them agree on the best checkpoint
         system.log("val/fid_random", distance.float(), sync_dist=True)
         system.log("val/diversity", spread(samples) / self.real_spread, sync_dist=True)
 
     def _measure_real(self, data, device: torch.device) -> None:
         self.features = random(data=data).to(device)
-        images = torch.cat([batch["image"] for batch in data.loader("val", batch_size=250)])[
-            : self.num
-        ]
+        batches = [batch["image"] for batch in data.loader("val", batch_size=BATCH_SIZE)]
+        images = torch.cat(batches)[: self.num]
         real = self._features(images.to(device))
         moments = Moments(self.features.dim).to(device)
         moments.update(real)
-        self.count, self.real, self.real_spread = len(images), moments.compute(), spread(real)
+        self.count = len(images)
+        self.real = moments.compute()
+        self.real_spread = spread(real)
 
     def _features(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.features(part) for part in images.split(250)])
+        return torch.cat([self.features(batch) for batch in images.split(BATCH_SIZE)])

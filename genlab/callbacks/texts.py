@@ -1,4 +1,4 @@
-"""What the model writes to held-out examples as training goes on, and how good that is."""
+"""Texts that the model writes for held-out examples during training, and their quality."""
 
 import json
 from pathlib import Path
@@ -15,11 +15,13 @@ __all__ = ["ConditionalTexts", "Texts"]
 
 
 class Texts(Callback):
-    """At each validation, writes to the first `num` examples of the validation split:
-    samples/texts_<step>.jsonl.
+    """At each validation, writes texts for validation examples to samples/texts_<step>.jsonl.
 
-    Logs val/quality: the F1 of answers, questions without an answer included, or the ROUGE-L of
-    other texts; and val/em. The validation has the averaged weights.
+    The averaged weights write them. For questions, F1 is logged as val/quality (questions without
+    an answer included) and exact match as val/em; for other tasks ROUGE-L is val/quality.
+
+    Args:
+        num: Validation examples to use, the first ones.
     """
 
     def __init__(self, num: PositiveInt = 100):
@@ -29,8 +31,9 @@ class Texts(Callback):
         examples = trainer.datamodule.examples("val")[: self.num]
         if not examples:
             return
-        question, accepted = examples[0].question is not None, [e.accepted for e in examples]
-        texts = [one.texts[0] for one in system.generate(examples)]
+        question = examples[0].question is not None
+        accepted = [example.accepted for example in examples]
+        texts = [generated.texts[0] for generated in system.generate(examples)]
         scores = judge(texts, accepted, question, "cmrc" if is_chinese(accepted) else "squad")
         system.log("val/quality", scores["f1" if question else "rouge_l"], sync_dist=True)
         if question:
@@ -38,20 +41,24 @@ class Texts(Callback):
         if trainer.is_global_zero and not trainer.sanity_checking:
             rows = [
                 {
-                    "id": e.id,
-                    "source": e.sources[0],
-                    "question": e.question,
+                    "id": example.id,
+                    "source": example.sources[0],
+                    "question": example.question,
                     "text": text,
-                    "accepted": e.accepted,
+                    "accepted": example.accepted,
                 }
-                for e, text in zip(examples, texts, strict=True)
+                for example, text in zip(examples, texts, strict=True)
             ]
-            write(trainer, rows)
+            _write(trainer, rows)
 
 
 class ConditionalTexts(Callback):
-    """At each validation, writes under the conditions of the first `num` validation examples:
-    samples/texts_<step>.jsonl.
+    """At each validation, writes texts for given conditions to samples/texts_<step>.jsonl.
+
+    The conditions are those of the first validation examples.
+
+    Args:
+        num: Validation examples to use.
     """
 
     def __init__(self, num: PositiveInt = 20):
@@ -62,23 +69,24 @@ class ConditionalTexts(Callback):
         examples = data.examples("val")[: self.num]
         if not examples or trainer.sanity_checking:
             return
-        given = {
-            name: values[torch.arange(len(examples))] for name, values in data.given("val").items()
-        }
-        texts = [one.texts[0] for one in system.generate(examples, given=given)]
+        index = torch.arange(len(examples))
+        given = {name: values[index] for name, values in data.given("val").items()}
+        texts = [generated.texts[0] for generated in system.generate(examples, given=given)]
         if trainer.is_global_zero:
-            rows = zip(examples, texts, strict=True)
-            write(
-                trainer,
-                [
-                    {"id": e.id, "labels": e.labels, "text": t, "accepted": e.accepted}
-                    for e, t in rows
-                ],
-            )
+            rows = [
+                {
+                    "id": example.id,
+                    "labels": example.labels,
+                    "text": text,
+                    "accepted": example.accepted,
+                }
+                for example, text in zip(examples, texts, strict=True)
+            ]
+            _write(trainer, rows)
 
 
-def write(trainer, rows: list[dict]) -> None:
-    """Writes samples/texts_<step>.jsonl, and shows the rows to the loggers."""
+def _write(trainer, rows: list[dict]) -> None:
+    """Writes samples/texts_<step>.jsonl and sends the rows to the loggers."""
     path = Path(trainer.default_root_dir) / "samples" / f"texts_{trainer.global_step:06d}.jsonl"
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_text(path, text)

@@ -1,287 +1,306 @@
-"""What sample and encode do for a model of texts under a condition."""
+"""What sample and encode do for conditional text models: texts on labels, or on images.
 
-import sys
-from collections.abc import Sequence
+Shapes: K conditions, F fields of labels, N texts, C the width of a condition vector.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from rich.table import Table
+from torch import Tensor
 
-from genlab import config
 from genlab.commands import options
+from genlab.commands.common import build_data, output_file, print_codes
 from genlab.commands.data import require_own_data
-from genlab.commands.text import SHOWN, decoding_of, lines_of, read_input, shortened, write_rows
-from genlab.console import console
+from genlab.commands.text import MAX_SHOWN, build_decoding, print_texts, shorten, write_rows
+from genlab.commands.text_input import read_lines, read_records
+from genlab.config import closest
 from genlab.data.images.folder import read_images
 from genlab.data.sampler import in_order
 from genlab.data.text.formats import format_of
-from genlab.data.text.records import Example, read_labelled
+from genlab.data.text.records import Example, read_files, read_labelled
 from genlab.data.text.rows import Drawn, TextBatches, TextDraw
+from genlab.errors import ConfigError
+from genlab.systems.base import LabelEncoder
 from genlab.tensors import save_arrays
 
 __all__ = ["encode_conditional", "sample_conditional"]
 
 BATCH_SIZE = 64
+NUM_STEPS = 5  # of mode=interpolate, where steps= is not given
+
+Settings = Mapping[str, Any]
+Row = dict[str, Any]
 
 
-def sample_conditional(
-    system, settings: dict[str, Any], run_dir: Path, overrides: Sequence[str]
-) -> None:
+# --- sample ---------------------------------------------------------------------------------------
+
+
+def sample_conditional(system, settings: Settings, run_dir: Path, overrides: Sequence[str]) -> None:
     """Writes <out> (JSON lines: id, labels or image, source, texts, scores) and prints a table."""
-    out = Path(settings["out"] or run_dir / "texts.jsonl")
-    if out.suffix != ".jsonl":
-        raise config.ConfigError(f"out={out}: expected a name that ends in .jsonl")
-    free = system.writes_freely
-    if settings["mode"] not in ("grid", "interpolate"):
-        raise config.ConfigError(
-            f"mode={settings['mode']}: of texts under a condition, expected grid or interpolate"
-        )
-    if "data" in options.given(overrides) and hasattr(system.condition, "values"):
-        raise config.ConfigError("data: is not read for texts under labels; leave data.* out")
-    for name, useful in {
-        "prompt": free,
-        "source": not free,
-        "steps": settings["mode"] == "interpolate",
-    }.items():
-        if settings[name] is not None and not useful:
-            why = {
-                "prompt": "this model writes to a source=",
-                "source": "this model is given no source, but a prompt=",
-            }
-            raise config.ConfigError(
-                f"{name}={settings[name]}: {why.get(name, 'is for mode=interpolate')}"
-            )
-    by_labels = hasattr(system.condition, "values")
-    starts = sources(settings, by_labels) if not free else [str(settings["prompt"] or "")]
-    labelled = under_labels if by_labels else under_images
-    conditions, names = labelled(system, settings, overrides)
-    if settings["mode"] == "interpolate":
-        conditions, names = between(conditions, names, settings["steps"])
-    if free and by_labels:
-        count = (
-            settings["num"]
-            if settings["mode"] == "grid"
-            else len(names) * -(-settings["num"] // len(names))
-        )
-        chosen = [(i % len(names), 0) for i in range(count)]
-    elif free:
-        chosen = [(i, 0) for i in range(len(names))]
+    out = output_file(settings, run_dir, "texts.jsonl")
+    on_labels = isinstance(system.condition, LabelEncoder)
+    _check_options(system, settings, overrides)
+    if system.writes_freely:
+        starts = [str(settings["prompt"] or "")]
     else:
-        if any(word.startswith("num=") for word in overrides):
-            raise config.ConfigError(
-                "num: each source is written to once under each label; for more, decoding.num="
-            )
-        chosen = [(i, j) for j in range(len(starts)) for i in range(len(names))]
-    examples = [Example(str(n), (starts[j],), ((),)) for n, (_, j) in enumerate(chosen)]
-    under = conditions[torch.tensor([i for i, _ in chosen])]
-    made = system.generate(examples, decoding_of(settings), conditions=under, seed=settings["seed"])
-    rows = []
-    for n, ((i, j), one) in enumerate(zip(chosen, made, strict=True)):
-        given = names[i] | (
-            {"source": starts[j]} if not free else {"prompt": starts[j]} if starts[j] else {}
-        )
-        rows.append(
-            {
-                "id": str(n),
-                **given,
-                "texts": one.texts,
-                "scores": [round(score, 4) for score in one.scores],
-            }
-        )
-    write_rows(out, rows)
-    show(rows)
-    print(
-        f"texts    {out}  {len(rows)}" + (f", the first {SHOWN} above" if len(rows) > SHOWN else "")
+        starts = _sources(settings, on_labels)
+    if on_labels:
+        conditions, about = _label_conditions(system, settings)
+    else:
+        conditions, about = _image_conditions(system, settings, overrides)
+    if settings["mode"] == "interpolate":
+        conditions, about = _interpolate(conditions, about, settings["steps"])
+    pairs = _pairs(system, settings, len(about), len(starts), on_labels)
+    examples = [Example(str(n), (starts[j],), ((),)) for n, (_, j) in enumerate(pairs)]
+    generated = system.generate(
+        examples,
+        build_decoding(settings["decoding"], settings["allow"], system.codec.tokenizer),
+        conditions=conditions[torch.tensor([i for i, _ in pairs])],
+        seed=settings["seed"],
     )
+    rows = []
+    for n, ((i, j), one) in enumerate(zip(pairs, generated, strict=True)):
+        row = {"id": str(n), **about[i]}
+        if not system.writes_freely:
+            row["source"] = starts[j]
+        elif starts[j]:
+            row["prompt"] = starts[j]
+        row["texts"] = one.texts
+        row["scores"] = [round(score, 4) for score in one.scores]
+        rows.append(row)
+    write_rows(out, rows)
+    table = [
+        (_condition_in_words(row), text or "(nothing)", f"{score:.3g}")
+        for row in rows[:MAX_SHOWN]
+        for text, score in zip(row["texts"], row["scores"], strict=True)
+    ]
+    print_texts(out, ("condition", "text", "score"), table, len(rows))
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in ("under", "text", "score"):
-        table.add_column(name)
-    for row in rows[:SHOWN]:
-        labels = row.get("labels", row.get("image", ""))
-        under = (
-            " ".join(str(v) for v in labels.values() if v)
-            if isinstance(labels, dict)
-            else str(labels)
+def _check_options(system, settings: Settings, overrides: Sequence[str]) -> None:
+    """Refuses options that have no effect on this model."""
+    mode, given = settings["mode"], options.top_keys(overrides)
+    if mode not in ("grid", "interpolate"):
+        raise ConfigError(
+            f"mode={mode}: expected grid or interpolate, the modes of conditional text models"
         )
-        under += f" {row['t']:.2f}" if "t" in row else ""
-        under += f" | {shortened(row['source'], 40)}" if "source" in row else ""
-        for text, score in zip(row["texts"], row["scores"], strict=True):
-            table.add_row(under.strip() or "(nothing told)", text or "(nothing)", f"{score:.3g}")
-    console(sys.stdout).print(table)
+    if "data" in given and isinstance(system.condition, LabelEncoder):
+        raise ConfigError("data: a model of texts on labels reads no data here; leave data.* out")
+    if settings["prompt"] is not None and not system.writes_freely:
+        raise ConfigError(f"prompt={settings['prompt']}: this model rewrites a text; give source=")
+    if settings["source"] is not None and system.writes_freely:
+        raise ConfigError(
+            f"source={settings['source']}: this model is a language model; give prompt="
+        )
+    if settings["steps"] is not None and mode != "interpolate":
+        raise ConfigError(f"steps={settings['steps']}: has an effect with mode=interpolate alone")
+    if "num" in given and not system.writes_freely:
+        raise ConfigError(
+            "num: each source is rewritten once on each condition; for more texts give "
+            "decoding.num="
+        )
 
 
-def sources(settings: dict[str, Any], by_labels: bool) -> list[str]:
-    """The texts of source= or, where input= is no images, of input=."""
-    given = settings["source"]
-    if (given is None) == (settings["input"] is None or not by_labels):
-        raise config.ConfigError('give one of source="a text" and input=file.jsonl')
-    if given is None:
-        return [e.sources[0] for e in read_input(Path(settings["input"]))]
-    return [str(text) for text in (given if isinstance(given, list) else [given])]
+def _pairs(
+    system, settings: Settings, num_conditions: int, num_starts: int, on_labels: bool
+) -> list[tuple[int, int]]:
+    """(number of the condition, number of the start) of each text to write."""
+    if not system.writes_freely:
+        return [(i, j) for j in range(num_starts) for i in range(num_conditions)]
+    if not on_labels:
+        return [(i, 0) for i in range(num_conditions)]
+    count = settings["num"]
+    if settings["mode"] == "interpolate":  # whole rounds over the line
+        count = num_conditions * -(-count // num_conditions)
+    return [(n % num_conditions, 0) for n in range(count)]
 
 
-def under_labels(
-    system, settings: dict[str, Any], overrides: Sequence[str]
-) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-    """The vectors of label=, and {"labels": {field: name}} of each; without label=, each of the
-    first field's in turn.
+def _condition_in_words(row: Row) -> str:
+    """What a row's text was written on, for the table."""
+    labels = row.get("labels", row.get("image", ""))
+    if isinstance(labels, dict):
+        labels = " ".join(str(label) for label in labels.values() if label)
+    words = str(labels)
+    if "t" in row:
+        words += f" {row['t']:.2f}"
+    if "source" in row:
+        words += f" | {shorten(row['source'], 40)}"
+    return words.strip() or "(no label)"
+
+
+def _sources(settings: Settings, on_labels: bool) -> list[str]:
+    """The texts of source= or, unless input= has the images, of input=."""
+    source = settings["source"]
+    in_file = settings["input"] is not None and on_labels
+    if (source is None) != in_file:
+        raise ConfigError('give one of source="a text" and input=file.jsonl')
+    if source is None:
+        return [example.sources[0] for example in read_records(Path(settings["input"]))]
+    return [str(text) for text in (source if isinstance(source, list) else [source])]
+
+
+def _label_conditions(system, settings: Settings) -> tuple[Tensor, list[Row]]:
+    """The vectors (K, C) of label=, and {"labels": {field: name}} of each.
+
+    Without label=, each label of the first field in turn.
     """
     condition, wanted = system.condition, settings["label"]
     if system.writes_freely and settings["input"] is not None:
-        raise config.ConfigError("input=: this model needs none; give label= and prompt=")
+        raise ConfigError("input=: this model reads no file; give label= and prompt=")
     if wanted is None:
-        field = next(iter(condition.values))
-        wanted = [{field: name} for name in condition.values[field]]
-    labels = [
-        condition.numbers(each) for each in (wanted if isinstance(wanted, list) else [wanted])
-    ]
+        field, names = next(iter(condition.values.items()))
+        wanted = [{field: name} for name in names]
+    labels = [condition.numbers(one) for one in (wanted if isinstance(wanted, list) else [wanted])]
     vectors = system.conditions({"labels": torch.tensor(labels)})
-    return vectors, [{"labels": condition.named(each)} for each in labels]
+    return vectors, [{"labels": condition.named(numbers)} for numbers in labels]
 
 
-def under_images(
-    system, settings: dict[str, Any], overrides: Sequence[str]
-) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-    """The vectors of the first num images of input=, or of the run's test split, and {"image":
-    name} of each.
+def _image_conditions(
+    system, settings: Settings, overrides: Sequence[str]
+) -> tuple[Tensor, list[Row]]:
+    """The vectors (K, C) of the first num= images, and {"image": name} of each.
+
+    The images are those of input=, or of the test split of the run's data.
     """
     if settings["label"] is not None:
-        raise config.ConfigError("label: this model writes about images; give input=photos/")
-    data = options.build_data(settings)
+        raise ConfigError("label: this model writes on images; give input=photos/")
+    data = build_data(settings)
     if settings["input"] is not None:
         images, names, _ = read_images(settings["input"], **data.image_shape, on_error="raise")
     else:
         data.prepare_data()
         data.setup()
         require_own_data(Path(settings["run"]), data, overrides)
-        images, names = data.given("test")["image"], [e.id for e in data.examples("test")]
+        images = data.given("test")["image"]
+        names = [example.id for example in data.examples("test")]
     count = min(settings["num"], len(names))
-    return system.conditions({"image": images[torch.arange(count)]}), [
-        {"image": name} for name in names[:count]
-    ]
+    vectors = system.conditions({"image": images[torch.arange(count)]})
+    return vectors, [{"image": name} for name in names[:count]]
 
 
-def between(
-    conditions: torch.Tensor, names: list[dict[str, Any]], steps: int | None
-) -> tuple[torch.Tensor, list[dict]]:
-    """`steps` (5) vectors from the first of two conditions to the second, each with its t."""
-    if len(names) != 2:
-        raise config.ConfigError(f"mode=interpolate: goes from one condition to another, and {len(names)} are given; "
-                                 "label=[one,other], or num=2 of images")  # fmt: skip
-    steps = 5 if steps is None else steps
-    t = torch.linspace(0, 1, steps, device=conditions.device)
-    ends = [n.get("labels") or n["image"] for n in names]
-    shown = [" ".join(filter(None, e.values())) if isinstance(e, dict) else e for e in ends]
-    rows = [
-        {"labels": {"from": shown[0], "to": shown[1]}, "t": round(float(part), 4)} for part in t
-    ]
+def _interpolate(
+    conditions: Tensor, about: list[Row], num_steps: int | None
+) -> tuple[Tensor, list[Row]]:
+    """The vectors on the line from the first of two conditions to the second, each with its t."""
+    if len(about) != 2:
+        raise ConfigError(
+            f"mode=interpolate: needs two conditions, and {len(about)} are given; give "
+            "label=[one,other], or num=2 of images"
+        )
+    t = torch.linspace(0, 1, num_steps or NUM_STEPS, device=conditions.device)
+    ends = [_end_in_words(row) for row in about]
+    rows = [{"labels": {"from": ends[0], "to": ends[1]}, "t": round(float(step), 4)} for step in t]
     return torch.lerp(conditions[0], conditions[1], t[:, None]), rows
+
+
+def _end_in_words(row: Row) -> str:
+    labels = row.get("labels")
+    return " ".join(filter(None, labels.values())) if labels else row["image"]
 
 
 # --- encode ---------------------------------------------------------------------------------------
 
 
-def encode_conditional(system, data, settings: dict[str, Any], run_dir: Path) -> None:
-    """Writes an .npz. Under images: their vectors as `codes`.
+def encode_conditional(system, data, settings: Settings, run_dir: Path) -> None:
+    """Writes an .npz: the vectors of images, or the log-probability of texts on each label.
 
-    Under labels, Bayes' rule over the values of field=: `codes` and `posterior` (N, K), log p(text
-    | value) and, under a uniform prior, p(value | text); `values` (K,), `ids`, `labels` (N,), -1
-    where not known.
+    On images: `codes` (N, C), their condition vectors, and `ids`. On labels, Bayes' rule over the K
+    labels of field=: `codes` (N, K), log p(text | label); `posterior` (N, K), p(label | text) under
+    a uniform prior; `values` (K,), their names; `ids`; `labels` (N,), -1 where not known.
     """
-    out = Path(settings["out"] or run_dir / "codes.npz")
-    if out.suffix != ".npz":
-        raise config.ConfigError(f"out={out}: expected a name that ends in .npz")
-    if not hasattr(system.condition, "values"):
-        if settings["field"] is not None:
-            raise config.ConfigError(
-                f"field={settings['field']}: this model knows no labels; it gives the images' vectors"
-            )
-        if settings["input"] is not None:
-            images, ids, _ = read_images(
-                settings["input"], **data.image_shape, on_error=settings["on_error"]
-            )
-        else:
-            data.prepare_data()
-            data.setup()
-            images, ids = (
-                data.given(settings["split"])["image"],
-                [e.id for e in data.examples(settings["split"])],
-            )
-        arrays = {
-            "codes": system.conditions({"image": images}).float().cpu().numpy(),
-            "ids": np.array(ids),
-        }
-        return save(out, arrays)
-    fields = list(system.condition.values)
+    out = output_file(settings, run_dir, "codes.npz")
+    if isinstance(system.condition, LabelEncoder):
+        return _classify_texts(system, data, settings, out)
+    if settings["field"] is not None:
+        raise ConfigError(
+            f"field={settings['field']}: this model has no labels; its codes are of images"
+        )
+    if settings["input"] is not None:
+        on_error = settings["on_error"]
+        images, ids, _ = read_images(settings["input"], **data.image_shape, on_error=on_error)
+    else:
+        split = settings["split"]
+        images, ids = data.given(split)["image"], [one.id for one in data.examples(split)]
+    codes = system.conditions({"image": images}).float().cpu().numpy()
+    _save(out, {"codes": codes, "ids": np.array(ids)})
+
+
+def _classify_texts(system, data, settings: Settings, out: Path) -> None:
+    """Writes how likely each text is on each label of a field."""
+    values = system.condition.values
+    fields = list(values)
     field = settings["field"] or fields[0]
     if field not in fields:
-        raise config.ConfigError(
-            f"field={field}: expected one of {', '.join(fields)}.{config.closest(field, fields)}"
-        )
+        hint = closest(field, fields)
+        raise ConfigError(f"field={field}: expected one of {', '.join(fields)}.{hint}")
     if len(fields) > 1 and not system.condition_dropout:
-        raise config.ConfigError(
-            f"field={field}: one label by itself was never told in training (model.condition_dropout=0)"
+        raise ConfigError(
+            f"field={field}: in training all fields were known together "
+            "(model.condition_dropout=0), so the model cannot classify one of them alone"
         )
-    place, names = fields.index(field), system.condition.values[field]
-    examples = texts_of(system, data, settings, fields)
-    wanted = torch.full((len(names), len(fields)), -1)
-    wanted[:, place] = torch.arange(len(names))
-    drawn = Drawn(examples, system.codec, {})
-    draws = [TextDraw(draw.index) for draw in in_order(len(examples), BATCH_SIZE)]
-    batches = map(TextBatches(drawn, 0, 0.0).__getitem__, draws)
-    log_p = system.score(batches, system.conditions({"labels": wanted}))
-    labels = np.array(
-        [
-            names.index(e.labels[place]) if e.labels and e.labels[place] in names else -1
-            for e in examples
-        ]
-    )
-    save(out, {"codes": log_p.float().numpy(), "posterior": log_p.softmax(1).float().numpy(), "values": np.array(names),
-               "ids": np.array([e.id for e in examples]), "labels": labels})  # fmt: skip
-    told = labels >= 0
-    if told.any():
-        right = (log_p.argmax(1).numpy()[told] == labels[told]).mean()
+    place, names = fields.index(field), values[field]
+    examples = _labelled_texts(system, data, settings)
+    labels_KF = torch.full((len(names), len(fields)), -1)
+    labels_KF[:, place] = torch.arange(len(names))
+    rows = TextBatches(Drawn(examples, system.codec, {}), 0, 0.0)
+    draws = in_order(len(examples), BATCH_SIZE)
+    batches = (rows[TextDraw(draw.index)] for draw in draws)
+    log_p_NK = system.score(batches, system.conditions({"labels": labels_KF}))
+    known = [one.labels[place] if one.labels else None for one in examples]
+    labels = np.array([names.index(name) if name in names else -1 for name in known])
+    arrays = {
+        "codes": log_p_NK.float().numpy(),
+        "posterior": log_p_NK.softmax(1).float().numpy(),
+        "values": np.array(names),
+        "ids": np.array([one.id for one in examples]),
+        "labels": labels,
+    }
+    _save(out, arrays)
+    is_known = labels >= 0
+    if is_known.any():
+        hits = log_p_NK.argmax(1).numpy()[is_known] == labels[is_known]
         print(
-            f"{field}: the likeliest of {len(names)} values is the text's own for {right:.1%} of {told.sum()}"
+            f"{field}: the most likely of {len(names)} labels is the text's own for "
+            f"{hits.mean():.1%} of {is_known.sum()}"
         )
 
 
-def save(out: Path, arrays: dict[str, np.ndarray]) -> None:
-    save_arrays(out, **arrays)
-    print(
-        f"codes    {out}  {arrays['codes'].shape[0]} x {arrays['codes'].shape[1]}, with {', '.join(arrays)}"
-    )
+def _labelled_texts(system, data, settings: Settings) -> list[Example]:
+    """The texts of split= or input=, with their labels where these are known.
 
-
-def texts_of(system, data, settings: dict[str, Any], fields: list[str]) -> list[Example]:
-    """The texts of split=, or of input=: records with the data's own fields, or for a language
-    model a text a line.
+    input= is a file of records with the fields of the run's data; for a language model it may be a
+    text a line.
     """
     if settings["split"]:
-        data.setup()
         examples = data.examples(settings["split"])
     else:
-        path = Path(settings["input"])
+        path, config = Path(settings["input"]), settings["data"]
         if format_of(path) in (".jsonl", ".json", ".tsv", ".csv"):
-            about = settings["data"]
-            text, source = about.get("text_field", "text"), about.get("source_field")
-            examples = read_labelled(
-                [path], settings["on_error"], text, about.get("fields", []), source
-            ).examples
+            reader = partial(
+                read_labelled,
+                text=config.get("text_field", "text"),
+                fields=config.get("fields", []),
+                source=config.get("source_field"),
+            )
+            examples = read_files([path], reader, settings["on_error"]).examples
         elif system.writes_freely:
-            examples = [
-                Example(str(i), ("",), ((line.strip(),),)) for i, line in enumerate(lines_of(path))
-            ]
+            texts = [line.strip() for line in read_lines(path)]
+            examples = [Example(str(i), ("",), ((text,),)) for i, text in enumerate(texts)]
         else:
-            raise config.ConfigError(
-                f"input={path}: expected .jsonl, .json, .tsv or .csv with a source and a text a record"
+            raise ConfigError(
+                f"input={path}: expected a .jsonl, .json, .tsv or .csv file whose records have a "
+                "source and a text"
             )
     if not examples:
-        raise config.ConfigError("input= or split=: there is nothing in it")
-    return [replace(e, targets=(e.targets[0][:1],)) for e in examples]
+        raise ConfigError("input= or split=: there are no texts in it")
+    return [replace(example, targets=(example.targets[0][:1],)) for example in examples]
+
+
+def _save(out: Path, arrays: dict[str, np.ndarray]) -> None:
+    save_arrays(out, **arrays)
+    print_codes(out, arrays)

@@ -1,11 +1,10 @@
 """`genlab eval run=<dir>`: measures a trained run; every number goes beside what produced it."""
 
-import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,75 +12,80 @@ import yaml
 
 from genlab import config, console, runs
 from genlab.commands import options
-from genlab.commands.data import require_own_data, require_split, tell, trained_on
-from genlab.commands.text import measure_texts, refuse
-from genlab.errors import DataError
-from genlab.evaluation.classification import evaluate_classifier
-from genlab.evaluation.density import evaluate_density
-from genlab.evaluation.images import evaluate_images
-from genlab.files import explained, refuse_links, unwritable
+from genlab.commands.common import (
+    bind_data,
+    build_data,
+    choose_sampler,
+    load_system,
+    options_for,
+    progress_bar,
+    recompute_statistics,
+    require,
+    require_run,
+    with_vocabulary,
+)
+from genlab.commands.data import is_data_of_run, require_own_data, require_split, set_up
+from genlab.commands.text import build_decoding
+from genlab.errors import ConfigError, DataError
+from genlab.evaluation.base import Results, Settings, evaluate
+from genlab.files import explain_error, refuse_links, why_unwritable
 from genlab.report.html import write_report
-from genlab.report.images import save_rows
-from genlab.report.plots import save_prd
-from genlab.report.points import save_histograms, save_points, window
-from genlab.report.tables import certificate_table, metrics_table
+from genlab.report.tables import metrics_table
 from genlab.runs.schema import TrainedManifest
+from genlab.systems.base import Generates, HasLikelihood, Samples
 
-__all__ = [
-    "choose_sampler",
-    "measure",
-    "pick_device",
-    "require_run",
-    "require_verb",
-    "run",
-    "taken",
-    "with_vocabulary",
-]
+__all__ = ["build_metrics", "measure", "run"]
 
-DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
+FEATURES = {"_target_": "genlab.metrics.features.auto"}
+STANDARD = yaml.safe_load(files("genlab.conf").joinpath("metrics/standard.yaml").read_text())
+OF_MEASURE = (  # options that `run` hands on to `measure`
+    "metrics",
+    "features",
+    "allow",
+    "ckpt",
+    "weights",
+    "device",
+    "split",
+    "num",
+    "batch_size",
+    "seed",
+    "standing",
+    "sampler",
+    "temperature",
+)
 
 
-def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[str, float]:
-    """Writes <run>/eval/metrics.json and the report anew, prints a table; returns the metrics'
-    values.
+def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> Results:
+    """Writes <run>/eval/metrics.json and the report, and prints a table.
+
+    Returns:
+        {metric: {"value": ..., and what produced it}}, as in metrics.json.
     """
     settings = options.read("eval", cfg, overrides)
     run_path = require_run(settings, "eval")
     refuse_links(run_path)
     runs.check_layout(run_path)
-    runs.read_manifest(run_path, TrainedManifest)  # before what takes long: the report tells of it
-    out = place(run_path, run_dir)
-    config.validate(
-        {k: settings.get(k) for k in ("data", "metrics", "ood", "allow")}, {"metrics": ["data"]}
-    )
-    data = options.build_data(settings | {"data": with_vocabulary(settings["data"], run_path)})
-    data.prepare_data()
-    data.setup()
-    tell(data)
+    # The report needs the manifest; a damaged one is refused before what takes long.
+    runs.read_manifest(run_path, TrainedManifest)
+    out = _writable_folder(run_path, run_dir)
+    names = ("data", "metrics", "features", "ood", "allow")
+    config.validate({name: settings.get(name) for name in names}, {"features": ["data"]})
+    data = build_data(settings | {"data": with_vocabulary(settings["data"], run_path)})
+    set_up(data)
     require_own_data(run_path, data, overrides)
     require_split(data, settings["split"])
-    names = (
-        "ckpt",
-        "weights",
-        "seed",
-        "num",
-        "split",
-        "batch_size",
-        "standing",
-        "sampler",
-        "scale",
-        "device",
-    )
-    chosen = {name: settings[name] for name in names}
-    chosen |= {
-        "texts": {"decoding": settings["decoding"], "measure": settings["measure"]},
-        "overrides": overrides,
-    }
-    ood = other_data(settings["ood"], data, settings["allow"]) if settings.get("ood") else None
-    if ood is not None:
+    ood = None
+    if settings["ood"]:
+        ood = build_ood(settings["ood"], data, settings["allow"])
         require_split(ood, settings["split"], "ood: split")
     results = measure(
-        run_path, data, settings["metrics"], settings["allow"], ood=ood, out=out, **chosen
+        run_path,
+        data,
+        ood=ood,
+        texts={"decoding": settings["decoding"], "measure": settings["measure"]},
+        overrides=overrides,
+        out=out,
+        **{name: settings[name] for name in OF_MEASURE},
     )
     report = write_report(run_path, out)
     print(f"metrics  {out / 'eval' / 'metrics.json'}")
@@ -89,263 +93,156 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
         if any((out / "eval").glob(pattern)):
             print(f"{name} {out / 'eval' / pattern}")
     print(f"report   {report}")
-    return {name: entry["value"] for name, entry in results.items()}
+    return results
 
 
-def place(run_path: Path, instead: Path) -> Path:
-    """Where the results go: the run's directory, or, said in a line, `instead` where that cannot be
-    written.
-    """
+def _writable_folder(run_path: Path, other: Path) -> Path:
+    """Where results go: the run directory; if that is read-only, `other`, with a line about it."""
     folders = [folder for folder in (run_path, run_path / "eval") if folder.is_dir()]
-    why = next(filter(None, map(unwritable, folders)), None)
-    if why is None:
+    error = next(filter(None, map(why_unwritable, folders)), None)
+    if error is None:
         return run_path
-    print(
-        f"{explained(why) or f'{run_path}: {why.strerror}'}. The results go to {instead}",
-        file=sys.stderr,
-    )
-    return instead
+    reason = explain_error(error) or f"{run_path}: {error.strerror}"
+    print(f"{reason}. The results go to {other}", file=sys.stderr)
+    return other
 
 
-def with_vocabulary(data: dict[str, Any], run_path: Path) -> dict[str, Any]:
-    """The config of texts with the run's own vocabulary, whatever they were to be read with, and
-    even where that is gone.
+def build_ood(node: Mapping[str, Any], data, allow: Sequence[str] = ()):
+    """The data set of ood=, in the image shape of the run's own data.
+
+    Its pictures are padded like those of the run, and shrunk where they are too large for that.
+
+    Raises:
+        ConfigError: If it holds points and the run's data images, or the other way round.
     """
-    own = {"vocab": str(run_path.absolute()), "simplified": False}
-    return data | {name: value for name, value in own.items() if name in data}
-
-
-def require_run(settings: dict[str, Any], command: str) -> Path:
-    """The directory of run=; RunError where it is not given."""
-    if not settings.get("run"):
-        raise runs.RunError(
-            f"run=: genlab {command} needs a run directory, as in genlab {command} run=outputs/train/..."
+    own, other = getattr(data, "modality", "text"), "image" if "image_size" in node else "point"
+    if own != other:
+        raise ConfigError(
+            f"ood: the run's {data.name} holds {own}s, and this data set {other}s; choose one of "
+            f"{own}s"
         )
-    return Path(settings["run"])
+    if own == "point":
+        return config.build(node, allow)
+    node = {**node, "image_size": data.image_size, "channels": data.channels}
+    ood = config.build(node, allow)
+    try:
+        ood.prepare_data()
+    except DataError as error:
+        if node["resize"] != "pad" or "cannot shrink" not in str(error):
+            raise
+        ood = config.build(node | {"resize": "bilinear"}, allow)
+    return ood
 
 
 def measure(
     run_path: Path,
     data,
-    metrics: dict[str, Any] = DEFAULTS,
-    allow=(),
     *,
+    metrics: Mapping[str, Any] = STANDARD,
+    features: Mapping[str, Any] = FEATURES,
+    allow: Sequence[str] = (),
     ckpt: str = "last",
     weights: str = "ema",
-    seed: int = 0,
-    num: int = 10_000,
+    device: str = "auto",
     split: str = "test",
+    num: int = 10_000,
     batch_size: int = 256,
+    seed: int = 0,
     standing: int = 0,
     sampler: str | None = None,
-    scale: float | None = None,
-    device: str = "auto",
+    temperature: float | None = None,
     ood=None,
-    texts: dict[str, Any] | None = None,
+    texts: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     out: Path | None = None,
-) -> dict[str, dict[str, Any]]:
-    """The metrics of a run on `data`, for images over the feature network `metrics`; ood: data to
-    tell from these.
+) -> Results:
+    """Measures a run on data, and writes the metrics and pictures.
 
-    Also written to eval/metrics.json in `out` (None: the run's directory), with pictures beside it:
-    of image models neighbours.png (a sample a row, then the training images nearest to it) and
-    prd.png (the precision-recall curve); of densities density.png (points), ood.png (both sets'
-    log-probabilities) and certificate.json (of a network that has one); of models of texts
-    texts.jsonl. texts: {"decoding": ..., "measure": ...} for these. overrides: the command line's,
-    of which those that mean nothing to this model are refused.
+    Besides eval/metrics.json these are, of image models, neighbours.png (a sample a row, then the
+    training images nearest to it) and prd.png (the precision-recall curve); of likelihoods
+    density.png (points), ood.png (the log-probabilities of both data sets) and certificate.json;
+    of text models texts.jsonl.
+
+    Args:
+        run_path: The run directory.
+        data: The data module, set up.
+        metrics: Configs of the evaluators, by name.
+        features: The config of the feature network, for images.
+        allow: What the run's config may build besides genlab's own classes.
+        ckpt, weights, device: See genlab eval, as of all options below.
+        split: The real examples for reconstructions and codes; samples are compared with train.
+        num: Samples; of a text model examples, at most.
+        batch_size: Inputs at once.
+        seed: Of samples and noise.
+        standing: Batches that the generator's statistics are taken from again; 0: as trained.
+        sampler: One of the model's own; None: its default.
+        temperature: Of the samples of image models; None: 1.
+        ood: Another data set, set up, to distinguish from `data` by the likelihood.
+        texts: {"decoding": ..., "measure": ...} of genlab eval, for text models.
+        overrides: The words of the command line, of which those of other models are refused.
+        out: The directory that eval/ is written in; None: the run directory.
+
+    Returns:
+        {metric: {"value": ..., and what produced it}}, as in metrics.json.
     """
     out = out or run_path
     if data.name is None:
-        raise config.ConfigError(
-            "data: the run's config has no data to evaluate on; choose one, as in data=mnist5k"
+        raise ConfigError(
+            "data: the run's config has no data to evaluate on; choose some, as in data=mnist5k"
         )
-    device = pick_device(device)
-    system = runs.load(run_path, ckpt, weights, device, allow)
-    refuse("eval", system, overrides)
-    if ood is not None and not hasattr(system, "log_prob"):
-        raise config.ConfigError(
-            f"ood={ood.name}: {type(system).__name__} has no log-probability to tell data apart by"
-        )
+    opened = {"ckpt": ckpt, "weights": weights, "device": device, "allow": allow}
+    system = load_system(opened, run_path)
+    options.refuse_foreign_options("eval", system, overrides)
+    if ood is not None:
+        require(system, HasLikelihood, f"ood={ood.name}", "a model with a likelihood")
+    if temperature is not None:
+        require(system, Samples, f"temperature={temperature}", "a model that samples")
+        options_for(system.prior, {"temperature": temperature}, "temperature")
+        if system.modality != "image":
+            raise ConfigError(f"temperature={temperature}: is of samples of image models alone")
     choose_sampler(system, sampler)
-    if scale is not None:
-        require_verb(system, "sample")
-        taken(system.prior, {"scale": scale})
-    if hasattr(system, "bind"):
-        system.bind(data)
-    if standing:
-        require_verb(system, "stand")
-        system.stand(standing)
-    images = system.modality == "image" and hasattr(system, "sample")
-    features = config.build(metrics, allow, data=data).to(device) if images else None
-    chosen = {"split": split, "num_samples": num, "batch_size": batch_size, "seed": seed}
-    own = trained_on(run_path, data)
-    results: dict[str, dict[str, Any]] = {}
-    files: list[Callable[[], Any]] = []
+    bind_data(system, data)
+    recompute_statistics(system, standing)
+    own_data = is_data_of_run(run_path, data)
+    texts = texts or {}
+    decoding = None
+    if isinstance(system, Generates):
+        tokenizer = system.codec.tokenizer
+        decoding = build_decoding(texts.get("decoding") or {}, allow, tokenizer)
     with progress_bar() as progress:
-        if system.modality == "text":
-            settings = {"split": split, "num": num, "seed": seed, **(texts or {})}
-            results |= measure_texts(system, data, out, settings, progress).results
-        if hasattr(system, "classify"):
-            found = evaluate_classifier(
-                system, data, split=split, batch_size=batch_size, seed=seed, progress=progress
-            )
-            results |= found.results
-            files += [partial(save_certificate, out, found.certificate)]
-        if hasattr(system, "log_prob"):
-            view = None if system.modality == "image" else window(data.arrays("train"))
-            found = evaluate_density(system, data, **chosen, ood=ood, view=view, progress=progress)
-            results |= found.results
-            files += [partial(save_certificate, out, found.certificate)]
-            if found.density is not None:
-                panels = {
-                    f"{split} split": data.arrays(split),
-                    "samples": found.samples,
-                    "density": found.density,
-                }
-                files += [partial(save_points, panels, out / "eval" / "density.png", view)]
-            if found.scores:
-                named = {name: system.scaled(values) for name, values in found.scores.items()}
-                files += [partial(save_histograms, named, out / "eval" / "ood.png", system.measure)]
-        if images:
-            found = evaluate_images(
-                system, data, features, **chosen, scale=scale, own_data=bool(own), progress=progress
-            )
-            results |= found.results
-            files += [partial(save_rows, found.neighbours, out / "eval" / "neighbours.png")]
-            files += [partial(save_prd, *found.prd, out / "eval" / "prd.png")]
-    used = {"weights": weights, "ckpt": str(ckpt), "data": data.name, "own_data": own}
+        chosen = Settings(
+            split=split,
+            num=num,
+            batch_size=batch_size,
+            seed=seed,
+            temperature=temperature,
+            own_data=own_data,
+            ood=ood,
+            features=partial(config.build, features, allow, data=data),
+            decoding=decoding,
+            measure=texts.get("measure"),
+            progress=progress,
+        )
+        results, pages = evaluate(system, data, build_metrics(metrics, allow), chosen)
+    used = {"weights": weights, "ckpt": str(ckpt), "data": data.name, "own_data": own_data}
     if system.modality == "text":
         used |= dict.fromkeys(("features_hash", "comparable", "crop", "resize"))
     else:
         about = data.describe(split)
         used |= {"standing": standing, "crop": about.get("crop"), "resize": about.get("resize")}
-    used |= {
-        name: value
-        for name, value in {"sampler": sampler, "scale": scale}.items()
-        if value is not None
-    }
+    if sampler is not None:
+        used["sampler"] = sampler
+    if temperature is not None:
+        used["temperature"] = temperature
     results = {name: entry | used for name, entry in results.items()}
-    console.console(sys.stdout).print(
-        metrics_table(results)
-    )  # before the files, for which the disk may have no room
-    for write in files:
-        write()
+    # The table first: the disk may have no room for the files.
+    console.console(sys.stdout).print(metrics_table(results))
+    for name, write in pages.items():
+        write(out / "eval" / name)
     runs.write_text(out / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     return results
 
 
-@contextmanager
-def progress_bar():
-    """A function (description, done, total) that shows how far each part of a measurement is."""
-    with console.progress() as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(description: str, done: int, total: int) -> None:
-            if description not in tasks:
-                tasks[description] = bar.add_task(description, total=total)
-            bar.update(tasks[description], completed=done, total=total)
-
-        yield progress
-
-
-def save_certificate(run_path: Path, certificate: dict[str, Any] | None) -> None:
-    """<run>/eval/certificate.json, and a line for each shape of layer with its largest bound."""
-    if certificate is None:
-        return
-    runs.write_text(
-        run_path / "eval" / "certificate.json", json.dumps(certificate, indent=2) + "\n"
-    )
-    console.console(sys.stdout).print(certificate_table(certificate))
-
-
-def other_data(node: dict[str, Any], data, allow):
-    """The data of ood=, in the shape of the run's own: padded like these where its pictures fit,
-    else shrunk.
-    """
-    if data.modality != ("image" if "image_size" in node else "point"):
-        raise config.ConfigError(
-            f"ood: the run's {data.name} holds {data.modality}s; choose a set of those"
-        )
-    if data.modality == "point":
-        return config.build(node, allow)
-    node = node | {"image_size": data.image_size, "channels": data.channels}
-    other = config.build(node, allow)
-    try:
-        other.prepare_data()
-    except DataError as error:
-        if node["resize"] != "pad" or "cannot shrink" not in str(error):
-            raise
-        other = config.build(node | {"resize": "bilinear"}, allow)
-    return other
-
-
-def require_verb(system, verb: str) -> None:
-    """ValueError naming the models that can, unless `system` answers `verb`."""
-    if hasattr(system, verb):
-        return
-    from importlib.resources import files
-
-    able = []
-    for entry in sorted(files("genlab.conf").joinpath("model").iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".yaml"):
-            target = yaml.safe_load(entry.read_text()).get("model", {}).get("_target_")
-            if target is not None and hasattr(
-                config.locate(target), verb
-            ):  # a variant of another recipe names none
-                able.append(entry.name.removesuffix(".yaml"))
-    raise runs.RunError(
-        f"{type(system).__name__} cannot {verb}; models that can: {', '.join(able) or 'none'}"
-    )
-
-
-def taken(verb: Callable, settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of scale=, temperature= and label= that are given; ConfigError for one that the model's
-    `verb` cannot take.
-    """
-    given = {
-        name: settings[name]
-        for name in ("scale", "temperature", "label")
-        if settings.get(name) is not None
-    }
-    able = inspect.signature(verb).parameters.keys() & {"scale", "temperature", "label"}
-    for name in given.keys() - able:
-        known = ", ".join(sorted(able)) or "none"
-        raise config.ConfigError(
-            f"{name}={given[name]}: {type(verb.__self__).__name__} does not take it; it takes {known}"
-        )
-    return given
-
-
-def choose_sampler(system, name: str | None) -> None:
-    """Lets `system` draw its codes by `name`, one of its samplers; None for its own. ConfigError if
-    it has no such one.
-    """
-    if name is None:
-        return
-    known = getattr(system, "samplers", ())
-    if name not in known:
-        has = (
-            f"has {', '.join(known)}.{config.closest(name, known)}"
-            if known
-            else "has one way to sample; leave sampler= out"
-        )
-        raise config.ConfigError(f"sampler={name}: {type(system).__name__} {has}")
-    system.sampler = name
-
-
-def pick_device(name: str) -> str:
-    """auto: the accelerator that torch finds, else cpu; otherwise `name` itself."""
-    import torch
-
-    if name != "auto":
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:  # torch compiled without it asserts
-            why = str(error).partition("\n")[0]
-            raise config.ConfigError(
-                f"device={name}: cannot be used here ({why}); device=auto takes what is there"
-            ) from None
-        return name
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator.type if accelerator is not None else "cpu"
+def build_metrics(metrics: Mapping[str, Any], allow: Sequence[str] = ()) -> dict[str, Any]:
+    """The evaluators of the config group `metrics`, by name."""
+    return {name: config.build(node, allow) for name, node in metrics.items() if node is not None}

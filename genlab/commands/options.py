@@ -1,8 +1,9 @@
-"""The options of every command: their types, ranges and defaults. conf/<command>.yaml says what
-each is for.
+"""The options of every command: their types, ranges and defaults, and which models take them.
+
+What each is for stands in conf/<command>.yaml.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
@@ -10,11 +11,23 @@ from pydantic import Field
 
 from genlab import config
 from genlab.config import Node
+from genlab.errors import ConfigError
 from genlab.overrides import key_of
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed
+from genlab.systems.base import HasConditions, System
 from genlab.systems.text.writing import Decoding
 
-__all__ = ["SCHEMAS", "Encode", "Eval", "Export", "Sample", "Train", "build_data", "given", "read"]
+__all__ = [
+    "SCHEMAS",
+    "Encode",
+    "Eval",
+    "Export",
+    "Sample",
+    "Train",
+    "read",
+    "refuse_foreign_options",
+    "top_keys",
+]
 
 Text = Annotated[str, Field(min_length=1, description="text that is not empty")]
 Device = Annotated[
@@ -29,16 +42,48 @@ Package = Annotated[
 Name = NonNegativeInt | Text
 Split = Literal["train", "val", "test"]
 Label = NonNegativeInt | Text
-Conditions = dict[str, NonNegativeInt | str | None]  # a label of each field
+Conditions = dict[str, NonNegativeInt | str | None]  # {field: label}
 Labels = Annotated[
     Label | Annotated[list[Label | Conditions], Field(min_length=1)] | Conditions,
     Field(description="a class (its number or name), a list of them, or {field: label}"),
 ]
 
+# Options, by command, that have an effect on one kind of model alone
+OF_IMAGE_MODELS = {  # and of models of points
+    "sample": {
+        "mode",
+        "num",
+        "steps",
+        "label",
+        "temperature",
+        "code_scale",
+        "sampler",
+        "standing",
+        "data",
+    },
+    "encode": {"method", "label", "seed", "tolerance", "log_prob"},
+    "eval": {"standing", "batch_size", "features", "sampler", "temperature", "ood"},
+}
+OF_TEXT_MODELS = {
+    "sample": {"source", "question", "passages", "decoding", "prompt"},
+    "encode": {"pooling", "whiten", "field"},
+    "eval": {"decoding", "measure"},
+}
+OF_CONDITIONAL_TEXT_MODELS = {
+    "sample": {"mode", "num", "steps", "label", "prompt", "data"},
+    "encode": {"field"},
+    "eval": set(),
+}
+OF_UNCONDITIONAL_TEXT_MODELS = {
+    "sample": {"question", "passages"},
+    "encode": {"pooling", "whiten"},
+    "eval": {"measure"},
+}
+
 
 @dataclass(kw_only=True)
 class Run:
-    """What every command that uses a trained run takes."""
+    """The options of every command that opens a trained run."""
 
     name: Text | None = None
     run: Text | None = None
@@ -56,8 +101,8 @@ class Sample(Run):
     mode: Literal["grid", "interpolate", "reconstruct", "walk"] = "grid"
     num: PositiveInt = 64
     seed: Seed = 0
-    scale: NonNegativeFloat | None = None
     temperature: NonNegativeFloat | None = None
+    code_scale: NonNegativeFloat | None = None
     steps: Annotated[int, Range(ge=2)] | None = None
     label: Labels | None = None
     input: Text | None = None
@@ -95,16 +140,17 @@ class Encode(Run):
 class Eval(Run):
     """genlab eval."""
 
-    out: None = None  # it writes into the run
+    out: None = None  # the results go into the run directory
     data: Node | dict[str, Any] = field(default_factory=dict)
-    metrics: Node | None = None
+    metrics: dict[str, Node | None] = field(default_factory=dict)
+    features: Node | None = None
     ood: Node | None = None
     split: Split = "test"
     num: PositiveInt = 10_000
     batch_size: PositiveInt = 256
     seed: Seed = 0
     sampler: Text | None = None
-    scale: NonNegativeFloat | None = None
+    temperature: NonNegativeFloat | None = None
     standing: NonNegativeInt = 0
     decoding: dict[str, Any] = field(default_factory=dict)
     measure: Literal["squad", "cmrc", "sogou"] | None = None
@@ -121,7 +167,7 @@ class Export(Run):
 
 @dataclass(kw_only=True)
 class Train:
-    """genlab train; the keys of model, net, data, ... are the arguments of what they build."""
+    """genlab train; keys below model, net, data, ... are arguments of the classes they name."""
 
     name: Text
     model: Node
@@ -133,6 +179,8 @@ class Train:
     augment: Node | None = None
     callbacks: dict[str, Node | None] | None = None
     logger: dict[str, Node | None] | None = None
+    metrics: dict[str, Node | None] | None = None
+    features: Node | None = None
     run: Text | None = None
     ckpt: Text = "last"
     seed: Seed = 1
@@ -152,58 +200,81 @@ def read(
     overrides: Iterable[str] = (),
     supplied: Mapping[str, Iterable[str]] | None = None,
 ) -> dict[str, Any]:
-    """The options of `command` as plain data: resolved, checked, and with a default for each that
-    `cfg` leaves out.
+    """The options of `command` as plain data: resolved, checked, and with all defaults filled in.
 
     Args:
         command: train, sample, encode, eval or export.
-        cfg: the composed config.
-        overrides: the words of the command line. What they name as a `_target_` is allowed, and all
-            that libraries and genlab have where the whole config is the user's own.
-        supplied: see `config.validate`, for a command that builds all that is in its config; None
-        for others.
+        cfg: The composed config.
+        overrides: The words of the command line. A `_target_` that they name is allowed, and where
+            the whole config is the user's own, every class of genlab and of the libraries.
+        supplied: See `config.validate`, for a command that builds all that is in its config; None
+            for others.
 
     Raises:
-        ConfigError: lists every option that is unknown, missing or not of its type, with the
-            closest one or what was expected.
+        ConfigError: If an option is unknown, missing or of the wrong type. It lists all of them,
+            each with the closest name or with what was expected.
     """
     settings, schema = config.resolve(cfg), SCHEMAS[command]
     errors = config.check_arguments("", schema, settings)
     errors += config.missing_arguments("", schema, settings, f"genlab {command}")
     if isinstance(settings.get("decoding"), dict):
-        errors += decoding_errors(settings["decoding"])
+        errors += _decoding_errors(settings["decoding"])
     allow = settings.get("allow", [])
     if isinstance(allow, list) and all(isinstance(package, str) for package in allow):
-        own = command == "train" and not settings.get("run")
-        settings["allow"] = config.allowed(allow, overrides, new=own)
-        errors += config.faults(settings, supplied) if supplied is not None else []
+        new = command == "train" and not settings.get("run")
+        settings["allow"] = config.allowed_names(allow, overrides, new=new)
+        errors += config.find_errors(settings, supplied) if supplied is not None else []
     if errors:
-        raise config.ConfigError(config.listed(errors))
-    defaults = {one.name: one.default_factory() if one.default is MISSING else one.default
-                for one in fields(schema) if one.name not in settings}  # fmt: skip
-    return settings | defaults
+        raise ConfigError(config.join_errors(errors))
+    left_out = [one for one in fields(schema) if one.name not in settings]
+    return settings | {one.name: _default(one) for one in left_out}
 
 
-def decoding_errors(decoding: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the options of `decoding.*`, a line each; null leaves one to its default."""
-    given = {name: value for name, value in decoding.items() if value is not None}
-    if errors := config.check_arguments("decoding", Decoding, given):
+def _default(one) -> Any:
+    return one.default_factory() if one.default is MISSING else one.default
+
+
+def _decoding_errors(decoding: Mapping[str, Any]) -> list[str]:
+    """What is wrong with `decoding.*`, a line each; null leaves an option at its default."""
+    chosen = {name: value for name, value in decoding.items() if value is not None}
+    if errors := config.check_arguments("decoding", Decoding, chosen):
         return errors
     try:
-        Decoding(**given)
+        Decoding(**chosen)
     except ValueError as error:
         return [str(error)]
     return []
 
 
-def given(overrides: Iterable[str]) -> set[str]:
-    """The top keys that a command line sets."""
+def top_keys(overrides: Iterable[str]) -> set[str]:
+    """The top keys that a command line sets: data for data.path=photos/."""
     return {key_of(word).partition(".")[0] for word in overrides}
 
 
-def build_data(settings: Mapping[str, Any]) -> Any:
-    """The data of `settings`, checked first; ConfigError where there are none."""
-    if "_target_" not in settings["data"]:
-        raise config.ConfigError("data: the run's config has none; choose some, as in data=mnist5k")
-    config.validate({"data": settings["data"], "allow": settings["allow"]})
-    return config.build(settings["data"], settings["allow"])
+def refuse_foreign_options(command: str, system: System, overrides: Sequence[str]) -> None:
+    """Refuses options that have no effect on this kind of model.
+
+    Args:
+        command: sample, encode or eval.
+        system: The loaded system.
+        overrides: The words of the command line; defaults are never refused.
+
+    Raises:
+        ConfigError: For the first such option.
+    """
+    keys = top_keys(overrides)
+    if system.modality != "text":
+        for key in sorted(keys & OF_TEXT_MODELS[command]):
+            raise ConfigError(f"{key}: is an option of text models; this run is no text model")
+        return
+    conditional = isinstance(system, HasConditions)
+    own, other = OF_UNCONDITIONAL_TEXT_MODELS[command], OF_CONDITIONAL_TEXT_MODELS[command]
+    if conditional:
+        own, other = other, own
+    for key in sorted(keys - own):
+        if key in OF_IMAGE_MODELS[command]:
+            raise ConfigError(f"{key}: is an option of image models; this run is a text model")
+        if key in other:
+            kind = "unconditional" if conditional else "conditional"
+            this = "a conditional one" if conditional else "an unconditional one"
+            raise ConfigError(f"{key}: is an option of {kind} text models; this run is {this}")

@@ -1,168 +1,187 @@
-"""`genlab sample run=<dir>`: images or points from a trained run, as a PNG, a GIF and an .npz."""
+"""`genlab sample run=<dir>`: images, points or texts from a trained run."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from genlab import config, runs
 from genlab.commands import options
+from genlab.commands.common import (
+    bind_data,
+    build_data,
+    choose_sampler,
+    image_form,
+    load_system,
+    options_for,
+    recompute_statistics,
+    require,
+    require_run,
+)
 from genlab.commands.conditional import sample_conditional
 from genlab.commands.data import require_own_data
-from genlab.commands.eval import choose_sampler, pick_device, require_run, require_verb, taken
-from genlab.commands.text import refuse, sample_texts
+from genlab.commands.text import sample_texts
 from genlab.data.images.folder import read_images
 from genlab.data.points import read_points
+from genlab.errors import ConfigError
 from genlab.evaluation.density import density_on_grid
 from genlab.report.images import save_gif, save_grid, save_pairs, save_rows, with_ends
 from genlab.report.points import save_lines, save_points, window
+from genlab.systems.base import (
+    HasConditions,
+    HasLabels,
+    HasLikelihood,
+    Interpolates,
+    Reconstructs,
+    Samples,
+    num_classes,
+)
 from genlab.tensors import save_arrays
 
-__all__ = ["require_verb", "run"]
+__all__ = ["run"]
 
-MODES_OF = {  # in which alone an option has an effect
-    "scale": ("grid", "walk", "reconstruct"),
+# Options that have an effect in some modes alone
+MODES_OF = {
     "temperature": ("grid", "walk"),
+    "code_scale": ("reconstruct",),
     "sampler": ("grid", "walk"),
     "steps": ("interpolate", "walk"),
     "input": ("reconstruct", "interpolate"),
     "data": ("reconstruct", "interpolate"),
 }
+NUM_STEPS = {"walk": 24, "interpolate": 10, "interpolate points": 50}  # where steps= is not given
+NUM_STOPS = 4  # of a walk
 GRID_SIDE = 300  # of the density beside points
+
+Settings = Mapping[str, Any]
 
 
 def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> None:
-    """Writes <out>/<mode>.png (walk: .gif) and <mode>.npz, out being `run_dir` unless given; prints
-    where.
+    """Writes a picture and the arrays in it, or texts, and prints where.
+
+    The files are <out>/<mode>.png (walk: .gif) and <mode>.npz, of texts <out>; out= is `run_dir`
+    unless given.
     """
     settings = options.read("sample", cfg, overrides)
     run_path = require_run(settings, "sample")
-    system = runs.load(
-        run_path,
-        settings["ckpt"],
-        settings["weights"],
-        pick_device(settings["device"]),
-        settings["allow"],
-    )
-    refuse("sample", system, overrides)
-    if system.modality == "text":
-        if hasattr(system, "condition"):
-            return sample_conditional(system, settings, run_dir, overrides)
-        return sample_texts(system, settings, run_dir)
-    mode, num, seed, scale = settings["mode"], settings["num"], settings["seed"], settings["scale"]
-    given = options.given(overrides)
-    for name, useful in MODES_OF.items():
-        if name in given and settings[name] is not None and mode not in useful:
-            modes = " or ".join(useful)
-            raise config.ConfigError(
-                f"{name}={settings[name]}: has no effect with mode={mode}; it is for mode={modes}"
-            )
-    choose_sampler(system, settings["sampler"])
-    if settings["standing"]:
-        require_verb(system, "stand")
-        system.stand(settings["standing"])
-    points = system.modality == "point"
-    if points and mode == "walk":
-        raise config.ConfigError(
-            "mode=walk: draws images, and this is a model of points; use mode=interpolate"
-        )
-    out = Path(settings["out"] or run_dir)
-    arrays: dict[str, torch.Tensor] = {}
+    system = load_system(settings, run_path)
+    options.refuse_foreign_options("sample", system, overrides)
+    if system.modality != "text":
+        return _draw(system, settings, run_path, run_dir, overrides)
+    if isinstance(system, HasConditions):
+        return sample_conditional(system, settings, run_dir, overrides)
+    return sample_texts(system, settings, run_dir)
 
+
+def _draw(system, settings: Settings, run_path: Path, run_dir: Path, overrides: list[str]) -> None:
+    """Images or points, in the way of mode=."""
+    mode, are_points = settings["mode"], system.modality == "point"
+    _refuse_options_of_other_modes(settings, overrides)
+    if are_points and mode == "walk":
+        raise ConfigError("mode=walk: needs an image model; of points, take mode=interpolate")
+    choose_sampler(system, settings["sampler"])
+    recompute_statistics(system, settings["standing"])
+    out, name = Path(settings["out"] or run_dir), "points" if are_points else "images"
     if mode == "grid":
-        require_verb(system, "sample")
-        found = system.sample(num, seed=seed, **taken(system.sample, settings))
-        picture = (
-            save_grid(found, out / "grid.png")
-            if not points
-            else draw_points(system, found, out / "grid.png")
-        )
-        arrays["points" if points else "images"] = found
+        require(system, Samples, "mode=grid", "a model that samples")
+        given = options_for(system.sample, settings, "temperature", "label")
+        found = system.sample(settings["num"], seed=settings["seed"], **given)
+        save = _save_points if are_points else _save_images
+        picture, arrays = save(system, found, out / "grid.png"), {name: found}
     elif mode == "walk":
-        require_verb(system, "sample")
-        given = taken(system.sample, settings)
-        label = given.pop("label", None)
-        frames = walk(system, num, settings["steps"] or 24, seed, label, **given)
-        picture, arrays["images"] = save_gif(frames, out / "walk.gif"), frames
+        require(system, Samples, "mode=walk", "a model that samples")
+        frames = _walk(system, settings)
+        picture, arrays = save_gif(frames, out / "walk.gif"), {name: frames}
     elif mode == "reconstruct":
-        require_verb(system, "reconstruct")
-        x, labels = real_inputs(settings, system, num, run_path, overrides)
-        found = system.reconstruct(x, scale, **labels).cpu()
-        if points:
-            picture = save_points(
-                {"points": x, "reconstructions": found}, out / "reconstruct.png", window(x)
-            )
+        require(system, Reconstructs, "mode=reconstruct", "a model that reconstructs its inputs")
+        given = options_for(system.reconstruct, settings, "code_scale")
+        x, labels = _real_inputs(system, settings, settings["num"], run_path, overrides)
+        found = system.reconstruct(x, **given, **labels).cpu()
+        arrays = {name: x, "reconstructions": found}
+        if are_points:
+            panels = {"points": x, "reconstructions": found}
+            picture = save_points(panels, out / "reconstruct.png", window(x))
         else:
             picture = save_pairs(x, found, out / "reconstruct.png")
-        arrays |= {"points" if points else "images": x, "reconstructions": found}
     else:
-        require_verb(system, "interpolate")
-        x, labels = real_inputs(settings, system, 2 * num, run_path, overrides)
-        start, end, labels = x[0::2], x[1::2], {name: y[0::2] for name, y in labels.items()}
-        rows = with_ends(
-            start,
-            system.interpolate(start, end, settings["steps"] or (50 if points else 10), **labels),
-            end,
-        )
-        picture = (save_lines if points else save_rows)(rows, out / "interpolate.png")
-        arrays["points" if points else "images"] = rows
-    save_arrays(
-        out / f"{mode}.npz", **{name: value.cpu().numpy() for name, value in arrays.items()}
-    )
-    print(
-        f"picture  {picture}\narrays   {out / f'{mode}.npz'}  (float32{'' if points else ' in [-1, 1]'})"
-    )
+        require(system, Interpolates, "mode=interpolate", "a model that interpolates")
+        x, labels = _real_inputs(system, settings, 2 * settings["num"], run_path, overrides)
+        start, end = x[0::2], x[1::2]
+        labels = {key: values[0::2] for key, values in labels.items()}
+        default = NUM_STEPS["interpolate points" if are_points else "interpolate"]
+        between = system.interpolate(start, end, settings["steps"] or default, **labels)
+        rows = with_ends(start, between, end)
+        save_lines_or_rows = save_lines if are_points else save_rows
+        picture, arrays = save_lines_or_rows(rows, out / "interpolate.png"), {name: rows}
+    save_arrays(out / f"{mode}.npz", **{key: value.cpu().numpy() for key, value in arrays.items()})
+    values = "float32" if are_points else "float32 in [-1, 1]"
+    print(f"picture  {picture}\narrays   {out / f'{mode}.npz'}  ({values})")
 
 
-def draw_points(system, points: torch.Tensor, path: Path) -> Path:
-    """A picture of points (N, D) by their first two numbers, beside the model's density where it
-    has one of the plane.
+def _refuse_options_of_other_modes(settings: Settings, overrides: Sequence[str]) -> None:
+    given, mode = options.top_keys(overrides), settings["mode"]
+    for name, modes in MODES_OF.items():
+        if name in given and settings[name] is not None and mode not in modes:
+            raise ConfigError(
+                f"{name}={settings[name]}: has no effect with mode={mode}; it is for "
+                f"mode={' or '.join(modes)}"
+            )
+
+
+def _save_images(system, images: Tensor, path: Path) -> Path:
+    return save_grid(images, path)
+
+
+def _save_points(system, points: Tensor, path: Path) -> Path:
+    """A picture of points (N, D) by their first two numbers.
+
+    Beside it the model's density, where it has one and the points lie in the plane.
     """
     view, panels = window(points[:, :2].cpu()), {"samples": points[:, :2]}
-    if hasattr(system, "log_prob") and points.shape[1] == 2:
+    if isinstance(system, HasLikelihood) and points.shape[1] == 2:
         panels["density"] = density_on_grid(system, view, GRID_SIDE)
     return save_points(panels, path, view)
 
 
-def walk(system, num: int, steps: int, seed: int, label, **spread: float) -> torch.Tensor:
-    """(T, num, C, H, W): a closed walk on straight lines through four latent vectors a cell, T = 4
-    steps.
+def _walk(system, settings: Settings) -> Tensor:
+    """Frames (T, num, C, H, W) of a closed walk through four codes a cell, T = 4 steps."""
+    num, seed = settings["num"], settings["seed"]
+    given = options_for(system.sample, settings, "temperature", "label")
+    label = given.pop("label", None)
+    seeds = range(NUM_STOPS * seed, NUM_STOPS * (seed + 1))
+    stops = torch.stack([system.prior(num, seed=one, **given) for one in seeds])
+    num_steps = settings["steps"] or NUM_STEPS["walk"]
+    fractions = torch.linspace(0, 1, num_steps + 1, device=stops.device)[:-1]
+    labels = (system.labels(num, label),) if isinstance(system, HasLabels) else ()
+    frames = []
+    for i in range(NUM_STOPS):
+        for t in fractions:
+            codes = (1 - t) * stops[i] + t * stops[(i + 1) % NUM_STOPS]
+            # A weighted mean of two Gaussian vectors is shorter than either; this keeps the
+            # spread of the prior along the line.
+            codes = codes / ((1 - t) ** 2 + t**2) ** 0.5
+            frames.append(system.decode(codes, *labels).cpu())
+    return torch.stack(frames)
 
-    spread: of the prior, as the model calls it (scale or temperature).
+
+def _real_inputs(
+    system, settings: Settings, num: int, run_path: Path, overrides: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`num` real images (num, C, H, W) in [-1, 1] or points (num, D).
+
+    They are the first of input=, or drawn from the test split of the run's data.
+
+    Returns:
+        The inputs, and {"labels": (num,)} for a system trained with labels: those of label=, or
+        else of the data.
     """
-    stops = torch.stack([system.prior(num, seed=4 * seed + i, **spread) for i in range(4)])
-    parts = torch.linspace(0, 1, steps + 1, device=stops.device)[:-1]
-    # A mean of two Gaussian vectors is shorter than either: keep the spread of the prior along the
-    # line.
-    lines = [(1 - t) * stops[i] + t * stops[(i + 1) % 4] for i in range(4) for t in parts]
-    norms = [((1 - t) ** 2 + t**2) ** 0.5 for _ in range(4) for t in parts]
-    given = (system.labels(num, label),) if hasattr(system, "labels") else ()
-    return torch.stack(
-        [system.decode(z / n, *given).cpu() for z, n in zip(lines, norms, strict=True)]
-    )
-
-
-def real_inputs(
-    settings: dict, system, num: int, run_path: Path, overrides: list[str]
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """`num` images (num, C, H, W) in [-1, 1] or points (num, D), and {"labels": (num,)} for a
-    system that needs them.
-
-    They are the first of input=, else drawn from the test split of the run's data; label= goes
-    before the data's own.
-    """
-    data = options.build_data(settings)
-    if hasattr(system, "bind"):  # what it searches codes by may be a network over these data
-        system.bind(data)
+    data = build_data(settings)
+    bind_data(system, data)
     if settings["input"] and system.modality == "point":
         batch = {"point": read_points(settings["input"])[:num]}
     elif settings["input"]:
-        shape = {
-            "image_size": data.image_size,
-            "channels": data.channels,
-            "crop": data.crop,
-            "resize": data.resize,
-        }
-        images, _, _ = read_images(settings["input"], **shape, on_error="raise")
+        images, _, _ = read_images(settings["input"], **image_form(data), on_error="raise")
         batch = {"image": images[:num].float() / 127.5 - 1}
     else:
         data.prepare_data()
@@ -171,14 +190,16 @@ def real_inputs(
     found = batch[system.modality]
     if len(found) < num:
         where = f"input={settings['input']}" if settings["input"] else "the test split"
-        raise config.ConfigError(
-            f"num: {num} {system.modality}s are needed and {where} has {len(found)}; give a smaller num="
+        raise ConfigError(
+            f"num: {num} {system.modality}s are needed and {where} has {len(found)}; give a "
+            "smaller num="
         )
-    if not getattr(system, "num_classes", 0):
+    if not num_classes(system):
         return found, {}
-    if settings["label"] is None and "label" not in batch:
-        raise config.ConfigError(
+    if settings["label"] is not None:
+        return found, {"labels": system.labels(num, settings["label"])}
+    if "label" not in batch:
+        raise ConfigError(
             "label: this model was trained with labels, and input= has none; give label="
         )
-    labels = batch["label"] if settings["label"] is None else system.labels(num, settings["label"])
-    return found, {"labels": labels}
+    return found, {"labels": batch["label"]}

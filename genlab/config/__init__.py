@@ -1,8 +1,8 @@
-"""What a config means: composed, checked as a whole, built from an allow-list.
+"""Configs: compose them, check them as a whole, build objects from an allow-list.
 
-Here lives what turns the words of a command line, or the config.yaml of a run directory, into
-checked plain data and then into objects. Nothing here imports torch, and nothing here knows what a
-model does.
+This package turns the words of a command line, or the config.yaml of a run directory, into checked
+plain data and then into objects. Nothing here imports torch, and nothing here knows what a model
+does.
 """
 
 from genlab.config.builder import PARTS, build, build_system
@@ -10,13 +10,13 @@ from genlab.config.frozen import from_run, parse_frozen, read_frozen
 from genlab.config.interpolation import resolve
 from genlab.config.keys import closest, flatten
 from genlab.config.outward import refuse_outward
-from genlab.config.registry import allowed, locate, registry, targets
+from genlab.config.registry import allowed_names, locate, registry, targets
 from genlab.config.resume import changes, refuse_changes
 from genlab.config.types import Node
 from genlab.config.validation import (
     check_arguments,
-    faults,
-    listed,
+    find_errors,
+    join_errors,
     missing_arguments,
     parameters,
     validate,
@@ -27,16 +27,16 @@ __all__ = [
     "PARTS",
     "ConfigError",
     "Node",
-    "allowed",
+    "allowed_names",
     "build",
     "build_system",
     "changes",
     "check_arguments",
     "closest",
-    "faults",
+    "find_errors",
     "flatten",
     "from_run",
-    "listed",
+    "join_errors",
     "locate",
     "missing_arguments",
     "parameters",

@@ -1,4 +1,4 @@
-"""What goes wrong inside a constructor, said of the settings that it was given."""
+"""Errors of constructors, reported under the config key whose settings caused them."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from genlab.errors import ConfigError, out_of_memory
 
 __all__ = ["blame"]
 
-NAMES_A_KEY = re.compile(r"[a-z_]+(\.\w+)*[=:]")  # "net.depth=0: ...", "loss: ..."
+NAMES_A_KEY = re.compile(r"[a-z_]+(\.\w+)*[=:]")  # "net.num_steps=0: ...", "loss: ..."
 FAILURES = (
     TypeError,
     RuntimeError,
@@ -22,11 +22,14 @@ FAILURES = (
 
 @contextmanager
 def blame(key: str) -> Iterator[None]:
-    """Has whatever is raised inside name `key`, whose settings something is built from.
+    """Put `key` into the message of every error that is raised inside the block.
+
+    Args:
+        key: The key of the settings from which the block builds something.
 
     Raises:
-        ConfigError: for a plain ValueError that names no key yet, and for what a library raises
-            where settings do not go together or ask for more memory than there is.
+        ConfigError: In place of a plain ValueError that names no key yet, and of the errors that
+            libraries raise when settings do not fit together or ask for more memory than there is.
     """
     try:
         yield
@@ -37,9 +40,10 @@ def blame(key: str) -> Iterator[None]:
     except FAILURES as error:
         if out_of_memory(error):
             raise ConfigError(
-                f"{key}: there is not enough memory for objects of this size; choose smaller numbers"
+                f"{key}: not enough memory for objects of this size; choose smaller numbers"
             ) from error
-        what = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        first_line = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"{key}: cannot be built from these settings ({what}); HYDRA_FULL_ERROR=1 shows where"
+            f"{key}: cannot be built from these settings ({type(error).__name__}: {first_line}); "
+            "set HYDRA_FULL_ERROR=1 to see where"
         ) from error

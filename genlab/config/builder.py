@@ -1,4 +1,4 @@
-"""Objects out of checked configs."""
+"""Build objects from checked configs."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -10,58 +10,40 @@ from genlab.config.registry import arguments, check_added, check_forms, locate, 
 
 __all__ = ["PARTS", "build", "build_system"]
 
-PARTS = ("net", "loss", "penalty", "augment")  # groups that are arguments of the system
+PARTS = ("net", "loss", "penalty", "augment")  # the groups that are arguments of the system
 
 
 def build(node: Mapping, allow: Iterable[str] = (), **kwargs: Any) -> Any:
-    """The object that `node` describes, nested nodes first.
+    """Build the object that `node` describes, nested nodes first.
 
-    A mapping with `_target_` is a call of that class with its other keys as arguments: with
-    `_partial_: true` a functools.partial of it, with `_args_` a list of arguments without names.
-    Everything else is itself.
+    A mapping with `_target_` is a call of that class, and its other keys are the arguments. With
+    `_partial_: true` the result is a functools.partial; `_args_` is a list of positional arguments.
+    Every other value stays as it is.
 
     Args:
-        node: Of a config, plain or composed.
-        allow: Names and packages besides the registry; see genlab.config.registry.
-        kwargs: Added to the outermost call.
+        node: A node of a config, plain or composed.
+        allow: Names and packages allowed besides the registry; see genlab.config.registry.
+        kwargs: Arguments added to the outermost call.
 
     Raises:
-        ConfigError: A target is not allowed or not there, the form of a node is wrong, or a
-            constructor fails for what it was given. A ValueError that names its key, and errors of
-            genlab's own kinds, come through as they are.
+        ConfigError: A target is not allowed or does not exist, a node has the wrong form, or a
+            constructor fails on its arguments. A ValueError that names its key, and genlab's own
+            error types, pass unchanged.
     """
     with blame(str(node.get("_target_"))):
         return _build(node, allow, **kwargs)
 
 
-def _build(node: Mapping, allow: Iterable[str], **kwargs: Any) -> Any:
-    node = resolve(node)
-    check_forms(node)
-    check_added(node, kwargs)
-    for _, inner in targets(node):
-        locate(inner["_target_"], allow)
-    return _made(node, allow, kwargs)
-
-
-def _made(node: Any, allow: Iterable[str], kwargs: Mapping[str, Any]) -> Any:
-    """`node` of `build`, checked."""
-    if isinstance(node, list):
-        return [_made(inner, allow, {}) for inner in node]
-    if not isinstance(node, Mapping):
-        return node
-    values = {
-        key: _made(value, allow, {}) for key, value in node.items() if key not in kwargs
-    } | kwargs
-    if "_target_" not in values:
-        return values
-    call = locate(values["_target_"], allow)
-    args = values.get("_args_", [])
-    options = arguments(values)
-    return partial(call, *args, **options) if values.get("_partial_") else call(*args, **options)
-
-
 def build_system(cfg: Mapping, allow: Iterable[str] = ()) -> Any:
-    """The system of `cfg.model`, handed those of PARTS that the config has."""
+    """Build the system of `cfg.model` with those of PARTS that the config has.
+
+    Args:
+        cfg: The whole config of a run.
+        allow: As of `build`.
+
+    Raises:
+        ConfigError: As `build`; the message begins with `model` or the name of the part.
+    """
     parts = {}
     for name in PARTS:
         if cfg.get(name) is not None:
@@ -69,3 +51,31 @@ def build_system(cfg: Mapping, allow: Iterable[str] = ()) -> Any:
                 parts[name] = _build(cfg[name], allow)
     with blame("model"):
         return _build(cfg["model"], allow, **parts)
+
+
+def _build(node: Mapping, allow: Iterable[str], **kwargs: Any) -> Any:
+    node = resolve(node)
+    check_forms(node)
+    check_added(node, kwargs)
+    # Every target is checked before the first one is built.
+    for _, inner in targets(node):
+        locate(inner["_target_"], allow)
+    return _call(node, allow, kwargs)
+
+
+def _call(node: Any, allow: Iterable[str], kwargs: Mapping[str, Any]) -> Any:
+    """Build a checked node; `kwargs` replace keys of the same name."""
+    if isinstance(node, list):
+        return [_call(inner, allow, {}) for inner in node]
+    if not isinstance(node, Mapping):
+        return node
+    values = {key: _call(value, allow, {}) for key, value in node.items() if key not in kwargs}
+    values.update(kwargs)
+    if "_target_" not in values:
+        return values
+    target = locate(values["_target_"], allow)
+    positional = values.get("_args_", [])
+    options = arguments(values)
+    if values.get("_partial_"):
+        return partial(target, *positional, **options)
+    return target(*positional, **options)

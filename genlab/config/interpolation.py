@@ -1,4 +1,4 @@
-"""Interpolations of a composed config, resolved to plain containers."""
+"""Resolve the interpolations of a composed config to plain containers."""
 
 import re
 from collections.abc import Mapping
@@ -14,18 +14,16 @@ __all__ = ["escape", "resolve"]
 
 
 def _shape(data: Mapping) -> list[int]:
-    """${shape:${data}}: (C, H, W) of the images of a `data` node, (2,) of points of the plane."""
+    """${shape:${data}}: (C, H, W) if `data` holds images, (2,) if it holds points."""
     if "vocab_size" in data:
-        raise ConfigError(
-            "the chosen data are texts, and this recipe is for images or points; choose another data="
-        )
-    return (
-        [data["channels"], data["image_size"], data["image_size"]] if "image_size" in data else [2]
-    )
+        raise ConfigError("this recipe is for images or points, and data= holds texts")
+    if "image_size" not in data:
+        return [2]
+    return [data["channels"], data["image_size"], data["image_size"]]
 
 
 def _likelihood(data: Mapping) -> str:
-    """${likelihood:${data}}: what a flow's likelihood of a `data` node is logged as."""
+    """${likelihood:${data}}: the name under which the likelihood of a flow is logged."""
     return "bits_per_dim" if "image_size" in data else "nll"
 
 
@@ -34,40 +32,42 @@ OmegaConf.register_new_resolver("likelihood", _likelihood, replace=True)
 
 
 def resolve(cfg: Any) -> Any:
-    """`cfg` as plain containers with all interpolations resolved; ConfigError names the key that
-    cannot be.
+    """Resolve all interpolations of `cfg` and return plain containers.
+
+    Raises:
+        ConfigError: An interpolation leads nowhere or a required value (`???`) is missing; the
+            message begins with the key.
     """
     if not isinstance(cfg, DictConfig):
         return cfg
     try:
         return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except InterpolationResolutionError as error:
-        why = (
-            str(error)
-            .splitlines()[0]
-            .removeprefix("ConfigError raised while resolving interpolation: ")
-        )
-        if missing := re.search(r"Interpolation key '([^']+)' not found", why):
-            near = closest(missing[1], flatten(OmegaConf.to_container(cfg)), 0.85)
-            group = missing[1].partition(".")[0]
-            why += (
-                f".{near}"
-                if near
-                else f": the chosen {group}= is of another kind than this recipe is for"
-            )
-        raise ConfigError(f"{error.full_key}: {why}") from None
+        raise ConfigError(f"{error.full_key}: {_why_unresolved(error, cfg)}") from None
     except OmegaConfBaseException as error:
-        raise ConfigError(
-            f"{error.full_key}: a value is required here ({error.full_key}=...)"
-        ) from None
+        key = error.full_key
+        raise ConfigError(f"{key}: a value is required here ({key}=...)") from None
+
+
+def _why_unresolved(error: InterpolationResolutionError, cfg: DictConfig) -> str:
+    first_line = str(error).splitlines()[0]
+    why = first_line.removeprefix("ConfigError raised while resolving interpolation: ")
+    missing = re.search(r"Interpolation key '([^']+)' not found", why)
+    if missing is None:
+        return why
+    near = closest(missing[1], flatten(OmegaConf.to_container(cfg)), 0.85)
+    if near:
+        return f"{why}.{near}"
+    # A recipe takes sizes from its groups; a group of another kind does not have them.
+    group = missing[1].partition(".")[0]
+    return f"{why}: the chosen {group}= does not fit this recipe; choose another {group}="
 
 
 def escape(node: Any) -> Any:
-    """`node` of plain containers in OmegaConf's writing, so that composed and resolved it is `node`
-    again.
+    """Write plain containers so that OmegaConf composes and resolves them to the same containers.
 
-    A `${` in a text is an interpolation to OmegaConf; behind a backslash it is text, and
-    backslashes before are doubled.
+    To OmegaConf, `${` in a text begins an interpolation. Behind a backslash it is text, and the
+    backslashes before that one are doubled.
     """
     if isinstance(node, Mapping):
         return {key: escape(value) for key, value in node.items()}

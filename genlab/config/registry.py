@@ -1,6 +1,4 @@
-"""What a config may build: a registry made from the shipped configs, and what the user's own
-command line adds.
-"""
+"""What a config may build: the targets of the shipped configs, and what the command line adds."""
 
 import functools
 import importlib
@@ -15,10 +13,10 @@ from hydra.errors import HydraException
 from genlab.config.keys import closest
 from genlab.config.renamed import new_target
 from genlab.errors import ConfigError
-from genlab.plain import parse_yaml
+from genlab.safe_yaml import parse_yaml
 
 __all__ = [
-    "allowed",
+    "allowed_names",
     "arguments",
     "check_added",
     "check_forms",
@@ -28,21 +26,18 @@ __all__ = [
     "targets",
 ]
 
-# A new training may name any public class of these, as its config is the user's own. Functions are
-# never among them.
-OWN = tuple(
-    f"genlab.{name}."
-    for name in [
-        "systems",
-        "training",
-        "models",
-        "losses",
-        "nn",
-        "data",
-        "callbacks",
-        "metrics",
-        "evaluation",
-    ]
+# The config of a new training is the user's own, so it may name any public class of these packages.
+# It may not name their functions.
+OWN = (
+    "genlab.systems.",
+    "genlab.training.",
+    "genlab.models.",
+    "genlab.losses.",
+    "genlab.nn.",
+    "genlab.data.",
+    "genlab.callbacks.",
+    "genlab.metrics.",
+    "genlab.evaluation.",
 )
 LIBRARIES = (
     "torch.nn.",
@@ -52,26 +47,29 @@ LIBRARIES = (
     "torchmetrics.",
 )
 
-# Classes of libraries that runs use beside the shipped configs. Each only keeps its arguments when
-# it is constructed, and none opens, writes, sends or fetches anything, whatever its arguments are.
-# So not here: what has a path (ModelCheckpoint, profilers), a service (loggers), weights to fetch
-# (torchvision.models, torchmetrics' features), or saves a checkpoint of its own
-# (LearningRateFinder, BatchSizeFinder).
+# Classes of libraries that the config of a run may name besides those of the shipped configs. Their
+# constructors only keep their arguments: whatever the arguments are, nothing is opened, written,
+# sent or fetched. This excludes what takes a path (ModelCheckpoint, profilers), talks to a service
+# (loggers), downloads weights (torchvision.models, torchmetrics' features) or saves a checkpoint of
+# its own (LearningRateFinder, BatchSizeFinder).
 INERT = {
-    "torch.optim": "Adadelta Adagrad Adam AdamW Adamax ASGD LBFGS NAdam RAdam RMSprop Rprop SGD SparseAdam",
-    "torch.optim.lr_scheduler": "ChainedScheduler ConstantLR CosineAnnealingLR CosineAnnealingWarmRestarts CyclicLR "
-    "ExponentialLR LinearLR MultiStepLR OneCycleLR PolynomialLR ReduceLROnPlateau SequentialLR StepLR",
-    "torch.nn": "AdaptiveAvgPool2d AdaptiveMaxPool2d AvgPool2d BatchNorm1d BatchNorm2d BCEWithLogitsLoss CELU Conv1d "
-    "Conv2d ConvTranspose2d CrossEntropyLoss Dropout Dropout2d ELU Embedding Flatten GELU GLU GroupNorm Hardswish "
-    "Hardtanh HuberLoss Identity InstanceNorm2d L1Loss LayerNorm LeakyReLU Linear LogSigmoid MaxPool2d Mish MSELoss "
-    "PixelShuffle PReLU ReLU ReLU6 RMSNorm SELU Sequential Sigmoid SiLU SmoothL1Loss Softmax Softplus Softsign Tanh "
+    "torch.optim": "Adadelta Adagrad Adam AdamW Adamax ASGD LBFGS NAdam RAdam RMSprop Rprop SGD "
+    "SparseAdam",
+    "torch.optim.lr_scheduler": "ChainedScheduler ConstantLR CosineAnnealingLR "
+    "CosineAnnealingWarmRestarts CyclicLR ExponentialLR LinearLR MultiStepLR OneCycleLR "
+    "PolynomialLR ReduceLROnPlateau SequentialLR StepLR",
+    "torch.nn": "AdaptiveAvgPool2d AdaptiveMaxPool2d AvgPool2d BatchNorm1d BatchNorm2d "
+    "BCEWithLogitsLoss CELU Conv1d Conv2d ConvTranspose2d CrossEntropyLoss Dropout Dropout2d ELU "
+    "Embedding Flatten GELU GLU GroupNorm Hardswish Hardtanh HuberLoss Identity InstanceNorm2d "
+    "L1Loss LayerNorm LeakyReLU Linear LogSigmoid MaxPool2d Mish MSELoss PixelShuffle PReLU ReLU "
+    "ReLU6 RMSNorm SELU Sequential Sigmoid SiLU SmoothL1Loss Softmax Softplus Softsign Tanh "
     "Unflatten Upsample",
     "lightning.pytorch.callbacks": "DeviceStatsMonitor EarlyStopping GradientAccumulationScheduler "
     "LearningRateMonitor StochasticWeightAveraging Timer",
 }
 
-# What genlab's own code adds when it builds these. They write or fetch, so a config cannot have
-# them built elsewhere.
+# Target -> the argument that genlab's own code adds when it builds it. These targets write or fetch
+# something, so a config cannot have them built anywhere else.
 ADDED = {
     "genlab.callbacks.csv_logger.CSVLogger": "save_dir",
     "genlab.callbacks.loggers.TrackioLogger": "save_dir",
@@ -89,7 +87,8 @@ DIRECTIVES = {
     "_partial_": (bool, "true or false"),
     "_args_": (list, "a list"),
 }
-FIXED = {"_convert_": "all", "_recursive_": True}  # of Hydra's directives: what genlab does anyway
+# Directives of Hydra with the only value that genlab takes: it always builds this way.
+FIXED = {"_convert_": "all", "_recursive_": True}
 
 
 @functools.cache
@@ -114,15 +113,18 @@ def _configs(entry) -> Iterable:
             yield from _configs(inner)
 
 
-def allowed(allow: Iterable[str], words: Iterable[str] = (), new: bool = False) -> list[str]:
+def allowed_names(allow: Iterable[str], words: Iterable[str] = (), new: bool = False) -> list[str]:
     """What a command may build besides the registry.
 
     Args:
-        allow: The packages or names of the user's allow=.
+        allow: The packages or names of the user's `allow=`.
         words: The user's own overrides on this command line. A class of a library or of genlab that
             one of them names as a `_target_` is allowed.
-        new: Whether the whole config is the user's own, as that of a new training is: then all
-            classes of libraries and of genlab are.
+        new: Whether the whole config is the user's own, as in a new training. Then all classes of
+            libraries and of genlab are allowed.
+
+    Returns:
+        Names and packages, as `locate` takes them.
     """
     if new:
         return [*allow, *(prefix.rstrip(".") for prefix in (*OWN, *LIBRARIES))]
@@ -145,69 +147,77 @@ def _value(word: str) -> Any:
 
 
 def locate(target: str, allow: Iterable[str] = ()) -> Any:
-    """The class or function named by the dotted path `target`.
+    """The class or function with the dotted name `target`.
 
     Args:
-        target: As a config has it under `_target_`.
-        allow: Packages or names besides the registry; see `allowed`.
+        target: The value of a `_target_`.
+        allow: Names and packages besides the registry; see `allowed_names`.
 
     Raises:
-        ConfigError: It is not allowed, is not there, or is a function that configs may not call.
+        ConfigError: The target is not allowed, does not exist, or is a function that a config may
+            not call.
     """
     if not isinstance(target, str):
         raise ConfigError(f"_target_={target}: expected the dotted name of a class")
     prefixes = tuple(prefix.rstrip(".") + "." for prefix in allow)
+    registered = target in registry()
+    if not registered and not f"{target}.".startswith(prefixes):
+        raise ConfigError(f"_target_={target}: {_why_not_allowed(target)}")
     module, _, name = target.rpartition(".")
-    if target not in registry() and not f"{target}.".startswith(prefixes):
-        beside = [
-            other.rpartition(".")[2] for other in registry() if other.rpartition(".")[0] == module
-        ]
-        if today := new_target(target):
-            raise ConfigError(f"_target_={target}: it is now called {today}")
-        near = closest(name, beside) or closest(target, registry(), 0.85)
-        raise ConfigError(
-            f"_target_={target} is not named by genlab's own configs.{near} If you trust it, allow it on the command "
-            f"line: allow=[{_to_allow(target)}]"
-        )
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, ValueError) as error:
-        raise ConfigError(f"_target_={target}: cannot import {module} ({error})") from None
-    except AttributeError:
-        names = vars(importlib.import_module(module))
-        raise ConfigError(
-            f"_target_={target}: {module} has no '{name}'.{closest(name, names)}"
-        ) from None
-    if target not in registry() and not _may_build(found, prefixes):
-        raise ConfigError(
-            f"_target_={target}: configs may only build classes, and this is {found!r}"
-        )
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ConfigError(f"_target_={target}: {_why_missing(target, error)}") from None
+    if not registered and not _may_build(found, prefixes):
+        raise ConfigError(f"_target_={target}: expected a class, found {found!r}")
     return found
 
 
-def _to_allow(target: str) -> str:
-    """The least that allows `target`: of the user's own packages the package, of others the name
-    alone.
-    """
-    package = target.partition(".")[0]
+def _why_not_allowed(target: str) -> str:
+    if today := new_target(target):
+        return f"it is now called {today}"
+    module, _, name = target.rpartition(".")
+    known = [other.rpartition(".") for other in registry()]
+    beside = [other_name for other_module, _, other_name in known if other_module == module]
+    near = closest(name, beside) or closest(target, registry(), 0.85)
     return (
-        target
-        if f"{package}." in {prefix.partition(".")[0] + "." for prefix in (*OWN, *LIBRARIES)}
-        else package
+        f"not named by genlab's own configs.{near} If you trust it, "
+        f"allow it on the command line: allow=[{_to_allow(target)}]"
     )
 
 
+def _why_missing(target: str, error: Exception) -> str:
+    if today := new_target(target):
+        return f"it is now called {today}"
+    module, _, name = target.rpartition(".")
+    if isinstance(error, AttributeError):
+        near = closest(name, vars(importlib.import_module(module)))
+        return f"{module} has no '{name}'.{near}"
+    return f"cannot import {module} ({error})"
+
+
+def _to_allow(target: str) -> str:
+    """The least to allow for `target`: the package if it is the user's own, else the name alone."""
+    package = target.partition(".")[0]
+    return target if package in _known_packages() else package
+
+
+def _known_packages() -> set[str]:
+    """genlab and the libraries, by their top-level names."""
+    return {prefix.partition(".")[0] for prefix in (*OWN, *LIBRARIES)}
+
+
 def _may_build(found: Any, prefixes: tuple[str, ...]) -> bool:
-    """Whether `found`, which is allowed by its name, is not something that its module merely
-    imported, or a function.
+    """Whether an object that is allowed by its name is a class of an allowed package.
+
+    A module also has the names that it imports, so the name alone does not say where an object
+    comes from. Functions may be called only if they are the user's own.
     """
     home = f"{getattr(found, '__module__', '')}."
-    foreign = tuple(prefix for prefix in prefixes if not prefix.startswith((*OWN, *LIBRARIES)))
-    if home.startswith(foreign) and not home.startswith("genlab."):
+    own = tuple(prefix for prefix in prefixes if not prefix.startswith((*OWN, *LIBRARIES)))
+    if home.startswith(own) and not home.startswith("genlab."):
         return True
-    return inspect.isclass(found) and home.partition(".")[0] in {
-        p.partition(".")[0] for p in (*OWN, *LIBRARIES)
-    }
+    return inspect.isclass(found) and home.partition(".")[0] in _known_packages()
 
 
 def targets(node: Any, key: str = "") -> Iterable[tuple[str, Mapping]]:
@@ -230,8 +240,10 @@ def arguments(node: Mapping) -> dict[str, Any]:
 
 
 def form_errors(key: str, node: Mapping) -> list[str]:
-    """What is wrong with the directives (`_target_`, `_partial_`, ...) of the node under `key`, a
-    line each.
+    """Check the directives (`_target_`, `_partial_`, ...) of the node under `key`.
+
+    Returns:
+        One line for each error, which begins with its key.
     """
     dot = f"{key}." if key else ""
     errors = [
@@ -240,15 +252,17 @@ def form_errors(key: str, node: Mapping) -> list[str]:
         if name in node and not isinstance(node[name], kind)
     ]
     return errors + [
-        f"{dot}{name}={node[name]}: genlab knows {value} alone here; leave it out"
+        f"{dot}{name}={node[name]}: only {value} is supported; leave it out"
         for name, value in FIXED.items()
         if node.get(name, value) != value
     ]
 
 
 def check_forms(config: Any) -> None:
-    """Raises ConfigError with its key where a directive of a node (`_target_`, `_partial_`, ...)
-    has a wrong value.
+    """Check the directives of every node in `config`.
+
+    Raises:
+        ConfigError: The first one with a wrong value; the message begins with its key.
     """
     for key, node in targets(config):
         for error in form_errors(key, node):
@@ -256,15 +270,14 @@ def check_forms(config: Any) -> None:
 
 
 def check_added(config: Any, given: Iterable[str] = ()) -> None:
-    """Checks that no node of `config` is one that genlab's own code has to build, unless it builds
-    it now.
+    """Check that no node of `config` is a target of ADDED, unless genlab's own code builds it now.
 
     Args:
         config: Plain containers.
         given: The arguments that genlab's own code adds to the outermost node.
 
     Raises:
-        ConfigError: There is such a node, or the config itself has what genlab adds.
+        ConfigError: There is such a node, or the config itself has the argument that genlab adds.
     """
     for key, node in targets(config):
         added = ADDED.get(node["_target_"])
@@ -273,9 +286,9 @@ def check_added(config: Any, given: Iterable[str] = ()) -> None:
         dot = f"{key}." if key else ""
         if added in node or node.get("_args_"):
             raise ConfigError(
-                f"{dot}{added}: genlab gives it to {node['_target_']} itself; leave it out"
+                f"{dot}{added}: genlab gives this argument to {node['_target_']}; leave it out"
             )
         if key or added not in given:
             raise ConfigError(
-                f"{dot}_target_={node['_target_']}: only genlab itself builds this, not inside of another"
+                f"{dot}_target_={node['_target_']}: cannot be nested in another node here"
             )

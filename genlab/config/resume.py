@@ -1,4 +1,4 @@
-"""What a run that is continued may change: nothing of its network, its data and their order."""
+"""What a run that is continued may change: not its network, its data or their order."""
 
 import shlex
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ from genlab.errors import ConfigError
 
 __all__ = ["changes", "refuse_changes", "refuse_groups"]
 
-# group of configs -> what of a run it decides
+# Config group -> what it decides about a run
 GROUPS = {
     "model": "model",
     "net": "network",
@@ -23,8 +23,10 @@ GROUPS = {
     "trainer": "trainer",
     "callbacks": "callbacks",
     "logger": "loggers",
+    "metrics": "metrics",
+    "features": "feature network",
 }
-KEPT = {"model", "net", "encoder", "experiment", "data"}  # a new run is needed for another
+NEED_A_NEW_RUN = {"model", "net", "encoder", "experiment", "data"}
 NETWORK = (
     "net.",
     "encoder.",
@@ -33,87 +35,94 @@ NETWORK = (
     "model._target_",
     "model.codec.",
 )
-# keys of data that say where and how it is read, not what it is: the fingerprint tells whether it
-# is the same
+# Keys of data that say where and how data are read. They may change: the fingerprint says whether
+# the data are the same.
 READING = {"path", "root", "test_path", "val_path", "extra_path", "vocab", "simplified", "download"}
 READING |= {"num_workers", "processes", "resident", "on_error"}
-BEGINNING = ("model.init", "model.code_init")  # of use to a run's first step alone
+FIRST_STEP = ("model.init", "model.code_init")  # without effect after the first step
 PROCESSES = ("trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator")
+NOT_COMPARED = ("run", "ckpt", "allow")
 
 
 def changes(before: Mapping, after: Mapping) -> dict[str, Any]:
-    """{dotted key: its value in `after`} of what differs between two configs; None for a key that
-    is no more there.
+    """Compare two configs.
+
+    Returns:
+        Dotted key -> value in `after`, for every key that differs; None for a key that `after` does
+        not have.
     """
-    one, other = (
-        flatten(
-            {key: value for key, value in config.items() if key not in ("run", "ckpt", "allow")}
-        )
-        for config in (before, after)
-    )
-    return {key: other.get(key) for key in {**one, **other} if one.get(key) != other.get(key)}
+    old = flatten({key: value for key, value in before.items() if key not in NOT_COMPARED})
+    new = flatten({key: value for key, value in after.items() if key not in NOT_COMPARED})
+    return {key: new.get(key) for key in {**old, **new} if old.get(key) != new.get(key)}
 
 
 def refuse_changes(changed: Mapping[str, Any], settings: Mapping, run: str) -> None:
-    """ConfigError for a change that the weights or the position in the data of a continued run do
-    not fit.
+    """Check what a command line changes of the run that it continues.
+
+    Args:
+        changed: As `changes` gives it.
+        settings: The config with these changes.
+        run: The run directory, as the user wrote it.
+
+    Raises:
+        ConfigError: The weights, or the position in the data, do not fit a change.
     """
     for key, value in changed.items():
-        word = f"{key}={value}"
-        if key.startswith(NETWORK):
-            raise ConfigError(f"{word}: a run keeps its network; {_instead(settings, run, word)}")
-        if key.endswith("optimizer._target_"):
-            raise ConfigError(
-                f"{word}: a run keeps its optimiser, whose state it has; {_instead(settings, run, word)}"
-            )
-        if key.startswith("callbacks.ema.modules"):
-            raise ConfigError(
-                f"{word}: a run keeps what it averages; {_instead(settings, run, word)}"
-            )
-        if key in BEGINNING:
-            raise ConfigError(
-                f"{word}: takes effect when a run begins; {_instead(settings, run, word)}"
-            )
-        if key in ("seed", "data.seed"):
-            raise ConfigError(
-                f"{word}: a run keeps its seed, which orders its data; {_instead(settings, run, word)}"
-            )
-        if key == "data.batch_size" and any(name.startswith(PROCESSES) for name in changed):
-            continue  # the batch of all processes together is compared with the checkpoint's
-        if key.startswith("data.") and key.split(".")[1] not in READING:
-            raise ConfigError(
-                f"{word}: a run keeps its data and their order; {_instead(settings, run, word)}"
-            )
+        if why := _why_refused(key, changed):
+            word = f"{key}={value}"
+            raise ConfigError(f"{word}: {why}; {_alternative(settings, run, word)}")
+
+
+def _why_refused(key: str, changed: Mapping[str, Any]) -> str | None:
+    if key.startswith(NETWORK):
+        return "a continued run keeps its network"
+    if key.endswith("optimizer._target_"):
+        return "a continued run keeps its optimiser, whose state is in the checkpoint"
+    if key.startswith("callbacks.ema.modules"):
+        return "a continued run keeps the modules that it averages"
+    if key in FIRST_STEP:
+        return "takes effect only when a run begins"
+    if key in ("seed", "data.seed"):
+        return "a continued run keeps its seed, which orders the data"
+    if key == "data.batch_size" and any(name.startswith(PROCESSES) for name in changed):
+        return None  # the total batch of all processes is compared with the checkpoint later
+    if key.startswith("data.") and key.split(".")[1] not in READING:
+        return "a continued run keeps its data and their order"
+    return None
 
 
 def refuse_groups(words: Iterable[str], frozen: Mapping, run: str) -> None:
-    """ConfigError for a `group=option` on a command line that continues the run of the config
-    `frozen`.
+    """Refuse `group=option` on a command line that continues a run.
+
+    Args:
+        words: The command line.
+        frozen: The config of the run.
+        run: The run directory, as the user wrote it.
+
+    Raises:
+        ConfigError: A word chooses an option of a group.
     """
     for word in words:
         group, _, option = word.partition("=")
         if group not in GROUPS or option in ("", "null") or option.startswith("{"):
             continue
         what = GROUPS[group]
-        if group in KEPT:
-            raise ConfigError(f"{word}: a run keeps its {what}; {_instead(frozen, run, word)}")
+        if group in NEED_A_NEW_RUN:
+            raise ConfigError(
+                f"{word}: a continued run keeps its {what}; {_alternative(frozen, run, word)}"
+            )
         own = [key for key in flatten({group: frozen.get(group) or {}}) if key != group]
-        keys = (
-            f"change single keys: {', '.join(own)}"
-            if own
-            else f"give it by its keys: +{group}._target_=..."
-        )
-        raise ConfigError(
-            f"{word}: groups are chosen when a run begins, and this one keeps its {what}; {keys}"
-        )
+        instead = f"set single keys: {', '.join(own)}" if own else f"set +{group}._target_=..."
+        raise ConfigError(f"{word}: a continued run keeps its {what}; {instead}")
 
 
-def _instead(settings: Mapping, run: str, word: str) -> str:
-    """What to type for a new run, from these weights where the model can."""
-    name = settings.get("name")
-    words = [word] if word.startswith(("model=", "experiment=")) else [f"model={name}", word]
-    if "init" in (settings.get("model") or {}) and not word.startswith(
-        ("experiment=", "model.init=")
-    ):
-        return f"to start from its weights: {shlex.join(['genlab', 'train', *words, f'model.init={run}'])}"
+def _alternative(settings: Mapping, run: str, word: str) -> str:
+    """The command that trains a new run with `word`, from these weights if the model can."""
+    words = [f"model={settings.get('name')}", word]
+    if word.startswith(("model=", "experiment=")):
+        words = [word]
+    can_start_from_weights = "init" in (settings.get("model") or {})
+    if can_start_from_weights and not word.startswith(("experiment=", "model.init=")):
+        command = shlex.join(["genlab", "train", *words, f"model.init={run}"])
+        return f"to start a new run from its weights: {command}"
     return f"to train with it, start a new run: {shlex.join(['genlab', 'train', *words])}"

@@ -1,6 +1,4 @@
-"""A plain value against an annotation: pydantic decides, strictly, and the answer is in a user's
-words.
-"""
+"""Check plain values against the annotations of arguments; pydantic decides, strictly."""
 
 import functools
 import inspect
@@ -18,7 +16,7 @@ from genlab.config.keys import closest
 
 __all__ = ["Node", "describe", "is_node", "mismatches", "type_error"]
 
-# Strict: neither "1" nor true nor 1.0 is an int. Only an int is taken for a float.
+# Strict: neither "1" nor true nor 1.0 is an int. An int is also a float.
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 NAMES = {int: "int", float: "number", str: "text", bool: "true or false", types.NoneType: "null"}
 MAPPINGS = (dict, Mapping, typing.get_origin(Mapping[str, int]))
@@ -26,23 +24,25 @@ LISTS = (list, tuple, Sequence, Iterable, set, frozenset)
 
 
 class Node:
-    """In an annotation: the description of an object, a mapping with `_target_`."""
+    """Annotation of an argument that takes the config of an object: a mapping with `_target_`."""
 
 
 def is_node(value: Any) -> bool:
-    """Whether `value` describes an object, by its `_target_`."""
+    """Whether `value` is the config of an object, which has a `_target_`."""
     return isinstance(value, Mapping) and "_target_" in value
 
 
 def mismatches(place: str, value: Any, annotation: Any) -> Iterator[str]:
-    """What in the plain value is not of the type `annotation`, a line each that begins with its
-    key.
+    """Check a plain value against `annotation`.
 
     Args:
-        place: the key of the value.
-        value: plain; of a mapping or list of configs with `_target_`, each child is looked at by
-        itself.
-        annotation: of the argument.
+        place: The key of the value.
+        value: Plain. Of a mapping or list that holds configs with `_target_`, every child is
+            checked on its own.
+        annotation: The annotation of the argument.
+
+    Yields:
+        One line for each error, which begins with its key.
     """
     if holds_nodes(value) and not is_node(value):
         if isinstance(value, Mapping):
@@ -57,28 +57,26 @@ def mismatches(place: str, value: Any, annotation: Any) -> Iterator[str]:
 
 
 def type_error(value: Any, annotation: Any) -> str | None:
-    """Why the plain value cannot be of the type `annotation`; None if it can.
+    """Say why a plain value cannot be of the type `annotation`; None if it can.
 
-    A config with `_target_` is checked by itself: here it only has to be in a place for an object.
+    A config with `_target_` only has to be in a place for an object; its keys are checked on their
+    own.
     """
     if is_node(value):
-        return (
-            None
-            if takes_objects(annotation)
-            else f"expected {describe(annotation)}, not a config with _target_"
-        )
+        if takes_objects(annotation):
+            return None
+        return f"expected {describe(annotation)}, not a config with _target_"
     if holds_nodes(value) or (adapter := adapter_of(annotation)) is None:
         return None
     try:
-        # As JSON, in which a list may be a tuple: YAML knows no other way to write one.
+        # As JSON, in which a list may be a tuple: YAML has no other way to write one.
         adapter.validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         if any(one["type"] == "json_invalid" for one in error.errors()):
             return "is not UTF-8 text"
         choices = [str(choice) for choice in literals(annotation)]
-        return f"expected {describe(annotation)}.{closest(str(value), choices) if choices else ''}".removesuffix(
-            "."
-        )
+        near = closest(str(value), choices) if choices else ""
+        return f"expected {describe(annotation)}.{near}".removesuffix(".")
     except (TypeError, ValueError, RecursionError):
         return f"expected {describe(annotation)}"
     return None
@@ -95,10 +93,11 @@ def _adapter(annotation: Any) -> TypeAdapter | None:
         NameError,
         TypeError,
     ):
-        return None  # of a library, with names that only its own type checker knows
+        return None  # of a library: its names exist for its type checker alone
 
 
 def adapter_of(annotation: Any) -> TypeAdapter | None:
+    """pydantic's adapter of `annotation`; None where the annotation says nothing to check."""
     if annotation in (Any, inspect.Parameter.empty) or isinstance(annotation, str):
         return None
     try:
@@ -108,37 +107,41 @@ def adapter_of(annotation: Any) -> TypeAdapter | None:
 
 
 def holds_nodes(value: Any) -> bool:
-    children = (
-        value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    )
-    return is_node(value) or any(map(holds_nodes, children))
+    """Whether `value` is, or holds at any depth, a config with `_target_`."""
+    children: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        children = value.values()
+    elif isinstance(value, list):
+        children = value
+    return is_node(value) or any(holds_nodes(child) for child in children)
 
 
 def child_of(annotation: Any, container: type) -> Any:
-    """What `annotation` says of the values of a mapping or of the items of a list; Any where it
-    says nothing.
-    """
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    """The annotation of the values of a mapping or the items of a list; Any where there is none."""
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
-        return next(
-            (child for one in arguments if (child := child_of(one, container)) is not Any), Any
-        )
+        children = (child_of(one, container) for one in arguments)
+        return next((child for child in children if child is not Any), Any)
     kinds = MAPPINGS if container is Mapping else LISTS
-    return arguments[-1] if origin in kinds and arguments and arguments[-1] is not Ellipsis else Any
+    if origin in kinds and arguments and arguments[-1] is not Ellipsis:
+        return arguments[-1]
+    return Any
 
 
 def takes_objects(annotation: Any) -> bool:
-    """Whether `annotation` has room for anything besides numbers, texts and containers of these."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    """Whether `annotation` allows anything besides numbers, texts and containers of these."""
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
     if origin is Annotated:
         return takes_objects(arguments[0])
     if origin in (types.UnionType, typing.Union):
-        return any(map(takes_objects, arguments))
+        return any(takes_objects(one) for one in arguments)
     if origin is Literal:
         return False
-    return annotation is Any or (
-        annotation not in NAMES and (origin or annotation) not in (*MAPPINGS, *LISTS)
-    )
+    if annotation is Any:
+        return True
+    return annotation not in NAMES and (origin or annotation) not in (*MAPPINGS, *LISTS)
 
 
 def literals(annotation: Any) -> list[Any]:
@@ -153,22 +156,15 @@ def literals(annotation: Any) -> list[Any]:
 
 def describe(annotation: Any) -> str:
     """`annotation` in words: "int, 1 or more", "one of mean, cls", "list of text or null"."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in NAMES:
         return NAMES[annotation]
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
     if origin is Annotated:
-        told = [
-            each.description
-            for each in arguments[1:]
-            if isinstance(each, FieldInfo) and each.description
-        ]
-        return (
-            told[0] if told else f"{describe(arguments[0])} ({', '.join(map(str, arguments[1:]))})"
-        )
+        return _describe_annotated(arguments)
     if origin is Literal:
-        return (
-            f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else str(arguments[0])
-        )
+        choices = ", ".join(map(str, arguments))
+        return f"one of {choices}" if len(arguments) > 1 else choices
     if origin in (types.UnionType, typing.Union):
         words = list(dict.fromkeys(map(describe, arguments)))
         return " or ".join([w for w in words if w != "null"] + ["null"] * ("null" in words))
@@ -178,6 +174,19 @@ def describe(annotation: Any) -> str:
         return "mapping"
     if (origin or annotation) in LISTS:
         return f"list of {describe(arguments[0])}" if arguments else "list"
-    if origin in (Callable, typing.get_origin(Callable[..., int])) or annotation is Callable:
+    is_callable = annotation is Callable or origin in (
+        Callable,
+        typing.get_origin(Callable[..., int]),
+    )
+    if is_callable or isinstance(annotation, type):
         return "config with _target_"
-    return "config with _target_" if isinstance(annotation, type) else str(annotation)
+    return str(annotation)
+
+
+def _describe_annotated(arguments: tuple[Any, ...]) -> str:
+    """The arguments of an Annotated in words: its own description if a Field has one."""
+    annotation, *metadata = arguments
+    for each in metadata:
+        if isinstance(each, FieldInfo) and each.description:
+            return each.description
+    return f"{describe(annotation)} ({', '.join(map(str, metadata))})"

@@ -1,4 +1,7 @@
-"""Images with captions: made of labels by templates, or COCO's."""
+"""Images with captions: made from labels by templates, or COCO's.
+
+Shapes: N images of a split, C channels, S image size.
+"""
 
 import hashlib
 import json
@@ -16,7 +19,7 @@ from genlab.data.images.decode import Transform
 from genlab.data.images.module import ImageDataModule
 from genlab.data.splits import SPLIT_SEED, SPLITS
 from genlab.data.text.formats import an_object, check, json_of
-from genlab.data.text.labelled import SteeredText
+from genlab.data.text.labelled import ConditionalText
 from genlab.data.text.records import Example, a_text
 from genlab.errors import DataError
 from genlab.files import data_root
@@ -25,11 +28,17 @@ from genlab.ranges import NonNegativeInt, PositiveInt
 __all__ = ["CocoCaptions", "LabelledImages"]
 
 
-class LabelledImages(SteeredText):
-    """Captions that `templates` make of the class of each of `images`, "{label}" being its word.
+class LabelledImages(ConditionalText):
+    """Captions made from the class of each image by templates; the splits are those of the images.
 
-    words: one for each class; null: the class names. An example has as many captions as there are
-    templates, of which one is drawn each time it is trained on. Splits are those of the images.
+    An example has as many captions as there are templates, of which one is drawn each time that it
+    is trained on.
+
+    Args:
+        images: The image set.
+        templates: Texts with {label}, which the word of the class replaces.
+        words: A word for each class; None: the names of the classes.
+        options: See TextDataModule.
     """
 
     name = "labelled_images"
@@ -40,7 +49,9 @@ class LabelledImages(SteeredText):
         super().__init__(max_source=0, max_question=0, **options)
         if not templates or any("{label}" not in template for template in templates):
             raise DataError(f"data.templates={templates}: expected texts with {{label}} in them")
-        self.images, self.templates, self._words = images, list(templates), words
+        self.images = images
+        self.templates = list(templates)
+        self._words = words
 
     @property
     def notes(self) -> list[str]:
@@ -49,12 +60,12 @@ class LabelledImages(SteeredText):
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Those of the images."""
+        """That of the images."""
         return self.images.left_out
 
     @property
     def image_shape(self) -> dict:
-        """How pictures are made what the model sees."""
+        """How a model's other images are prepared: image_size, channels, crop and resize."""
         images = self.images
         return {
             "image_size": images.image_size,
@@ -69,19 +80,27 @@ class LabelledImages(SteeredText):
         self.images.setup()
         known = self.images.classes
         if known is None:
-            raise DataError(f"data.images: {self.images.name} has no classes to make captions of")
+            raise DataError(f"data.images: {self.images.name} has no classes to make captions from")
         if self._words is not None and len(self._words) != len(known):
             raise DataError(
-                f"data.words: {len(self._words)} words for the {len(known)} classes {', '.join(known)}"
+                f"data.words: {len(self._words)} words for the {len(known)} classes "
+                f"{', '.join(known)}"
             )
         return [str(word) for word in self._words or known]
 
+    def split_key(self, split: str) -> str | None:
+        """That of the images."""
+        key = self.images.split_key(split)
+        return None if key is None else f"images.{key}"
+
     def prepare_data(self) -> None:
+        """Downloads or decodes the images where they are missing, and makes the captions."""
         self.images.prepare_data()
         self.setup()
 
     def _read(self) -> dict[str, list[Example]]:
-        words, splits = self.words, {}
+        words = self.words
+        splits = {}
         for split in SPLITS:
             labels = self.images.arrays(split).labels.tolist()
             splits[split] = [
@@ -99,21 +118,28 @@ class LabelledImages(SteeredText):
 
     def fingerprint(self) -> str:
         """16 hex digits of a sha256 over captions, images and the vocabulary."""
-        return hashlib.sha256(
-            f"{super().fingerprint()} {self.images.fingerprint()}".encode()
-        ).hexdigest()[:16]
+        content = f"{super().fingerprint()} {self.images.fingerprint()}"
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-class CocoCaptions(SteeredText):
-    """COCO's images with five captions each, in its own layout below `root`.
+class CocoCaptions(ConditionalText):
+    """COCO's images with five captions each, in its own layout. https://cocodataset.org
 
-    root/annotations/captions_train<year>.json and captions_val<year>.json, root/train<year>/ and
-    root/val<year>/ with the images, which are decoded once into a cache below $GENLAB_DATA. Train
-    is COCO's; num_val images of its val are val, the others, or num_test of them, test.
-    https://cocodataset.org
+    root/annotations/captions_train<year>.json and captions_val<year>.json hold the captions,
+    root/train<year>/ and root/val<year>/ the images, which are decoded once into a cache below
+    $GENLAB_DATA. Train is COCO's train; val and test are drawn from COCO's val.
+
+    Args:
+        root: The folder with the three; None: $GENLAB_DATA/coco or $GENLAB_DATA.
+        year: 2014 or 2017.
+        image_size, channels, crop, resize: See genlab.data.images.decode.Transform.
+        on_error: `raise` or `skip` an image that is missing, unreadable or without a caption.
+        num_val: Images of COCO's val that are val.
+        num_test: Others of them that are test; None: all others.
+        options: See TextDataModule.
     """
 
-    name, words = "coco_captions", None
+    name = "coco_captions"
 
     def __init__(
         self,
@@ -131,7 +157,8 @@ class CocoCaptions(SteeredText):
         super().__init__(
             root=root, on_error=on_error, max_source=0, max_question=0, num_val=num_val, **options
         )
-        self.num_test, self.year = num_test, year
+        self.num_test = num_test
+        self.year = year
         self.image_shape = {
             "image_size": image_size,
             "channels": channels,
@@ -142,62 +169,71 @@ class CocoCaptions(SteeredText):
         self._given: dict[str, MappedImages] = {}
 
     def _folder(self) -> Path:
-        places = (
-            [Path(self.root).expanduser()] if self.root else [data_root() / "coco", data_root()]
-        )
+        """The folder that COCO is in."""
+        if self.root:
+            places = [Path(self.root).expanduser()]
+        else:
+            places = [data_root() / "coco", data_root()]
         wanted = f"annotations/captions_train{self.year}.json"
         found = next((place for place in places if (place / wanted).is_file()), None)
         if found is None:
             raise DataError(
-                f"data.root: there is no {wanted} below {' or '.join(map(str, places))}; put COCO's annotations/, "
-                f"train{self.year}/ and val{self.year}/ there (https://cocodataset.org)"
+                f"data.root: there is no {wanted} below {' or '.join(map(str, places))}; put "
+                f"COCO's annotations/, train{self.year}/ and val{self.year}/ there "
+                "(https://cocodataset.org)"
             )
         return found
 
     def _part(self, root: Path, part: str) -> tuple[list[Example], MappedImages]:
-        """The captioned images of one of COCO's two parts, in the order of their file names."""
+        """The captioned images of COCO's train or val, in the order of their file names."""
         path = root / "annotations" / f"captions_{part}{self.year}.json"
+        folder = root / f"{part}{self.year}"
         content = json_of(path)
+        lists = ("images", "annotations")
         if not isinstance(content, dict) or not all(
-            isinstance(content.get(key), list) for key in ("images", "annotations")
+            isinstance(content.get(key), list) for key in lists
         ):
             raise DataError(
-                f'{path}: expected an object with lists "images" and "annotations", as COCO\'s captions'
+                f'{path}: expected an object with lists "images" and "annotations", as in COCO'
             )
-        images = cached_images(root / f"{part}{self.year}", self.transform, self.on_error)
-        rows, captions = {name: row for row, name in enumerate(images.names)}, {}
-        for i, note in enumerate(content["annotations"]):
-            with self._place(f"{path}: annotations[{i}]"):
-                note = an_object(note)
-                captions.setdefault(note["image_id"], []).append(
-                    " ".join(check(a_text(note["caption"], "caption")).split())
-                )
-        entries = []
-        for i, image in enumerate(content["images"]):
-            with self._place(f"{path}: images[{i}]"):
-                entries.append((a_text(an_object(image)["file_name"], "file_name"), image["id"]))
-        examples, kept = [], []
-        for name, number in sorted(entries, key=lambda entry: entry[0]):
-            with self._place(str(path)):
-                if name not in rows:
-                    raise ValueError(f"image {name} is not in {root / f'{part}{self.year}'}")
+        images = cached_images(folder, self.transform, self.on_error)
+        row_of = {name: row for row, name in enumerate(images.names)}
+        captions = self._captions(path, content["annotations"])
+        examples, rows = [], []
+        for name, number in self._entries(path, content["images"]):
+            with self._record(str(path)):
+                if name not in row_of:
+                    raise ValueError(f"image {name} is not in {folder}")
                 if not captions.get(number):
                     raise ValueError(f"image {name} has no caption")
-                examples.append(
-                    Example(
-                        name, ("",), (tuple(dict.fromkeys(captions[number])),), document=str(number)
-                    )
-                )
-                kept.append(rows[name])
+                own = tuple(dict.fromkeys(captions[number]))
+                examples.append(Example(name, ("",), (own,), document=str(number)))
+                rows.append(row_of[name])
         if not examples:
             raise DataError(f"{path}: none of its images is there with a caption")
-        return examples, images.images.select(np.array(kept, dtype=np.int64))
+        return examples, images.images.select(np.array(rows, dtype=np.int64))
+
+    def _captions(self, path: Path, notes: list) -> dict[int, list[str]]:
+        """number of an image -> its captions."""
+        captions: dict[int, list[str]] = {}
+        for i, note in enumerate(notes):
+            with self._record(f"{path}: annotations[{i}]"):
+                note = an_object(note)
+                found = captions.setdefault(note["image_id"], [])
+                found.append(" ".join(check(a_text(note["caption"], "caption")).split()))
+        return captions
+
+    def _entries(self, path: Path, images: list) -> list[tuple[str, int]]:
+        """(file name, number) of each image, in the order of the names."""
+        entries = []
+        for i, image in enumerate(images):
+            with self._record(f"{path}: images[{i}]"):
+                entries.append((a_text(an_object(image)["file_name"], "file_name"), image["id"]))
+        return sorted(entries, key=lambda entry: entry[0])
 
     @contextmanager
-    def _place(self, where: str) -> Iterator[None]:
-        """Makes an error in the block a DataError that says where, or, with on_error=skip, a record
-        that is left out.
-        """
+    def _record(self, where: str) -> Iterator[None]:
+        """Handles an error in the block: a DataError that names the place, or a skipped record."""
         try:
             yield
         except (ValueError, KeyError, TypeError) as error:
@@ -209,22 +245,24 @@ class CocoCaptions(SteeredText):
             self.skipped.append((where, why))
 
     def _read(self) -> dict[str, list[Example]]:
-        root, self.skipped = self._folder(), []
-        train, self._given["train"] = self._part(root, "train")
+        root = self._folder()
+        self.skipped = []
+        train, train_images = self._part(root, "train")
         held, images = self._part(root, "val")
         if not 0 <= self.num_val < len(held):
             raise DataError(
-                f"data.num_val={self.num_val}: COCO's val has {len(held)} images, some of which are to test on"
+                f"data.num_val={self.num_val}: COCO's val has {len(held)} images, "
+                "from which test is drawn as well; lower it"
             )
-        num_test = (
-            len(held) - self.num_val
-            if self.num_test is None
-            else min(self.num_test, len(held) - self.num_val)
-        )
+        num_test = len(held) - self.num_val
+        if self.num_test is not None:
+            num_test = min(self.num_test, num_test)
         order = np.random.RandomState(SPLIT_SEED).permutation(len(held))
-        rows = {"val": order[: self.num_val], "test": order[self.num_val :][:num_test]}
-        rows = {split: np.sort(part) for split, part in rows.items()}
-        self._given |= {split: images.select(rows[split]) for split in rows}
+        rows = {
+            "val": np.sort(order[: self.num_val]),
+            "test": np.sort(order[self.num_val :][:num_test]),
+        }
+        self._given = {"train": train_images} | {s: images.select(rows[s]) for s in rows}
         return {"train": train} | {split: [held[row] for row in rows[split]] for split in rows}
 
     def given(self, split: str) -> dict[str, MappedImages]:
@@ -234,5 +272,5 @@ class CocoCaptions(SteeredText):
 
     def fingerprint(self) -> str:
         """16 hex digits of a sha256 over captions, names, the images' shape and the vocabulary."""
-        shape = json.dumps([super().fingerprint(), self.year, *map(str, self.image_shape.values())])
-        return hashlib.sha256(shape.encode()).hexdigest()[:16]
+        content = [super().fingerprint(), self.year, *map(str, self.image_shape.values())]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

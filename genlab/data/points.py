@@ -1,4 +1,7 @@
-"""Points of the plane, drawn once from eight densities that show what a flow can and cannot do."""
+"""Points of the plane, drawn once from eight densities that show what a flow can and cannot do.
+
+Shapes: N points of a split, B of a batch.
+"""
 
 import hashlib
 import json
@@ -11,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genlab.data.loader import StepDataModule, StepLoader
+from genlab.data.loader import StepLoader
+from genlab.data.module import StepDataModule
 from genlab.data.sampler import Draw, StepSampler, in_order
-from genlab.data.splits import SPLITS
+from genlab.data.splits import SPLITS, check_split
 from genlab.errors import DataError
 from genlab.ranges import NonNegativeInt, PositiveInt, Seed
 
-__all__ = ["PointSet", "read_points"]
+__all__ = ["DENSITIES", "SETS", "PointSet", "read_points"]
 
 SPLIT_SEEDS = {"train": 20190321, "val": 20190322, "test": 20190323}
 Random = np.random.RandomState  # NumPy has frozen its streams, so a set stays what it is
@@ -25,7 +29,8 @@ Random = np.random.RandomState  # NumPy has frozen its streams, so a set stays w
 
 def moons(count: int, random: Random) -> np.ndarray:
     """Two interleaved half circles of radius 2 with noise 0.2."""
-    angle, upper = np.pi * random.random_sample(count), random.randint(2, size=count)
+    angle = np.pi * random.random_sample(count)
+    upper = random.randint(2, size=count)
     x = np.where(upper, np.cos(angle), 1 - np.cos(angle))
     y = np.where(upper, np.sin(angle), 0.5 - np.sin(angle))
     return 2 * np.stack([x - 0.5, y - 0.25], 1) + 0.2 * random.standard_normal((count, 2))
@@ -50,10 +55,10 @@ def _rings(radius: np.ndarray, noise: float, random: Random) -> np.ndarray:
 def checkerboard(count: int, random: Random) -> np.ndarray:
     """Uniform on the eight dark squares of side 2 of a 4 x 4 board on [-4, 4]^2."""
     x = random.random_sample(count) * 8 - 4
-    square = (
-        2 * random.randint(2, size=count) + np.floor(x / 2) % 2
-    )  # 0 .. 3, every other one in a column
-    return np.stack([x, 2 * (square + random.random_sample(count)) - 4], 1)
+    # Squares 0 to 3 from below; of each column, every other one.
+    square = 2 * random.randint(2, size=count) + np.floor(x / 2) % 2
+    y = 2 * (square + random.random_sample(count)) - 4
+    return np.stack([x, y], 1)
 
 
 def eight_gaussians(count: int, random: Random) -> np.ndarray:
@@ -64,30 +69,28 @@ def eight_gaussians(count: int, random: Random) -> np.ndarray:
 
 
 def pinwheel(count: int, random: Random) -> np.ndarray:
-    """Five blades, each a Gaussian stretched along the radius and turned the more the farther out."""
+    """Five blades, each a Gaussian stretched along the radius and turned more farther out."""
     blade = random.randint(5, size=count)
-    radius, across = random.standard_normal((2, count)) * np.array([[0.3], [0.1]]) + np.array(
-        [[1.0], [0.0]]
-    )
+    scale = np.array([[0.3], [0.1]])
+    centre = np.array([[1.0], [0.0]])
+    radius, across = random.standard_normal((2, count)) * scale + centre
     angle = 2 * np.pi / 5 * blade + 0.25 * np.exp(radius)
-    return 2 * np.stack([radius * np.cos(angle) - across * np.sin(angle),
-                         radius * np.sin(angle) + across * np.cos(angle)], 1)  # fmt: skip
+    x = radius * np.cos(angle) - across * np.sin(angle)
+    y = radius * np.sin(angle) + across * np.cos(angle)
+    return 2 * np.stack([x, y], 1)
 
 
 def swiss_roll(count: int, random: Random) -> np.ndarray:
     """One and a half turns of a spiral from radius 0.94 to 2.83, with noise 0.2."""
     angle = 1.5 * np.pi * (1 + 2 * random.random_sample(count))
-    return (angle * np.stack([np.cos(angle), np.sin(angle)])).T / 5 + 0.2 * random.standard_normal(
-        (count, 2)
-    )
+    on = (angle * np.stack([np.cos(angle), np.sin(angle)])).T / 5
+    return on + 0.2 * random.standard_normal((count, 2))
 
 
 def two_spirals(count: int, random: Random) -> np.ndarray:
     """Two arms of one and a half turns to radius 3.1, with noise 0.1."""
-    arm, angle = (
-        random.randint(2, size=count) * 2 - 1,
-        np.sqrt(random.random_sample(count)) * 3 * np.pi,
-    )
+    arm = random.randint(2, size=count) * 2 - 1
+    angle = np.sqrt(random.random_sample(count)) * 3 * np.pi
     on = (arm * angle / 3) * np.stack([-np.cos(angle), np.sin(angle)])
     return on.T + 0.1 * random.standard_normal((count, 2))
 
@@ -106,23 +109,21 @@ def _eight_gaussians_density(points: Tensor) -> Tensor:
 
 
 SETS: dict[str, Callable[[int, Random], np.ndarray]] = {
-    f.__name__: f
-    for f in (
-        moons,
-        circles,
-        rings,
-        checkerboard,
-        eight_gaussians,
-        pinwheel,
-        swiss_roll,
-        two_spirals,
-    )
+    "moons": moons,
+    "circles": circles,
+    "rings": rings,
+    "checkerboard": checkerboard,
+    "eight_gaussians": eight_gaussians,
+    "pinwheel": pinwheel,
+    "swiss_roll": swiss_roll,
+    "two_spirals": two_spirals,
 }
+# log-densities in nats of those sets that have a closed form
 DENSITIES = {"checkerboard": _checkerboard_density, "eight_gaussians": _eight_gaussians_density}
 
 
 class PointBatches:
-    """`batches[draw]` -> {point float32 (B, 2), index int64 (B,)}."""
+    """`batches[draw]` is {point float32 (B, 2), index int64 (B,)}."""
 
     def __init__(self, points: Tensor) -> None:
         self.points = points
@@ -132,14 +133,23 @@ class PointBatches:
 
 
 class PointSet(StepDataModule):
-    """Batches {point float32 (B, 2), index int64 (B,)} of 3 splits of one of SETS, each drawn from
-    a seed of its own.
+    """One of SETS in three splits, each drawn from a seed of its own.
 
-    `seed` sets the order of training; the points do not depend on it.
+    Batches are {point float32 (B, 2), index int64 (B,)}.
+
+    Args:
+        name: Of the set.
+        batch_size: Points a process takes at each step.
+        num_train: Points of train.
+        num_val: Points of val.
+        num_test: Points of test.
+        seed: Of the order of training; the points do not depend on it.
+
+    Raises:
+        DataError: A setting is out of range.
     """
 
     modality = "point"
-    classes = num_classes = None
 
     def __init__(
         self,
@@ -157,52 +167,55 @@ class PointSet(StepDataModule):
             raise DataError(f"data.batch_size={batch_size!r} must be a positive number of points")
         if min(num_train, num_val, num_test) < 1:
             raise DataError("data.num_train, data.num_val and data.num_test must be 1 or more")
-        self.name, self.batch_size, self.seed = name, batch_size, seed
+        self.name = name
+        self.batch_size = batch_size
+        self.seed = seed
         self.counts = {"train": num_train, "val": num_val, "test": num_test}
         self._points: dict[str, Tensor] = {}
         self._on_device: dict[tuple[str, torch.device], Tensor] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Nothing is read; `arrays` draws what is asked for."""
+        """Nothing to do: `arrays` draws a split when it is needed."""
 
     def arrays(self, split: str) -> Tensor:
         """The points (N, 2) float32 of train, val or test."""
-        if split not in SPLITS:
-            raise DataError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+        check_split(split)
         if split not in self._points:
             drawn = SETS[self.name](self.counts[split], Random(SPLIT_SEEDS[split]))
             self._points[split] = torch.from_numpy(drawn.astype(np.float32))
         return self._points[split]
 
     def log_density(self, points: Tensor) -> Tensor | None:
-        """log of the set's own density (N,) in nats, None where it has no closed form."""
+        """log of the set's own density in nats (N,); None where it has no closed form."""
         return DENSITIES[self.name](points) if self.name in DENSITIES else None
 
+    def split_key(self, split: str) -> str:
+        """num_val or num_test."""
+        return f"num_{split}"
+
     def _loader(self, split: str) -> StepLoader:
-        points, trainer = self.arrays(split), self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        points, device = self.arrays(split), self._device()
         points = self._on_device.setdefault((split, device), points.to(device))
+        batches = PointBatches(points)
         if split != "train":
-            return StepLoader(
-                PointBatches(points), in_order(len(points), self.batch_size, rank, world)
-            )
-        sampler = StepSampler(len(points), self.batch_size, self.seed, False, rank, world)
-        return StepLoader(PointBatches(points), sampler, self._step if trainer else None)
+            return StepLoader(batches, in_order(len(points), self.batch_size, *self._ranks()))
+        sampler = StepSampler(len(points), self.batch_size, self.seed, False, *self._ranks())
+        return StepLoader(batches, sampler, self._step)
 
     def loader(self, split: str, batch_size: int | None = None) -> StepLoader:
         """Every point of a split once, in order, on the CPU; needs no trainer."""
         points = self.arrays(split)
-        return StepLoader(
-            PointBatches(points), in_order(len(points), batch_size or self.batch_size)
-        )
+        draws = in_order(len(points), batch_size or self.batch_size)
+        return StepLoader(PointBatches(points), draws)
 
     def pick(self, split: str, num: int, seed: int = 0) -> dict[str, Tensor]:
-        """A batch of `num` different points of a split, all where it has fewer, in the order drawn."""
+        """A batch of `num` different points of a split, all where it has fewer.
+
+        Which they are, and their order, is a function of `seed`.
+        """
         points = self.arrays(split)
-        return PointBatches(points)[
-            Draw(torch.from_numpy(Random(seed).permutation(len(points))[:num]))
-        ]
+        rows = torch.from_numpy(Random(seed).permutation(len(points))[:num])
+        return PointBatches(points)[Draw(rows)]
 
     def describe(self, split: str) -> dict[str, str | int]:
         """What a number measured on a split must be read with."""
@@ -218,8 +231,10 @@ class PointSet(StepDataModule):
 
 
 def read_points(path: str | Path) -> Tensor:
-    """Points (N, D) float32 of an .npz with `points` or a .csv of numbers; DataError if there are
-    none.
+    """Points (N, D) float32 of an .npz with `points` or of a .csv of numbers, a point a row.
+
+    Raises:
+        DataError: The file is not there, or does not hold finite points.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -229,12 +244,8 @@ def read_points(path: str | Path) -> Tensor:
         )
     try:
         with warnings.catch_warnings(), np.errstate(over="ignore"):
-            warnings.simplefilter("ignore")  # what they are about is refused below
-            if suffix == ".csv":
-                points = np.loadtxt(path, np.float64, delimiter=",", ndmin=2)
-            else:
-                with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                    points = arrays["points"]
+            warnings.simplefilter("ignore")  # an empty file and an overflow are refused below
+            points = _stored_points(path, suffix)
             if points.dtype.kind not in "fiu":
                 raise DataError(f"expected numbers, found {points.dtype}")
             points = points.astype(np.float32)
@@ -247,3 +258,10 @@ def read_points(path: str | Path) -> Tensor:
             f"input={path}: expected finite numbers of shape (N, D), found {points.shape}"
         )
     return torch.from_numpy(points)
+
+
+def _stored_points(path: Path, suffix: str) -> np.ndarray:
+    if suffix == ".csv":
+        return np.loadtxt(path, np.float64, delimiter=",", ndmin=2)
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return arrays["points"]

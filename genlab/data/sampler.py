@@ -1,6 +1,5 @@
 """The order of training as a pure function of (seed, epoch, position)."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -9,11 +8,12 @@ import torch
 from torch import Tensor
 
 from genlab.errors import DataError
-from genlab.seeds import digest, mixed, shuffled
+from genlab.seeds import digest, mix, permute, random_state
 
-TABLE = (
-    1 << 20
-)  # the longest set whose order is kept as a table; beyond, each batch computes its part of one
+__all__ = ["Draw", "StepSampler", "in_order"]
+
+# The longest set whose order is kept as a table; of a longer one, each batch computes its own part.
+TABLE = 1 << 20
 
 
 class Draw(NamedTuple):
@@ -29,11 +29,21 @@ class StepSampler:
     Step t of training is batch t % len(self) of epoch t // len(self). Of its batch_size *
     world_size rows rank r draws the r-th run of batch_size, so the ranks together draw exactly what
     one process with the global batch would, flips included. The rows left over at the end of an
-    epoch are dropped. `position` is the step the next iteration starts with; set it to resume.
-    Raises DataError if count is less than a global batch.
+    epoch are dropped. `position` is the step that the next iteration starts with; set it to resume.
+
+    Args:
+        count: Rows of the training split.
+        batch_size: Rows a process draws at each step.
+        seed: Of the order.
+        flip: Also draw, for half of the rows, that they are mirrored.
+        rank: Of this process.
+        world_size: How many processes train.
+
+    Raises:
+        DataError: There are fewer rows than a global batch takes.
     """
 
-    computes = True  # the order of a large set; where it depends on nothing else
+    may_compute = True  # the order of a large set; a subclass whose order needs a table says False
 
     def __init__(
         self,
@@ -44,28 +54,23 @@ class StepSampler:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.count, self.batch_size, self.seed, self.flip, self.rank = (
-            count,
-            batch_size,
-            seed,
-            flip,
-            rank,
-        )
+        self.count = count
+        self.batch_size = batch_size
+        self.seed = seed
+        self.flip = flip
+        self.rank = rank
         self.global_batch = batch_size * world_size
         self.position = 0
         if count < self.global_batch:
             raise DataError(
-                f"the training split has {count} images, less than one global batch of {self.global_batch} "
-                f"(data.batch_size={batch_size} x {world_size} processes); lower data.batch_size"
+                f"the training split has {count} images, less than one global batch of "
+                f"{self.global_batch} (data.batch_size={batch_size} x {world_size} processes); "
+                "lower data.batch_size"
             )
 
     def __len__(self) -> int:
         """Steps in an epoch."""
         return self.count // self.global_batch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Let the next iteration start with the first batch of an epoch."""
-        self.position = epoch * len(self)
 
     def __iter__(self) -> Iterator[Draw]:
         return self._draws(self.position)
@@ -75,37 +80,39 @@ class StepSampler:
         for step in range(position, position + len(self)):
             epoch, batch = divmod(step, len(self))
             if epoch != drawn:
-                drawn, order = epoch, self._order(epoch)
+                order = self._order(epoch)
+                drawn = epoch
             first = batch * self.global_batch + self.rank * self.batch_size
             index, flip = order(first, first + self.batch_size)
             yield Draw(index, flip if self.flip else None)
 
     def _order(self, epoch: int) -> Callable[[int, int], tuple[Tensor, Tensor]]:
-        """What gives (rows, flips) of a part of the epoch's order: out of a table, or in no more
-        memory than they take.
+        """A function (start, end) -> (rows, flips) of that part of the epoch's order.
+
+        It reads them from a table or, of a large set, computes them in no more memory than they
+        take.
         """
-        if self.count <= TABLE or not self.computes:
+        if self.count <= TABLE or not self.may_compute:
             rows, flips = self._shuffle(epoch)
             return lambda start, end: (rows[start:end], flips[start:end])
         key = digest("order", self.seed, epoch)
+        flip_key = digest("flip", key)
 
         def order(start: int, end: int) -> tuple[Tensor, Tensor]:
             places = np.arange(start, end)
-            flips = mixed(places.astype(np.uint64) + np.uint64(digest("flip", key))) & np.uint64(1)
-            return torch.from_numpy(shuffled(places, self.count, key)), torch.from_numpy(flips == 1)
+            flips = mix(places + flip_key) & 1
+            return torch.from_numpy(permute(places, self.count, key)), torch.from_numpy(flips == 1)
 
         return order
 
     def _shuffle(self, epoch: int) -> tuple[Tensor, Tensor]:
-        words = hashlib.blake2b(f"{self.seed} {epoch}".encode(), digest_size=32).digest()
-        # RandomState, because NumPy has frozen its streams: a resume under a later version draws
-        # the same.
-        generator = np.random.RandomState(np.frombuffer(words, dtype="<u4").astype(np.uint32))
+        """The rows int64 (count,) and flips bool (count,) of a whole epoch."""
+        generator = random_state(self.seed, epoch)
         rows = torch.from_numpy(generator.permutation(self.count).astype(np.int64))
         return rows, torch.from_numpy(generator.random_sample(self.count) < 0.5)
 
 
 def in_order(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[Draw]:
-    """Draws of every world_size-th row from rank on, in order, the last one short where it must be."""
+    """Draws of every world_size-th row from `rank` on, in order; the last may be short."""
     rows = torch.arange(count)[rank::world_size]
     return [Draw(index) for index in rows.split(batch_size)] if len(rows) else []

@@ -1,1 +1,1 @@
-"""Trained models as files that others can use."""
+"""Exports trained models: weights, graphs, model cards and a page that runs in the browser."""

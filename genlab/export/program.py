@@ -1,5 +1,7 @@
-"""A verb's graph as a short list of simple operations and float16 weights, for report/runtime.js to
-run.
+"""Lowers a verb to simple operations and float16 weights, which report/runtime.js runs.
+
+In the lowering functions `shape` is the shape of the output; the other arguments are those of the
+ATen operation.
 """
 
 import base64
@@ -16,8 +18,11 @@ from genlab.export.images import Verb
 
 __all__ = ["Unknown", "program"]
 
+# ATen operations that change nothing here
 SAME = {"alias", "clone", "detach", "_to_copy"}
+# That only change the shape
 SHAPED = {"view", "_unsafe_view", "reshape", "unsqueeze", "squeeze"}
+# That the runtime has under the same name
 UNARY = {
     "relu",
     "tanh",
@@ -33,92 +38,108 @@ UNARY = {
     "round",
 }
 BINARY = {"mul", "div", "minimum", "maximum", "lt", "gt", "le", "ge", "eq"}  # and add, sub
-NOTHING = {"_assert_tensor_metadata", "_assert_scalar"}
+CHECKS = {"_assert_tensor_metadata", "_assert_scalar"}
 
 
 class Unknown(ValueError):
-    """An operation that the page's runtime does not have."""
+    """The page's runtime does not have an operation."""
 
 
 def program(verb: Verb) -> dict[str, Any]:
     """`verb` for one picture at a time, as plain containers.
 
-    {"inputs": the numbers of the values that are given, "output": of what comes out, "shapes": the
-    shape of each value, "constants": [[number, scale], ...] in the order in which "weights", base64
-    of float16 numbers in little endian, holds them, "ops": [[name, the numbers of its inputs, that
-    of its output, {its settings}], ...]}.
+    Whatever does not depend on the inputs is computed here, such as the scales of a batch norm or
+    the norms of spectral normalisation.
 
-    What does not depend on the inputs is computed here: the scales of a batch norm, the norm of a
-    spectral one. Raises Unknown for an operation that there is none for.
+    Args:
+        verb: A decoder or an encoder.
+
+    Returns:
+        Values are numbered; the keys are
+
+        - inputs: numbers of the inputs,
+        - output: number of the output,
+        - shapes: the shape of each value,
+        - constants: [[number, scale], ...],
+        - weights: the constants, each divided by its scale, as base64 of little-endian float16,
+        - ops: [[name, [numbers of its inputs], number of its output, {its settings}], ...].
+
+    Raises:
+        Unknown: The runtime does not have one of the operations.
     """
     with torch.no_grad():
-        return Lowering(
-            torch.export.export(verb, verb.example(1), strict=False).run_decompositions()
-        ).written()
+        exported = torch.export.export(verb, verb.example(1), strict=False)
+        return Lowering(exported.run_decompositions()).as_program()
 
 
 @dataclass(frozen=True)
 class Value:
-    """What is computed in the page; whatever is a Tensor here is known already."""
+    """A value that the page computes. Values that are known already are Tensors instead."""
 
     number: int
     shape: tuple[int, ...]
 
 
 class Lowering:
-    """The graph of `exported` (core ATen, all shapes known), an operation after the other."""
+    """Lowers the graph of an exported program one operation after the other.
+
+    Args:
+        exported: In core ATen operations, all shapes known.
+    """
 
     def __init__(self, exported: torch.export.ExportedProgram):
         self.shapes: list[list[int]] = []
         self.ops: list[list] = []
         self.constants: dict[int, tuple[int, Tensor]] = {}  # by the tensor's id
-        signature, values, self.inputs = exported.graph_signature, {}, []
+        self.inputs: list[int] = []
+        values: dict[fx.Node, Any] = {}
+        signature = exported.graph_signature
         names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         names |= signature.inputs_to_lifted_tensor_constants
-        held = {**exported.constants, **exported.state_dict}
+        tensors = {**exported.constants, **exported.state_dict}
         for node in exported.graph.nodes:
             if node.op == "placeholder" and node.name in names:
-                values[node] = held[names[node.name]].detach()
+                values[node] = tensors[names[node.name]].detach()
             elif node.op == "placeholder":
                 values[node] = self.new(node.meta["val"].shape)
                 self.inputs.append(values[node].number)
             elif node.op == "output":
                 self.output = self.number(values[node.args[0][0]])
             else:
-                args, options = (
-                    fx.map_arg(part, values.__getitem__) for part in (node.args, node.kwargs)
-                )
+                args = fx.map_arg(node.args, values.__getitem__)
+                options = fx.map_arg(node.kwargs, values.__getitem__)
                 values[node] = self.call(node, args, options)
 
-    def written(self) -> dict[str, Any]:
-        """See `program`."""
-        constants, parts = [], []
+    def as_program(self) -> dict[str, Any]:
+        """The lowered graph, as `program` returns it."""
+        constants = []
+        parts = [torch.zeros(0, dtype=torch.float16)]
         for number, tensor in self.constants.values():
             tensor = tensor.detach().double()
-            scale = (
-                2.0 ** math.ceil(math.log2(most)) if (most := tensor.abs().max().item()) else 1.0
-            )  # exact for integers
+            largest = tensor.abs().max().item()
+            # A power of two, so that dividing by it loses no digit
+            scale = 2.0 ** math.ceil(math.log2(largest)) if largest else 1.0
             constants.append([number, scale])
             parts.append((tensor / scale).to(torch.float16).flatten())
-        weights = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float16)
-        made = {
+        weights = torch.cat(parts).numpy().astype("<f2").tobytes()
+        return {
             "inputs": self.inputs,
             "output": self.output,
             "shapes": self.shapes,
             "constants": constants,
             "ops": self.ops,
-        }
-        return made | {
-            "weights": base64.b64encode(weights.numpy().astype("<f2").tobytes()).decode()
+            "weights": base64.b64encode(weights).decode(),
         }
 
     # --- values -----------------------------------------------------------------------------------
 
     def new(self, shape: Sequence[int]) -> Value:
+        """A new value of that shape."""
         self.shapes.append([int(size) for size in shape])
         return Value(len(self.shapes) - 1, tuple(self.shapes[-1]))
 
     def number(self, value: Value | Tensor) -> int:
+        """The number of a value; a tensor becomes a constant at its first use."""
         if isinstance(value, Value):
             return value.number
         if id(value) not in self.constants:
@@ -128,58 +149,60 @@ class Lowering:
     def op(
         self, name: str, inputs: Sequence[Value | Tensor], shape: Sequence[int], **settings
     ) -> Value:
+        """Appends an operation of the runtime; returns its output."""
         numbers = [self.number(value) for value in inputs]
         out = self.new(shape)
         self.ops.append([name, numbers, out.number, settings])
         return out
 
     def binary(self, name: str, a, b) -> Value | Tensor:
-        """An operation on two values or numbers, each repeated where the other is longer."""
+        """An operation on two values or numbers, which are broadcast; computed here if known."""
         a, b = (x if isinstance(x, Value | Tensor) else torch.tensor(float(x)) for x in (a, b))
         if isinstance(a, Tensor) and isinstance(b, Tensor):
             return getattr(torch, name)(a, b)
         return self.op(name, [a, b], torch.broadcast_shapes(a.shape, b.shape))
 
     def reduce(self, kind: str, x: Value, dims: Sequence[int], keep: bool = True) -> Value:
+        """The sum, mean or max over `dims` (all if there are none)."""
         dims = sorted(dim % len(x.shape) for dim in (dims or range(len(x.shape))))
-        kept = [1 if i in dims else size for i, size in enumerate(x.shape)]
-        made = self.op("reduce", [x], kept, kind=kind, dims=dims)
-        return (
-            made
-            if keep
-            else self.op("view", [made], [s for i, s in enumerate(x.shape) if i not in dims])
-        )
+        ones = [1 if i in dims else size for i, size in enumerate(x.shape)]
+        out = self.op("reduce", [x], ones, kind=kind, dims=dims)
+        if keep:
+            return out
+        return self.op("view", [out], [size for i, size in enumerate(x.shape) if i not in dims])
 
-    def normed(self, x: Value, dims: Sequence[int], eps: float) -> Value:
-        """x less its mean over `dims`, divided by its standard deviation there."""
+    def normalise(self, x: Value, dims: Sequence[int], eps: float) -> Value:
+        """x minus its mean over `dims`, divided by its standard deviation over them."""
         x = self.binary("sub", x, self.reduce("mean", x, dims))
         variance = self.reduce("mean", self.binary("mul", x, x), dims)
         root = self.op("rsqrt", [self.binary("add", variance, eps)], variance.shape)
         return self.binary("mul", x, root)
 
     def affine(self, x: Value, weight, bias, shape: Sequence[int]) -> Value:
-        """weight x + bias, either of which may be None, in `shape`."""
-        for name, by in (("mul", weight), ("add", bias)):
-            if by is not None:
-                by = by.reshape(shape) if isinstance(by, Tensor) else self.op("view", [by], shape)
-                x = self.binary(name, x, by)
+        """weight * x + bias, both viewed in `shape`; either may be None."""
+        for name, factor in (("mul", weight), ("add", bias)):
+            if isinstance(factor, Tensor):
+                x = self.binary(name, x, factor.reshape(shape))
+            elif factor is not None:
+                x = self.binary(name, x, self.op("view", [factor], shape))
         return x
 
     # --- one operation of the graph ---------------------------------------------------------------
 
     def call(self, node: fx.Node, args: tuple, options: dict) -> Any:
+        """The value of one node of the graph, whose inputs are `args` and `options`."""
         if node.target is operator.getitem:
             return args[0][args[1]]
         name = node.target._schema.name.removeprefix("aten::")
-        if name in NOTHING:
+        if name in CHECKS:
             return None
-        given: list = []
-        fx.node.map_aggregate((args, options), given.append)
-        if not any(isinstance(value, Value) for value in given):
+        inputs: list = []
+        fx.node.map_aggregate((args, options), inputs.append)
+        if not any(isinstance(value, Value) for value in inputs):
             return node.target(*args, **options)
-        made = node.meta["val"]
-        shape = list(made.shape) if isinstance(made, Tensor) else None
-        if name in SAME and made.dtype.is_floating_point:
+        meta = node.meta["val"]
+        shape = list(meta.shape) if isinstance(meta, Tensor) else None
+        if name in SAME and meta.dtype.is_floating_point:
             return args[0]
         if name in SHAPED:
             return self.op("view", args[:1], shape)
@@ -189,7 +212,7 @@ class Lowering:
             return self.binary(name, *args)
         lower = getattr(self, f"_{name.lstrip('_')}", None)
         if lower is None:
-            raise Unknown(f"{node.target}: an operation that the page does not know")
+            raise Unknown(f"{node.target}: the page does not have this operation")
         return lower(shape, *args, **options)
 
     def _add(self, shape, a, b, alpha=1):
@@ -233,23 +256,17 @@ class Lowering:
         return [self.affine(x, scale, shift, [1, -1, *[1] * (len(x.shape) - 2)])]
 
     def _native_batch_norm_legit(self, shape, x, weight, bias, training, momentum, eps):
-        """Without statistics: of an instance norm, whose batch is that of all its channels."""
-        y = self.normed(x, [0, *range(2, len(x.shape))], eps)
+        """Without running statistics: this is what an instance norm becomes."""
+        y = self.normalise(x, [0, *range(2, len(x.shape))], eps)
         return [self.affine(y, weight, bias, [1, x.shape[1], *[1] * (len(x.shape) - 2)])]
 
     def _native_group_norm(self, shape, x, weight, bias, n, channels, size, groups, eps):
-        y = self.normed(self.op("view", [x], [n, groups, -(-channels // groups) * size]), [2], eps)
-        return [
-            self.affine(
-                self.op("view", [y], x.shape),
-                weight,
-                bias,
-                [1, channels, *[1] * (len(x.shape) - 2)],
-            )
-        ]
+        grouped = self.op("view", [x], [n, groups, -(-channels // groups) * size])
+        y = self.op("view", [self.normalise(grouped, [2], eps)], x.shape)
+        return [self.affine(y, weight, bias, [1, channels, *[1] * (len(x.shape) - 2)])]
 
     def _native_layer_norm(self, shape, x, sizes, weight, bias, eps):
-        return [self.affine(self.normed(x, range(-len(sizes), 0), eps), weight, bias, sizes)]
+        return [self.affine(self.normalise(x, range(-len(sizes), 0), eps), weight, bias, sizes)]
 
     def _sum(self, shape, x, dims=None, keep=False):
         return self.reduce("sum", x, dims, keep)
@@ -272,16 +289,17 @@ class Lowering:
 
     def _slice(self, shape, x, dim=0, start=None, end=None, step=1):
         start = 0 if start is None else start + (x.shape[dim] if start < 0 else 0)
-        return self.op(
-            "slice", [x], shape, dim=dim % len(x.shape), start=min(start, x.shape[dim]), step=step
-        )
+        start = min(start, x.shape[dim])
+        return self.op("slice", [x], shape, dim=dim % len(x.shape), start=start, step=step)
 
     def _select(self, shape, x, dim, index):
         part = [1 if i == dim % len(x.shape) else size for i, size in enumerate(x.shape)]
         return self.op("view", [self._slice(part, x, dim, index)], shape)
 
     def _split_with_sizes(self, shape, x, sizes, dim=0):
-        dim, start, parts = dim % len(x.shape), 0, []
+        dim = dim % len(x.shape)
+        start = 0
+        parts = []
         for size in sizes:
             part = [size if i == dim else other for i, other in enumerate(x.shape)]
             parts.append(self._slice(part, x, dim, start))
@@ -299,21 +317,16 @@ class Lowering:
 
     def _upsample_bilinear2d(self, shape, x, size, align_corners, *ignored):
         if align_corners:
-            raise Unknown(
-                "upsample_bilinear2d with align_corners=True: an operation that the page does not know"
-            )
+            raise Unknown("upsample_bilinear2d: the page does not have align_corners=True")
         return self.op("bilinear", [x], shape)
 
     def _max_pool2d_with_indices(
         self, shape, x, kernel, stride=None, padding=(0, 0), dilation=(1, 1), ceil=False
     ):
-        shape = [
-            *x.shape[:2],
-            *(self._pooled(x.shape[i], kernel, stride, padding, i) for i in (2, 3)),
-        ]
-        return [
-            self._pool("maxpool", shape, x, kernel, stride, padding, ceil or set(dilation) != {1})
-        ]
+        steps = stride or kernel
+        sizes = [(x.shape[2 + i] - kernel[i]) // steps[i] + 1 for i in (0, 1)]
+        refused = ceil or any(padding) or set(dilation) != {1}
+        return [self._pool("maxpool", [*x.shape[:2], *sizes], x, kernel, steps, refused)]
 
     def _avg_pool2d(
         self,
@@ -326,30 +339,10 @@ class Lowering:
         count_padding=True,
         divisor=None,
     ):
-        return self._pool(
-            "avgpool",
-            shape,
-            x,
-            kernel,
-            stride,
-            padding,
-            ceil or any(padding) or divisor is not None,
-        )
+        refused = ceil or any(padding) or divisor is not None
+        return self._pool("avgpool", shape, x, kernel, stride or kernel, refused)
 
-    def _pool(self, name: str, shape, x, kernel, stride, padding, strange: bool):
-        if strange:
-            raise Unknown(
-                f"{name} with padding, dilation, ceil_mode or a divisor: an operation that the page does not know"
-            )
-        return self.op(
-            name,
-            [x],
-            shape,
-            kernel=list(kernel),
-            stride=list(stride or kernel),
-            padding=list(padding),
-        )
-
-    @staticmethod
-    def _pooled(size: int, kernel, stride, padding, i: int) -> int:
-        return (size + 2 * padding[i - 2] - kernel[i - 2]) // (stride or kernel)[i - 2] + 1
+    def _pool(self, name: str, shape, x, kernel, stride, refused: bool):
+        if refused:
+            raise Unknown(f"{name}: the page has no padding, dilation, ceil_mode or divisor")
+        return self.op(name, [x], shape, kernel=list(kernel), stride=list(stride))

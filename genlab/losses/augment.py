@@ -1,4 +1,7 @@
-"""Differentiable augmentation of what a discriminator sees."""
+"""Augmentations of images inside a training step, on the device and differentiable.
+
+Shapes: B batch, C channels, H x W pixels.
+"""
 
 from typing import Literal
 
@@ -6,32 +9,40 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["DiffAugment"]
+__all__ = ["DiffAugment", "translate"]
 
 POLICIES = ("color", "translation", "cutout")
 
 
 class DiffAugment:
-    """The same random colour shift, translation and cutout for all passes of a step.
+    """Random colour, translation and cutout, the same for all discriminator passes of a step.
+
+    `draw` chooses one transform per sample. Calls apply it to images (B, C, H, W) in [-1, 1], to
+    real image i and fake i alike. The paper's code draws anew for the fakes; single-loss training
+    needs D(G) and D(sg G) to see the same image.
 
     "Differentiable Augmentation for Data-Efficient GAN Training", Zhao et al. 2020, arXiv
-    2006.10738. `draw` chooses one transform per sample of the batch; calling it applies that to
-    images (B, C, H, W) in [-1, 1], real i and fake i alike, where the source draws anew for the
-    fakes: single-loss training needs D(G) and D(sg G) to see one image.
-    policy: some of color, translation, cutout; ValueError for others.
+    2006.10738.
+
+    Args:
+        policy: Some of color, translation, cutout.
+
+    Raises:
+        ValueError: The policy has another name in it.
     """
 
     def __init__(self, policy: list[Literal["color", "translation", "cutout"]]):
         if unknown := [name for name in policy if name not in POLICIES]:
             raise ValueError(f"augment.policy={unknown}: expected some of {', '.join(POLICIES)}")
         self.policy = policy
-        self.numbers: Tensor | None = None
+        self.numbers: Tensor | None = None  # (7, B, 1, 1, 1) in [0, 1)
 
     def draw(self, num: int, device: torch.device) -> None:
-        """New transforms for `num` samples."""
+        """Chooses new transforms for `num` samples."""
         self.numbers = torch.rand(7, num, 1, 1, 1, device=device)
 
     def __call__(self, images: Tensor) -> Tensor:
+        assert self.numbers is not None  # `draw` comes first
         brightness, saturation, contrast, *places = self.numbers.to(images.dtype)
         if "color" in self.policy:
             images = images + (brightness - 0.5)
@@ -41,41 +52,51 @@ class DiffAugment:
             images = (images - mean) * (contrast + 0.5) + mean
         height, width = images.shape[2:]
         if "translation" in self.policy:
-            images = _translate(
-                images,
-                *(
-                    _integer(u, size // 8)
-                    for u, size in zip(places[:2], (height, width), strict=True)
-                ),
-            )
+            dy = _offsets(places[0], height // 8)
+            dx = _offsets(places[1], width // 8)
+            images = translate(images, dy, dx)
         if "cutout" in self.policy:
             images = images * _outside(images, places[2], places[3])
         return images
 
 
-def _integer(u: Tensor, most: int) -> Tensor:
-    """u in [0, 1) -> whole numbers from -most to most, (B, 1, 1)."""
-    return ((2 * most + 1) * u).floor().long()[:, 0] - most
+def translate(images: Tensor, dy: Tensor, dx: Tensor, fill: float = 0.0) -> Tensor:
+    """Moves each image by its own whole number of pixels.
 
+    Args:
+        images: (B, C, H, W).
+        dy: Pixels downwards (B, 1, 1) int64; negative: upwards.
+        dx: Pixels to the right (B, 1, 1) int64; negative: to the left.
+        fill: The value of pixels that come in from outside.
 
-def _translate(images: Tensor, dy: Tensor, dx: Tensor) -> Tensor:
-    """Each image moved by its (dy, dx), zeros coming in."""
-    (height, width), device = images.shape[2:], images.device
+    Returns:
+        Images of the same shape, differentiable in `images`.
+    """
+    height, width = images.shape[2:]
+    device = images.device
+    # One pixel of padding stands for all that lies outside.
     rows = (torch.arange(height, device=device)[None, :, None] + 1 - dy).clamp(0, height + 1)
     columns = (torch.arange(width, device=device)[None, None, :] + 1 - dx).clamp(0, width + 1)
     samples = torch.arange(len(images), device=device)[:, None, None]
-    return pad(images, (1, 1, 1, 1)).permute(0, 2, 3, 1)[samples, rows, columns].permute(0, 3, 1, 2)
+    padded = pad(images, (1, 1, 1, 1), value=fill).permute(0, 2, 3, 1)  # (B, H + 2, W + 2, C)
+    return padded[samples, rows, columns].permute(0, 3, 1, 2)
+
+
+def _offsets(u: Tensor, most: int) -> Tensor:
+    """Whole numbers (B, 1, 1) from -most to most, of numbers u (B, 1, 1, 1) in [0, 1)."""
+    return ((2 * most + 1) * u).floor().long()[:, 0] - most
 
 
 def _outside(images: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """1 outside a square of half the image's side around a random centre, 0 inside: (B, 1, H, W)."""
-    (height, width), device = images.shape[2:], images.device
-    rows, columns = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
-    top, left = (u * (height + 1)).floor() - height // 4, (v * (width + 1)).floor() - width // 4
-    inside = (
-        (rows >= top)
-        & (rows < top + height // 2)
-        & (columns >= left)
-        & (columns < left + width // 2)
-    )
-    return (~inside).to(images.dtype)
+    """A mask (B, 1, H, W): 0 inside a square of half the image's side, 1 outside.
+
+    u, v (B, 1, 1, 1) in [0, 1) say where the centre of the square lies.
+    """
+    height, width = images.shape[2:]
+    rows = torch.arange(height, device=images.device)[:, None]
+    columns = torch.arange(width, device=images.device)
+    top = (u * (height + 1)).floor() - height // 4
+    left = (v * (width + 1)).floor() - width // 4
+    in_rows = (rows >= top) & (rows < top + height // 2)
+    in_columns = (columns >= left) & (columns < left + width // 2)
+    return (~(in_rows & in_columns)).to(images.dtype)

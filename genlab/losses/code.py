@@ -1,4 +1,4 @@
-"""O-GAN's code loss: how well the encoder reads a latent vector back."""
+"""O-GAN's code loss: how well an encoder recovers a latent vector."""
 
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -7,16 +7,25 @@ __all__ = ["pearson", "standardise"]
 
 
 def standardise(v: Tensor) -> Tensor:
-    """N(v) = (v - avg v) / std v over the last axis (B, D), population std, as O-GAN's section 2.1."""
+    """N(v) = (v - mean v) / std v over the last axis of v (..., D), with the population std.
+
+    "O-GAN: Extremely Concise Approach for Auto-Encoding Generative Adversarial Networks", Su 2019,
+    arXiv 1903.01931, section 2.1.
+    """
     v = v - v.mean(-1, keepdim=True)
     return v / v.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-8)
 
 
 def pearson(u: Tensor, v: Tensor) -> Tensor:
-    """rho(u, v) = cos(N(u), N(v)) of each sample's two vectors (B, D), over D: (B,) in [-1, 1].
+    """Pearson's correlation rho(u, v) = cos(N(u), N(v)) of each pair of rows of u, v (B, D).
+
+    It does not depend on the mean and the scale of v, so the mean is free to be the
+    discriminator's score.
 
     "O-GAN: Extremely Concise Approach for Auto-Encoding Generative Adversarial Networks", Su 2019,
-    arXiv 1903.01931. Blind to the mean and the scale of v, so that it leaves the mean free to be
-    the discriminator's score.
+    arXiv 1903.01931.
+
+    Returns:
+        Correlations (B,) in [-1, 1].
     """
     return cosine_similarity(u - u.mean(-1, keepdim=True), v - v.mean(-1, keepdim=True), dim=-1)

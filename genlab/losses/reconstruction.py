@@ -1,17 +1,27 @@
-"""Distances between images: what a model without an adversary is trained to make small.
+"""Distances between images, which models without a discriminator minimise.
 
-Each is called with two batches (B, C, H, W) in [-1, 1] and returns one distance a pair, (B,).
+A distance is called with two batches (B, C, H, W) in [-1, 1] and returns one value per pair (B,).
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, conv2d, pad
 
 from genlab.ranges import Depth, NonNegativeFloat
 
-__all__ = ["L1", "L2", "FeatureDistance", "Laplacian", "laplacian_pyramid"]
+__all__ = ["L1", "L2", "BuiltFromData", "FeatureDistance", "Laplacian", "laplacian_pyramid"]
+
+
+@runtime_checkable
+class BuiltFromData(Protocol):
+    """A distance that needs the data module before its first call."""
+
+    def bind(self, data: Any) -> None:
+        """Builds what the distance needs for the images of the data module `data`."""
+        ...
 
 
 class L1:
@@ -29,17 +39,29 @@ class L2:
 
 
 def laplacian_pyramid(x: Tensor, num_levels: int = 3, sigma: float = 2.0) -> list[Tensor]:
-    """num_levels differences (B, C, H / 2^i, W / 2^i) of an image and its blur, then what is left
-    at H / 2^num_levels.
+    """Splits images into bands of frequency, the finest first.
 
-    The blur is a 5x5 Gaussian with replicated borders; the blurred image is averaged in 2x2 blocks
-    for the next level. "Optimizing the Latent Space of Generative Networks", Bojanowski et al.
-    2017, arXiv 1707.05776, in the form of tneumann/minimal_glo. ValueError for images that
-    2^num_levels does not divide.
+    Each level is the difference of an image and its blur, a 5x5 Gaussian with replicated borders.
+    The blurred image, averaged in 2x2 blocks, is the image of the next level.
+
+    "Optimizing the Latent Space of Generative Networks", Bojanowski et al. 2017, arXiv 1707.05776,
+    in the form of tneumann/minimal_glo.
+
+    Args:
+        x: Images (B, C, H, W).
+        num_levels: How many differences there are.
+        sigma: Of the Gaussian, in pixels.
+
+    Returns:
+        num_levels differences (B, C, H / 2^i, W / 2^i), then the rest at H / 2^num_levels.
+
+    Raises:
+        ValueError: 2^num_levels does not divide the size of the images.
     """
     if x.shape[-1] % 2**num_levels or x.shape[-2] % 2**num_levels:
         raise ValueError(
-            f"loss.num_levels={num_levels}: {x.shape[-1]} pixels cannot be halved so often (data.image_size=)"
+            f"loss.num_levels={num_levels}: images of {x.shape[-1]} pixels cannot be halved "
+            f"{num_levels} times; use fewer levels or another data.image_size="
         )
     offsets = torch.arange(-2, 3, dtype=x.dtype, device=x.device)
     row = (-offsets.square() / (2 * sigma**2)).exp()
@@ -53,42 +75,60 @@ def laplacian_pyramid(x: Tensor, num_levels: int = 3, sigma: float = 2.0) -> lis
 
 
 class Laplacian:
-    """The sum over a Laplacian pyramid's levels of the mean of |difference|: sharper than L1, and
-    needs no weights.
+    """The sum over the levels of a Laplacian pyramid of the mean |difference|.
 
-    weights: of the levels, finest first, the rest last; 1 each unless given. The paper (arXiv
-    1707.05776) weighs level j by 2^(-2j), minimal_glo all alike.
+    It gives sharper images than L1 and needs no pretrained network.
+
+    Args:
+        num_levels: See `laplacian_pyramid`.
+        weights: Of the levels, finest first, then of the rest; 1 each if None. The paper (arXiv
+            1707.05776) weights level j by 2^(-2j), minimal_glo all levels alike.
+
+    Raises:
+        ValueError: The number of weights is not num_levels + 1.
     """
 
     def __init__(self, num_levels: Depth = 3, weights: Sequence[NonNegativeFloat] | None = None):
         if weights is not None and len(weights) != num_levels + 1:
             raise ValueError(
-                f"loss.weights={list(weights)}: expected num_levels + 1 = {num_levels + 1} of them"
+                f"loss.weights={list(weights)}: expected {num_levels + 1} weights, one for each of "
+                "the num_levels levels and one for the rest"
             )
-        self.num_levels, self.weights = num_levels, weights or [1.0] * (num_levels + 1)
+        self.num_levels = num_levels
+        self.weights = weights or [1.0] * (num_levels + 1)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         levels = laplacian_pyramid(x - y, self.num_levels)  # the pyramid is linear
-        return torch.stack(
-            [w * d.abs().flatten(1).mean(1) for w, d in zip(self.weights, levels, strict=True)]
-        ).sum(0)
+        distances = [
+            weight * level.abs().flatten(1).mean(1)
+            for weight, level in zip(self.weights, levels, strict=True)
+        ]
+        return torch.stack(distances).sum(0)
 
 
 class FeatureDistance:
-    """mean|x - y| plus, for each of the maps that a network takes of both, the mean over the map of
-    |difference|.
+    """L1 of the pixels plus L1 of each feature map of a network.
+
+    The network is built from the data at the start of training and is not part of the model's
+    weights.
 
     "Non-Adversarial Image Synthesis with Generative Latent Nearest Neighbors", Hoshen and Malik
-    2019, arXiv 1812.08985, section 3. make: called with the data module at the start, gives images
-    -> maps [(B, ...), ...]. It is kept out of the model's own weights.
+    2019, arXiv 1812.08985, section 3.
+
+    Args:
+        make: Called with the data module; returns a function of images (B, C, H, W) -> feature maps
+            [(B, ...), ...].
     """
 
     def __init__(self, make: Callable[..., Callable[[Tensor], Sequence[Tensor]]]):
-        self.make, self.maps = make, None
+        self.make = make
+        self.maps: Callable[[Tensor], Sequence[Tensor]] | None = None
 
-    def bind(self, data) -> None:
-        """Builds the network, for images of the data module `data`; ValueError if no gradient comes
-        through it.
+    def bind(self, data: Any) -> None:
+        """Builds the network for the images of the data module `data`, unless it is built already.
+
+        Raises:
+            ValueError: No gradient passes through the network.
         """
         if self.maps is not None:
             return
@@ -96,16 +136,18 @@ class FeatureDistance:
         probe = torch.zeros(1, data.channels, data.image_size, data.image_size, requires_grad=True)
         if not all(features.requires_grad for features in maps(probe)):
             raise ValueError(
-                "loss=features: no gradient passes through this network; use another of the metrics, or vgg"
+                "loss.network: no gradient passes through this feature network; use loss=vgg or "
+                "another network of genlab.metrics.features"
             )
         self.maps = maps
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         if self.maps is None:
             raise ValueError(
-                "this distance's network is not built yet: call system.loss.bind(data) with the data module"
+                "loss: the feature network is not built yet; call system.bind(data) with the data "
+                "module first"
             )
-        if hasattr(self.maps, "to"):
+        if isinstance(self.maps, nn.Module):
             self.maps.to(x.device, x.dtype)
         pairs = zip(self.maps(x), self.maps(y), strict=True)
         return L1()(x, y) + sum(L1()(of_x, of_y) for of_x, of_y in pairs)

@@ -1,10 +1,10 @@
-"""Activations of residual flows: slope at most 1, with a derivative that is continuous, and given
-beside the value.
+"""Activations of residual flows, which return their derivative beside the value.
 
-The log-determinant's gradient takes second derivatives, so ReLU will not do ("Invertible Residual
-Networks", Behrmann et al. 2019, arXiv 1811.00995, appendix C.3). Each returns (phi(x), phi'(x)) as
-plain differentiable tensors: what pushes vectors through the network then costs one product an
-activation. `value` is phi(x) alone, for inverses.
+Their slope is at most 1, and their derivative is continuous: the gradient of the log-determinant
+takes second derivatives, for which ReLU will not do ("Invertible Residual Networks", Behrmann et
+al. 2019, arXiv 1811.00995, appendix C.3). Each maps x to (phi(x), phi'(x)), both of the shape of x
+and differentiable, so that a Jacobian-vector product costs one product an activation. `value` is
+phi(x) alone, for inverses.
 """
 
 from collections.abc import Iterator
@@ -16,32 +16,35 @@ from torch.nn.functional import softplus
 __all__ = ["ELU", "LipSwish", "Softplus", "activation"]
 
 MAX_SWISH_SLOPE = 1.1  # the exact maximum is 1.09984
-BLOCK = (
-    1 << 20
-    # numbers: a dozen passes over as many stay within the caches, over a larger tensor each goes to
-    # memory
-)
+# Numbers in a block. A dozen passes over as many stay within the caches; over a larger tensor each
+# pass goes to memory.
+BLOCK = 1 << 20
 
 
 def blocks(like: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of a block of numbers of each of these tensors of one shape at a time, in the order in
-    which those of `like` lie in memory; all at once where that is not dense, or where there is no
-    cache to keep to.
+    """Flat views of one block of numbers at a time, of several tensors of one shape.
+
+    Args:
+        like: Its memory order is the order of the blocks. Where it is not dense, or on a GPU,
+            which has no such cache, there is a single block of everything.
+        *others: Tensors of the same shape; those of other strides are copied.
+
+    Yields:
+        A view of each tensor.
     """
-    if like.device.type != "cpu" or not (
-        like.is_contiguous() or like.is_contiguous(memory_format=torch.channels_last)
-    ):
+    dense = like.is_contiguous() or like.is_contiguous(memory_format=torch.channels_last)
+    if like.device.type != "cpu" or not dense:
         return iter([(like, *others)])
     aligned = [
-        t if t.stride() == like.stride() else torch.empty_like(like).copy_(t) for t in others
+        other if other.stride() == like.stride() else torch.empty_like(like).copy_(other)
+        for other in others
     ]
-    return zip(
-        *(t.as_strided((t.numel(),), (1,)).split(BLOCK) for t in (like, *aligned)), strict=True
-    )
+    flat = [tensor.as_strided((tensor.numel(),), (1,)) for tensor in (like, *aligned)]
+    return zip(*(tensor.split(BLOCK) for tensor in flat), strict=True)
 
 
 class _ELU(torch.autograd.Function):
-    """(phi, phi'), and its derivatives by hand."""
+    """(phi, phi'), with derivatives by hand."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,8 +70,9 @@ class _ELU(torch.autograd.Function):
 
 
 class ELU(nn.Module):
-    """max(x, exp(min(x, 0)) - 1), whose derivative is exp(min(x, 0)); torch's own takes ten times
-    as long on a CPU.
+    """max(x, exp(min(x, 0)) - 1), with the derivative exp(min(x, 0)).
+
+    torch's own takes ten times as long on a CPU.
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,7 +83,7 @@ class ELU(nn.Module):
 
 
 class Softplus(nn.Module):
-    """log(1 + exp(x)), whose derivative is the logistic function."""
+    """log(1 + exp(x)), with the logistic function as its derivative."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return softplus(x), torch.sigmoid(x)
@@ -89,7 +93,7 @@ class Softplus(nn.Module):
 
 
 class _LipSwish(torch.autograd.Function):
-    """(phi, phi') of x sigmoid(beta x) / 1.1, and its derivatives by hand."""
+    """(phi, phi') of x sigmoid(beta x) / 1.1, with derivatives by hand."""
 
     @staticmethod
     def forward(ctx, x: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,17 +101,18 @@ class _LipSwish(torch.autograd.Function):
         gate = (x * beta).sigmoid_().div_(MAX_SWISH_SLOPE)
         value = x * gate
         t = value * beta
-        return value, gate.addcmul_(t, gate, value=-MAX_SWISH_SLOPE).add_(
-            t
-        )  # in place: a fresh tensor costs more
+        # In place: a fresh tensor costs more.
+        slope = gate.addcmul_(t, gate, value=-MAX_SWISH_SLOPE).add_(t)
+        return value, slope
 
     @staticmethod
     def backward(ctx, grad_value: Tensor, grad_slope: Tensor) -> tuple[Tensor, Tensor]:
         x, beta = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _LipSwish.formula(x, beta, grad_value, grad_slope)
-        grad_x, grad_beta = torch.empty_like(x), torch.zeros_like(beta)
-        # The formula, in place where it can be: a quarter of the time.
+        grad_x = torch.empty_like(x)
+        grad_beta = torch.zeros_like(beta)
+        # `formula`, in place where possible: a quarter of its time.
         for part, gv, gs, out in blocks(x, grad_value, grad_slope, grad_x):
             t = part * beta
             gate = torch.sigmoid(t)
@@ -127,17 +132,17 @@ class _LipSwish(torch.autograd.Function):
         gate = torch.sigmoid(t)
         bump = gate - gate * gate
         t = t * bump
-        bent = grad_slope * torch.addcmul(
-            bump, t, 1 - 2 * gate, value=0.5
-        )  # with half the second derivative of t sigmoid(t)
+        # addcmul: half of the second derivative of t sigmoid(t)
+        bent = grad_slope * torch.addcmul(bump, t, 1 - 2 * gate, value=0.5)
         grad_x = torch.addcmul(grad_value * (gate + t), bent, 2 * beta)
         grad_beta = (x * torch.add(grad_value * bump * x, bent, alpha=2)).sum()
         return grad_x / MAX_SWISH_SLOPE, grad_beta / MAX_SWISH_SLOPE
 
 
 class LipSwish(nn.Module):
-    """x sigmoid(beta x) / 1.1, beta = softplus(b) learned from b = 0.5; its second derivative does
-    not vanish where it is steepest, as those of ELU and softplus do.
+    """x sigmoid(beta x) / 1.1, where beta = softplus(b) is learned from b = 0.5.
+
+    Unlike those of ELU and softplus, its second derivative does not vanish where it is steepest.
 
     "Residual Flows for Invertible Generative Modeling", Chen et al. 2019, arXiv 1906.02735,
     equation 10.
@@ -155,7 +160,7 @@ class LipSwish(nn.Module):
 
 
 def activation(name: str) -> nn.Module:
-    """A new activation of that name; ValueError for one that is not there."""
+    """A new activation: elu, softplus or lipswish; ValueError for another name."""
     kinds = {"elu": ELU, "softplus": Softplus, "lipswish": LipSwish}
     if name not in kinds:
         raise ValueError(f"net.activation={name!r}: expected one of {', '.join(kinds)}")

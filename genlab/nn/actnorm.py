@@ -1,5 +1,5 @@
-"""Activation normalisation: a learned affine map a feature, started from the statistics of the
-first training batch.
+"""Activation normalisation: a learned affine map of each feature, which starts from the statistics
+of the first training batch.
 """
 
 import torch
@@ -9,16 +9,20 @@ __all__ = ["ActNorm"]
 
 
 class ActNorm(nn.Module):
-    """y = (x + shift) exp(log_scale) a feature of x (B, D) or (B, C, H, W); returns (y, log det
-    (B,)) in nats.
+    """y = (x + shift) exp(log_scale) for each feature of x (B, D) or (B, C, H, W); returns (y, log
+    det (B,) in nats).
 
-    The first batch seen in training mode (of all processes together) sets shift and log_scale so
-    that each feature of it leaves with mean 0 and variance 1; a variance counts as at least
-    `variance_floor`, or a constant border pixel would get an enormous scale. That it happened is
-    the buffer `initialised`, so that a reloaded model keeps what it learned.
+    The first batch in training mode (of all processes together) sets shift and log_scale such that
+    its features leave with mean 0 and variance 1. The buffer `initialised` remembers that, so that
+    a reloaded model keeps what it learned.
 
     "Glow: Generative Flow with Invertible 1x1 Convolutions", Kingma and Dhariwal 2018, arXiv
     1807.03039, section 3.1.
+
+    Args:
+        num_features: D or C.
+        variance_floor: The least variance that counts; without one, a constant border pixel would
+            get an enormous scale.
     """
 
     initialised: Tensor
@@ -26,12 +30,11 @@ class ActNorm(nn.Module):
     def __init__(self, num_features: int, variance_floor: float = 1e-4):
         super().__init__()
         self.variance_floor = variance_floor
-        self.shift, self.log_scale = (
-            nn.Parameter(torch.zeros(num_features)),
-            nn.Parameter(torch.zeros(num_features)),
-        )
+        self.shift = nn.Parameter(torch.zeros(num_features))
+        self.log_scale = nn.Parameter(torch.zeros(num_features))
         self.register_buffer("initialised", torch.tensor(False))
-        self.known = False  # of the buffer, which on an accelerator takes a synchronisation to read
+        # Whether the buffer was read: on a GPU, each reading waits for the device.
+        self.known = False
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -39,6 +42,7 @@ class ActNorm(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:
+        """Sets shift and log_scale from the statistics of x."""
         dims = (0, *range(2, x.dim()))
         moments = torch.stack([x.double().mean(dims), x.double().square().mean(dims)])
         if distributed.is_available() and distributed.is_initialized():
@@ -51,7 +55,7 @@ class ActNorm(nn.Module):
         self.initialised.fill_(True)
 
     def first_batch(self) -> bool:
-        """Whether `initialise` has to see what comes in now; asked once, True is not said again."""
+        """Whether the present batch has to go through `initialise`; True at most once."""
         if self.known or not self.training:
             return False
         self.known = True

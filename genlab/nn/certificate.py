@@ -1,5 +1,5 @@
-"""What is certain about an invertible residual network: bounds of its layers' norms, of its blocks
-and of its inverse.
+"""Proven bounds of an invertible residual network: of the norms of its layers, of its blocks and of
+its inverse.
 """
 
 import math
@@ -14,32 +14,46 @@ from genlab.nn.residual import ResidualBlock
 
 __all__ = ["BoundViolated", "certificate"]
 
-SLACK = 1e-3  # of the power iteration's tolerance
+SLACK = 1e-3  # relative, of the power iteration
+MAX_SHOWN = 5  # violations in an error
 
 
 class BoundViolated(ValueError):
-    """A layer's norm or a block's bound is above what makes the network invertible."""
+    """The norm of a layer or of a block is too large for a proof that the network is invertible."""
 
 
 def certificate(network: nn.Module, exact_dims: int = 256, max_dims: int = 4096) -> dict[str, Any]:
-    """Bounds in float64 of every LipschitzMap and ResidualBlock of `network`, as its weights are
-    now.
+    """Bounds of every LipschitzMap and ResidualBlock of a network, for its present weights, in
+    float64.
 
-    layers: {name, coeff, estimate, fft, exact, bound}; fft bounds the norm of the normalised map,
-    exact is the norm itself, for maps one side of which has at most `exact_dims` dimensions (else
-    null), and bound is the smaller. Where fft, up to a tenth too large on small images, does not
-    certify a block, exact is found up to `max_dims`. blocks: {name, lipschitz, iterations, error}:
-    the product of the layers' bounds L < 1, at most how many fixed-point iterations its inverse
-    takes to the tolerance from a distance of 1, and the error that is left (root mean square).
-    lipschitz: the largest of the blocks'. iterations: of all blocks together. log10_inverse: of the
-    Lipschitz bound of the whole inverse, ActNorms included, which multiplies an error in z. Raises
-    BoundViolated, naming what is wrong, if a block may not be invertible, or if a layer is above
-    its coeff by more than a thousandth.
+    Args:
+        network: With ResidualBlocks, and ActNorms between them.
+        exact_dims: The norm of a map is computed exactly where one side of it has at most that many
+            dimensions.
+        max_dims: The same, of maps of blocks that `fft`, up to a tenth too large on small images,
+            does not certify.
+
+    Returns:
+        layers: A list of {name, coeff, estimate, fft, exact, bound}. estimate is the power
+            iteration's norm of the normalised map, fft an upper bound of it, exact the norm itself
+            or None, bound the smaller of the last two.
+        blocks: A list of {name, lipschitz, iterations, error}. lipschitz is L < 1, the product of
+            the bounds of the layers; iterations the most that the inverse takes from a distance of
+            1; error what is left then (root mean square).
+        lipschitz, largest_norm, error: The largest of all blocks or layers.
+        iterations: Of all blocks together.
+        log10_inverse: log10 of the Lipschitz bound of the whole inverse, ActNorms included, which
+            multiplies an error in z.
+
+    Raises:
+        BoundViolated: A block may not be invertible, or a layer is above its coeff by more than a
+            thousandth.
     """
-    layers, blocks, wrong, log10 = [], [], [], 0.0
+    layers, blocks, wrong = [], [], []
+    log10_inverse = 0.0
     for name, module in network.named_modules():
         if isinstance(module, ActNorm):
-            log10 += (-module.log_scale).max().item() / math.log(10)
+            log10_inverse += (-module.log_scale).max().item() / math.log(10)
         if not isinstance(module, ResidualBlock):
             continue
         found = [_layer(layer, exact_dims) for layer in module.branch.maps]
@@ -56,31 +70,31 @@ def certificate(network: nn.Module, exact_dims: int = 256, max_dims: int = 4096)
                 )
         if not lipschitz < 1:
             wrong.append(
-                f"{name} has Lipschitz bound {lipschitz:.4f}, and only below 1 is its inverse certain"
+                f"{name} has Lipschitz bound {lipschitz:.4f}; its inverse is certain only below 1"
             )
             continue
-        log10 -= math.log10(1 - lipschitz)
-        iterations = iterations_needed(lipschitz, module.tolerance)
+        log10_inverse -= math.log10(1 - lipschitz)
         blocks.append(
             {
                 "name": name,
                 "lipschitz": lipschitz,
-                "iterations": iterations,
+                "iterations": iterations_needed(lipschitz, module.tolerance),
                 "error": module.tolerance,
             }
         )
     if wrong:
-        shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        more = f"; and {len(wrong) - MAX_SHOWN} more" if len(wrong) > MAX_SHOWN else ""
         raise BoundViolated(
-            f"not certified invertible: {shown}. Refresh u and v (genlab.nn.lipschitz.refresh), or train with a lower "
-            "net.coeff= (null has no bound at all)"
+            f"not certified invertible: {'; '.join(wrong[:MAX_SHOWN])}{more}. "
+            "Call genlab.nn.lipschitz.refresh if the weights have changed since; else train with a "
+            "lower net.coeff= (null sets no bound)"
         )
     return {
         "lipschitz": max((block["lipschitz"] for block in blocks), default=0.0),
         "largest_norm": max((layer["bound"] for layer in layers), default=0.0),
         "iterations": sum(block["iterations"] for block in blocks),
         "error": max((block["error"] for block in blocks), default=0.0),
-        "log10_inverse": log10,
+        "log10_inverse": log10_inverse,
         "layers": layers,
         "blocks": blocks,
     }
@@ -90,11 +104,10 @@ def _layer(layer: LipschitzMap, max_dims: int) -> dict[str, Any]:
     weight = layer.normalised().detach()
     fft = fft_bound(weight, layer.size)
     exact = exact_norm(weight, layer.size, max_dims) if layer.kernel_size > 1 else fft
-    estimate = (
-        0.0
-        if layer.coeff is None
-        else layer.sigma().item() / max(1.0, layer.sigma().item() / layer.coeff)
-    )
+    estimate = 0.0
+    if layer.coeff is not None:
+        sigma = layer.sigma().item()
+        estimate = sigma / max(1.0, sigma / layer.coeff)
     return {
         "coeff": layer.coeff,
         "estimate": estimate,

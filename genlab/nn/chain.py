@@ -1,5 +1,5 @@
-"""Bijections one after another, and the multi-scale arrangement of them that leaves half of the
-channels at each scale.
+"""Bijections one after another, and the multi-scale arrangement of them, in which half of the
+channels leave after each scale.
 """
 
 from collections.abc import Iterable
@@ -14,8 +14,10 @@ __all__ = ["Chain", "MultiScale"]
 class Chain(nn.ModuleList):
     """The composition of bijections x -> (y, log det (B,)), in order.
 
-    recompute: keep the inputs of the bijections alone for the backward pass and compute the rest of
-    each a second time.
+    Args:
+        bijections: Modules with `inverse`.
+        recompute: Whether to keep only the input of each bijection for the backward pass, and
+            compute the rest of it a second time.
     """
 
     def __init__(self, bijections: Iterable[nn.Module] = (), recompute: bool = False):
@@ -39,16 +41,18 @@ class Chain(nn.ModuleList):
 
 
 class MultiScale(nn.Module):
-    """Stages of bijections of images; after each but the last the second half of the channels is
-    factored out.
+    """Stages of bijections of images, x (B, C, H, W) -> (z (B, D), log det (B,)).
 
-    forward: x -> (z (B, D), log det (B,)), z being what was factored out, stage by stage, then the
-    last stage's output.
-    shapes: (C, H, W) after each stage, before the factoring out. priors: one a factoring out, a
-    module whose forward(kept, out) -> (z, log det) and inverse(kept, z) -> out standardise `out`
-    given what is kept; null for none.
+    After each stage but the last, the second half of the channels leaves. z is what has left, stage
+    by stage, and then the output of the last stage.
 
     "Density estimation using Real NVP", Dinh et al. 2017, arXiv 1605.08803, section 3.6.
+
+    Args:
+        stages: Bijections of images.
+        shapes: (C, H, W) behind each stage, before channels leave.
+        priors: One for each stage but the last, which standardises what leaves given what stays:
+            forward(kept, out) -> (z, log det) and inverse(kept, z) -> out. Null: none.
     """
 
     def __init__(
@@ -58,11 +62,11 @@ class MultiScale(nn.Module):
         priors: Iterable[nn.Module] | None = None,
     ):
         super().__init__()
-        self.stages, self.shapes = nn.ModuleList(stages), [tuple(shape) for shape in shapes]
+        self.stages = nn.ModuleList(stages)
+        self.shapes = [(channels, height, width) for channels, height, width in shapes]
         self.priors = None if priors is None else nn.ModuleList(priors)
-        self.halves = [
-            (channels // 2, height, width) for channels, height, width in self.shapes[:-1]
-        ]  # of what leaves
+        # (C, H, W) of what leaves
+        self.halves = [(channels // 2, *size) for channels, *size in self.shapes[:-1]]
         self.sizes = [c * h * w for c, h, w in [*self.halves, self.shapes[-1]]]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

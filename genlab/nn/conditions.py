@@ -1,57 +1,111 @@
-"""From what a text is written under to the vector that steers it: labels; see systems.encoders for
-images.
+"""Condition encoders: labels -> the vector that steers a conditional text model.
 
-All of them: condition(given, dropout) -> (B, dim), given being a dict of tensors with a row a text,
-each row of it left out with probability `dropout`; free(num) -> (num, dim), the vector of nothing
-told.
+Encoders of images are in genlab.systems.text.encoders.
+
+Shapes: B texts; F fields of labels; C = condition_dim.
 """
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from genlab.ranges import PositiveInt
 
-__all__ = ["Labels", "leave_out"]
+__all__ = ["ConditionEncoder", "LabelEncoder", "Labels", "LoadsWeights", "drop_conditions"]
 
 SHOWN = 20  # values in an error message
 
 
-def leave_out(num: int, dropout: float, device: torch.device, fields: int = 1) -> Tensor:
-    """bool (num, fields): with probability dropout all fields of a row, and, of several, each by
-    itself as well.
+class ConditionEncoder(Protocol):
+    """What every condition encoder has; it is an nn.Module."""
+
+    condition_dim: int
+
+    def __call__(self, given: Mapping[str, Tensor], dropout: float = 0.0) -> Tensor:
+        """Vectors (B, C) of what is given with each text.
+
+        Args:
+            given: {"labels": (B, F) int64} or {"image": (B, channels, height, width)}.
+            dropout: The probability with which a row is encoded as if nothing was given.
+        """
+        ...
+
+    def free(self, num: int) -> Tensor:
+        """Vectors (num, C) of texts with which nothing is given."""
+        ...
+
+
+@runtime_checkable
+class LabelEncoder(Protocol):
+    """A condition encoder of labels."""
+
+    values: Mapping[str, Sequence[str]]  # the names of the labels of each field
+
+    def numbers(self, wanted: Mapping | str | int | float | bool | None) -> list[int]:
+        """A label for each field, -1 where `wanted` names none."""
+        ...
+
+    def named(self, labels: Sequence[int]) -> dict[str, str | None]:
+        """{field: name of its label, None for -1}."""
+        ...
+
+
+@runtime_checkable
+class LoadsWeights(Protocol):
+    """A condition encoder with pretrained weights."""
+
+    def load_weights(self) -> None:
+        """Loads them; called once, at the start of a new run."""
+        ...
+
+
+def drop_conditions(num: int, dropout: float, device: torch.device, fields: int = 1) -> Tensor:
+    """Which conditions are dropped in training: (num, fields) bool.
+
+    All fields of a row are dropped with probability `dropout`; of several, each is also dropped by
+    itself with that probability.
     """
-    gone = torch.rand(num, 1, device=device) < dropout
-    return gone | (torch.rand(num, fields, device=device) < dropout) if fields > 1 else gone
+    dropped = torch.rand(num, 1, device=device) < dropout
+    if fields == 1:
+        return dropped
+    return dropped | (torch.rand(num, fields, device=device) < dropout)
 
 
 class Labels(nn.Module):
-    """{"labels": int64 (B, F)} -> (B, dim): the sum of an embedding of each field's label, -1 being
-    one not told.
+    """Encodes labels as the sum of an embedding for each field.
 
-    values: field -> its labels' names. They come with the data (genlab train fills them in) and
-    stay in the run's config.
+    A field whose label is unknown, -1, has an embedding of its own.
+
+    Args:
+        values: Field -> the names of its labels. They come with the data: genlab train fills them
+            in, and they stay in the run's config.
+        condition_dim: C.
     """
 
-    def __init__(self, values: Mapping[str, Sequence[str]] | None = None, dim: PositiveInt = 128):
+    def __init__(
+        self,
+        values: Mapping[str, Sequence[str]] | None = None,
+        condition_dim: PositiveInt = 128,
+    ):
         super().__init__()
-        self.values, self.dim = {field: list(names) for field, names in (values or {}).items()}, dim
+        self.values = {field: list(names) for field, names in (values or {}).items()}
+        self.condition_dim = condition_dim
         self.tables = nn.ModuleList(
-            nn.Embedding(len(names) + 1, dim) for names in self.values.values()
+            nn.Embedding(len(names) + 1, condition_dim) for names in self.values.values()
         )
-        for table in (
-            self.tables
-        ):  # as small as a BERT's: a long vector would move all gains of a network at each step
+        # As small as a BERT's embeddings: a long vector would move all gains of a network at once.
+        for table in self.tables:
             nn.init.trunc_normal_(table.weight, std=0.02, a=-0.04, b=0.04)
 
     def forward(self, given: Mapping[str, Tensor], dropout: float = 0.0) -> Tensor:
+        """{"labels": (B, F) int64} -> (B, C)."""
         labels = given["labels"].to(self.device)
         if dropout:
-            labels = labels.masked_fill(
-                leave_out(len(labels), dropout, labels.device, labels.shape[1]), -1
-            )
+            dropped = drop_conditions(len(labels), dropout, labels.device, labels.shape[1])
+            labels = labels.masked_fill(dropped, -1)
         parts = [
             table(column % table.num_embeddings)
             for table, column in zip(self.tables, labels.T, strict=True)
@@ -63,28 +117,27 @@ class Labels(nn.Module):
         return self.tables[0].weight.device
 
     def free(self, num: int) -> Tensor:
+        """Vectors (num, C) of texts without a known label."""
         return self({"labels": torch.full((num, len(self.values)), -1)})
 
     # --- names to labels --------------------------------------------------------------------------
 
     def numbers(self, wanted: Mapping | str | int | float | bool | None) -> list[int]:
-        """The labels of {field: name, ...}, or of a name that one field alone has; fields not named
-        are not told.
+        """The labels, one for each field, that a user names.
+
+        Args:
+            wanted: {field: name, ...}, or a name that only one field has; None: no label.
+
+        Returns:
+            -1 for each field that is not named.
+
+        Raises:
+            ValueError: A field or name is unknown, or several fields have the name.
         """
         if wanted is None:
             return [-1] * len(self.values)
         if not isinstance(wanted, Mapping):
-            name = str(wanted)
-            having = [field for field, names in self.values.items() if name in names]
-            if len(having) > 1:
-                raise ValueError(
-                    f"label={name}: {' and '.join(having)} have it; say which, as in label={{{having[0]}: {name}}}"
-                )
-            if not having:
-                raise ValueError(
-                    unknown("label", name, [n for names in self.values.values() for n in names])
-                )
-            wanted = {having[0]: name}
+            wanted = {self._field_of(str(wanted)): wanted}
         fields = list(self.values)
         for field in wanted:
             if field not in fields:
@@ -97,8 +150,21 @@ class Labels(nn.Module):
             labels.append(-1 if name is None else names.index(str(name)))
         return labels
 
+    def _field_of(self, name: str) -> str:
+        """The only field that has a label `name`."""
+        having = [field for field, names in self.values.items() if name in names]
+        if len(having) > 1:
+            raise ValueError(
+                f"label={name}: the fields {' and '.join(having)} have it; choose one, as in "
+                f"label={{{having[0]}: {name}}}"
+            )
+        if not having:
+            every = [one for names in self.values.values() for one in names]
+            raise ValueError(unknown("label", name, every))
+        return having[0]
+
     def named(self, labels: Sequence[int]) -> dict[str, str | None]:
-        """{field: name, or None where it is not told}."""
+        """{field: name of its label, None for -1}."""
         return {
             field: None if label < 0 else names[label]
             for (field, names), label in zip(self.values.items(), labels, strict=True)
@@ -106,7 +172,7 @@ class Labels(nn.Module):
 
 
 def unknown(what: str, name: str, known: Sequence[str]) -> str:
-    """What to say of a name that is not among `known`."""
+    """The error message for a name that is not among `known`."""
     close = get_close_matches(name, known, 1)
     more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
     guess = f" Did you mean '{close[0]}'?" if close else ""

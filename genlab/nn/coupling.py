@@ -1,6 +1,4 @@
-"""Couplings: one part of the input passes through and says how the other is moved; and the networks
-that say it.
-"""
+"""Couplings: some features pass and decide how the others move; and the networks that decide it."""
 
 import math
 from collections.abc import Callable
@@ -18,17 +16,17 @@ __all__ = [
     "ZeroLayer",
     "conv_net",
     "mlp",
-    "outputs_of",
+    "num_outputs",
 ]
 
 Kind = Literal["additive", "sigmoid", "tanh"]
 
 
 class ZeroLayer(nn.Module):
-    """A linear layer or convolution that starts at 0 and whose outputs have a learned gain exp(3
+    """A linear layer or convolution that starts at 0, whose outputs have a learned gain exp(3
     log_gain).
 
-    Of openai/glow: the gain lets a layer that starts at 0 grow quickly.
+    As in openai/glow: with the gain, a layer that starts at 0 can grow quickly.
     """
 
     def __init__(self, layer: nn.Module):
@@ -45,8 +43,9 @@ class ZeroLayer(nn.Module):
 class _NormedConvs(nn.Sequential):
     """Convolutions without a bias, an ActNorm behind each, and other layers.
 
-    The norm is applied to the convolution's weights: a tenth of Glow's step less than over its
-    output. Its log-determinant is nobody's business inside a coupling's network.
+    The norm is applied to the weights of its convolution, which takes a tenth off Glow's step
+    against applying it to the output. Its log-determinant plays no part inside of a coupling's
+    network.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,36 +64,49 @@ class _NormedConvs(nn.Sequential):
         return x
 
 
-def conv_net(in_channels: int, hidden: int, out_channels: int) -> nn.Module:
-    """Glow's: 3x3 - ReLU - 1x1 - ReLU - 3x3 from 0, ActNorms in between. Shapes (B, C, H, W)."""
+def conv_net(in_channels: int, hidden_dim: int, out_channels: int) -> nn.Module:
+    """Glow's network of a coupling, (B, in_channels, H, W) -> (B, out_channels, H, W).
+
+    3x3, ReLU, 1x1, ReLU, 3x3 from 0, with an ActNorm behind the first two convolutions.
+    """
     return _NormedConvs(
-        nn.Conv2d(in_channels, hidden, 3, padding=1, bias=False), ActNorm(hidden), nn.ReLU(),
-        nn.Conv2d(hidden, hidden, 1, bias=False), ActNorm(hidden), nn.ReLU(),
-        ZeroLayer(nn.Conv2d(hidden, out_channels, 3, padding=1)),
-    )  # fmt: skip
+        nn.Conv2d(in_channels, hidden_dim, 3, padding=1, bias=False),
+        ActNorm(hidden_dim),
+        nn.ReLU(),
+        nn.Conv2d(hidden_dim, hidden_dim, 1, bias=False),
+        ActNorm(hidden_dim),
+        nn.ReLU(),
+        ZeroLayer(nn.Conv2d(hidden_dim, out_channels, 3, padding=1)),
+    )
 
 
-def mlp(in_features: int, hidden: int, out_features: int) -> nn.Module:
-    """Two hidden layers, smooth (a density should have no creases), the last layer from 0. Shapes
-    (B, D).
+def mlp(in_features: int, hidden_dim: int, out_features: int) -> nn.Module:
+    """A coupling's network of points, (B, in_features) -> (B, out_features).
+
+    Two hidden layers, smooth because a density should have no creases, and a last layer from 0.
     """
     return nn.Sequential(
-        nn.Linear(in_features, hidden), nn.SiLU(),
-        nn.Linear(hidden, hidden), nn.SiLU(),
-        ZeroLayer(nn.Linear(hidden, out_features)),
-    )  # fmt: skip
+        nn.Linear(in_features, hidden_dim),
+        nn.SiLU(),
+        nn.Linear(hidden_dim, hidden_dim),
+        nn.SiLU(),
+        ZeroLayer(nn.Linear(hidden_dim, out_features)),
+    )
 
 
-def outputs_of(kind: Kind) -> int:
-    """How many outputs a coupling's network has for each feature it moves."""
+def num_outputs(kind: Kind) -> int:
+    """How many outputs a coupling's network has for each feature that moves."""
     return 1 if kind == "additive" else 2
 
 
 class _Move(nn.Module):
-    """What a coupling does to a part x given its network's outputs h: (x + shift) exp(log_scale).
+    """How a coupling moves features x given the outputs h of its network: (x + shift)
+    exp(log_scale).
 
-    kind: additive (log_scale 0), sigmoid (scale sigmoid(h + 2), of openai/glow) or tanh (log_scale
-    a tanh(h) with a learned a for each feature, of RealNVP).
+    Args:
+        kind: additive (log_scale 0), sigmoid (scale sigmoid(h + 2), as in openai/glow) or tanh
+            (log_scale a tanh(h) with a learned a for each feature, as in RealNVP).
+        num_features: Of x.
     """
 
     def __init__(self, kind: Kind, num_features: int):
@@ -106,7 +118,7 @@ class _Move(nn.Module):
             self.bound = nn.Parameter(torch.ones(num_features))
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(shift, log_scale)"""
+        """(shift, log_scale), both of the shape of x; log_scale is None where it is 0."""
         if self.kind == "additive":
             return h, None
         shift, raw = h.chunk(2, 1)
@@ -116,12 +128,15 @@ class _Move(nn.Module):
 
 
 class Coupling(nn.Module):
-    """The first features of x (B, C, ...) pass and move the rest; with `swap` the last pass and
-    move the first.
-
-    net: called with (inputs, outputs) gives the network of the passing features.
+    """x (B, C, ...) -> (y, log det (B,) in nats): the first features pass and move the others.
 
     "Density estimation using Real NVP", Dinh et al. 2017, arXiv 1605.08803, section 3.2.
+
+    Args:
+        num_features: C.
+        net: Called with (inputs, outputs), gives the network of the features that pass.
+        kind: See _Move.
+        swap: Whether the last features pass instead.
     """
 
     def __init__(
@@ -132,16 +147,12 @@ class Coupling(nn.Module):
         swap: bool = False,
     ):
         super().__init__()
-        moved = num_features // 2
-        self.sizes, self.swap = (
-            (moved, num_features - moved) if swap else (num_features - moved, moved),
-            swap,
-        )
+        half = num_features // 2
+        self.sizes = (half, num_features - half) if swap else (num_features - half, half)
+        self.swap = swap
         moved = self.sizes[0] if swap else self.sizes[1]
-        self.net, self.move = (
-            net(num_features - moved, moved * outputs_of(kind)),
-            _Move(kind, moved),
-        )
+        self.net = net(num_features - moved, moved * num_outputs(kind))
+        self.move = _Move(kind, moved)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first, second = x.split(self.sizes, 1)
@@ -160,16 +171,21 @@ class Coupling(nn.Module):
     def inverse(self, y: Tensor) -> Tensor:
         passing, moved = self._split(y)
         shift, log_scale = self.move(self.net(passing))
-        return self._join(
-            passing, (moved if log_scale is None else moved * (-log_scale).exp()) - shift
-        )
+        if log_scale is not None:
+            moved = moved * (-log_scale).exp()
+        return self._join(passing, moved - shift)
 
 
 class MaskedCoupling(nn.Module):
-    """The features where the mask is 1 pass and move those where it is 0; the network sees all, the
-    moved ones as 0.
+    """x (B, C, ...) -> (y, log det (B,) in nats): features under a mask of 1 pass and move those
+    under 0.
 
-    mask: of the shape of one x, without the batch. net: called with (C, outputs) gives the network.
+    The network sees all of x, with 0 where the mask is 0.
+
+    Args:
+        mask: (C, ...), of 0 and 1.
+        net: Called with (inputs, outputs), gives the network.
+        kind: See _Move.
     """
 
     mask: Tensor
@@ -178,7 +194,8 @@ class MaskedCoupling(nn.Module):
         super().__init__()
         self.register_buffer("mask", mask.float(), persistent=False)
         channels = len(mask)
-        self.net, self.move = net(channels, channels * outputs_of(kind)), _Move(kind, channels)
+        self.net = net(channels, channels * num_outputs(kind))
+        self.move = _Move(kind, channels)
 
     def _moves(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         shift, log_scale = self.move(self.net(x * self.mask))
@@ -197,16 +214,15 @@ class MaskedCoupling(nn.Module):
 
 
 class ConditionalGaussian(nn.Module):
-    """out (B, C, H, W) standardised by a mean and a log std that a 3x3 convolution from 0 tells
-    from kept (B, K, H, W).
+    """Standardises `out` (B, C, H, W) by a mean and a log std that a 3x3 convolution, from 0,
+    computes of `kept` (B, K, H, W).
 
-    Of openai/glow: the learned prior of what is factored out, written as a bijection to a standard
+    The learned prior that openai/glow has for channels that leave, as a bijection to a standard
     normal.
     """
 
-    LOWEST = math.log(
-        1e-3
-    )  # of the log std: below, one flat corner of an image could make the likelihood infinite
+    # Of the log std: below it, one flat corner of an image could make the likelihood infinite.
+    LOWEST = math.log(1e-3)
 
     def __init__(self, kept: int, out: int):
         super().__init__()
@@ -217,9 +233,11 @@ class ConditionalGaussian(nn.Module):
         return mean, log_std.clamp(min=self.LOWEST)
 
     def forward(self, kept: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        """(z (B, C, H, W), log det (B,) in nats)."""
         mean, log_std = self._moments(kept)
         return (out - mean) * (-log_std).exp(), -log_std.flatten(1).sum(1)
 
     def inverse(self, kept: Tensor, z: Tensor) -> Tensor:
+        """`out` (B, C, H, W)."""
         mean, log_std = self._moments(kept)
         return z * log_std.exp() + mean

@@ -1,15 +1,15 @@
-"""What a function launches on a CUDA device, recorded to be launched again at once."""
+"""Recording what a function launches on a CUDA device, to launch it again at once."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-__all__ = ["aside", "record"]
+__all__ = ["record", "run_on"]
 
 
-def aside(function: Callable[[], Any], stream: torch.cuda.Stream) -> Any:
-    """Runs `function` on `stream`, after what was asked for before and before what will be."""
+def run_on(stream: torch.cuda.Stream, function: Callable[[], Any]) -> Any:
+    """Runs `function` on `stream`, in order with the work before and after on the current one."""
     current = torch.cuda.current_stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
@@ -21,20 +21,24 @@ def aside(function: Callable[[], Any], stream: torch.cuda.Stream) -> Any:
 def record(
     function: Callable[[], Any], stream: torch.cuda.Stream, pool: Any = None
 ) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """(the graph of what `function` launches, none of which runs now; what it returns, to be filled
-    by each replay).
+    """Records what `function` launches; nothing of it runs now.
 
-    stream: one that the same work has run on before, so that libraries have set themselves up.
-    pool: the memory of another graph, to be shared with it by graphs that run one at a time.
-    Workspaces of matrix products are dropped before and after: so those of the graph lie in its own
-    memory, where neither work between its replays comes by them, nor a graph recorded on the same
-    stream takes them along when it goes.
+    The workspaces of matrix products are dropped before and after. So those of the graph lie in its
+    own memory: work between its replays does not use them, and a graph recorded on the same stream
+    does not free them when it is destroyed.
+
+    Args:
+        function: Launches the work.
+        stream: One that the same work has run on before, so that libraries have set themselves up.
+        pool: The memory of another graph, to share it; such graphs run one at a time.
+
+    Returns:
+        The graph, and what `function` returned, which each replay fills anew.
     """
     graph = torch.cuda.CUDAGraph()
     torch._C._cuda_clearCublasWorkspaces()
-    with torch.cuda.graph(
-        graph, pool, stream, capture_error_mode="thread_local"
-    ):  # another thread may pin memory
+    # thread_local: another thread may pin memory meanwhile
+    with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
         result = function()
     torch._C._cuda_clearCublasWorkspaces()
     return graph, result

@@ -1,9 +1,8 @@
-"""What a decoding step does on a CUDA device, one Triton kernel each: attention to a cache, and a
-sum with its layer norm.
+"""Triton kernels of a decoding step: attention to a cache, and a sum with its layer norm.
 
-SDPA's kernels are made for many queries. Where each source has one to a few they read keys and
-values at half the rate that memory gives them, and a copy of the new ones into the cache comes
-before. For genlab.nn.decoder_step, which knows where Triton is.
+SDPA's kernels are made for many queries. For the one to few queries of a source they read keys and
+values at half of the memory's rate, after a separate copy of the new ones into the cache. Import
+this through genlab.nn.decoder_step, which checks that Triton is there.
 """
 
 import torch
@@ -24,11 +23,11 @@ def _attend(
     slots,
     out,
     scale,
-    part,  # strides of heads: query, key, value; source; head; beam
-    source,
+    part,  # stride of heads from query to key, and from key to value
+    source,  # stride of heads, as the next two
     head,
     beam,
-    half,  # from keys to values in memory
+    half,  # stride of memory from keys to values
     num_heads,
     places,
     BEAMS: tl.constexpr,
@@ -37,8 +36,11 @@ def _attend(
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    b, h = row // num_heads, row % num_heads
-    k, d, j = tl.arange(0, ROWS), tl.arange(0, DIM), tl.arange(0, BLOCK)
+    b = row // num_heads
+    h = row % num_heads
+    k = tl.arange(0, ROWS)
+    d = tl.arange(0, DIM)
+    j = tl.arange(0, BLOCK)
     real = k[:, None] < BEAMS
     own = heads + b * source + h * head + k[:, None] * beam + d[None]
     query = tl.load(own, mask=real, other=0.0)
@@ -50,8 +52,8 @@ def _attend(
     place = (first + k)[:, None] * DIM + d[None]
     tl.store(keys + place, key, mask=real)
     tl.store(values + place, value, mask=real)
-    # The softmax is gathered block by block, beginning with the beam's own token, which it always
-    # sees.
+    # The softmax is computed block by block. It begins with the beam's own token, which the beam
+    # always sees.
     most = tl.sum(query.to(tl.float32) * key.to(tl.float32), 1) * scale
     total = tl.full((ROWS,), 1.0, tl.float32)
     result = value.to(tl.float32)
@@ -65,7 +67,8 @@ def _attend(
         scores += tl.load(seen + at[None], mask=real & filled[None], other=0.0).to(tl.float32)
         scores = tl.where(filled[None], scores, float("-inf"))
         new = tl.maximum(most, tl.max(scores, 1))
-        weight, faded = tl.exp(scores - new[:, None]), tl.exp(most - new)
+        weight = tl.exp(scores - new[:, None])
+        faded = tl.exp(most - new)
         block = tl.load(values + where, mask=filled[:, None], other=0.0)
         result = result * faded[:, None] + tl.dot(
             weight.to(block.dtype), block, input_precision="ieee"
@@ -77,7 +80,7 @@ def _attend(
 
 
 def attend(heads: Tensor, memory: Tensor, bias: Tensor, slots: Tensor) -> Tensor:
-    """As genlab.nn.decoder_step's, up to the rounding of a softmax that is gathered block by block."""
+    """As genlab.nn.decoder_step.attend, up to the rounding of a softmax computed block by block."""
     _, batch, num_heads, beams, dim = heads.shape
     out = heads.new_empty(batch, beams, num_heads, dim)
     rows = max(16, triton.next_power_of_2(beams))
@@ -114,10 +117,12 @@ def _add_norm(x, y, weight, bias, out, dim, eps, WIDTH: tl.constexpr):
 
 
 def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """The layer norm of x + y, both (..., D), with weight and bias (D,): computed in float32, given
-    in the wider type.
+    """The layer norm of x + y, both (..., D), with weight and bias (D,).
+
+    It is computed in float32; the result has the wider of the two types.
     """
-    x, y, dim = x.contiguous(), y.contiguous(), x.shape[-1]
+    x, y = x.contiguous(), y.contiguous()
+    dim = x.shape[-1]
     out = torch.empty_like(x, dtype=torch.promote_types(x.dtype, y.dtype))
     _add_norm[(x.numel() // dim,)](
         x, y, weight, bias, out, dim, eps, WIDTH=triton.next_power_of_2(dim)

@@ -1,5 +1,6 @@
-"""A decoding step's attention to a cache and its sums: by one Triton kernel where that fits, else
-by torch's own.
+"""Attention to a cache, and sums with a layer norm, in one decoding step.
+
+One Triton kernel does each where it can, torch's own operations elsewhere.
 """
 
 import os
@@ -14,11 +15,10 @@ from genlab.nn.conditional_norm import LayerNorm
 
 __all__ = ["add_norm", "attend"]
 
-# It comes with torch for CUDA, and builds what launches a kernel with a C compiler, which not every
-# machine has.
-TRITON = find_spec("triton") is not None and any(
-    map(which, (os.environ.get("CC", "cc"), "gcc", "clang"))
-)
+# Triton comes with torch for CUDA. It builds the launcher of a kernel with a C compiler, which not
+# every machine has.
+COMPILERS = (os.environ.get("CC", "cc"), "gcc", "clang")
+TRITON = find_spec("triton") is not None and any(map(which, COMPILERS))
 
 
 def fits(x: Tensor) -> bool:
@@ -27,26 +27,31 @@ def fits(x: Tensor) -> bool:
 
 
 def attend(heads: Tensor, memory: Tensor, bias: Tensor, slots: Tensor, filled: int) -> Tensor:
-    """Query, key and value (3, B, H, K, Dh) of K beams a source -> what they attend to, (B, H, K,
-    Dh).
+    """Attention of K beams to the cache of their source, to which their own tokens are added.
 
-    memory (2, B, H, S, Dh): keys and values, to which those of beam k are added at place slots[k],
-    the first K that are not filled; from place `filled` on nothing is, where the host knows that.
-    bias (B, 1, K, S): 0 where a beam sees a place, its own token's among them, and -inf where not.
+    Args:
+        heads: (3, B, H, K, Dh) query, key and value of the beams' next tokens.
+        memory: (2, B, H, S, Dh) keys and values, changed in place.
+        bias: (B, 1, K, S), 0 where a beam sees a place, its own token's among them, -inf elsewhere.
+        slots: (K,) where the keys and values of each beam go: the first K places that are free.
+        filled: The number of places that are filled then, or more; the others are not read.
+
+    Returns:
+        (B, H, K, Dh).
     """
     heads, dim = heads.to(memory.dtype), heads.shape[-1]
     if fits(heads) and dim >= 16 and dim.bit_count() == 1 and heads.stride(-1) == 1:
-        from genlab.nn import decoder_kernels as decode_kernels
+        from genlab.nn import decoder_kernels
 
-        return decode_kernels.attend(heads, memory, bias, slots)
+        return decoder_kernels.attend(heads, memory, bias, slots)
     memory.index_copy_(3, slots, heads[1:])
     return F.scaled_dot_product_attention(heads[0], *memory[:, :, :, :filled], bias[..., :filled])
 
 
-def add_norm(norm: torch.nn.LayerNorm, h: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
+def add_norm(norm: torch.nn.Module, h: Tensor, x: Tensor, c: Tensor | None) -> Tensor:
     """norm(h + x, c) of h and x (B, L, D)."""
     if fits(h) and type(norm) is LayerNorm and not torch.is_grad_enabled():
-        from genlab.nn import decoder_kernels as decode_kernels
+        from genlab.nn import decoder_kernels
 
-        return decode_kernels.add_norm(h, x, norm.weight, norm.bias, norm.eps)
+        return decoder_kernels.add_norm(h, x, norm.weight, norm.bias, norm.eps)
     return norm(h + x, c)

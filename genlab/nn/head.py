@@ -1,4 +1,4 @@
-"""What a discriminator makes of its last features."""
+"""The last layer of a discriminator."""
 
 from torch import Tensor, nn
 
@@ -6,13 +6,17 @@ __all__ = ["Head"]
 
 
 class Head(nn.Module):
-    """Features h (B, F) -> outputs (B, out_dim), dense, plus <v_y, h> on every output where there
-    are classes.
+    """Features h (B, F) -> outputs (B, out_dim): dense, plus <v_y, h> where there are labels.
 
-    The added term is "cGANs with Projection Discriminator", Miyato and Koyama 2018, arXiv
-    1802.05637, equation 3. It moves the mean of the outputs, which is the score, and nothing else:
-    O-GAN's code is blind to it, so an encoder reads images without their labels (y=None leaves it
-    out).
+    The added term is the projection of "cGANs with Projection Discriminator", Miyato and Koyama
+    2018, arXiv 1802.05637, equation 3. It is the same number for every output, so it moves their
+    mean, which is the score, and not O-GAN's code. An encoder therefore reads images without labels
+    (y=None leaves the term out).
+
+    Args:
+        num_features: F.
+        out_dim: How many outputs.
+        num_classes: 0 without labels.
     """
 
     def __init__(self, num_features: int, out_dim: int, num_classes: int = 0):

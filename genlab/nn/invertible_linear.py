@@ -8,14 +8,18 @@ __all__ = ["InvertibleLinear", "apply_matrix"]
 
 class InvertibleLinear(nn.Module):
     """y = W x for the features of x (B, D), or of each pixel of x (B, C, H, W); returns (y, log det
-    (B,)) in nats.
+    (B,) in nats).
 
-    W starts as a random rotation. lu: W = P L (U + diag(sign exp(log_s))) with P and the signs
-    fixed, so that W cannot become singular and its log-determinant is a sum; else W is free and its
-    log-determinant is taken in float64.
+    W starts as a random rotation.
 
     "Glow: Generative Flow with Invertible 1x1 Convolutions", Kingma and Dhariwal 2018, arXiv
     1807.03039, section 3.2.
+
+    Args:
+        num_features: D or C.
+        lu: Whether W is kept as P L (U + diag(sign exp(log_scale))), with P and the signs fixed.
+            Then it cannot become singular, and its log-determinant is a sum. Else W is free, and
+            its log-determinant is computed in float64.
     """
 
     def __init__(self, num_features: int, lu: bool = True):
@@ -29,19 +33,19 @@ class InvertibleLinear(nn.Module):
         scale = upper.diagonal()
         self.register_buffer("permutation", permutation.float())
         self.register_buffer("sign", scale.sign().float())
-        self.lower, self.upper = (
-            nn.Parameter(lower.tril(-1).float()),
-            nn.Parameter(upper.triu(1).float()),
-        )
+        self.lower = nn.Parameter(lower.tril(-1).float())
+        self.upper = nn.Parameter(upper.triu(1).float())
         self.log_scale = nn.Parameter(scale.abs().log().float())
 
     def matrix(self) -> tuple[Tensor, Tensor]:
-        """(W, log |det W|)"""
+        """(W (D, D), log |det W|)."""
         if not self.lu:
-            return self.weight, torch.linalg.slogdet(self.weight.double())[1].to(self.weight.dtype)
+            log_det = torch.linalg.slogdet(self.weight.double())[1]
+            return self.weight, log_det.to(self.weight.dtype)
         one = torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
+        lower = self.lower.tril(-1) + one
         upper = self.upper.triu(1) + torch.diag(self.sign * self.log_scale.exp())
-        return self.permutation @ (self.lower.tril(-1) + one) @ upper, self.log_scale.sum()
+        return self.permutation @ lower @ upper, self.log_scale.sum()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         weight, log_det = self.matrix()

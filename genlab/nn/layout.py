@@ -1,4 +1,4 @@
-"""Where the numbers of an image lie in memory."""
+"""The memory format of images and features."""
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,15 @@ class _OwnLayout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        return grad.contiguous(
-            memory_format=torch.channels_last if ctx.channels_last else torch.contiguous_format
-        )
+        own = torch.channels_last if ctx.channels_last else torch.contiguous_format
+        return grad.contiguous(memory_format=own)
 
 
 def gradient_in_own_layout(x: Tensor) -> Tensor:
-    """x (B, C, H, W) itself, whose gradient is brought into x's memory format.
+    """Returns x (B, C, H, W); on a CPU its gradient is copied into the memory format of x.
 
-    Where a dense layer meets convolutions one comes in rows and the other with channels last, and
-    an elementwise product of the two takes a CPU ten times as long as the copy does.
+    Where a dense layer meets convolutions, the gradient is contiguous and the features are
+    channels-last. An elementwise product of the two takes a CPU ten times as long as the copy.
     """
     return _OwnLayout.apply(x) if x.device.type == "cpu" and x.requires_grad else x
 

@@ -1,10 +1,14 @@
-"""Dense layers and convolutions whose operator norm stays below a chosen c, and how one makes sure
-of it.
+"""Dense layers and convolutions whose operator norm stays below a chosen c: the normalisation, the
+power iteration behind it, and upper bounds that prove it.
 
-The norm is that of the map itself, of a zero-padded convolution on its own image size, not of the
-kernel seen as a matrix, which is too small by half as much again ("Regularisation of Neural
-Networks by Enforcing Lipschitz Continuity", Gouk et al. 2018, arXiv 1804.04368). Norms below are
-spectral norms; u and v are the left and right vectors of the largest.
+All norms are spectral norms, of the map itself: of a zero-padded convolution on its image size, not
+of its kernel as a matrix, whose norm is smaller ("Regularisation of Neural Networks by Enforcing
+Lipschitz Continuity", Gouk et al. 2018, arXiv 1804.04368). u and v are the left and right
+singular vectors of the largest singular value.
+
+Shapes: x (B, D) or (B, C, H, W), or (N, B, ...) of N batches; a weight is a matrix (D_out, D_in) or
+a kernel (C_out, C_in, K, K). In the power iteration G maps of one shape are iterated together, each
+with a subspace of p vectors: (G, p, D) or (G, p, C, H, W).
 """
 
 from collections import defaultdict
@@ -17,21 +21,28 @@ from genlab.nn.narrow_conv import adjoint_kernel, conv2d_same, conv2d_same_weigh
 
 __all__ = ["LipschitzMap", "exact_norm", "fft_bound", "refresh"]
 
-TOLERANCE = 1e-3
-NUM_VECTORS = 4  # of the subspace that is iterated
+TOLERANCE = 1e-3  # relative, of the norm
+NUM_VECTORS = 4  # p, of the subspace that is iterated
 MAX_ITERATIONS = 10_000
 
 
 class LipschitzMap(nn.Module):
-    """A dense layer (kernel_size 0) or a convolution that keeps the size, with weight W / max(1,
-    sigma(W) / coeff).
+    """A dense layer, or a convolution that keeps the image size, of weight W / max(1, sigma(W) /
+    coeff).
 
-    Soft normalisation: equation 2 of "Invertible Residual Networks", Behrmann et al. 2019, arXiv
-    1811.00995, with sigma from u and v, which only `refresh` moves. size: (H, W) of the images, for
-    a convolution. coeff: c, or null for a plain layer.
-    detach_sigma: take sigma as a constant in the gradient, or a layer once at its bound gets none
-    along its own scale. Weights start as torch's do, scaled down where `fft_bound` is above coeff:
-    so the bound holds from the start, and u and v may wait for the first `refresh`.
+    The soft normalisation of equation 2 in "Invertible Residual Networks", Behrmann et al. 2019,
+    arXiv 1811.00995. sigma comes from u and v, which only `refresh` moves. Weights start as torch's
+    do, scaled down where `fft_bound` is above coeff: so the bound holds from the start, and u and v
+    may wait for the first `refresh`.
+
+    Args:
+        c_in: Features or channels of x.
+        c_out: Features or channels of the result.
+        coeff: c, in (0, 1); null: a plain layer.
+        kernel_size: 0 for a dense layer, else an odd number.
+        size: (H, W) of the images, for a convolution.
+        detach_sigma: Whether sigma is a constant in the gradient. Else a layer at its bound gets no
+            gradient along its own scale.
     """
 
     def __init__(
@@ -50,17 +61,13 @@ class LipschitzMap(nn.Module):
             )
         if kernel_size and kernel_size % 2 == 0:
             raise ValueError(
-                f"net.kernel_size={kernel_size}: expected an odd number, which keeps the size"
+                f"net.kernel_size={kernel_size}: expected an odd number, which keeps the image size"
             )
         layer = nn.Conv2d(c_in, c_out, kernel_size) if kernel_size else nn.Linear(c_in, c_out)
         self.weight, self.bias = layer.weight, layer.bias
-        self.coeff, self.kernel_size, self.size, self.detach_sigma = (
-            coeff,
-            kernel_size,
-            size,
-            detach_sigma,
-        )
-        self.dims = c_in * (size[0] * size[1] if kernel_size else 1)  # of x
+        self.coeff, self.detach_sigma = coeff, detach_sigma
+        self.kernel_size, self.size = kernel_size, size
+        self.dims = c_in * (size[0] * size[1] if kernel_size else 1)  # of one x
         if coeff is None:
             return
         grid = size if kernel_size > 1 else ()  # a 1x1 convolution has the norm of its matrix
@@ -71,32 +78,28 @@ class LipschitzMap(nn.Module):
         start = torch.randn(min(NUM_VECTORS, self.u.numel(), self.v.numel()), *smaller.shape)
         with torch.no_grad():
             self.weight /= max(1.0, fft_bound(self.weight, size) / coeff)
-        self.register_buffer(
-            "basis", torch.linalg.qr(start.flatten(1).T)[0].T.reshape(start.shape).contiguous()
-        )
+        orthonormal = torch.linalg.qr(start.flatten(1).T)[0].T
+        self.register_buffer("basis", orthonormal.reshape(start.shape).contiguous())
 
     def operator(self) -> Tensor:
-        """The weight as `apply_map` wants it for u and v: a matrix where the map is one, pixel by
-        pixel.
-        """
+        """The weight that `apply_map` takes for u and v; a 1x1 kernel becomes a matrix."""
         return self.weight.flatten(1) if self.kernel_size <= 1 else self.weight
 
     def sigma(self) -> Tensor:
         """The estimate u^T W v of the norm, linear in W; never above it."""
-        # Clones, because `refresh` writes u and v in place while a graph may still need their old
-        # values.
+        # Clones: `refresh` writes u and v in place while a graph may still need their old values.
         return (self.u.clone() * apply_map(self.v.clone(), self.operator())).sum()
 
     def normalised(self) -> Tensor:
-        """W / max(1, sigma / c), to be used for any number of passes."""
+        """W / max(1, sigma / c), for any number of passes."""
         if self.coeff is None:
             return self.weight
         sigma = self.sigma().detach() if self.detach_sigma else self.sigma()
         return self.weight / (sigma / self.coeff).clamp(min=1)
 
     def norm(self) -> float:
-        """The estimated norm of the normalised map, c where there is no estimate yet; infinite
-        where there is no bound.
+        """The estimated norm of the normalised map: c before the first `refresh`, infinite where c
+        is null.
         """
         if self.coeff is None:
             return float("inf")
@@ -108,9 +111,7 @@ class LipschitzMap(nn.Module):
 
 
 def apply_map(x: Tensor, weight: Tensor, bias: Tensor | None = None, groups: int = 1) -> Tensor:
-    """W x + b: x (..., D) for a matrix W, x (B, C, H, W) or (N, B, C, H, W) for a kernel that keeps
-    the size.
-    """
+    """W x + b of a matrix and x (..., D), or of a kernel and x (B, C, H, W) or (N, B, C, H, W)."""
     if weight.dim() == 2:
         return nn.functional.linear(x, weight, bias)
     if x.dim() == 5:
@@ -121,21 +122,19 @@ def apply_map(x: Tensor, weight: Tensor, bias: Tensor | None = None, groups: int
 
 
 def apply_adjoint(y: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
-    """W^T y, of the map that `apply_map` applies."""
+    """W^T y, the transpose of what `apply_map` computes."""
     if groups == 1:
         return apply_map(y, adjoint(weight))
     return conv_transpose2d(y, weight, padding=weight.shape[-1] // 2, groups=groups)
 
 
 def adjoint(weight: Tensor) -> Tensor:
-    """The weight of the transposed map, of which `apply_map` makes what `apply_adjoint` makes of
-    this one.
-    """
+    """The weight of the transposed map: apply_map(y, adjoint(W)) is apply_adjoint(y, W)."""
     return weight.T if weight.dim() == 2 else adjoint_kernel(weight)
 
 
 def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of <grad, apply_map(x, weight)> by weight."""
+    """The gradient by weight of <grad, apply_map(x, weight)>."""
     if weight.dim() == 2:
         return grad.flatten(0, -2).T @ x.flatten(0, -2)
     if x.dim() == 5:
@@ -150,43 +149,51 @@ def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 def refresh(
     module: nn.Module, tolerance: float = TOLERANCE, max_iterations: int = MAX_ITERATIONS
 ) -> int:
-    """Brings u and v of every LipschitzMap in `module` up to date with its weight W.
+    """Updates u and v of every LipschitzMap in a module; call it whenever weights have changed.
 
-    Iterates a small subspace until |W^T W v - sigma^2 v| <= tolerance sigma^2, when sigma is within
-    tolerance / 2 of a singular value. A single vector would rest at the second largest after the
-    two have changed places, and take hundreds of iterations to leave; a subspace of four holds
-    both. The singular values of a convolution lie close together, where the power method is slow,
-    so each iteration chooses the best of all combinations of the subspace, its residuals and its
-    last step ("Toward the Optimal Preconditioned Eigensolver", Knyazev 2001, algorithm 4.1, without
-    a preconditioner), at a cost of W and its transpose once. Call it whenever weights have changed:
-    after an optimiser step, after an exchange of weights. Maps of one shape are iterated together.
-    Returns the number of iterations; ValueError if `max_iterations` were not enough, or a weight is
-    not finite.
+    For each map it iterates a small subspace until |W^T W v - sigma^2 v| <= tolerance sigma^2; then
+    sigma is within tolerance / 2 of a singular value. A single vector would rest at the second
+    largest after the two largest have changed places, and take hundreds of iterations to leave; a
+    subspace of four holds both. The singular values of a convolution lie close together, where the
+    power method is slow. So each iteration takes the best of all combinations of the subspace, its
+    residuals and its last step ("Toward the Optimal Preconditioned Eigensolver", Knyazev 2001,
+    algorithm 4.1, without a preconditioner), which applies W and its transpose once. Maps of one
+    shape are iterated together.
+
+    Args:
+        module: With LipschitzMaps.
+        tolerance: Of the residual, relative to sigma^2.
+        max_iterations: The most iterations.
+
+    Returns:
+        The number of iterations.
+
+    Raises:
+        ValueError: max_iterations were not enough, or a weight is not finite.
     """
     groups = defaultdict(list)
     for layer in module.modules():
         if isinstance(layer, LipschitzMap) and layer.coeff is not None:
-            groups[
-                layer.operator().shape, layer.u.shape, layer.weight.dtype, layer.weight.device
-            ].append(layer)
-    return max(
-        (_iterate(layers, tolerance, max_iterations) for layers in groups.values()), default=0
-    )
+            weight = layer.weight
+            key = (layer.operator().shape, layer.u.shape, weight.dtype, weight.device)
+            groups[key].append(layer)
+    counts = [_iterate(layers, tolerance, max_iterations) for layers in groups.values()]
+    return max(counts, default=0)
 
 
 def _iterate(layers: list[LipschitzMap], tolerance: float, max_iterations: int) -> int:
-    weights, done = torch.stack([layer.operator() for layer in layers]), 1
+    """`refresh` of maps of one shape; returns the number of iterations."""
+    weights = torch.stack([layer.operator() for layer in layers])
     if not torch.isfinite(weights).all():
         raise ValueError(
-            "power iteration met a weight that is not finite; lower model.lr=, or trainer.gradient_clip_val=1"
+            "a weight of the network is not finite; lower model.lr=, or set "
+            "trainer.gradient_clip_val=1"
         )
-    basis = torch.stack(
-        [layer.basis for layer in layers]
-    )  # (G, p, features, ...), of x or of y, the smaller
-    there, back = (
-        (_apply_each, _adjoint_each) if layers[0].basis_of_x else (_adjoint_each, _apply_each)
-    )
-    num, span = basis.shape[1], basis
+    # (G, p, features, ...): vectors of x or of y, whichever has fewer features
+    basis = torch.stack([layer.basis for layer in layers])
+    of_x = layers[0].basis_of_x
+    there, back = (_apply_each, _adjoint_each) if of_x else (_adjoint_each, _apply_each)
+    num, span, done = basis.shape[1], basis, 1
     gram_span = back(there(span, weights), weights)  # W^T W of each vector of the span
     while True:
         values, turn = _ritz(span, gram_span, num)
@@ -198,38 +205,43 @@ def _iterate(layers: list[LipschitzMap], tolerance: float, max_iterations: int) 
             break
         if done == max_iterations:
             raise ValueError(
-                f"power iteration did not reach the tolerance {tolerance:.1e} in {max_iterations} iterations; give a larger "
-                "one (net.refresh_tolerance=)"
+                f"net.refresh_tolerance={tolerance:.1e}: the power iteration did not reach it in "
+                f"{max_iterations} iterations; set a larger one"
             )
         done += 1
-        step, gram_step = (
-            _combined(turn[:, :, num:], x[:, num:]) for x in (span, gram_span)
-        )  # zeros at first
+        # The last step; zeros at first.
+        step, gram_step = (_combined(turn[:, :, num:], x[:, num:]) for x in (span, gram_span))
         span = torch.cat([basis, residual, step], 1)
         gram_span = torch.cat([again, back(there(residual, weights), weights), gram_step], 1)
     images = there(basis[:, :1], weights)
-    ends = {True: (images, basis), False: (basis, images)}[layers[0].basis_of_x]
+    ends = (images, basis) if of_x else (basis, images)  # of u and of v
     for i, layer in enumerate(layers):
         layer.basis.copy_(basis[i])
         for vector, end in zip((layer.u, layer.v), ends, strict=True):
             length = end[i, :1].norm()
-            if length > 0:  # a weight of nothing but zeros leaves u where it was
+            if length > 0:  # a weight of zeros leaves u where it was
                 vector.copy_(end[i, :1] / length)
     return done
 
 
 def _ritz(span: Tensor, gram_span: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """Rayleigh-Ritz: of the combinations of the vectors (G, q, ...), whose images under W^T W are
-    `gram_span`, the `num` that are stretched most, largest first: their values (G, num) and
-    coefficients (G, num, q).
+    """Rayleigh-Ritz: the combinations of vectors that W^T W stretches most.
+
+    Args:
+        span: Vectors (G, q, ...).
+        gram_span: Their images under W^T W.
+        num: How many combinations, the most stretched first.
+
+    Returns:
+        Values (G, num) and coefficients (G, num, q).
     """
-    span, gram_span, eps = span.flatten(2), gram_span.flatten(2), torch.finfo(span.dtype).eps
+    eps = torch.finfo(span.dtype).eps
+    span, gram_span = span.flatten(2), gram_span.flatten(2)
     length = span.norm(dim=2).double()
-    # A vector of rounding alone, beside the others, is dropped, and so are directions that lie in
-    # the others: they become zeros, the least of all values.
-    scale = ((length > eps**2 * length.amax(1, keepdim=True)) / length.clamp(min=eps**4)).unsqueeze(
-        2
-    )
+    # Vectors that are mere rounding beside the others, and directions that lie in the others, are
+    # dropped: they become zeros, the least of all values.
+    kept = length > eps**2 * length.amax(1, keepdim=True)
+    scale = (kept / length.clamp(min=eps**4)).unsqueeze(2)
     overlaps, whiten = torch.linalg.eigh(scale * (span @ span.mT).double() * scale.mT)
     kept = overlaps > 10 * span.shape[1] * eps
     whiten = scale * whiten * (kept * overlaps.clamp(min=eps).rsqrt()).unsqueeze(1)
@@ -251,6 +263,7 @@ def _apply_each(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def _adjoint_each(y: Tensor, weights: Tensor) -> Tensor:
+    """W_g^T y_g for G maps at once; y (G, p, features, ...)."""
     if weights.dim() == 3:
         return y @ weights
     x = apply_adjoint(y.transpose(0, 1).flatten(1, 2), weights.flatten(0, 1), len(y))
@@ -262,23 +275,26 @@ def _adjoint_each(y: Tensor, weights: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fft_bound(weight: Tensor, size: tuple[int, int] | None = None) -> float:
-    """An upper bound of the norm of a map: the exact norm of a matrix, of a zero-padded convolution
-    that of a larger one.
+    """An upper bound of the norm of a map, in float64: the norm itself of a matrix, the norm of a
+    larger map of a zero-padded convolution.
 
-    On a circular grid of n + k - 1 or more pixels a side, where nothing wraps around, the
-    convolution acts on images of n pixels with zeros around them as the zero-padded one does, which
-    it therefore bounds. There its singular values are those of the kernel's Fourier transform,
-    frequency by frequency ("The Singular Values of Convolutional Layers", Sedghi et al. 2018, arXiv
-    1805.10408). Computed in float64.
+    On a circular grid of n + k - 1 or more pixels a side nothing wraps around. So there the
+    convolution acts on images of n pixels, with zeros around them, as the zero-padded one does, and
+    its norm bounds that one's. Its singular values are those of the Fourier transform of the
+    kernel, frequency by frequency ("The Singular Values of Convolutional Layers", Sedghi et al.
+    2018, arXiv 1805.10408).
+
+    Args:
+        weight: A matrix or a kernel.
+        size: (H, W) of the images, for a kernel.
     """
     weight = weight.double()
     if weight.dim() == 2 or weight.shape[-1] == 1:
         spectrum = weight.flatten(1)[None]
     else:
         grid = [n + k - 1 for n, k in zip(size, weight.shape[2:], strict=True)]
-        spectrum = (
-            torch.fft.rfft2(weight, grid).flatten(2).permute(2, 0, 1)
-        )  # (frequencies, C_out, C_in)
+        # (frequencies, C_out, C_in)
+        spectrum = torch.fft.rfft2(weight, grid).flatten(2).permute(2, 0, 1)
     tall = spectrum.shape[1] > spectrum.shape[2]
     gram = spectrum.mH @ spectrum if tall else spectrum @ spectrum.mH
     return torch.linalg.eigvalsh(gram)[:, -1].max().clamp(min=0).sqrt().item()
@@ -286,12 +302,17 @@ def fft_bound(weight: Tensor, size: tuple[int, int] | None = None) -> float:
 
 @torch.no_grad()
 def exact_norm(weight: Tensor, size: tuple[int, int], max_dims: int = 1024) -> float | None:
-    """The norm of the zero-padded convolution, from its Gram matrix over its smaller side; None
-    beyond `max_dims`.
+    """The norm of a zero-padded convolution, in float64.
+
+    Args:
+        weight: A kernel.
+        size: (H, W) of the images.
+        max_dims: None is returned where the smaller of its sides, whose Gram matrix it takes, has
+            more dimensions.
     """
     c_out, c_in, *_ = weight.shape
-    pixels, forward = size[0] * size[1], c_in <= c_out
-    dim = pixels * min(c_in, c_out)
+    forward = c_in <= c_out
+    dim = size[0] * size[1] * min(c_in, c_out)
     if dim > max_dims:
         return None
     weight = weight.double()

@@ -1,13 +1,17 @@
-"""Convolutions that keep the size of an image, where one side has few channels, on a CPU.
+"""Convolutions of images with few channels on one side, on a CPU.
 
-oneDNN computes sixteen channels of an output at a time, so that 64 -> 4 channels cost as much as 64
--> 16. Here blocks of a x b neighbouring pixels fill the sixteen: a convolution whose kernel is the
-given one, at each of their places in a larger one, and whose stride is the block, has the same sums
-as its a b C_out channels. That takes two thirds of the time, forward and as the gradient of a layer
-that reads few channels.
+oneDNN computes sixteen output channels at a time, so that 64 -> 4 channels cost as much as 64 ->
+16. Here blocks of a x b neighbouring pixels fill the sixteen. A strided convolution computes a
+block as its a b C_out channels; its larger kernel holds the given one at each place of the block.
+The sums are the same, in two thirds of the time, forward and in the gradient of a layer that reads
+few channels. A whole training step on one core of an AMD EPYC takes 8 % less CPU time for
+experiment=iresnet_mnist (13 interleaved pairs of steps) and 2 % less for residual_flow_mnist (5
+pairs, one block a scale). experiment=iresnet_mnist5k is too small to use it.
 
-For images in channels-last format; elsewhere (other formats, other devices, small images) the
+For images in channels-last format. Elsewhere (other formats, other devices, small images) the
 functions are torch's own.
+
+Shapes: x (B, C_in, H, W); weight (C_out, C_in, K, L) with K and L odd; y (B, C_out, H, W).
 """
 
 from functools import cache
@@ -19,34 +23,34 @@ from torch.nn.functional import conv2d
 __all__ = ["adjoint_kernel", "conv2d_same", "conv2d_same_weight_gradient"]
 
 LANES = 16  # channels that oneDNN computes at a time
-MIN_WORK = 1 << 18  # numbers on the wide side below which more calls cost more than fewer sums save
+# Numbers on the wide side below which more calls cost more than fewer sums save.
+MIN_WORK = 1 << 18
 
 
 def conv2d_same(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (B, C_in, H, W) with weight (C_out, C_in, K, L), K and L odd -> (B, C_out, H, W): conv2d,
-    padded with zeros.
-    """
+    """conv2d padded with zeros to the size of x: (B, C_in, H, W) -> (B, C_out, H, W)."""
     if _pays(x, weight):
         return _Conv2dSame.apply(x, weight, bias)
     return conv2d(x, weight, bias, padding=_padding(weight))
 
 
 def adjoint_kernel(weight: Tensor) -> Tensor:
-    """The kernel of the transpose of `conv2d_same`: (C_out, C_in, K, L) -> (C_in, C_out, K, L)."""
-    # A copy, because of one channel contiguous() would leave the strides, and so the format of the
-    # result, open.
+    """The kernel (C_in, C_out, K, L) of the transpose of `conv2d_same`."""
+    # A copy: with one channel, contiguous() would leave the strides open, and with them the format
+    # of the result.
     return weight.flip(2, 3).transpose(0, 1).clone(memory_format=torch.channels_last)
 
 
 def conv2d_same_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """The gradient of <grad, conv2d_same(x, weight)> by weight, whose shape alone counts."""
+    """The gradient by weight of <grad, conv2d_same(x, weight)>; only the shape of weight counts."""
     a, b = _block(x, weight)
     if a * b == 1:
         return _strided_weight_gradient(grad, x, weight, 1, 1, _padding(weight))
     large = _strided_weight_gradient(
         _to_channels(grad, a, b), x, _spread(weight, a, b), a, b, _padding(weight)
     )
-    large, (height, width) = large.unflatten(0, (-1, a, b)), weight.shape[2:]
+    large = large.unflatten(0, (-1, a, b))  # (C_out, a, b, C_in, K + a - 1, L + b - 1)
+    height, width = weight.shape[2:]
     return sum(large[:, i, j, :, i : i + height, j : j + width] for i in range(a) for j in range(b))
 
 
@@ -58,13 +62,14 @@ class _Conv2dSame(torch.autograd.Function):
         if a * b == 1:
             return conv2d(x, weight, bias, padding=_padding(weight))
         bias = bias if bias is None else bias.repeat_interleave(a * b)
-        return _to_pixels(
-            conv2d(x, _spread(weight, a, b), bias, stride=(a, b), padding=_padding(weight)), a, b
-        )
+        large = _spread(weight, a, b)
+        y = conv2d(x, large, bias, stride=(a, b), padding=_padding(weight))
+        return _to_pixels(y, a, b)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), (for_x, for_weight, for_bias) = ctx.saved_tensors, ctx.needs_input_grad
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad
         grad = grad.contiguous(memory_format=torch.channels_last)
         grad_x = conv2d_same(grad, adjoint_kernel(weight)) if for_x else None
         grad_weight = conv2d_same_weight_gradient(grad, x, weight) if for_weight else None
@@ -90,11 +95,11 @@ def _best(c_out: int, kernel: tuple[int, int], size: tuple[int, int]) -> tuple[i
 
     def cost(block: tuple[int, int]) -> float:
         a, b = block
-        return -(-c_out * a * b // LANES) * (kernel[0] + a - 1) * (kernel[1] + b - 1) / (a * b)
+        passes = -(-c_out * a * b // LANES)
+        return passes * (kernel[0] + a - 1) * (kernel[1] + b - 1) / (a * b)
 
-    return min(
-        ((a, b) for b in (1, 2, 4) for a in (1, 2, 4) if size[0] % a == 0 == size[1] % b), key=cost
-    )
+    blocks = ((a, b) for b in (1, 2, 4) for a in (1, 2, 4))
+    return min(((a, b) for a, b in blocks if size[0] % a == 0 == size[1] % b), key=cost)
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:
@@ -106,6 +111,7 @@ def _pays(x: Tensor, weight: Tensor) -> bool:
 
 
 def _block(x: Tensor, weight: Tensor) -> tuple[int, int]:
+    """(a, b); (1, 1) for a plain convolution."""
     if len(weight) >= LANES or not _pays(x, weight):
         return 1, 1
     return _best(len(weight), tuple(weight.shape[2:]), tuple(x.shape[2:]))
@@ -125,11 +131,12 @@ def _spread(weight: Tensor, a: int, b: int) -> Tensor:
 
 def _to_pixels(y: Tensor, a: int, b: int) -> Tensor:
     """(B, C a b, H, W) -> (B, C, H a, W b), channels last."""
-    y = y.permute(0, 2, 3, 1).unflatten(3, (-1, a, b)).permute(0, 1, 4, 2, 5, 3)  # B H a W b C
+    y = y.permute(0, 2, 3, 1).unflatten(3, (-1, a, b))  # (B, H, W, C, a, b)
+    y = y.permute(0, 1, 4, 2, 5, 3)  # (B, H, a, W, b, C)
     return y.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def _to_channels(y: Tensor, a: int, b: int) -> Tensor:
     """The inverse of `_to_pixels`."""
-    y = y.permute(0, 2, 3, 1).unflatten(2, (-1, b)).unflatten(1, (-1, a))  # B H a W b C
+    y = y.permute(0, 2, 3, 1).unflatten(2, (-1, b)).unflatten(1, (-1, a))  # (B, H, a, W, b, C)
     return y.permute(0, 1, 3, 5, 2, 4).flatten(3, 5).permute(0, 3, 1, 2)

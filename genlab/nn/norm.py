@@ -1,11 +1,15 @@
-"""Normalisation layers of the GAN line, and what a training step has to know about them.
+"""Normalisation layers of GANs, and control over batch statistics.
 
-A generator's layer is made by norm(num_features, latent_dim, num_classes) and called with (h, c,
-y): features h (B, C, H, W), a condition c (B, latent_dim), which is z in most networks, and labels
-y int64 (B,), or None without classes. Each of them returns gamma h' + beta, h' being h normalised.
+A generator builds its layers as norm(num_features, latent_dim, num_classes) and calls them with
+(h, c, y). Each returns gamma h' + beta (B, C, H, W), where h' is h normalised.
+
+    h  features (B, C, H, W), with C = num_features
+    c  condition (B, latent_dim), in most networks the latent vector z
+    y  labels (B,) int64, or None without classes
 """
 
 from contextlib import contextmanager
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +21,7 @@ __all__ = [
     "AdaIN",
     "BatchNorm",
     "ConditionalBatchNorm",
+    "CouplesBatch",
     "SelfModulation",
     "batch_statistics",
     "couples_batch",
@@ -25,12 +30,12 @@ __all__ = [
     "standing_statistics",
 ]
 
-# Keras' BatchNormalization, as the O-GAN scripts use it: momentum 0.99 there is 0.01 here.
+# As Keras' BatchNormalization, which Su's O-GAN code uses: momentum 0.99 there is 0.01 here.
 KERAS_BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Plain batch normalisation: blind to condition and label."""
+    """Batch normalisation that ignores condition and label."""
 
     def __init__(
         self, num_features: PositiveInt, latent_dim: PositiveInt, num_classes: NonNegativeInt = 0
@@ -42,11 +47,13 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class ConditionalBatchNorm(nn.Module):
-    """gamma and beta of each class, learned: (1 + gamma_y) BN(h) + beta_y.
+    """(1 + gamma_y) BN(h) + beta_y, with a learned gamma and beta for each class.
 
     "A Learned Representation For Artistic Style", Dumoulin et al. 2017, arXiv 1610.07629, section
     2.2, as used by "cGANs with Projection Discriminator", Miyato and Koyama 2018, arXiv 1802.05637.
-    ValueError without classes.
+
+    Raises:
+        ValueError: num_classes is 0.
     """
 
     def __init__(
@@ -64,14 +71,21 @@ class ConditionalBatchNorm(nn.Module):
 
 
 class SelfModulation(nn.Module):
-    """h -> (1 + gamma(c)) BN(h) + beta(c), BN without affine.
+    """(1 + gamma(c)) BN(h) + beta(c), with MLPs gamma and beta.
+
+    With classes, c is replaced by c + E(y) + E'(y) * c with two learned embeddings (section 3.2 of
+    the paper).
 
     "On Self Modulation for Generative Adversarial Networks", Chen et al. 2019, arXiv 1810.01365.
-    shared=False is the form of the O-GAN scripts (bojone/o-gan): gamma and beta are two separate
-    MLPs c -> hidden_dim -> C with a ReLU between, hidden_dim being latent_dim unless given.
-    shared=True is the paper's and compare_gan's: one hidden layer (32 units there) for both.
-    hidden_dim 0: linear in c, no hidden layer. With classes c becomes c + E(y) + E'(y) * c with two
-    learned embeddings (section 3.2 of the paper).
+
+    Args:
+        num_features: C.
+        latent_dim: The size of c.
+        num_classes: 0 without labels.
+        hidden_dim: Units of the hidden layer; latent_dim if None. 0: gamma and beta are linear in
+            c.
+        shared: True: one hidden layer for gamma and beta, as the paper and compare_gan have it,
+            with 32 units. False: two separate MLPs, as in Su's O-GAN code (bojone/o-gan).
     """
 
     def __init__(
@@ -79,7 +93,7 @@ class SelfModulation(nn.Module):
         num_features: PositiveInt,
         latent_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        hidden_dim: PositiveInt | None = None,
+        hidden_dim: NonNegativeInt | None = None,
         shared: bool = False,
     ):
         super().__init__()
@@ -99,12 +113,12 @@ class SelfModulation(nn.Module):
 
 
 class AdaIN(nn.Module):
-    """h -> (1 + gamma(c)) IN(h) + beta(c): each sample's channels normalised by themselves, gamma
-    and beta affine in c.
+    """(1 + gamma(c)) IN(h) + beta(c): instance normalisation, with gamma and beta affine in c.
+
+    Labels reach the layer through c, the output of a mapping network.
 
     "A Style-Based Generator Architecture for Generative Adversarial Networks", Karras et al. 2019,
-    arXiv 1812.04948, equation 1; c is the output of the mapping network there. Labels reach it
-    through c.
+    arXiv 1812.04948, equation 1.
     """
 
     def __init__(
@@ -125,41 +139,55 @@ def _mlp(c_in: int, hidden_dim: int, c_out: int) -> nn.Module:
 
 
 def _modulate(h: Tensor, gamma_beta: Tensor) -> Tensor:
-    """(1 + gamma) h + beta of (B, C, H, W) and (B, 2 C)."""
+    """(1 + gamma) h + beta, of h (B, C, H, W) and both in one tensor (B, 2 C)."""
     gamma, beta = gamma_beta[:, :, None, None].chunk(2, 1)
     return torch.addcmul(beta, h, 1 + gamma)
 
 
 def discriminator_norm(name: str, num_features: int) -> nn.Module:
-    """The layer that `name` (batch, group, none) stands for in a discriminator; ValueError for
-    another name.
+    """A normalisation layer of a discriminator.
 
-    Running statistics follow ten times as fast as the source's (momentum 0.1 for 0.01): weights
-    that move by a hundredth of their size in a hundred steps leave a slower average behind, and an
-    encoder is used with it. Measured on digits, an O-GAN whose reconstructions kept 67 % of the
-    classes kept 88 % with statistics taken anew.
+    Args:
+        name: batch, group or none.
+        num_features: C.
+
+    Raises:
+        ValueError: Another name.
     """
     if name == "batch":
+        # Momentum 0.1, ten times that of Su's O-GAN code. Where weights move by a hundredth of
+        # their size in a hundred steps, a slower average lags behind, and encoding uses the
+        # average. Measured with O-GAN on digits: reconstructions kept 67 % of the classes at 0.01,
+        # and 88 % with statistics computed anew.
         return nn.BatchNorm2d(num_features, eps=1e-3, momentum=0.1)
     if name == "group":
         return nn.GroupNorm(min(32, num_features // 4), num_features)
     if name == "none":
         return nn.Identity()
-    raise ValueError(f"norm={name!r}: expected batch, group or none")
+    raise ValueError(f"norm={name!r}: expected batch, group or none (net.discriminator.norm=)")
+
+
+@runtime_checkable
+class CouplesBatch(Protocol):
+    """A layer that says whether its output for one sample depends on the rest of the batch."""
+
+    couples_batch: bool
 
 
 def couples_batch(network: nn.Module) -> bool:
-    """Whether one sample's output depends on the others of its batch in train mode."""
+    """Whether the output for one sample depends on the rest of its batch in train mode."""
     return any(
-        isinstance(module, _BatchNorm) or getattr(module, "couples_batch", False)
+        isinstance(module, _BatchNorm)
+        or (isinstance(module, CouplesBatch) and module.couples_batch)
         for module in network.modules()
     )
 
 
 @contextmanager
 def frozen_statistics(network: nn.Module):
-    """Inside, batch normalisation in train mode uses the batch's statistics and leaves the running
-    ones alone.
+    """Inside, batch normalisation in train mode does not update its running statistics.
+
+    It still normalises with the statistics of the batch.
     """
     layers = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for layer in layers:
@@ -173,8 +201,9 @@ def frozen_statistics(network: nn.Module):
 
 @contextmanager
 def batch_statistics(network: nn.Module):
-    """Inside, batch normalisation uses the batch's statistics and leaves the running ones alone, in
-    eval mode too.
+    """Inside, batch normalisation uses the statistics of the batch, also in eval mode.
+
+    It does not update its running statistics.
     """
     layers = {
         module: module.training for module in network.modules() if isinstance(module, _BatchNorm)
@@ -191,8 +220,9 @@ def batch_statistics(network: nn.Module):
 
 @contextmanager
 def standing_statistics(network: nn.Module):
-    """Inside, batch normalisation in train mode averages its running statistics afresh, all batches
-    counting alike.
+    """Inside, batch normalisation computes its running statistics anew.
+
+    All batches passed inside have the same weight in the average.
 
     "Large Scale GAN Training for High Fidelity Natural Image Synthesis", Brock et al. 2019, arXiv
     1809.11096, appendix B.
@@ -204,7 +234,7 @@ def standing_statistics(network: nn.Module):
     }
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None
+        layer.momentum = None  # a plain average over the batches
         layer.train()
     try:
         yield

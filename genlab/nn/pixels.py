@@ -1,5 +1,5 @@
-"""From pixels to numbers that have a density, and from that density to bits: the one place where
-levels are counted.
+"""Pixels as numbers that have a density, and that density in bits: the one place that counts grey
+values.
 """
 
 import math
@@ -13,38 +13,40 @@ __all__ = ["Pixels", "bits_per_dim"]
 
 
 def bits_per_dim(log_prob: Tensor, dims: int) -> Tensor:
-    """Bits for each of `dims` numbers, of a log probability in nats (of an image: of one pixel
-    value in each bin).
-    """
+    """-log p in bits for each of `dims` numbers, from log p in nats."""
     return -log_prob / (dims * math.log(2))
 
 
 class Pixels(nn.Module):
-    """Images (B, C, H, W) in [-1, 1] of `levels` grey values -> (x (B, C, H, W), log det (B,)) in
-    nats.
+    """Images (B, C, H, W) in [-1, 1] -> (x (B, C, H, W), log det (B,) in nats).
 
-    Value k of 0 .. levels - 1 becomes (k + noise) / levels with noise in [0, 1) (dequantisation),
-    so that an integral of the density over a bin is the probability of a value, and, with alpha >
-    0, logit(alpha + (1 - 2 alpha) of that); with alpha 0 the numbers are centred, no more. A value
-    between two levels counts as the nearest. `levels` is a buffer: it is found in the data, and a
-    checkpoint must know it.
+    Grey value k of 0 ... K - 1 becomes u = (k + noise) / K, with noise in [0, 1) (dequantisation).
+    So the integral of a density over a bin is the probability of a grey value. With alpha > 0, x is
+    logit(alpha + (1 - 2 alpha) u); with alpha 0 it is u - 0.5. A pixel between two grey values
+    counts as the nearest.
+
+    K is the buffer `levels`: it is found in the data, and a checkpoint has to know it.
 
     "Density estimation using Real NVP", Dinh et al. 2017, arXiv 1605.08803, section 4.1.
+
+    Args:
+        num_bins: K, 2 or more.
+        alpha: In [0, 0.5).
     """
 
     levels: Tensor
 
-    def __init__(self, levels: PositiveInt = 256, alpha: float = 0.05):
+    def __init__(self, num_bins: PositiveInt = 256, alpha: float = 0.05):
         super().__init__()
         if not 0 <= alpha < 0.5:
-            raise ValueError(f"model.alpha={alpha}: expected a number from 0 (no logit) to 0.5")
-        if levels < 2:
-            raise ValueError(f"model.levels={levels}: expected 2 grey values or more")
+            raise ValueError(f"model.alpha={alpha}: expected 0 (no logit) or more, and below 0.5")
+        if num_bins < 2:
+            raise ValueError(f"model.num_bins={num_bins}: expected 2 grey values or more")
         self.alpha = alpha
-        self.register_buffer("levels", torch.tensor(levels))
+        self.register_buffer("levels", torch.tensor(num_bins))
 
     def values(self, images: Tensor) -> Tensor:
-        """The level of each pixel, 0 .. levels - 1, as floats."""
+        """The grey value of each pixel, 0 ... K - 1, as floats."""
         return ((images + 1) / 2 * (self.levels - 1)).round()
 
     def forward(self, images: Tensor, noise: Tensor | float = 0.5) -> tuple[Tensor, Tensor]:
@@ -57,12 +59,12 @@ class Pixels(nn.Module):
         return s.logit(), log_det + terms.flatten(1).sum(1)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """The images of the levels in whose bins x lies; beyond the first and the last, those; mid
-        grey where x is NaN.
+        """Images (B, C, H, W) of the grey values in whose bins x lies.
 
-        A flow's inverse can overflow; genlab.systems.flow.flow says so when it does.
+        Beyond the bins, the first or the last grey value counts. NaN, which the inverse of a flow
+        gives where it overflows, becomes mid grey.
         """
-        x = torch.where(x == x, x, 0.0)  # operations that the explorer knows, too
+        x = torch.where(x == x, x, 0.0)  # in place of nan_to_num, which the explorer does not know
         x = (x.sigmoid() - self.alpha) / (1 - 2 * self.alpha) if self.alpha else x + 0.5
         k = (x * self.levels).floor().clamp(min=0).minimum(self.levels - 1)
         return k / (self.levels - 1) * 2 - 1

@@ -1,8 +1,15 @@
-"""The invertible residual block x + g(x), with its log-determinant, its inverse and what can be
-said about both.
+"""The invertible residual block x + g(x): its log-determinant, its inverse, and bounds of both.
 
 "Invertible Residual Networks", Behrmann et al. 2019, arXiv 1811.00995; "Residual Flows for
 Invertible Generative Modeling", Chen et al. 2019, arXiv 1906.02735.
+
+Shapes:
+    x_B   a batch: (B, D) of points or (B, C, H, W) of images, as are y, g(x) and the slopes
+    t_PB  P tangents, or probes, for each sample: (P, *x_B.shape); some functions take (B, ...) too
+    J     the Jacobian of g at x, of each sample; D is also C H W of an image
+
+The maps of g are W_1 ... W_n. Passes take `tensors`: [W_1 ... W_n, b_1 ... b_n, parameters of the
+activations], normalised once for any number of passes.
 """
 
 import itertools
@@ -30,13 +37,14 @@ __all__ = [
 
 
 class Branch(nn.Module):
-    """g: Lipschitz maps with activations between them, and one before them all if there are as many
-    as maps.
+    """g: Lipschitz maps with activations between them.
 
-    Its passes take the maps' weights [W_1, ...] and biases as arguments, normalised once for any
-    number of passes. `linear` gives g(x) with the slopes of the activations, with which `push` (J
-    t) and `pull` (J^T t, without a graph) need no activation any more: a product each. t has the
-    shape of x, or (N, *x.shape).
+    `linear` returns g(x) with the slopes of the activations. With those, `push` (J t) and `pull`
+    (J^T t) apply no activation any more: they cost one product each.
+
+    Args:
+        maps: The Lipschitz maps, in order.
+        activations: One between each two maps; one more stands before the first map.
     """
 
     def __init__(self, maps: list[LipschitzMap], activations: list[nn.Module]):
@@ -46,8 +54,8 @@ class Branch(nn.Module):
         self.dims = maps[0].dims
 
     def tensors(self) -> list[Tensor]:
-        """All that g depends on besides x: the normalised weights, the biases, then the
-        activations' own parameters.
+        """All that g depends on besides x: the normalised weights, the biases, then the parameters
+        of the activations.
         """
         weights = [layer.normalised() for layer in self.maps]
         if weights[0].dim() == 4:
@@ -58,74 +66,90 @@ class Branch(nn.Module):
         """The estimated norm of each normalised map."""
         return [layer.norm() for layer in self.maps]
 
-    def linear(self, x: Tensor, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
-        """g(x), and the slopes before each map: None before the first where nothing precedes it."""
+    def linear(self, x_B: Tensor, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+        """g(x), and the slope before each map; None before the first where nothing precedes it."""
         num = len(self.maps)
-        hidden, slopes = self.hidden(x, tensors)
-        return apply_map(hidden, tensors[num - 1], tensors[2 * num - 1]), slopes
+        hidden_B, slopes_B = self.hidden(x_B, tensors)
+        return apply_map(hidden_B, tensors[num - 1], tensors[2 * num - 1]), slopes_B
 
-    def value(self, x: Tensor, tensors: list[Tensor]) -> Tensor:
+    def value(self, x_B: Tensor, tensors: list[Tensor]) -> Tensor:
         """g(x) alone."""
-        num, act = len(self.maps), list(self.activations)
+        num, activations = len(self.maps), list(self.activations)
         for i in range(num):
-            x = act.pop(0).value(x) if i or self.leading else x
-            x = apply_map(x, tensors[i], tensors[num + i])
-        return x
+            if i or self.leading:
+                x_B = activations.pop(0).value(x_B)
+            x_B = apply_map(x_B, tensors[i], tensors[num + i])
+        return x_B
 
-    def hidden(self, x: Tensor, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
-        """What the last map of g takes, and the slopes."""
-        num, slopes, act = len(self.maps), [], list(self.activations)
+    def hidden(self, x_B: Tensor, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
+        """The input of the last map of g, and the slopes."""
+        num, slopes_B, activations = len(self.maps), [], list(self.activations)
         for i in range(num):
             if i:
-                x = apply_map(x, tensors[i - 1], tensors[num + i - 1])
-            x, slope = act.pop(0)(x) if i or self.leading else (x, None)
-            slopes.append(slope)
-        return x, slopes
+                x_B = apply_map(x_B, tensors[i - 1], tensors[num + i - 1])
+            slope_B = None
+            if i or self.leading:
+                x_B, slope_B = activations.pop(0)(x_B)
+            slopes_B.append(slope_B)
+        return x_B, slopes_B
 
-    def push(self, t: Tensor, weights: list[Tensor], slopes: list[Tensor | None]) -> Tensor:
-        return apply_map(self.push_hidden(t, weights, slopes), weights[len(self.maps) - 1])
+    def push(self, t_PB: Tensor, weights: list[Tensor], slopes_B: list[Tensor | None]) -> Tensor:
+        """J t, of the shape of t."""
+        return apply_map(self.push_hidden(t_PB, weights, slopes_B), weights[len(self.maps) - 1])
 
-    def push_hidden(self, t: Tensor, weights: list[Tensor], slopes: list[Tensor | None]) -> Tensor:
-        """What the last map of J takes."""
-        for i, slope in enumerate(slopes):
-            t = apply_map(t, weights[i - 1]) if i else t
-            if (
-                slope is not None
-            ):  # in place where no graph needs what was there, and t is not the caller's
-                times = t.mul_ if i and not torch.is_grad_enabled() else t.mul
-                t = times(_with_dims(slope, t))
-        return t
+    def push_hidden(
+        self, t_PB: Tensor, weights: list[Tensor], slopes_B: list[Tensor | None]
+    ) -> Tensor:
+        """The input of the last map of J."""
+        for i, slope_B in enumerate(slopes_B):
+            if i:
+                t_PB = apply_map(t_PB, weights[i - 1])
+            if slope_B is not None:
+                # In place where no graph needs the old value, and t is not the caller's.
+                times = t_PB.mul_ if i and not torch.is_grad_enabled() else t_PB.mul
+                t_PB = times(_with_dims(slope_B, t_PB))
+        return t_PB
 
     @torch.no_grad()
     def pull(
-        self, weights: list[Tensor], slopes: list[Tensor | None]
+        self, weights: list[Tensor], slopes_B: list[Tensor | None]
     ) -> Callable[[Tensor], Tensor]:
-        """The function t -> J^T t, which gives no gradients."""
-        adjoints = [
-            (adjoint(weight), slope) for weight, slope in zip(weights, slopes, strict=False)
-        ][::-1]
+        """The function t -> J^T t, of the shape of t and without a graph."""
+        pairs = zip(weights, slopes_B, strict=False)  # `weights` may be all `tensors`
+        adjoints = [(adjoint(weight), slope_B) for weight, slope_B in pairs][::-1]
 
-        def pulled(t: Tensor) -> Tensor:
-            for weight, slope in adjoints:
-                t = apply_map(t, weight)
-                t = t if slope is None else t.mul_(_with_dims(slope, t))
-            return t
+        def apply(t_PB: Tensor) -> Tensor:
+            for weight, slope_B in adjoints:
+                t_PB = apply_map(t_PB, weight)
+                if slope_B is not None:
+                    t_PB = t_PB.mul_(_with_dims(slope_B, t_PB))
+            return t_PB
 
-        return pulled
+        return apply
 
 
-def _with_dims(slope: Tensor, t: Tensor) -> Tensor:
-    """slope with a leading 1 where t has a dimension more: broadcasting costs a sum in the backward
-    pass, even over one.
+def _with_dims(slope_B: Tensor, t_PB: Tensor) -> Tensor:
+    """The slope with a leading 1 where t has one dimension more.
+
+    Broadcasting would cost a sum in the backward pass, even over one.
     """
-    return slope[None] if t.dim() > slope.dim() else slope
+    return slope_B[None] if t_PB.dim() > slope_B.dim() else slope_B
 
 
 def conv_branch(
-    channels: int, width: int, size: tuple[int, int], activation: str, leading: bool, **options
+    channels: int, hidden_dim: int, size: tuple[int, int], activation: str, leading: bool, **options
 ) -> Branch:
-    """3x3 to `width` channels, 1x1, 3x3 back; activations between, and before them if `leading`."""
-    shapes = ((channels, width, 3), (width, width, 1), (width, channels, 3))
+    """A branch of images: 3x3 to `hidden_dim` channels, 1x1, and 3x3 back.
+
+    Args:
+        channels: C.
+        hidden_dim: Channels between.
+        size: (H, W).
+        activation: elu, softplus or lipswish, between the convolutions.
+        leading: Whether there is an activation before them too.
+        **options: Of LipschitzMap.
+    """
+    shapes = ((channels, hidden_dim, 3), (hidden_dim, hidden_dim, 1), (hidden_dim, channels, 3))
     maps = [
         LipschitzMap(c_in, c_out, kernel_size=kernel, size=size, **options)
         for c_in, c_out, kernel in shapes
@@ -134,24 +158,40 @@ def conv_branch(
 
 
 def dense_branch(dim: int, widths: list[int], activation: str, leading: bool, **options) -> Branch:
-    """Dense layers dim -> widths -> dim; activations between, and before them if `leading`."""
+    """A branch of points, or of flattened images: dense layers dim -> widths -> dim.
+
+    Args:
+        dim: D.
+        widths: Units of the hidden layers.
+        activation: elu, softplus or lipswish, between the layers.
+        leading: Whether there is an activation before them too.
+        **options: Of LipschitzMap.
+    """
     sizes = [dim, *widths, dim]
     maps = [LipschitzMap(c_in, c_out, **options) for c_in, c_out in itertools.pairwise(sizes)]
     return Branch(maps, [make_activation(activation) for _ in range(len(maps) - 1 + leading)])
 
 
 class ResidualBlock(nn.Module):
-    """x -> (x + g(x), log det (B,)); g of norm below 1.
+    """x_B -> (x + g(x), log det (B,) in nats), where g has a norm below 1.
 
-    series, eval_series: of genlab.nn.log_det, in training and otherwise; with none the
-    log-determinant is NaN. num_probes, eval_num_probes: of Hutchinson's estimate, whose mean
-    counts. The value is the series' own estimate in every mode, and its gradient, by the Neumann
-    series of the same terms, has the mean of that of the series: no double backward, and no graph
-    of the products. backward: recompute keeps x, the probes and one vector beside them for the
-    backward pass, and computes the rest again, weighing each sample's log-determinant by its own
-    upstream gradient; store keeps all that one pass needs. tolerance: bound of the root mean square
-    error of an inverse. anderson: steps that it mixes, 0 for the plain iteration. `moments` are the
-    mean and variance over the last training batch of the estimate (nats).
+    The value of the log-determinant is the series' own estimate in every mode. Its gradient is the
+    Neumann series of the same terms, whose mean is that of the gradient of the series: no double
+    backward, and no graph of the products.
+
+    The buffer `moments` holds mean and variance of the estimate over the last training batch.
+
+    Args:
+        branch: g.
+        series: Of genlab.nn.log_det, in training; null: the log-determinant is NaN.
+        eval_series: Otherwise; null: that of training.
+        num_probes: Probes of Hutchinson's estimate in training; their mean counts.
+        eval_num_probes: Probes otherwise.
+        probe: rademacher or normal.
+        backward: recompute keeps x, the probes and one vector beside them for the backward pass,
+            and computes the rest again. store keeps all that one pass needs.
+        tolerance: Bound of the root mean square error of an inverse.
+        anderson: Steps that the inverse mixes; 0: the plain iteration.
     """
 
     def __init__(
@@ -171,130 +211,135 @@ class ResidualBlock(nn.Module):
             raise ValueError(f"net.backward={backward!r}: expected recompute or store")
         if probe not in ("rademacher", "normal"):
             raise ValueError(f"net.probe={probe!r}: expected rademacher or normal")
-        self.branch, self.series, self.eval_series = (
-            branch,
-            series,
-            series if eval_series is None else eval_series,
-        )
+        self.branch = branch
+        self.series = series
+        self.eval_series = series if eval_series is None else eval_series
         self.num_probes, self.eval_num_probes, self.probe = num_probes, eval_num_probes, probe
         self.backward, self.tolerance, self.anderson = backward, tolerance, anderson
         self.register_buffer("moments", torch.zeros(2), persistent=False)
         self.inversion: Inversion | None = None  # of the last inverse
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(x.device.type, enabled=False):
-            x = _own_format(x)
+    def forward(self, x_B: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(x_B.device.type, enabled=False):
+            x_B = _own_format(x_B)
             series = self.series if self.training else self.eval_series
             if series is None:
-                return x + self.branch.linear(x, self.branch.tensors())[0], x.new_full(
-                    (x.shape[0],), torch.nan
-                )
-            g, log_det = (
-                self._exact(x)
-                if isinstance(series, Exact)
-                else self._estimate(x, series.draw(self.lipschitz, self.branch.dims))
-            )
+                g_B, _ = self.branch.linear(x_B, self.branch.tensors())
+                return x_B + g_B, x_B.new_full((x_B.shape[0],), torch.nan)
+            if isinstance(series, Exact):
+                g_B, log_det = self._exact(x_B)
+            else:
+                weights = series.draw(self.lipschitz, self.branch.dims)
+                g_B, log_det = self._estimate(x_B, weights)
             if self.training:
-                self.moments.copy_(
-                    torch.stack(torch.var_mean(log_det.detach(), correction=0)[::-1])
-                )
-            return x + g, log_det
+                variance, mean = torch.var_mean(log_det.detach(), correction=0)
+                self.moments.copy_(torch.stack((mean, variance)))
+            return x_B + g_B, log_det
 
-    def _exact(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        tensors, dim = self.branch.tensors(), x[0].numel()
-        g, slopes = self.branch.linear(x, tensors)
-        basis = (
-            torch.eye(dim, dtype=x.dtype, device=x.device)
-            .view(dim, 1, *x.shape[1:])
-            .expand(dim, *x.shape)
-        )
-        columns = self.branch.push(basis, tensors, slopes).flatten(2)  # (D, B, D): dg/dx_j in row j
-        return g, exact_log_det(columns.permute(1, 2, 0))
+    def _exact(self, x_B: Tensor) -> tuple[Tensor, Tensor]:
+        tensors, dim = self.branch.tensors(), x_B[0].numel()
+        g_B, slopes_B = self.branch.linear(x_B, tensors)
+        eye = torch.eye(dim, dtype=x_B.dtype, device=x_B.device)
+        basis = eye.view(dim, 1, *x_B.shape[1:]).expand(dim, *x_B.shape)  # (D, *x_B.shape)
+        columns = self.branch.push(basis, tensors, slopes_B).flatten(
+            2
+        )  # (D, B, D): dg/dx_j in row j
+        return g_B, exact_log_det(columns.permute(1, 2, 0))
 
-    def _estimate(self, x: Tensor, weights: list[float]) -> tuple[Tensor, Tensor]:
-        probes = draw_probes(
-            x, self.num_probes if self.training else self.eval_num_probes, self.probe
-        )
+    def _estimate(self, x_B: Tensor, weights: list[float]) -> tuple[Tensor, Tensor]:
+        num_probes = self.num_probes if self.training else self.eval_num_probes
+        probes_PB = draw_probes(x_B, num_probes, self.probe)
         tensors = self.branch.tensors()
         if self.backward == "recompute":
-            return _Estimate.apply(self.branch, weights, probes, x, *tensors)
-        g, slopes = self.branch.linear(x, tensors)
-        jv = self.branch.push(probes, tensors, slopes)
-        value, left = hutchinson(self.branch.pull(tensors, slopes), probes, jv.detach(), weights)
-        carrier = (
-            (left * jv).flatten(2).sum(2)
-        )  # has the right gradient, and a value that means nothing
-        return g, (value + carrier - carrier.detach()).mean(0)
+            return _Estimate.apply(self.branch, weights, probes_PB, x_B, *tensors)
+        g_B, slopes_B = self.branch.linear(x_B, tensors)
+        jv_PB = self.branch.push(probes_PB, tensors, slopes_B)
+        pull = self.branch.pull(tensors, slopes_B)
+        value, left_PB = hutchinson(pull, probes_PB, jv_PB.detach(), weights)  # value (P, B)
+        carrier = (left_PB * jv_PB).flatten(2).sum(2)  # (P, B): its gradient counts, not its value
+        return g_B, (value + carrier - carrier.detach()).mean(0)
 
     @torch.no_grad()
-    def inverse(self, y: Tensor) -> Tensor:
-        tensors, y = self.branch.tensors(), _own_format(y)
-        x, self.inversion = solve(
-            lambda x: self.branch.value(x, tensors),
-            y,
+    def inverse(self, y_B: Tensor) -> Tensor:
+        """x with x + g(x) = y; NotInverted if g is no contraction."""
+        tensors, y_B = self.branch.tensors(), _own_format(y_B)
+        x_B, self.inversion = solve(
+            lambda x_B: self.branch.value(x_B, tensors),
+            y_B,
             self.lipschitz(),
             self.tolerance,
             memory=self.anderson,
         )
-        return x
+        return x_B
 
     def lipschitz(self) -> float:
-        """The product of the estimated norms."""
+        """The product of the estimated norms of the maps."""
         return torch.tensor(self.branch.norms(), dtype=torch.float64).prod().item()
 
 
 class _Estimate(torch.autograd.Function):
-    """(g(x), log det (B,)); keeps x, the probes and `left` of `hutchinson`, and goes through the
-    block again backward.
+    """(g(x), log det (B,)); keeps x, the probes and `left` of `hutchinson`, and passes through the
+    block again in the backward pass.
+
+    There each sample's log-determinant counts by its own upstream gradient.
     """
 
     @staticmethod
     def forward(
-        ctx, branch: Branch, weights: list[float], probes: Tensor, x: Tensor, *tensors: Tensor
-    ):
-        g, slopes = branch.linear(x, tensors)
-        jv = branch.push(probes, tensors, slopes)
-        value, left = hutchinson(branch.pull(tensors, slopes), probes, jv, weights)
+        ctx,
+        branch: Branch,
+        weights: list[float],
+        probes_PB: Tensor,
+        x_B: Tensor,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        g_B, slopes_B = branch.linear(x_B, tensors)
+        jv_PB = branch.push(probes_PB, tensors, slopes_B)
+        pull = branch.pull(tensors, slopes_B)
+        value, left_PB = hutchinson(pull, probes_PB, jv_PB, weights)
         ctx.branch = branch
-        ctx.save_for_backward(probes, left, x, *tensors)
-        return g, value.mean(0)
+        ctx.save_for_backward(probes_PB, left_PB, x_B, *tensors)
+        return g_B, value.mean(0)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_g: Tensor, grad_log_det: Tensor):
-        probes, left, x, *tensors = ctx.saved_tensors
-        branch, num, grad_g = ctx.branch, len(ctx.branch.maps), _own_format(grad_g)
-        grad_jv = left * (grad_log_det / len(probes)).view(1, -1, *[1] * (x.dim() - 1))
+    def backward(ctx, grad_g_B: Tensor, grad_log_det: Tensor) -> tuple[Tensor | None, ...]:
+        probes_PB, left_PB, x_B, *tensors = ctx.saved_tensors
+        branch, num = ctx.branch, len(ctx.branch.maps)
+        grad_g_B = _own_format(grad_g_B)
+        upstream = (grad_log_det / len(probes_PB)).view(1, -1, *[1] * (x_B.dim() - 1))
+        grad_jv_PB = left_PB * upstream
         own = list(branch.activations.parameters())
-        with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-            inputs = [t.detach().requires_grad_() for t in [x, *tensors[: len(tensors) - len(own)]]]
-            inputs += own  # which the activations hold themselves
-            hidden, slopes = branch.hidden(inputs[0], inputs[1:])
-            pushed = branch.push_hidden(probes, inputs[1:], slopes)
-        # The last map is not applied again: its weight's and bias's gradients need what it is given
+        with torch.enable_grad(), torch.autocast(x_B.device.type, enabled=False):
+            given = [x_B, *tensors[: len(tensors) - len(own)]]
+            inputs = [tensor.detach().requires_grad_() for tensor in given]
+            inputs += own  # the activations hold these themselves
+            hidden_B, slopes_B = branch.hidden(inputs[0], inputs[1:])
+            pushed_PB = branch.push_hidden(probes_PB, inputs[1:], slopes_B)
+        # The last map is not applied again: the gradients of its weight and bias need its inputs
         # alone.
-        grads, last = [None] * len(inputs), tensors[num - 1]
-        grads[num] = weight_gradient(grad_g, hidden.detach(), last) + weight_gradient(
-            grad_jv, pushed.detach(), last
-        )
-        grads[2 * num] = grad_g.transpose(0, 1).flatten(1).sum(1)
-        wanted = [
+        grads: list[Tensor | None] = [None] * len(inputs)
+        last = tensors[num - 1]
+        weight_of_g = weight_gradient(grad_g_B, hidden_B.detach(), last)
+        grads[num] = weight_of_g + weight_gradient(grad_jv_PB, pushed_PB.detach(), last)
+        grads[2 * num] = grad_g_B.transpose(0, 1).flatten(1).sum(1)
+        needed = [
             i for i, need in enumerate(ctx.needs_input_grad[3:]) if need and i not in (num, 2 * num)
         ]
-        arriving = (apply_adjoint(grad_g, last), apply_adjoint(grad_jv, last))
         found = torch.autograd.grad(
-            (hidden, pushed), [inputs[i] for i in wanted], arriving, allow_unused=True
+            (hidden_B, pushed_PB),
+            [inputs[i] for i in needed],
+            (apply_adjoint(grad_g_B, last), apply_adjoint(grad_jv_PB, last)),
+            allow_unused=True,
         )
-        for i, grad in zip(wanted, found, strict=True):
+        for i, grad in zip(needed, found, strict=True):
             grads[i] = grad
         return None, None, None, *grads
 
 
 @contextmanager
 def without_log_det(network: nn.Module) -> Iterator[None]:
-    """Residual blocks of `network` leave their log-determinants out (NaN) for as long as the
-    context lasts.
-    """
+    """Context in which the residual blocks of a network return NaN for their log-determinants."""
     blocks = [module for module in network.modules() if isinstance(module, ResidualBlock)]
     kept = [(block.series, block.eval_series) for block in blocks]
     for block in blocks:
@@ -306,17 +351,20 @@ def without_log_det(network: nn.Module) -> Iterator[None]:
             block.series, block.eval_series = series
 
 
-def _own_format(x: Tensor) -> Tensor:
-    """float32 or wider, and channels last, in which convolutions of few channels are several times
-    as fast on a CPU.
+def _own_format(x_B: Tensor) -> Tensor:
+    """x in float32 or float64, and channels last, in which convolutions of few channels are several
+    times as fast on a CPU.
     """
-    x = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    if x_B.dtype not in (torch.float32, torch.float64):
+        x_B = x_B.float()
+    return x_B.contiguous(memory_format=torch.channels_last) if x_B.dim() == 4 else x_B
 
 
 def estimator_moments(module: nn.Module) -> dict[str, Tensor]:
-    """{"block_00_mean", "block_00_std", ...}: of the log-determinant of each block over the last
-    training batch, in nats.
+    """Mean and standard deviation of each block's log-determinant over the last training batch.
+
+    Returns:
+        {"block_00_mean": ..., "block_00_std": ..., "block_01_mean": ...}, scalars in nats.
     """
     blocks = [block for block in module.modules() if isinstance(block, ResidualBlock)]
     found = {}

@@ -7,8 +7,9 @@ __all__ = ["Squeeze", "squeezed"]
 
 
 class Squeeze(nn.Module):
-    """(B, C, H, W) -> ((B, C f f, H / f, W / f), log det 0): a permutation; channel c becomes c f f
-    ... c f f + f f - 1.
+    """x (B, C, H, W) -> (y (B, C f f, H / f, W / f), log det 0 (B,)) for a factor f.
+
+    A permutation: channel c becomes channels c f f ... c f f + f f - 1.
 
     "Density estimation using Real NVP", Dinh et al. 2017, arXiv 1605.08803, section 3.6.
     """
@@ -25,10 +26,11 @@ class Squeeze(nn.Module):
 
 
 def squeezed(shape: tuple[int, int, int], factor: int = 2) -> tuple[int, int, int]:
-    """The shape (C, H, W) after a Squeeze; ValueError if its sides do not divide."""
+    """The shape of an image (C, H, W) behind a Squeeze; ValueError if its sides do not divide."""
     channels, height, width = shape
     if height % factor or width % factor:
         raise ValueError(
-            f"net.shape={list(shape)}: its sides do not divide by {factor}; take fewer levels or another size"
+            f"net.shape={list(shape)}: expected sides that divide by {factor}; use fewer "
+            "net.num_scales=, or another data.image_size="
         )
     return channels * factor**2, height // factor, width // factor

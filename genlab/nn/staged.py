@@ -1,12 +1,14 @@
-"""Networks that grow from a few pixels to the whole image while they train.
+"""Networks that grow from 4x4 pixels to the whole image while they train.
 
 "Progressive Growing of GANs for Improved Quality, Stability, and Variation", Karras et al. 2018,
 arXiv 1710.10196, section 2 and figure 2.
 
-Shapes: B batch, C image channels, S image size. A level is an index into the sizes 4, 8, ..., S and
-a fraction: at 1.3 a network works at 8x8 pixels, with 16x16 faded in to 30 %. Outside a network
-images have all S pixels at every level, so neither losses nor pictures know of it: a smaller one is
-shown in blocks of equal pixels.
+A level is an index into the sizes 4, 8, ..., S plus a fraction: at level 1.3 a network works at 8x8
+pixels, and 16x16 is faded in to 30 %. Outside of a network, images have S x S pixels at every
+level, where a smaller one is enlarged to blocks of equal pixels. Losses, metrics and pictures
+therefore need not know the level.
+
+Shapes: B batch, C image channels, S image size, s the size of a stage, Z latent_dim, O out_dim.
 """
 
 import torch
@@ -19,11 +21,14 @@ UNIT = 2**20
 
 
 class Growing(nn.Module):
-    """A network that has a level, the highest one until `set_level` says otherwise.
+    """A network with a level, at first the highest one.
 
-    The level is part of the state dict, in units of 2^-20: as an integer, a moving average copies
-    it where it would average a float, and no reduced precision rounds it. `level` repeats it for
-    Python, which would have to wait for the device to read it there.
+    The state dict holds the level as an integer, in units of 2^-20: a moving average copies
+    integers instead of averaging them, and reduced precision does not round them. The attribute
+    `level` is a copy for Python, which would otherwise wait for the device.
+
+    Args:
+        image_size: S, a power of 2.
     """
 
     def __init__(self, image_size: int):
@@ -34,11 +39,19 @@ class Growing(nn.Module):
         self.set_level(len(self.sizes) - 1)
 
     def set_level(self, level: float) -> None:
-        """ValueError unless `level` is between 0 and len(sizes) - 1."""
+        """Changes the level.
+
+        Args:
+            level: From 0 to len(sizes) - 1.
+
+        Raises:
+            ValueError: The level is out of this range.
+        """
         top = len(self.sizes) - 1
         if not 0 <= level <= top:
             raise ValueError(
-                f"level={level}: expected 0 ({self.sizes[0]} pixels) to {top} ({self.sizes[-1]} pixels)"
+                f"level={level}: expected a number from 0 ({self.sizes[0]} pixels) to {top} "
+                f"({self.sizes[-1]} pixels)"
             )
         units = round(level * UNIT)
         self.level = units / UNIT
@@ -49,44 +62,50 @@ class Growing(nn.Module):
         self.level = self.stored_level.item() / UNIT
 
     def position(self) -> tuple[int, float]:
-        """(k, a): size k is there, and size k + 1 as far as a, which is below 1."""
+        """The level as (k, a): the size with index k is complete, k + 1 is faded in to a < 1."""
         k = int(self.level)
         return k, self.level - k
 
     def at_level(self, images: Tensor) -> Tensor:
-        """Real images (B, C, S, S) as the current level shows them: the paper fades them with the
-        networks.
-        """
+        """Real images (B, C, S, S) with the detail of the level, faded like the networks."""
         k, a = self.position()
         shown = _up(_down(images, self.sizes[k]), self.image_size)
         if not a:
             return shown
-        return _blend(shown, _up(_down(images, self.sizes[k + 1]), self.image_size), a)
+        finer = _up(_down(images, self.sizes[k + 1]), self.image_size)
+        return _blend(shown, finer, a)
 
 
 class StagedGenerator(Growing):
-    """z (B, Z), labels (B,) if any -> image (B, C, S, S): one stage for each size, and a way from
-    its features to an image.
+    """z (B, Z), labels (B,) or None -> images (B, C, S, S), by one stage for each size.
 
-    Size k shows image(k, h_k), h_k being the features that stages 0 to k make. In a fade it is
-    enlarged and blended with image(k + 1, h_(k+1)).
+    Each size has its own layer from features to an image. During a fade, the image at size k is
+    enlarged and blended with the one at size k + 1.
     """
 
     def condition(self, z: Tensor, y: Tensor | None) -> Tensor:
-        """What stage 0 starts from."""
+        """The input of stage 0, on which the other stages are conditioned too."""
         raise NotImplementedError
 
     def stage(self, i: int, h: Tensor, c: Tensor, y: Tensor | None) -> Tensor:
-        """Features at size i of those at size i - 1, of the condition c where i is 0."""
+        """The features at size i.
+
+        Args:
+            i: Index of the size.
+            h: The features at size i - 1; the condition if i is 0.
+            c: The condition.
+            y: Labels (B,) or None.
+        """
         raise NotImplementedError
 
     def image(self, i: int, h: Tensor) -> Tensor:
-        """The image (B, C, s, s) in [-1, 1], s = sizes[i], of the features at size i."""
+        """The images (B, C, s, s) in [-1, 1], s = sizes[i], of the features h at size i."""
         raise NotImplementedError
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         k, a = self.position()
-        h = c = self.condition(z, y)
+        c = self.condition(z, y)
+        h = c
         for i in range(k + 1):
             h = self.stage(i, h, c, y)
         image = self.image(k, h)
@@ -97,22 +116,22 @@ class StagedGenerator(Growing):
 
 
 class StagedDiscriminator(Growing):
-    """image (B, C, S, S), labels (B,) if any -> (B, O): the stages of a generator in reverse.
+    """images (B, C, S, S), labels (B,) or None -> (B, O), by a generator's stages in reverse.
 
-    The image is averaged down to the level's size. In a fade the features that come down from size
+    Images are averaged to the size of the level. During a fade, the features that come from size
     k + 1 are blended with those of the image at size k.
     """
 
     def features(self, i: int, x: Tensor) -> Tensor:
-        """Features at size i of the image x (B, C, s, s), s = sizes[i]."""
+        """The features at size i of images x (B, C, s, s), s = sizes[i]."""
         raise NotImplementedError
 
     def stage(self, i: int, h: Tensor) -> Tensor:
-        """Features at size i - 1 of those at size i."""
+        """The features at size i - 1 of the features h at size i."""
         raise NotImplementedError
 
     def finish(self, h: Tensor, y: Tensor | None) -> Tensor:
-        """(B, O) of the features at size 0."""
+        """The outputs (B, O) of the features h at size 0."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:

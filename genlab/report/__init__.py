@@ -1,1 +1,1 @@
-"""Pictures and pages that show what a run did."""
+"""Pictures, tables and HTML pages that show the results of runs and sweeps."""

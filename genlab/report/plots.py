@@ -1,4 +1,4 @@
-"""Plots, drawn without pyplot: no global state and no display."""
+"""Plots of metrics, drawn without pyplot, which has global state."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ __all__ = ["save_prd"]
 
 
 def save_prd(precision, recall, path: Path) -> Path:
-    """Writes the curve of precision (P,) against recall (P,) as a PNG; returns `path`."""
+    """Writes a PNG of the curve of precision (P,) against recall (P,); returns `path`."""
     figure = Figure(figsize=(4, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(recall, precision)

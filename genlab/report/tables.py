@@ -1,33 +1,29 @@
-"""Tables for the terminal."""
+"""Tables of metrics and certificates, for the terminal and the report."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
 
-__all__ = ["certificate_table", "measured_on", "metrics_table"]
+__all__ = ["certificate_rows", "certificate_table", "measured_on", "metrics_table"]
 
 
 def metrics_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A table of eval/metrics.json's entries {metric: {value, split, count, features, ...}}."""
-    table = Table(title=None, box=None, pad_edge=False)
-    for name, justify in (
-        ("metric", "left"),
-        ("value", "right"),
-        ("measured on", "left"),
-        ("features", "left"),
-    ):
-        table.add_column(name, justify=justify)
+    """A table of eval/metrics.json: {metric: {value, split, count, features, ...}}."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("measured on")
+    table.add_column("features")
     for name, entry in results.items():
         error = f" ± {entry['standard_error']:.1g}" if "standard_error" in entry else ""
-        table.add_row(
-            name, f"{entry['value']:.4g}{error}", measured_on(entry), entry["features"] or ""
-        )
+        value = f"{entry['value']:.4g}{error}"
+        table.add_row(name, value, measured_on(entry), entry["features"] or "")
     return table
 
 
 def measured_on(entry: Mapping[str, Any]) -> str:
-    """What was measured and against what, as in "10000 samples against train" or "500 of test"."""
+    """What was measured: "10000 samples against train", "500 of test"."""
     if entry["split"] is None:
         what = f"{entry['count']} samples"
     else:
@@ -36,33 +32,41 @@ def measured_on(entry: Mapping[str, Any]) -> str:
     return what if entry.get("own_data", True) is not False else f"{what}; not the data of the run"
 
 
-def certificate_table(certificate: Mapping[str, Any], most: int = 24) -> Table:
-    """A row a residual block of genlab.nn.certificate, those with the largest bounds where there
-    are more than `most`.
+def certificate_rows(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The residual blocks of a certificate (genlab.nn.certificate) with the norms of their layers.
+
+    Returns:
+        For each block its name, lipschitz and iterations, and as texts `fft` (bounds by FFT) and
+        `exact` (exact norms, "-" where one is not known).
     """
-    blocks, layers = certificate["blocks"], certificate["layers"]
-    shown = sorted(sorted(blocks, key=lambda block: -block["lipschitz"])[:most], key=blocks.index)
-    left = f"; the {len(shown)} largest of {len(blocks)}" if len(shown) < len(blocks) else ""
-    table = Table(
-        title=f"certified: every block's bound is below 1{left}", box=None, pad_edge=False
-    )
-    for name in (
-        "block",
-        "layers' norms by FFT",
-        "exact where known",
-        "block's bound",
-        "iterations of its inverse, at most",
-    ):
-        table.add_column(name)
-    for block in shown:
-        own = [layer for layer in layers if layer["name"].startswith(f"{block['name']}.")]
-        exact = ["-" if layer["exact"] is None else f"{layer['exact']:.4f}" for layer in own]
-        norms = " ".join(f"{layer['fft']:.4f}" for layer in own)
-        table.add_row(
-            block["name"],
-            norms,
-            " ".join(exact),
-            f"{block['lipschitz']:.4f}",
-            str(block["iterations"]),
+    rows = []
+    for block in certificate["blocks"]:
+        prefix = f"{block['name']}."
+        layers = [layer for layer in certificate["layers"] if layer["name"].startswith(prefix)]
+        fft = " ".join(f"{layer['fft']:.4f}" for layer in layers)
+        exact = " ".join(
+            "-" if layer["exact"] is None else f"{layer['exact']:.4f}" for layer in layers
         )
+        rows.append(block | {"fft": fft, "exact": exact})
+    return rows
+
+
+def certificate_table(certificate: Mapping[str, Any], most: int = 24) -> Table:
+    """A row for each residual block of a certificate (genlab.nn.certificate).
+
+    Args:
+        certificate: Of a network.
+        most: Of more blocks, this many are shown: those with the largest bounds.
+    """
+    rows = certificate_rows(certificate)
+    largest = sorted(rows, key=lambda row: -row["lipschitz"])[:most]
+    shown = sorted(largest, key=rows.index)
+    left = f"; the {len(shown)} largest of {len(rows)}" if len(shown) < len(rows) else ""
+    title = f"certified: the bound of every block is below 1{left}"
+    table = Table(title=title, box=None, pad_edge=False)
+    for name in ("block", "layer norms by FFT", "exact if known", "block bound", "max iterations"):
+        table.add_column(name)
+    for row in shown:
+        bound = f"{row['lipschitz']:.4f}"
+        table.add_row(row["name"], row["fft"], row["exact"], bound, str(row["iterations"]))
     return table

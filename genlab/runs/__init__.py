@@ -1,10 +1,10 @@
-"""The run directory: its manifest, its checkpoints, and a trained model out of it in one call.
+"""The run directory: its manifest, its checkpoints, and a call that loads the trained model.
 
-Here lives what knows the files of a run. Nothing here knows how a model is trained or measured.
+This package knows the files of a run. It does not know how a model is trained or measured.
 """
 
 from genlab.errors import RunError
-from genlab.files import on_disk, write_text
+from genlab.files import report_full_disk, write_text
 from genlab.runs.checkpoints import (
     AtomicCheckpointIO,
     checkpoint_path,
@@ -12,7 +12,7 @@ from genlab.runs.checkpoints import (
     read_resumable,
 )
 from genlab.runs.loading import load
-from genlab.runs.manifest import Manifest, environment, held, save_config
+from genlab.runs.manifest import Manifest, environment, lock, save_config
 from genlab.runs.reading import (
     check_layout,
     read_certificate,
@@ -28,15 +28,15 @@ __all__ = [
     "check_layout",
     "checkpoint_path",
     "environment",
-    "held",
     "load",
-    "on_disk",
+    "lock",
     "read_certificate",
     "read_checkpoint",
     "read_curves",
     "read_manifest",
     "read_results",
     "read_resumable",
+    "report_full_disk",
     "save_config",
     "write_text",
 ]

@@ -1,6 +1,4 @@
-"""manifest.json: what a run is, how far it came and what it measured; and the lock of its
-directory.
-"""
+"""manifest.json, which says what a run is and how far it came; the lock of the run directory."""
 
 import fcntl
 import json
@@ -8,6 +6,7 @@ import logging
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +22,7 @@ from genlab.files import FOLDERS, disk_is_full, refuse_links, sweep_up, write_te
 from genlab.runs import schema
 from genlab.runs.reading import read_manifest
 
-__all__ = ["Manifest", "environment", "held", "save_config"]
+__all__ = ["Manifest", "environment", "lock", "save_config"]
 
 log = logging.getLogger(__name__)
 PACKAGES = (
@@ -39,68 +38,70 @@ PACKAGES = (
 
 
 class Manifest:
-    """`manifest.json`: what a run is, how far it came and what it measured; written whole at every
-    change.
+    """`manifest.json`: what a run is, how far it came and what it measured.
 
-    writes: false in all but one process of a distributed run. What is changed after `hold` is
-    written by `release`, so that a resume which fails before its first step leaves the file as it
-    was.
+    The file is written whole at every change. Between `hold` and `release` it stays as it is, so
+    that a resume which fails before its first step leaves no trace.
+
+    Args:
+        run_dir: The run directory.
+        content: The content of the file.
+        writes: False in all but one process of a distributed run.
     """
 
     def __init__(self, run_dir: Path, content: dict[str, Any], writes: bool = True):
-        self.path, self.content, self.writes = Path(run_dir) / "manifest.json", content, writes
+        self.path = Path(run_dir) / "manifest.json"
+        self.content = content
+        self.writes = writes
         self.held = False
         self.place = _place(self.path.parent)
 
     @classmethod
     def create(cls, run_dir: Path, content: dict[str, Any], writes: bool = True) -> "Manifest":
-        """Claims `run_dir`, whose lock this process has, for a new run; RunError if a run with
-        results is in it.
+        """Claim `run_dir` for a new run; this process must have its lock.
 
-        One that has nothing to lose is started anew.
+        A directory whose run has nothing to lose is used again.
+
+        Raises:
+            RunError: The directory holds a run with results.
         """
-        content = {
-            "status": "running",
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            **content,
-        }
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {"status": "running", "started": started, **content}
         if not writes:
             return cls(run_dir, content, writes)
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        there = cls.read(run_dir) if (run_dir / "manifest.json").exists() else None
-        same = there is not None and there.content.get("config", "") == content.get("config")
-        if there is not None and not (
-            there.is_empty() and (same or not there.content.get("steps"))
-        ):
-            raise RunError(
-                f"hydra.run.dir={run_dir}: there is a run in it already; continue that one with "
-                f"`{command('train', run=run_dir)}`, or name another directory"
-            )
+        if (run_dir / "manifest.json").exists():
+            earlier = cls.read(run_dir)
+            same = earlier.content.get("config", "") == content.get("config")
+            reusable = earlier.is_empty() and (same or not earlier.content.get("steps"))
+            if not reusable:
+                raise RunError(
+                    f"hydra.run.dir={run_dir}: already holds a run; continue it with "
+                    f"`{command('train', run=run_dir)}`, or choose another directory"
+                )
         manifest = cls(run_dir, content)
         manifest.update()
         return manifest
 
     @classmethod
     def read(cls, run_dir: Path, writes: bool = True, schema: type = schema.Manifest) -> "Manifest":
-        """The manifest of an existing run; RunError if there is none or it is damaged."""
+        """The manifest of an existing run; RunError if it is missing or damaged."""
         return cls(run_dir, read_manifest(run_dir, schema), writes)
 
     def is_empty(self) -> bool:
-        """Whether the run has nothing that a new start would lose: it was stopped before its first
-        last.ckpt.
-        """
-        last, best = (
-            self.path.parent / "checkpoints" / f"{name}.ckpt" for name in ("last", "best")
-        )
-        kept = last.exists() or (
-            best.exists() and self.content.get("steps")
-        )  # someone removed last.ckpt
+        """Whether a new start would lose nothing: the run stopped before its first checkpoint."""
+        folder = self.path.parent / "checkpoints"
+        # best.ckpt after a step, without last.ckpt: somebody removed last.ckpt.
+        only_best = (folder / "best.ckpt").exists() and self.content.get("steps")
+        kept = (folder / "last.ckpt").exists() or only_best
         return not kept and self.content.get("status") != "finished"
 
     def update(self, **content: Any) -> None:
-        """Changes the content and, unless it is held, the file; RunError if the directory is no
-        longer in its place.
+        """Change the content and, unless it is held, the file.
+
+        Raises:
+            RunError: The directory was moved or removed.
         """
         self.content |= content
         if self.writes and not self.held:
@@ -108,27 +109,25 @@ class Manifest:
             write_text(self.path, json.dumps(self.content, indent=2, default=str) + "\n")
 
     def hold(self) -> None:
-        """Keeps the file as it is until `release`."""
+        """Leave the file unchanged until `release`."""
         self.held = True
 
     def release(self, **content: Any) -> None:
-        """Writes what was changed since `hold`, and `content`."""
+        """Write the changes made since `hold`, and `content`."""
         self.held = False
         self.update(**content)
 
     def check_place(self) -> None:
-        """RunError if the directory was moved or removed since, so that nothing is written in its
-        former place.
-        """
+        """Raise RunError if the directory was moved or removed, before anything is written."""
         if self.place is not None and _place(self.path.parent) != self.place:
             raise RunError(
-                f"{self.path.parent}: the run directory was moved or removed while it was trained, so the run has stopped; "
-                "continue it from its last checkpoint with `genlab train run=` and its new place"
+                f"{self.path.parent}: the run directory was moved or removed during training, so "
+                "the run stopped; continue it with `genlab train run=<its new place>`"
             )
 
 
 def _place(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another of the same name; None where there is none."""
+    """The device and inode of a folder, which identify it; None if there is no folder."""
     try:
         found = folder.stat()
     except OSError:
@@ -136,25 +135,32 @@ def _place(folder: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-_locks: set[int] = set()  # descriptors of the locks that this process has
+_locks: set[int] = set()  # file descriptors of the locks of this process
 
 
-def _let_go() -> None:
-    """A forked child, as a data loader's worker is one, must not keep its parent's locks alive."""
+def _drop_locks() -> None:
+    """Close the locks in a forked child: a data loader's worker must not keep them alive."""
     for descriptor in _locks:
         os.close(descriptor)
     _locks.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_drop_locks)
 
 
 @contextmanager
-def held(run_dir: Path, writes: bool = True):
-    """Keeps other processes from training in `run_dir` meanwhile; RunError if one does. A killed
-    one lets go of it.
+def lock(run_dir: Path, writes: bool = True) -> Iterator[None]:
+    """Keep other processes from training in `run_dir` during the block.
 
-    What a killed process left half written is removed.
+    The lock ends with the process, also when it is killed. Half-written files of a killed process
+    are removed.
+
+    Args:
+        run_dir: The run directory; it is created if missing.
+        writes: False in all but one process of a distributed run: then nothing happens.
+
+    Raises:
+        RunError: Another process has the lock, or the lock file cannot be opened.
     """
     if not writes:
         yield
@@ -162,28 +168,18 @@ def held(run_dir: Path, writes: bool = True):
     folder = Path(run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     refuse_links(folder)
-    flags = (
-        os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-    )  # never through a link, nor waiting for a pipe's end
-    try:
-        descriptor = os.open(folder / ".lock", flags, 0o666)
-    except OSError as error:
-        if disk_is_full(error):
-            raise
-        raise RunError(
-            f"{folder / '.lock'}: cannot be opened for writing ({error.strerror})"
-        ) from None
+    descriptor = _open_lock(folder / ".lock")
     _locks.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(
-                f"{run_dir}: another process is training in it at this moment; wait for it, or stop it"
+                f"{run_dir}: another process is training in it now; wait until it ends, or stop it"
             ) from None
         except OSError:
             log.warning(
-                "%s: its file system has no locks, so two processes could train in it at once",
+                "%s: its file system has no locks, so nothing keeps two processes apart here",
                 run_dir,
             )
         for part in (".", *FOLDERS):
@@ -192,16 +188,26 @@ def held(run_dir: Path, writes: bool = True):
     finally:
         if descriptor in _locks:
             _locks.discard(descriptor)
+            # Unlock first: a child that was forked just now may still have the file open.
             with suppress(OSError):  # a file system without locks
-                fcntl.flock(
-                    descriptor, fcntl.LOCK_UN
-                )  # at once, also where a child forked just now has not let go of it
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    # Never follow a link, and never wait for the other end of a named pipe.
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(path, flags, 0o666)
+    except OSError as error:
+        if disk_is_full(error):
+            raise
+        raise RunError(f"{path}: cannot be opened for writing ({error.strerror})") from None
 
 
 def environment() -> dict[str, Any]:
     """Versions, git revision and hardware of this process, for the manifest."""
-    versions = {"python": platform.python_version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             versions[name] = version(name)
@@ -211,15 +217,15 @@ def environment() -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any] | None:
+    here = Path(__file__).parent
+
     def git(*words: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(
-            ["git", *words], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != Path(__file__).parents[2]:
-            return None  # an installed package that lies inside somebody else's repository
+            return None  # genlab is installed inside somebody else's repository
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -229,17 +235,13 @@ def _hardware() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     name = platform.processor() or platform.machine()
-    try:
+    with suppress(OSError):  # not Linux
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(
-            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-            name,
-        )
-    except OSError:
-        pass
+        models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        name = next(models, name)
     return f"CPU {name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def save_config(run_dir: Path, cfg: dict[str, Any]) -> None:
-    """`config.yaml`: resolved, without the allow-list, which is the command line's alone."""
+    """Write `config.yaml`: resolved, and without the allow-list of the command line."""
     write_text(run_dir / "config.yaml", yaml.safe_dump(cfg | {"allow": []}, sort_keys=False))

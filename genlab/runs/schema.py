@@ -1,4 +1,4 @@
-"""What the files of a run directory must hold to be used. Keys that are not named here pass."""
+"""Schemas of the files of a run directory. Keys that a schema does not name are not checked."""
 
 from typing import Annotated, Any
 
@@ -21,7 +21,7 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Part(BaseModel):
-    """A mapping whose named keys have types; others are anything."""
+    """A mapping: the named keys have types, other keys may hold anything."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
@@ -30,14 +30,14 @@ class Part(BaseModel):
 
 
 class Git(Part):
-    """What source a run was trained by."""
+    """The git revision of the code that trained a run."""
 
     revision: str
     dirty: bool
 
 
 class Split(Part):
-    """A split of the data; the classes know more about theirs."""
+    """A split of the data; data modules add keys of their own."""
 
     count: Count
     source: str
@@ -52,7 +52,7 @@ class Splits(Part):
 
 
 class Data(Part):
-    """What a run was trained on."""
+    """The data of a run."""
 
     name: str
     fingerprint: str
@@ -60,7 +60,7 @@ class Data(Part):
 
 
 class Manifest(Part):
-    """manifest.json: what it says must be of the right types."""
+    """manifest.json of any run: `status` is required, every other key must have its type."""
 
     status: str
     steps: Count = 0
@@ -74,7 +74,7 @@ class Manifest(Part):
     versions: dict[str, str | None] = {}
     hardware: str = ""
     git: Git | None = None
-    data: Data = None
+    data: Annotated[Data, Field(default=None)]
     metrics: dict[str, float] = {}
     resumed: list[str] = []
     config: str | None = None
@@ -84,7 +84,7 @@ class Manifest(Part):
 
 
 class BegunManifest(Manifest):
-    """manifest.json of a run that training goes on with."""
+    """manifest.json of a run that training continues."""
 
     steps: Count
     images_seen: Count
@@ -92,7 +92,7 @@ class BegunManifest(Manifest):
 
 
 class TrainedManifest(BegunManifest):
-    """manifest.json of a run that has had its data, with all that a report and a card tell."""
+    """manifest.json of a run that has read its data, with what a report and a model card need."""
 
     model: str
     seed: int
@@ -107,7 +107,7 @@ class TrainedManifest(BegunManifest):
 
 
 class Result(Part):
-    """A metric and what produced it."""
+    """A metric and how it was computed."""
 
     value: float
     split: str | None
@@ -126,7 +126,7 @@ Results = dict[str, Result]
 
 
 class Block(Part):
-    """A residual block and its bound."""
+    """A residual block and the bound of its Lipschitz constant."""
 
     name: str
     lipschitz: float
@@ -134,7 +134,7 @@ class Block(Part):
 
 
 class Layer(Part):
-    """A layer and its norms."""
+    """A layer and its spectral norms."""
 
     name: str
     fft: float
@@ -152,9 +152,7 @@ class Certificate(Part):
 
 
 class Weights(Part):
-    """What a checkpoint must hold for its model to be used: weights, and where there is one their
-    average.
-    """
+    """What a checkpoint must hold to load its model: weights, and their average if there is one."""
 
     state_dict: dict[str, InstanceOf[Tensor]]
     ema: dict[str, InstanceOf[Tensor]] = {}
@@ -167,23 +165,22 @@ class Weights(Part):
                     raise ValueError(f"{part}.{name}: expected a plain tensor")
                 if value.numel() * value.element_size() > value.untyped_storage().nbytes():
                     raise ValueError(
-                        f"{part}.{name}: claims {value.numel():,} numbers, which the file does not hold"
+                        f"{part}.{name}: has {value.numel():,} numbers, more than the file holds"
                     )
         return self
 
     @model_validator(mode="after")
     def _average_is_of_these_weights(self):
-        """An average of other tensors, or of some alone, would be mixed with weights that were
-        never together.
-        """
+        """Refuse an average of other tensors, or of only some: it would not fit the raw weights."""
         averaged = {name.partition(".")[0] for name in self.ema}
         for name, value in self.state_dict.items():
             if name.partition(".")[0] in averaged and name not in self.ema:
-                raise ValueError(f"ema.{name}: is missing, and others of its network are there")
+                raise ValueError(f"ema.{name}: is missing, but other tensors of its network exist")
             average = self.ema.get(name, value)
             if (average.shape, average.dtype) != (value.shape, value.dtype):
                 raise ValueError(
-                    f"ema.{name}: is {average.dtype} {list(average.shape)}, in state_dict {value.dtype} {list(value.shape)}"
+                    f"ema.{name}: is {average.dtype} {list(average.shape)}, but in state_dict "
+                    f"{value.dtype} {list(value.shape)}"
                 )
         if unknown := self.ema.keys() - self.state_dict.keys():
             raise ValueError(f"ema.{min(unknown)}: is not among the weights in state_dict")
@@ -205,7 +202,7 @@ class CallbackState(Part):
 
 
 class Resumable(Weights):
-    """What a checkpoint must hold for training to go on from it."""
+    """What a checkpoint must hold to continue training from it."""
 
     global_step: Count
     epoch: Count

@@ -1,40 +1,48 @@
-"""The contract: what a system can do, one Protocol a capability, asked with `isinstance`.
+"""The contract: what a system can do, one Protocol per capability, asked with `isinstance`.
 
 A system is a LightningModule with a `modality`. Whatever else it offers is one of the capabilities
 below. Commands, callbacks, evaluation and exports know these Protocols and no system, so a system
 of your own gains a command by having the methods; it inherits nothing from genlab.
 
 Members are methods or plain attributes, never submodules: from Python 3.12 on, `isinstance` with a
-Protocol does not see what torch keeps in `_modules`.
+Protocol does not see what torch keeps in `_modules`. A parameter before `/` may have any name in a
+system; what is behind it is called by name.
 
 Shapes: N inputs; images (N, C, H, W) in [-1, 1]; points (N, D); texts as lists; codes (N, Z).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "CAPABILITIES",
     "Adversarial",
+    "Bijective",
     "BindsData",
     "Captured",
+    "ChecksCapture",
     "Classifies",
     "Decodes",
     "Derived",
     "Encodes",
     "Exports",
     "Generates",
+    "HasClassNames",
+    "HasCodeScale",
     "HasConditions",
     "HasGenerator",
+    "HasGraphs",
     "HasLabels",
     "HasLikelihood",
+    "HasPriorName",
     "HasSamplers",
     "HasStandingStatistics",
     "HasStoredCodes",
     "Interpolates",
     "Invertible",
+    "LabelEncoder",
     "Pretrained",
     "Reconstructs",
     "Samples",
@@ -59,12 +67,18 @@ class System(Protocol):
 class Samples(Protocol):
     """Draws images or points from the model."""
 
-    def prior(self, num: int, seed: int) -> Tensor:
-        """Codes (num, Z), a function of `seed`; an optional temperature= scales their spread."""
+    def prior(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
+        """Codes (num, Z), a function of `seed`.
+
+        Args:
+            num: How many.
+            seed: Of the noise.
+            temperature: Factor on the spread of the codes; below 1 truncates.
+        """
         ...
 
-    def sample(self, num: int, seed: int = 0) -> Tensor:
-        """`num` images or points; takes what `prior` takes, and label= where there are labels."""
+    def sample(self, num: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
+        """`num` images or points, decoded from `prior`; takes label= where there are labels."""
         ...
 
 
@@ -75,7 +89,7 @@ class Decodes(Protocol):
     latent_dim: int
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Inputs from codes (N, Z); a second argument is labels (N,) where there are labels."""
+        """Inputs of codes (N, Z); where there are labels, labels (N,) are a second argument."""
         ...
 
 
@@ -83,7 +97,7 @@ class Decodes(Protocol):
 class Encodes(Protocol):
     """Turns inputs into codes; of text systems, texts into vectors."""
 
-    def encode(self, inputs: Any) -> Tensor:
+    def encode(self, inputs: Any, /) -> Tensor:
         """Codes (N, Z) of images, points or texts."""
         ...
 
@@ -92,21 +106,38 @@ class Encodes(Protocol):
 class Reconstructs(Protocol):
     """Encodes inputs and decodes their codes, in one call."""
 
-    def reconstruct(self, inputs: Tensor, scale: float | None = None) -> Tensor:
-        """Inputs of the same shape; scale: on the codes, the model's own if None."""
+    def reconstruct(self, inputs: Tensor, /, code_scale: float | None = None) -> Tensor:
+        """Inputs of the same shape; takes labels= (N,) where there are labels.
+
+        Args:
+            inputs: Images or points.
+            code_scale: Factor on the codes before they are decoded; None: the model's own.
+        """
         ...
 
 
 @runtime_checkable
 class Invertible(Protocol):
-    """Has an inverse that settings can switch off: then it reconstructs nothing."""
+    """Has an inverse unless settings switch it off; without it, it reconstructs nothing."""
 
     invertible: bool
 
 
 @runtime_checkable
+class Bijective(Protocol):
+    """Is one network with two directions: `net(x)` is (codes, log det), `net.inverse(codes)` is x.
+
+    Of images, `pixels` (genlab.nn.pixels) turns them into what the network sees.
+    """
+
+    def prepare(self, inputs: Tensor, /) -> tuple[Tensor, Tensor]:
+        """What the network sees of inputs (N, ...), and the log det (N,) of that step."""
+        ...
+
+
+@runtime_checkable
 class Interpolates(Protocol):
-    """Draws what lies between two inputs."""
+    """Draws images or points between two inputs."""
 
     def interpolate(self, start: Tensor, end: Tensor, num: int) -> Tensor:
         """(N, num, ...): `num` inputs on the line between the codes of each pair."""
@@ -115,7 +146,7 @@ class Interpolates(Protocol):
 
 @runtime_checkable
 class HasLabels(Protocol):
-    """Can be trained with class labels; num_classes is 0 where it was trained without."""
+    """Can be trained with class labels; num_classes is 0 if it was trained without."""
 
     num_classes: int
 
@@ -124,10 +155,17 @@ class HasLabels(Protocol):
 
         Args:
             num: How many.
-            label: A class by number or name, or a list of them to take in turn; None: all classes
-                in turn.
+            label: A class by number or name, or a list of them that is repeated; None: all classes,
+                repeated.
         """
         ...
+
+
+@runtime_checkable
+class HasClassNames(Protocol):
+    """Knows what its classes are called; `classes` is None where the data have no names."""
+
+    classes: Sequence[str] | None
 
 
 @runtime_checkable
@@ -138,6 +176,19 @@ class HasGenerator(Protocol):
 
     def generate_images(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) of codes (N, Z), with gradients."""
+        ...
+
+
+@runtime_checkable
+class HasGraphs(Protocol):
+    """Decodes or encodes images in one pass of tensors, which can be exported as a graph."""
+
+    def graphs(self) -> dict[str, nn.Module]:
+        """Networks in eval mode by verb; {} where settings rule a single pass out.
+
+        `decode` maps codes (N, Z), and labels (N,) where there are classes, to images; `encode`
+        maps images to codes.
+        """
         ...
 
 
@@ -160,7 +211,7 @@ class HasLikelihood(Protocol):
 
     measure: str  # what a held-out likelihood is logged as: bits_per_dim or nll
 
-    def log_prob(self, inputs: Tensor, seed: int = 0) -> Tensor:
+    def log_prob(self, inputs: Tensor, /, seed: int = 0) -> Tensor:
         """log p in nats (N,); seed: of the noise that dequantises images."""
         ...
 
@@ -171,7 +222,7 @@ class HasLikelihood(Protocol):
 
 @runtime_checkable
 class Classifies(Protocol):
-    """Predicts the class of images."""
+    """Classifies images."""
 
     def classify(self, images: Tensor) -> Tensor:
         """Logits (N, num_classes)."""
@@ -180,7 +231,7 @@ class Classifies(Protocol):
 
 @runtime_checkable
 class HasStoredCodes(Protocol):
-    """Keeps a code for each training image; other images are encoded by a search."""
+    """Stores a code for each training image; other images are encoded by a search."""
 
     def stored_codes(self) -> Tensor:
         """Codes (N, Z) of the training split, in its order."""
@@ -196,11 +247,25 @@ class HasSamplers(Protocol):
 
 
 @runtime_checkable
+class HasPriorName(Protocol):
+    """Names the distribution of each number of a code; without it, it is a standard normal."""
+
+    prior_name: Literal["normal", "uniform"]  # uniform: in [-1, 1]
+
+
+@runtime_checkable
+class HasCodeScale(Protocol):
+    """Multiplies the code of an input by `code_scale` before it is decoded again."""
+
+    code_scale: float
+
+
+@runtime_checkable
 class HasStandingStatistics(Protocol):
-    """Can take the batch statistics of its generator anew for sampling."""
+    """Can recompute the batch statistics of its generator for sampling."""
 
     def stand(self, num_batches: int, seed: int = 0) -> None:
-        """Takes them from `num_batches` batches of 256 samples."""
+        """Recomputes them from `num_batches` batches of 256 samples."""
         ...
 
 
@@ -218,30 +283,54 @@ class Generates(Protocol):
 
 @runtime_checkable
 class HasConditions(Protocol):
-    """Writes texts under a condition: labels or an image, encoded as a vector."""
+    """Writes conditional texts: on labels or an image, which `condition` encodes as a vector.
+
+    `condition` is a submodule: a LabelEncoder where the condition is labels.
+    """
 
     writes_freely: bool  # a language model, rather than one that rewrites a source
+    condition_dropout: float  # fraction of the training rows without a condition
 
     def conditions(self, given: Any) -> Tensor:
         """Condition vectors (N, W) of {"labels": (N, fields)} or {"image": (N, C, H, W)}."""
         ...
 
+    def score(self, batches: Any, conditions: Tensor | None = None) -> Tensor:
+        """log p (N, K) of each target under each of K condition vectors (K, W)."""
+        ...
+
+
+@runtime_checkable
+class LabelEncoder(Protocol):
+    """The `condition` of a text system that writes texts on labels."""
+
+    values: Mapping[str, Sequence[str]]  # the names of the labels of each field
+
+    def numbers(self, wanted: Any) -> list[int]:
+        """A label number for each field, -1 where `wanted` names none."""
+        ...
+
+    def named(self, labels: Sequence[int]) -> dict[str, str | None]:
+        """{field: name of its label, None for -1}."""
+        ...
+
 
 @runtime_checkable
 class Pretrained(Protocol):
-    """Is trained on raw text."""
+    """A text model that is trained on raw text."""
 
     objective: Literal["mlm", "gpt", "unilm"]
+    mask_rate: float  # fraction of the words that mlm hides
 
 
 @runtime_checkable
 class Exports(Protocol):
-    """Writes itself in formats of its own."""
+    """Can be exported in formats of its own."""
 
     formats: Sequence[str]
 
     def export(self, out: str, format: str) -> list[str]:
-        """The names of the files written in the folder `out`."""
+        """Writes `format` into the folder `out`; returns the names of the files."""
         ...
 
 
@@ -250,12 +339,10 @@ class Exports(Protocol):
 
 @runtime_checkable
 class BindsData(Protocol):
-    """Needs the data for more than batches, for instance for a loss over a network trained on
-    them.
-    """
+    """Needs the data module itself, as a perceptual distance does that is trained on its images."""
 
     def bind(self, data: Any) -> None:
-        """Is called once, before the first use outside of training."""
+        """Called once, before the system is first used outside of training."""
         ...
 
 
@@ -264,7 +351,7 @@ class Derived(Protocol):
     """Keeps buffers that follow from its weights, such as norms by power iteration."""
 
     def refresh(self) -> None:
-        """Computes them anew, after weights were averaged or loaded."""
+        """Computes them again, after weights were averaged or loaded."""
         ...
 
 
@@ -273,7 +360,19 @@ class Captured(Protocol):
     """Its training step can be captured as a CUDA graph."""
 
     def graph_key(self) -> tuple:
-        """What decides which kernels the next step launches; ValueError where it is not known."""
+        """A key of the kernels that the next step launches; ValueError where they vary freely.
+
+        A step is captured once per key and replayed for all later steps of that key.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksCapture(Protocol):
+    """Can tell before the first step that some setting rules out capture."""
+
+    def check_graph(self) -> None:
+        """ValueError naming the setting. Called once, so it may look through the whole network."""
         ...
 
 
@@ -292,13 +391,18 @@ CAPABILITIES = (
     Reconstructs,
     Interpolates,
     HasLabels,
+    HasClassNames,
     HasGenerator,
+    HasGraphs,
     Adversarial,
     HasLikelihood,
+    Bijective,
     Invertible,
     Classifies,
     HasStoredCodes,
     HasSamplers,
+    HasPriorName,
+    HasCodeScale,
     HasStandingStatistics,
     Generates,
     HasConditions,
@@ -307,6 +411,7 @@ CAPABILITIES = (
     BindsData,
     Derived,
     Captured,
+    ChecksCapture,
     Staged,
 )
 

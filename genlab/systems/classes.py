@@ -12,7 +12,7 @@ from genlab.errors import ConfigError
 __all__ = ["class_numbers"]
 
 Label = int | str
-SHOWN = 12  # names that a message lists
+MAX_SHOWN = 12  # names that a message lists
 
 
 def class_numbers(
@@ -21,29 +21,22 @@ def class_numbers(
     """The class numbers (K,) int64 that `label` means; all classes where it is None.
 
     Args:
-        label: A class or several, each by its name or by its number, counted from 0. Of classes
-            whose names are whole numbers, as the folders 1 to 12, a number is a name.
-        num_classes: How many there are.
-        names: Their names, None where they are not known.
+        label: A class or several, each by its name or by its number, counted from 0. Where the
+            names are whole numbers, as of the folders 1 to 12, a number is a name.
+        num_classes: How many classes there are.
+        names: Their names; None where they are not known.
 
     Raises:
-        ConfigError: If a class is not there.
+        ConfigError: If there is no such class.
     """
     if label is None:
         return torch.arange(num_classes)
     if isinstance(label, Tensor):
         label = label.tolist()
-    wanted = (
-        [label]
-        if isinstance(label, int | str)
-        else list(label)
-        if isinstance(label, Sequence)
-        else []
-    )
-    if not wanted:
-        raise ConfigError(
-            f"label={label}: expected a class or a list of them, {_expected('', num_classes, names)}"
-        )
+    wanted = [label] if isinstance(label, int | str) else label
+    if not isinstance(wanted, Sequence) or not wanted:
+        expected = _expected("", num_classes, names)
+        raise ConfigError(f"label={label}: expected a class or a list of them, {expected}")
     return torch.tensor([_number(one, num_classes, names) for one in wanted])
 
 
@@ -55,23 +48,22 @@ def _number(label: Label, num_classes: int, names: Sequence[str] | None) -> int:
         numbers = [int(name) if name.isdecimal() else None for name in known]
         if label in numbers:  # 7 where the folder is 007
             return numbers.index(label)
-        if 0 <= label < num_classes and not (numbers and None not in numbers):
+        names_are_numbers = bool(numbers) and None not in numbers
+        if 0 <= label < num_classes and not names_are_numbers:
             return label
     hint = closest(str(label), known) if known else ""
     raise ConfigError(f"label={label}: expected {_expected(str(label), num_classes, names)}.{hint}")
 
 
 def _expected(label: str, num_classes: int, names: Sequence[str] | None) -> str:
-    """What could be given instead, the names most like `label` first."""
+    """What could be given instead, in words, with the names closest to `label` first."""
+    by_number = f"a number from 0 to {num_classes - 1}"
     if not names:
-        return f"a number from 0 to {num_classes - 1} (this run stored no names of its classes)"
-    shown = ", ".join(
-        get_close_matches(label, names, SHOWN, cutoff=0.0) if label else names[:SHOWN]
-    )
-    shown += f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    numbers = (
-        ""
-        if all(name.isdecimal() for name in names)
-        else f", or a number from 0 to {num_classes - 1}"
-    )
-    return f"one of {shown}{numbers}"
+        return f"{by_number} (this run stored no names of its classes)"
+    shown = get_close_matches(label, names, MAX_SHOWN, cutoff=0.0) if label else names[:MAX_SHOWN]
+    expected = f"one of {', '.join(shown)}"
+    if len(names) > MAX_SHOWN:
+        expected += f" and {len(names) - MAX_SHOWN} more"
+    if not all(name.isdecimal() for name in names):
+        expected += f", or {by_number}"
+    return expected

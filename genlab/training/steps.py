@@ -1,9 +1,8 @@
-"""A training step as a whole: its log row, validation and pictures are done before `on_step_end` is
-called.
+"""The end of a training step: `on_step_end` is called after its log row, validation and pictures.
 
-Lightning has no such moment: its hooks run before the row of the step is logged and before its
-validation. What is saved in `on_step_end` lies between two steps, so a resume neither repeats nor
-leaves out anything.
+Lightning has no such hook; its own run before the step's row is logged and before its validation. A
+checkpoint that is saved in `on_step_end` lies between two steps, so a resume neither repeats nor
+skips anything.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -14,23 +13,30 @@ from torch import Tensor
 
 __all__ = ["EpochLoop", "StepEnd", "StepLogs", "state_of"]
 
-TIMES = {"images_per_second"}  # differ between two runs of the same config
+# Metrics that differ between two runs of the same config
+TIMES = {"images_per_second"}
 
 
 @runtime_checkable
 class StepEnd(Protocol):
-    """A callback that is called when all that belongs to a step is done."""
+    """A callback that is called after everything that belongs to a step."""
 
     def on_step_end(self, trainer, system, ended: bool) -> None:
-        """After an optimiser step, its row and its validation; ended: the fit has no further step."""
+        """Called after an optimiser step, its log row and its validation.
+
+        Args:
+            trainer: Lightning's trainer.
+            system: The LightningModule.
+            ended: Whether this is the last step of the fit.
+        """
+        ...
 
 
 class StepLogs(_LoggerConnector):
-    """Logs each row under the optimiser step it belongs to, with what was logged since the row
-    before.
+    """Logs each row under its optimiser step, with the values logged since the previous row.
 
-    Lightning repeats a value until the epoch ends, and counts batches where a validation logs no
-    step.
+    Lightning would repeat a value until the epoch ends, and would log a validation under the number
+    of batches instead of steps.
     """
 
     def __init__(self, trainer):
@@ -44,7 +50,7 @@ class StepLogs(_LoggerConnector):
         self.since_row |= self.metrics["log"]
         for item in self.trainer._results.values():
             if item.meta.on_step and not item.meta.on_epoch:
-                item.has_reset = True  # not a value of the next step
+                item.has_reset = True  # so that the next step does not log it again
 
     def update_train_step_metrics(self) -> None:
         if self.trainer.fit_loop._should_accumulate():
@@ -58,20 +64,20 @@ class StepLogs(_LoggerConnector):
 
 
 class EpochLoop(_TrainingEpochLoop):
-    """Lightning's loop over batches, which calls `on_step_end` and is resumed from there.
+    """Lightning's loop over batches, which also calls `on_step_end` and resumes from there.
 
-    Its state also holds `ended` (the fit has no further step), `metrics` (the last value of each
-    that callbacks see) and `since_row` (what the next row has to show).
+    Its state also holds `ended` (whether the fit has no further step), `metrics` (the last value of
+    each metric that callbacks see) and `since_row` (the values that the next row will show).
     """
 
     ended = False
 
     @property
     def _is_validation_done(self) -> bool:
-        return True  # nothing is saved before it
+        return True  # because a checkpoint is saved only after the validation
 
     def advance(self, data_fetcher) -> None:
-        self.restarting = False  # a checkpoint lies between two steps: nothing is half done
+        self.restarting = False  # a checkpoint lies between two steps, so none is half done
         super().advance(data_fetcher)
 
     def on_advance_end(self, data_fetcher) -> None:
@@ -80,9 +86,8 @@ class EpochLoop(_TrainingEpochLoop):
             return
         trainer = self.trainer
         fit_loop = trainer.fit_loop
-        last_epoch = (
-            trainer.max_epochs not in (None, -1) and trainer.current_epoch + 1 >= trainer.max_epochs
-        )
+        limited = trainer.max_epochs not in (None, -1)
+        last_epoch = limited and trainer.current_epoch + 1 >= trainer.max_epochs
         reached = 0 <= trainer.max_steps <= trainer.global_step
         stopped = trainer.should_stop and fit_loop._can_stop_early
         self.ended = reached or stopped or (last_epoch and self._num_ready_batches_reached())
@@ -92,22 +97,17 @@ class EpochLoop(_TrainingEpochLoop):
 
     def reset(self) -> None:
         fit_loop = self.trainer.fit_loop
-        if self.restarting and not (
-            fit_loop.restarted_mid_epoch or fit_loop.restarted_on_epoch_end
-        ):
-            self.restarting = False  # the epoch of the checkpoint was over
+        within_epoch = fit_loop.restarted_mid_epoch or fit_loop.restarted_on_epoch_end
+        if self.restarting and not within_epoch:
+            self.restarting = False  # the checkpoint was saved after its epoch ended
         super().reset()
 
     def on_save_checkpoint(self) -> dict:
         logs = self.trainer._logger_connector
-        metrics = {
-            name: value for name, value in logs.callback_metrics.items() if name not in TIMES
-        }
-        waiting = {name: value for name, value in logs.since_row.items() if name not in TIMES}
         return super().on_save_checkpoint() | {
             "ended": self.ended,
-            "metrics": _plain(metrics),
-            "since_row": _plain(waiting),
+            "metrics": _plain(logs.callback_metrics),
+            "since_row": _plain(logs.since_row),
         }
 
     def on_load_checkpoint(self, state: dict) -> None:
@@ -121,10 +121,11 @@ def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value.detach().cpu() if isinstance(value, Tensor) else value
         for name, value in metrics.items()
+        if name not in TIMES
     }
 
 
 def state_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What `EpochLoop` left in a checkpoint: {"ended", "metrics", "since_row"}; {} of an older one."""
+    """What `EpochLoop` saved in a checkpoint: ended, metrics, since_row; {} of an old one."""
     state = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.state_dict", {})
     return {name: state[name] for name in ("ended", "metrics", "since_row") if name in state}

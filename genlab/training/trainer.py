@@ -1,4 +1,4 @@
-"""Lightning's trainer, with some ways to make a step faster."""
+"""Lightning's trainer with CUDA graphs, compiled networks and an exact end of each step."""
 
 import ctypes
 import platform
@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.accelerators import Accelerator, CPUAccelerator
 from lightning.pytorch.profilers import Profiler
+from torch import nn
 
 from genlab.ranges import Fraction, NonNegativeInt, PositiveFloat, PositiveFraction, PositiveInt
 from genlab.training.graph import GraphStrategy
@@ -16,9 +17,13 @@ from genlab.training.steps import EpochLoop, StepLogs
 
 __all__ = ["Compile", "Trainer"]
 
+# Of malloc.h
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+
 
 class Options(TypedDict, total=False):
-    """The arguments of Lightning's Trainer that have a range, which its own annotations do not say."""
+    """Ranges and choices of the arguments of Lightning's Trainer, which its annotations lack."""
 
     devices: PositiveInt | Literal[-1, "auto"] | list[NonNegativeInt] | str
     num_nodes: PositiveInt
@@ -43,13 +48,20 @@ class Options(TypedDict, total=False):
 
 
 class Trainer(lightning.pytorch.Trainer):
-    """Lightning's Trainer and its arguments, with steps that end as a whole
-    (genlab.training.steps), and besides:
+    """Lightning's Trainer, whose steps end as genlab.training.steps describes.
 
-    graph: a training step is one CUDA graph (genlab.training.graph), which a small model gains most
-    by: one CUDA GPU, and a model whose steps can be captured. compile: the networks are compiled
-    for training (torch.compile). Both can be had together. Raises ValueError where a graph cannot
-    be had. On a CPU freed memory stays with the process.
+    On the CPU freed memory stays with the process, which is faster.
+
+    Args:
+        args: As of Lightning's Trainer.
+        graph: Run a training step as one CUDA graph (genlab.training.graph), on one CUDA GPU. Small
+            models gain most.
+        compile: Compile the networks for training with torch.compile; may be combined with `graph`.
+        options: As of Lightning's Trainer.
+
+    Raises:
+        ValueError: `graph` is combined with a strategy, other devices or a system that does not
+            allow it.
     """
 
     def __init__(
@@ -67,29 +79,28 @@ class Trainer(lightning.pytorch.Trainer):
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what is freed: each step asks for the same blocks again, and pages that come
-    anew from the kernel cost a residual flow a tenth of its step.
+    """Makes glibc keep freed memory, because each step allocates the same blocks again.
+
+    New pages from the kernel would cost a residual flow a tenth of its step.
     """
     if platform.libc_ver()[0] == "glibc":
-        mallopt, trim_threshold, mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3  # of malloc.h
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**30)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 class Compile(Callback):
-    """Compiles the forward and backward of each network of the system by torch.compile
-    (trainer.compile=true).
+    """Compiles each trained network of the system with torch.compile (trainer.compile=true).
 
-    In training steps alone: validation and pictures, whose batches have other sizes, run as ever.
-    State and its names stay what they are.
+    Only training steps are compiled. Validation and pictures, whose batches have other sizes, run
+    eagerly. The state and its names do not change.
     """
 
+    def __init__(self):
+        self.networks: list[nn.Module] = []
+
     def on_fit_start(self, trainer, system) -> None:
-        self.networks = [
-            module
-            for module in system.children()
-            if any(p.requires_grad for p in module.parameters())
-        ]
+        self.networks = [network for network in system.children() if _is_trained(network)]
         for network in self.networks:
             network.compile()
         torch.compiler.set_stance("force_eager")
@@ -102,27 +113,32 @@ class Compile(Callback):
 
     def teardown(self, trainer, system, stage: str) -> None:
         torch.compiler.set_stance("default")
-        for network in getattr(self, "networks", []):
+        for network in self.networks:
             network._compiled_call_impl = None
 
 
+def _is_trained(network: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in network.parameters())
+
+
 def _graph_strategy(options: dict[str, Any]) -> GraphStrategy:
-    strategy, devices = options.get("strategy", "auto"), options.get("devices", 1)
+    strategy = options.get("strategy", "auto")
+    accelerator = options.get("accelerator", "auto")
+    devices = options.get("devices", 1)
     if strategy != "auto":
         name = strategy if isinstance(strategy, str) else type(strategy).__name__
         raise ValueError(
-            f"trainer.graph=true: is a strategy itself and replaces {name}; use trainer=gpu"
+            f"trainer.graph=true: cannot be combined with the strategy {name}; use trainer=gpu"
         )
-    if (
-        options.get("accelerator", "auto") not in ("auto", "gpu", "cuda")
-        or not torch.cuda.is_available()
-    ):
+    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
         raise ValueError(
-            "trainer.graph=true: needs a CUDA GPU, and none is there or asked for; leave it out"
+            f"trainer.graph=true: needs a CUDA GPU (trainer.accelerator={accelerator}, CUDA "
+            f"available: {torch.cuda.is_available()}); use trainer.graph=false"
         )
-    chosen = devices if isinstance(devices, list) else [0] if devices in (1, "auto", "1") else None
-    if chosen is None or len(chosen) != 1:
-        raise ValueError(
-            f"trainer.graph=true: trainer.devices={devices}, expected one, as 1 or [its number]"
-        )
-    return GraphStrategy(torch.device("cuda", chosen[0]))
+    if devices in (1, "1", "auto"):
+        return GraphStrategy(torch.device("cuda", 0))
+    if isinstance(devices, list) and len(devices) == 1:
+        return GraphStrategy(torch.device("cuda", devices[0]))
+    raise ValueError(
+        f"trainer.graph=true: trainer.devices={devices}: expected one device, 1 or [its number]"
+    )

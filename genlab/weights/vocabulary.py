@@ -1,5 +1,6 @@
-"""The vocabulary beside pretrained weights, and how texts are split for it: vocab.txt,
-tokenizer.json and their configs.
+"""Reading the vocabulary of pretrained weights, and how texts are split for it.
+
+The files are vocab.txt or tokenizer.json, with a tokenizer_config.json beside it.
 """
 
 import json
@@ -10,18 +11,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from genlab.weights.source import VOCABULARIES, WeightsError
 
-__all__ = ["read_tokenizer", "read_vocab", "vocabulary_in"]
+__all__ = ["find_vocabulary", "read_tokenizer", "read_vocab"]
 
-NAMES = {  # the keys of special tokens -> what they are called here
+NAMES = {  # keys of special tokens -> their names in genlab
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",
     "cls_token": "[CLS]",
     "sep_token": "[SEP]",
     "mask_token": "[MASK]",
 }
-# Classes of transformers, with and without Fast behind the name, that split as BERT's; then those
-# that obey tokenizer.json.
+# Classes of transformers, without Fast behind the name, that split as BERT's
 BERTS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MobileBertTokenizer")
+# Classes that split as their tokenizer.json says
 GENERAL = ("PreTrainedTokenizer", "TokenizersBackend")
 
 
@@ -48,7 +49,7 @@ Special = str | Added | None
 
 
 class TokenizerConfig(Schema):
-    """What is read of a tokenizer_config.json."""
+    """The keys of a tokenizer_config.json that are read."""
 
     tokenizer_class: str | None = None
     do_lower_case: bool | None = None
@@ -77,13 +78,13 @@ class Part(Schema):
 
 class WordPiece(Schema):
     vocab: dict[str, int]
-    type: str = "WordPiece"  # old files do not say it
+    type: str = "WordPiece"  # missing in old files
     continuing_subword_prefix: str = "##"
     max_input_chars_per_word: int = Field(100, ge=1)
 
 
 class TokenizerFile(Schema):
-    """What is read of a tokenizer.json."""
+    """The keys of a tokenizer.json that are read."""
 
     model: WordPiece
     normalizer: Part | None = None
@@ -94,8 +95,8 @@ class TokenizerFile(Schema):
 Kind = TypeVar("Kind", bound=Schema)
 
 
-def parsed(path: Path, kind: type[Kind]) -> Kind:
-    """The JSON file as `kind`; WeightsError naming the key that is wrong."""
+def parse(path: Path, kind: type[Kind]) -> Kind:
+    """The content of a JSON file; WeightsError names the key that is wrong."""
     try:
         return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
@@ -105,71 +106,67 @@ def parsed(path: Path, kind: type[Kind]) -> Kind:
         raise WeightsError(f"{path}: not readable as JSON ({error})") from None
 
 
-def vocabulary_in(folder: Path) -> Path | None:
-    """The file of a directory that has the vocabulary: the one that transformers reads, too; None
-    if there is none.
-    """
+def find_vocabulary(folder: Path) -> Path | None:
+    """The file of a directory that holds the vocabulary, by the order of transformers, or None."""
     return next((folder / file for file in VOCABULARIES if (folder / file).is_file()), None)
 
 
 def read_vocab(path: str | Path) -> list[str]:
-    """The tokens of a vocab.txt or tokenizer.json in the order of their ids; WeightsError if it
-    cannot be read.
-    """
+    """The tokens of a vocab.txt or tokenizer.json by id; see read_tokenizer."""
     return read_tokenizer(path)[0]
 
 
 def read_tokenizer(path: str | Path) -> tuple[list[str], dict[str, Any]]:
-    """The vocabulary of a file and the options for it, so that texts become the tokens that
-    transformers makes of them.
+    """A vocabulary, and the options with which texts become the tokens of transformers.
 
     Args:
-        path: a vocab.txt or a tokenizer.json, beside which there may be a tokenizer_config.json.
+        path: A vocab.txt or a tokenizer.json, which may have a tokenizer_config.json beside it.
 
     Returns:
-        (the tokens in the order of their ids, special ones under BERT's names; arguments of
-        Tokenizer, of which there are none for a bare vocab.txt).
+        The tokens by id, special ones under BERT's names; and arguments of Tokenizer, none for a
+        vocab.txt alone.
 
     Raises:
-        WeightsError: a file cannot be read, or texts would be split in a way that there is not
-        here.
+        WeightsError: A file cannot be read, or splits texts in a way that genlab does not have.
     """
     path = Path(path)
-    beside = path.with_name("tokenizer_config.json")
-    config = parsed(beside, TokenizerConfig) if beside.is_file() else None
+    config_path = path.with_name("tokenizer_config.json")
+    config = parse(config_path, TokenizerConfig) if config_path.is_file() else None
     if config is not None:
-        refuse_others(beside, config)
+        refuse_others(config_path, config)
+    added: dict[int, Added] = {}
     if path.suffix == ".json":
-        file = parsed(path, TokenizerFile)
-        ids, options = of_file(path, file)
-        numbered = {
-            token.id: Added.model_validate(token.model_dump(exclude={"id"}))
-            for token in file.added_tokens
-        }
+        file = parse(path, TokenizerFile)
+        ids = {i: token for token, i in file.model.vocab.items()}
+        options = read_options(path, file)
+        for token in file.added_tokens:
+            added[token.id] = Added.model_validate(token.model_dump(exclude={"id"}))
     else:
-        ids, options, numbered = dict(enumerate(lines_of(path))), {}, {}
+        ids = dict(enumerate(read_lines(path)))
+        options = {}
     if config is not None:
-        numbered |= {
-            int(i): token for i, token in config.added_tokens_decoder.items() if i.isdecimal()
-        }
+        for i, token in config.added_tokens_decoder.items():
+            if i.isdecimal():
+                added[int(i)] = token
         if not options or (config.tokenizer_class or "").removesuffix("Fast") in BERTS:
-            options |= of_config(config)
-    ids |= {i: token.content for i, token in numbered.items()}
+            options |= options_of(config)
+    ids |= {i: token.content for i, token in added.items()}
     if sorted(ids) != list(range(len(ids))):
         raise WeightsError(
-            f"{path}: expected ids from 0 on without gaps, found {len(ids)} up to {max(ids, default=0)}"
+            f"{path}: expected ids from 0 on without gaps, found {len(ids)} ids up to "
+            f"{max(ids, default=0)}"
         )
-    names = {} if config is None else special_names(beside, config, set(ids.values()))
+    names = {} if config is None else special_names(config_path, config, set(ids.values()))
     vocab = [names.get(ids[i], ids[i]) for i in range(len(ids))]
-    added = [
-        token
-        for token in numbered.values()
+    ordinary = [
+        token.model_dump()
+        for token in added.values()
         if names.get(token.content, token.content) not in NAMES.values()
     ]
-    return vocab, options | ({"added": [token.model_dump() for token in added]} if added else {})
+    return vocab, options | ({"added": ordinary} if ordinary else {})
 
 
-def lines_of(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """The lines of a vocab.txt."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -177,26 +174,29 @@ def lines_of(path: Path) -> list[str]:
         raise WeightsError(
             f"{path}: not readable as a vocabulary ({error}); expected UTF-8, one token a line"
         ) from None
-    # Not splitlines: U+2028 is a token of the Chinese vocabulary.
+    # splitlines would split at U+2028, which is a token of the Chinese vocabulary.
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     return lines[:-1] if lines[-1] == "" else lines
 
 
 def refuse_others(path: Path, config: TokenizerConfig) -> None:
-    """WeightsError for a tokenizer that does what there is not here."""
+    """WeightsError for a tokenizer that splits texts in a way that genlab does not have."""
     kind = (config.tokenizer_class or BERTS[0]).removesuffix("Fast")
-    wrong = {
+    is_other = {
         "tokenizer_class": kind not in (*BERTS, *GENERAL),
         "do_basic_tokenize": config.do_basic_tokenize is False,
         "never_split": bool(set(config.never_split or ()) - set(NAMES.values())),
     }
-    for key in (key for key, is_wrong in wrong.items() if is_wrong):
-        raise WeightsError(f"{path}: {key}={getattr(config, key)}: these weights read texts in another way than BERT's "
-                           f"tokenizer, which is the one there is; expected {key} of a BERT")  # fmt: skip
+    for key, other in is_other.items():
+        if other:
+            raise WeightsError(
+                f"{path}: {key}={getattr(config, key)}: expected BERT's tokenizer, the only one "
+                "that genlab has"
+            )
 
 
-def of_config(config: TokenizerConfig) -> dict[str, Any]:
-    """The options that transformers' BertTokenizer takes from a tokenizer_config.json."""
+def options_of(config: TokenizerConfig) -> dict[str, Any]:
+    """The arguments of Tokenizer with which it does what transformers' BertTokenizer does."""
     lowercase = config.do_lower_case is not False
     return {
         "lowercase": lowercase,
@@ -208,33 +208,42 @@ def of_config(config: TokenizerConfig) -> dict[str, Any]:
     }
 
 
-def of_file(path: Path, file: TokenizerFile) -> tuple[dict[int, str], dict[str, Any]]:
-    """(id -> token, options) of a tokenizer.json."""
-    parts = [] if file.normalizer is None else file.normalizer.normalizers or [file.normalizer]
-    kinds = [part.type for part in parts]
-    splitter = "nothing" if file.pre_tokenizer is None else file.pre_tokenizer.type
-    expected = {
-        "model.type": (file.model.type, ("WordPiece",)),
-        "model.continuing_subword_prefix": (file.model.continuing_subword_prefix, ("##",)),
-        "normalizer": (" + ".join(kinds), ("", "BertNormalizer", "NFC + BertNormalizer")),
-        "pre_tokenizer": (splitter, ("BertPreTokenizer",)),
+def read_options(path: Path, file: TokenizerFile) -> dict[str, Any]:
+    """The arguments of Tokenizer out of a tokenizer.json."""
+    normalizers: list[Part] = []
+    if file.normalizer is not None:
+        normalizers = file.normalizer.normalizers or [file.normalizer]
+    found = {
+        "model.type": file.model.type,
+        "model.continuing_subword_prefix": file.model.continuing_subword_prefix,
+        "normalizer": " + ".join(part.type for part in normalizers),
+        "pre_tokenizer": "nothing" if file.pre_tokenizer is None else file.pre_tokenizer.type,
     }
-    for key, (found, allowed) in expected.items():
-        if found not in allowed:
-            raise WeightsError(f"{path}: {key}: {found}: expected {allowed[-1]}, as BERT's")
-    bert = parts[-1] if parts else Part(type="none", strip_accents=False)
-    return {i: token for token, i in file.model.vocab.items()}, {
+    allowed = {
+        "model.type": ("WordPiece",),
+        "model.continuing_subword_prefix": ("##",),
+        "normalizer": ("", "BertNormalizer", "NFC + BertNormalizer"),
+        "pre_tokenizer": ("BertPreTokenizer",),
+    }
+    for key, value in found.items():
+        if value not in allowed[key]:
+            raise WeightsError(
+                f"{path}: {key}: expected {' or '.join(filter(None, allowed[key]))}, as in BERT's "
+                f"tokenizer, found {value}"
+            )
+    bert = normalizers[-1] if normalizers else Part(type="none", strip_accents=False)
+    return {
         "lowercase": bert.lowercase,
         "strip_accents": bert.strip_accents,
         "chinese_chars": bert.handle_chinese_chars,
         "clean_text": bert.clean_text,
-        "compose": len(parts) > 1,
+        "compose": len(normalizers) > 1,
         "max_word": file.model.max_input_chars_per_word,
     }
 
 
 def special_names(path: Path, config: TokenizerConfig, known: set[str]) -> dict[str, str]:
-    """Other names of special tokens -> BERT's."""
+    """The special tokens with another name than BERT's: that name -> BERT's."""
     names = {}
     for key, ours in NAMES.items():
         value = getattr(config, key)
@@ -243,7 +252,8 @@ def special_names(path: Path, config: TokenizerConfig, known: set[str]) -> dict[
             continue
         if theirs not in known or ours in known:
             raise WeightsError(
-                f"{path}: {key}={theirs}: expected a token of the vocabulary, in which {ours} is no other"
+                f"{path}: {key}={theirs}: expected a token of the vocabulary, and no other token "
+                f"{ours} in it"
             )
         names[theirs] = ours
     return names

@@ -142,24 +142,21 @@ def test_the_other_words_need_only_the_run_directory(genlab, trained, tmp_path):
     words = ["input=made/grid.png", "data.resize=lanczos", "out=one.npz"]
     genlab("encode", f"run={trained}", *words, cwd=tmp_path)
     assert np.load(tmp_path / "one.npz")["codes"].shape == (1, 32)
-    done = genlab("eval", f"run={trained}", "metrics=random", "num=50", cwd=tmp_path)
+    done = genlab("eval", f"run={trained}", "features=random", "num=50", cwd=tmp_path)
     results = json.loads((trained / "eval" / "metrics.json").read_text())
     assert results["fid"]["features"].startswith("random") and results["fid"]["comparable"] is False
     assert results["fid"]["weights"] == "ema" and "metrics.json" in done.stdout
     wrong = genlab("sample", f"run={trained}", "mode=gird", cwd=tmp_path, check=False)
     assert wrong.returncode == 2 and "Did you mean 'grid'?" in wrong.stderr
     useless = genlab("sample", f"run={trained}", "steps=4", cwd=tmp_path, check=False)
-    assert useless.returncode == 2 and "has no effect with mode=grid" in useless.stderr
+    assert useless.returncode == 2 and "error: steps=4: " in useless.stderr
 
 
-def test_a_verb_that_a_model_lacks(genlab, tiny, tmp_path):
+def test_what_a_model_cannot_do_is_refused(genlab, tiny, tmp_path):
     genlab("train", "model=dcgan", *tiny, "trainer.max_steps=2", "hydra.run.dir=run", cwd=tmp_path)
     done = genlab("encode", "run=run", "split=test", cwd=tmp_path, check=False)
-    assert (
-        done.returncode == 2
-        and "GAN cannot encode; models that can: " in done.stderr
-        and "ogan" in done.stderr
-    )
+    assert done.returncode == 2 and "error: method=encoder " in done.stderr
+    assert "OGAN" in done.stderr  # one that has an encoder
     genlab("sample", "run=run", "num=2", "out=made", cwd=tmp_path)
     genlab(
         "encode", "run=run", "input=made/grid.npz", "method=optimize", "out=codes.npz", cwd=tmp_path
@@ -187,7 +184,7 @@ def test_a_sweep_goes_on_after_a_failed_job(genlab, tiny, tmp_path):
 
 def test_a_run_directory_is_not_taken_twice(genlab, trained, tiny):
     done = genlab("train", *tiny, "hydra.run.dir=run", cwd=trained.parent, check=False)
-    assert done.returncode == 2 and "there is a run in it already" in done.stderr
+    assert done.returncode == 2 and "hydra.run.dir=" in done.stderr
 
 
 def test_tab_completion_knows_the_word_and_what_follows(tmp_path):

@@ -7,7 +7,7 @@ import torch
 # No BatchNorm in E: its statistics belong to one process's part of the batch.
 WORDS = [
     "net.discriminator.norm=group",
-    "net.generator.width_multiple=1",
+    "net.generator.hidden_dim=8",
     "evaluate=false",
     "callbacks.quality=null",
 ]

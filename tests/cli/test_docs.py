@@ -61,12 +61,12 @@ RUNS = {
 SMALL = {
     "trainer.max_steps": 2, "trainer.val_check_interval": 2, "trainer.log_every_n_steps": 1,
     "callbacks.quality.num": 20, "callbacks.grids.num": 4, "callbacks.texts.num": 4, "evaluate": False, "explorer": False,
-    "net.generator.width_multiple": 1, "net.generator.dim": 8, "net.num_blocks": 1, "net.width": 8, "net.depth": 2,
-    "net.hidden": 8, "net.dense_blocks": 1, "net.dense_width": 8, "net.num_layers": 2, "net.hidden_dim": 48,
-    "net.dim": 264,   # whiten=256 asks for as many
-    "model.glo_steps": 1, "model.warmup": 0, "model.warmup_steps": 0,
+    "net.generator.hidden_dim": 8, "net.num_blocks": 1, "net.num_steps": 2,
+    "net.dense_blocks": 1, "net.dense_width": 8, "net.num_layers": 2, "net.hidden_dim": 8,
+    "net.intermediate_dim": 48,
+    "model.glo_steps": 1, "model.num_warmup_steps": 0,
     "data.batch_size": 8, "data.num_train": 200, "data.num_val": 20, "data.num_test": 20,
-    "data.num_documents": 300, "data.val_part": 0.1, "data.test_part": 0.1, "data.max_length": 24,
+    "data.num_documents": 300, "data.val_fraction": 0.1, "data.test_fraction": 0.1, "data.max_length": 24,
     "data.processes": 1, "data.download": False,
 }  # fmt: skip
 # One machine without a GPU instead of those that are named.
@@ -129,10 +129,11 @@ def shortened(composed):
             [w if "[" in w else re.sub(cut, "", w) for w in words] for cut in (",.*", "(?<==).*,")
         ]
         keys, other = (config.flatten(OmegaConf.to_container(composed(*job))) for job in jobs)
+        bert = {"net.hidden_dim": 264} if "net.intermediate_dim" in keys else {}  # for whiten=256
         kept = str(keys.get("model.init")).startswith("package:")  # the weights fit one net
         small = [
             f"{key}={value}"
-            for key, value in SMALL.items()
+            for key, value in (SMALL | bert).items()
             if keys.get(key) and key in other and not (kept and key.startswith("net."))
         ]
         return " ".join([command, *small, *more])

@@ -6,8 +6,8 @@ WORDS = [
     "data=digits",
     "data.num_train=64",
     "model.latent_dim=8",
-    "net.generator.dim=4",
-    "net.generator.hidden_dim=32",
+    "net.generator.hidden_dim=4",
+    "net.generator.dense_dim=32",
 ]
 WORDS += [
     "net.generator.batch_norm=false",

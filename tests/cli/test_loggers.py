@@ -20,13 +20,18 @@ SHORT = [
     "data.batch_size=16",
     "hydra.run.dir=run",
 ]
-FLOW = ["model=realnvp", "data=moons", "net.depth=2", "net.hidden=8"]  # what is measured quickly
+FLOW = [
+    "model=realnvp",
+    "data=moons",
+    "net.num_couplings=2",
+    "net.hidden_dim=8",
+]  # what is measured quickly
 TEXT = [
     "model=unilm_qa",
     "net=bert_tiny",
-    "net.dim=16",
+    "net.hidden_dim=16",
     "net.num_layers=1",
-    "net.hidden_dim=32",
+    "net.intermediate_dim=32",
     "data.vocab_size=200",
 ]
 TEXT += [

@@ -14,8 +14,8 @@ from genlab.weights.source import WeightsError
 
 NET = [
     "net=bert_tiny",
-    "net.dim=16",
-    "net.hidden_dim=32",
+    "net.hidden_dim=16",
+    "net.intermediate_dim=32",
     "net.num_layers=2",
     "net.dropout=0",
     "net.attention_dropout=0",
@@ -31,8 +31,8 @@ WORDS = [
 WORDS += [
     "trainer.max_steps=4",
     "trainer.val_check_interval=2",
-    "model.warmup=1",
-    "model.decay=8",
+    "model.num_warmup_steps=1",
+    "model.num_decay_steps=8",
     "model.lr=0.01",
 ]
 

@@ -17,7 +17,7 @@ from genlab import config, runs
 FLOW = [
     "model=realnvp",
     "data=moons",
-    "net.depth=2",
+    "net.num_couplings=2",
     "trainer=cpu",
     "trainer.max_steps=4",
     "trainer.val_check_interval=2",
@@ -49,7 +49,7 @@ def last(run) -> dict:
         (["data=rings"], "data=rings"),
         (["optimizer=adam"], "optimizer=adam"),
         (["+penalty=r1"], "penalty=r1"),
-        (["net.depth=3"], "net.depth=3"),
+        (["net.num_couplings=3"], "net.num_couplings=3"),
         (["data.batch_size=7"], "data.batch_size=7"),
         (["seed=5"], "seed=5"),
         (["model.optimizer._target_=torch.optim.AdamW"], "model.optimizer._target_"),
@@ -230,14 +230,14 @@ def test_a_run_whose_directory_is_moved_stops_and_writes_nothing_more(
 
 def test_a_forked_worker_does_not_hold_the_lock(tmp_path):
     reading, writing = os.pipe()
-    with runs.held(tmp_path):
+    with runs.lock(tmp_path):
         child = os.fork()
         if not child:
             os.read(reading, 1)  # lives on as a data loader's worker does
             os._exit(0)
-        with pytest.raises(runs.RunError, match="another process"), runs.held(tmp_path):
+        with pytest.raises(runs.RunError, match="another process"), runs.lock(tmp_path):
             pass
-    with runs.held(tmp_path):
+    with runs.lock(tmp_path):
         pass
     os.write(writing, b"x")
     os.waitpid(child, 0)
@@ -251,7 +251,7 @@ def test_what_a_kill_left_half_written_is_swept_up(tmp_path):
     left = folder / ".last.ckpt.a1b2c3_8.tmp"
     for path in (left, folder / ".mine.tmp", folder / "last.ckpt"):
         path.write_bytes(b"")
-    with runs.held(tmp_path):
+    with runs.lock(tmp_path):
         assert sorted(path.name for path in folder.iterdir()) == [".mine.tmp", "last.ckpt"]
 
 

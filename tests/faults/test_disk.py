@@ -15,7 +15,7 @@ from genlab import cli, files
 from genlab.data.images.cache import cached_images
 from genlab.data.images.decode import Transform
 from genlab.errors import DataError
-from genlab.files import explained, unwritable, write_text
+from genlab.files import explain_error, why_unwritable, write_text
 from genlab.metrics import store as cache
 
 
@@ -31,7 +31,7 @@ def points(trained_in, tmp_path_factory):
     """A run whose measurement takes a moment."""
     path = tmp_path_factory.mktemp("disk") / "points"
     words = [
-        "net.depth=2",
+        "net.num_couplings=2",
         "trainer=cpu",
         "trainer.max_steps=2",
         "trainer.val_check_interval=2",
@@ -74,7 +74,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_names_the_file(
     }.get(verb, [])
     with pytest.raises(OSError, match="No space left") as error:
         command(verb, tmp_path / "out", f"run={run}", *words, *where)
-    assert explained(error.value).startswith(f"{tmp_path / 'out' / file}: the disk is full")
+    assert explain_error(error.value).startswith(f"{tmp_path / 'out' / file}: the disk is full")
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
@@ -90,7 +90,7 @@ def test_a_run_that_cannot_be_written_is_measured_elsewhere(
     points, command, monkeypatch, tmp_path, capsys
 ):
     monkeypatch.setattr(
-        "genlab.commands.eval.unwritable",
+        "genlab.commands.eval.why_unwritable",
         lambda folder: OSError(errno.EROFS, "Read-only", str(folder)),
     )
     before = {path: path.stat().st_mtime_ns for path in points.rglob("*")}
@@ -101,13 +101,13 @@ def test_a_run_that_cannot_be_written_is_measured_elsewhere(
 
 
 def test_whether_a_folder_can_be_written(small_disk):
-    assert unwritable(small_disk / "new") is None and (small_disk / "new").is_dir()
-    assert unwritable(small_disk, 4 << 20).errno == errno.ENOSPC
+    assert why_unwritable(small_disk / "new") is None and (small_disk / "new").is_dir()
+    assert why_unwritable(small_disk, 4 << 20).errno == errno.ENOSPC
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    assert unwritable(small_disk).errno == errno.EROFS
+    assert why_unwritable(small_disk).errno == errno.EROFS
     with pytest.raises(OSError, match="Read-only") as error:
         write_text(small_disk / "x.txt", "x")
-    assert explained(error.value).startswith(
+    assert explain_error(error.value).startswith(
         f"{small_disk / 'x.txt'}: the file system is read-only"
     )
 
@@ -134,7 +134,7 @@ def test_a_cache_of_pictures_without_room_says_where_it_could_go(
 def test_features_are_computed_though_they_cannot_be_kept(small_disk, monkeypatch, capsys):
     monkeypatch.setenv("GENLAB_DATA", str(small_disk))
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    assert cache.cached("x.pt", lambda: {"x": 3}, lambda content: content["x"]) == 3
+    assert cache.load_or_make("x.pt", lambda: {"x": 3}, lambda content: content["x"]) == 3
     assert f"{small_disk / 'features'}: the file system is read-only" in capsys.readouterr().err
 
 
@@ -157,7 +157,9 @@ def test_the_command_line_says_it_in_a_line(run, tmp_path, monkeypatch, capsys):
 
 def test_an_error_that_is_no_ones_disk_is_not_explained():
     assert (
-        explained(BrokenPipeError(errno.EPIPE, "Broken pipe")) is None
-        and explained(ValueError("x")) is None
+        explain_error(BrokenPipeError(errno.EPIPE, "Broken pipe")) is None
+        and explain_error(ValueError("x")) is None
     )
-    assert explained(FileExistsError(errno.EEXIST, "File exists", "a", None, "b")).startswith("b: ")
+    assert explain_error(FileExistsError(errno.EEXIST, "File exists", "a", None, "b")).startswith(
+        "b: "
+    )

@@ -4,11 +4,8 @@ not.
 
 import csv
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,19 +26,19 @@ IMAGES = [
     "data=digits",
     "data.num_train=64",
     "callbacks.quality.num=8",
-    "net.generator.width_multiple=1",
+    "net.generator.hidden_dim=8",
 ]
 CODES = [
     *[word for word in IMAGES if "width" not in word],
-    "net.generator.dim=4",
-    "net.generator.hidden_dim=16",
+    "net.generator.hidden_dim=4",
+    "net.generator.dense_dim=16",
 ]
 CODES += ["model.latent_dim=8", "callbacks.grids=null"]
 TEXTS = [
     "net=bert_tiny",
-    "net.dim=16",
-    "net.num_layers=1",
     "net.hidden_dim=16",
+    "net.num_layers=1",
+    "net.intermediate_dim=16",
     "data.vocab_size=150",
 ]
 SMALL_TEXTS = [*TEXTS, "data.num_val=3", "data.num_test=3", "callbacks.texts.num=3"]
@@ -79,10 +76,10 @@ RECIPES = {
         "data.num_train=64",
         *PICTURES,
         *OPEN,
-        "net.depth=1",
-        "net.hidden=4",
+        "net.num_steps=1",
+        "net.hidden_dim=4",
     ],
-    "points": ["model=realnvp", "data=moons", "net.depth=2", "callbacks.grids=null", *OPEN],
+    "points": ["model=realnvp", "data=moons", "net.num_couplings=2", "callbacks.grids=null", *OPEN],
     "classifier": [
         "model=iresnet_classifier",
         "data=digits8",
@@ -98,12 +95,12 @@ RECIPES = {
         *TEXTS,
         *OPEN,
         "data.num_documents=100",
-        "model.warmup=2",
+        "model.num_warmup_steps=2",
     ],
     "closing": [
         "model=realnvp",
         "data=moons",
-        "net.depth=2",
+        "net.num_couplings=2",
         "callbacks.grids=null",
         "data.num_test=200",
     ],
@@ -118,7 +115,7 @@ RECIPES = {
     "early_stop": [
         "model=realnvp",
         "data=moons",
-        "net.depth=2",
+        "net.num_couplings=2",
         "callbacks.grids=null",
         *OPEN,
         "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
@@ -138,32 +135,19 @@ def finished(run_dir: Path) -> bool:
 
 
 class Forks:
-    """Runs `genlab` in children of a warm process."""
+    """Runs `genlab train` in children of a warm process, killed where asked."""
 
-    def __init__(self, folder: Path):
-        environment = os.environ | {
-            "OMP_NUM_THREADS": "1",
-            "PYTHONWARNINGS": "ignore",
-            "GENLAB_DATA": str(folder / "data"),
-        }
-        program = [sys.executable, str(Path(__file__).with_name("forks.py"))]
-        self.process = subprocess.Popen(
-            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+    def __init__(self, warm, folder: Path):
+        self.warm = warm
+        self.environment = {"GENLAB_DATA": str(folder / "data")}
 
     def run(self, words, run_dir: Path, kill_at: int = 0) -> tuple[int, int]:
         """(exit code, changes below run_dir) of `genlab train <words>`."""
         log = run_dir.parent / "log.txt"
-        wish = {
-            "argv": ["train", *words],
-            "cwd": str(run_dir.parent),
-            "below": str(run_dir),
-            "kill_at": kill_at,
-        }
-        print(json.dumps(wish | {"log": str(log)}), file=self.process.stdin, flush=True)
-        answer = json.loads(self.process.stdout.readline())
-        assert answer["code"] in (0, -9), log.read_text()[-2000:]
-        return answer["code"], answer["changes"]
+        watched = {"env": self.environment, "below": run_dir, "kill_at": kill_at}
+        code, changes = self.warm.run(["train", *words], run_dir.parent, log, log, **watched)
+        assert code in (0, -9), log.read_text()[-2000:]
+        return code, changes
 
     def train(self, words, run_dir: Path, kills=()) -> int:
         """Trains until the run is finished, killed at each of `kills`; returns how many of these
@@ -182,12 +166,8 @@ class Forks:
 
 
 @pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    forks = Forks(tmp_path_factory.mktemp("forks"))
-    yield forks
-    forks.process.stdin.close()
-    forks.process.stdout.close()
-    forks.process.wait()
+def forks(warm, tmp_path_factory):
+    return Forks(warm, tmp_path_factory.mktemp("forks"))
 
 
 @pytest.fixture(scope="module")

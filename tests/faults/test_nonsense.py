@@ -15,19 +15,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from genlab import config, runs
 from genlab.commands import options, train
-from genlab.commands.record import Record
+from genlab.commands.job import Job, Record
 from genlab.errors import cause
 
 RECIPES = {
-    "ogan": ["model=ogan", "data=digits", "net.generator.width_multiple=1"],
-    "glann": ["model=glann", "data=digits", "net.generator.dim=4", "data.flip=false"],
-    "glow": ["model=glow", "net.depth=2", "net.hidden=8"],
-    "realnvp": ["model=realnvp", "data=moons", "net.depth=2"],
+    "ogan": ["model=ogan", "data=digits", "net.generator.hidden_dim=8"],
+    "glann": ["model=glann", "data=digits", "net.generator.hidden_dim=4", "data.flip=false"],
+    "glow": ["model=glow", "net.num_steps=2", "net.hidden_dim=8"],
+    "realnvp": ["model=realnvp", "data=moons", "net.num_couplings=2"],
     "iresnet_classifier": [
         "model=iresnet_classifier",
         "data=digits8",
         "net.num_blocks=1",
-        "net.width=8",
+        "net.hidden_dim=8",
     ],
     "unilm_qa": ["model=unilm_qa", "net=bert_tiny", "data.vocab_size=200"],
     "cln_lm": ["model=cln_lm", "net=bert_tiny", "data.vocab_size=200", "model.init=null"],
@@ -79,7 +79,8 @@ def attempt(settings: dict, tmp_path) -> str | None:
         if "vocab_size" in (checked.get("net") or {}):
             checked = with_value(checked, "net.vocab_size", 50)
         config.build_system(checked, checked["allow"])
-        train.build_trainer(checked, tmp_path, Record(runs.Manifest(tmp_path, {})))
+        job = Job(tmp_path, checked, runs.Manifest(tmp_path, {}))
+        train.build_trainer(job, Record(job))
     except ValueError as error:
         return str(error)
     except Exception as error:
@@ -156,18 +157,18 @@ def test_two_thousand_overrides_are_no_traceback(recipes, bounded, tmp_path, see
         ("ogan", "tags", "abc"),
         ("ogan", "model", None),
         ("glow", "net.shape", -1),
-        ("glow", "model.warmup_steps", -1),
+        ("glow", "model.num_warmup_steps", -1),
         ("glow", "model.optimizer.eps", -1),
         ("glow", "model.optimizer.betas", 1),
         ("glow", "model.optimizer.betas", [0.9, 1.5]),
         ("glow", "model.alpha", float("nan")),
         ("glann", "model.code_betas", 0.5),
         ("iresnet_classifier", "net.coeff", {}),
-        ("iresnet_classifier", "net.width", {"a": 1}),
+        ("iresnet_classifier", "net.hidden_dim", {"a": 1}),
         ("unilm_qa", "data.lowercase", float("nan")),
         ("unilm_qa", "data.stride", "/"),
-        ("unilm_qa", "model.decay_steps", {"a": 1}),
-        ("pretrain_mlm", "data.val_part", None),
+        ("unilm_qa", "model.num_decay_steps", {"a": 1}),
+        ("pretrain_mlm", "data.val_fraction", None),
     ],
 )
 def test_what_means_nothing_is_refused_with_its_key(recipes, recipe, key, value):
@@ -179,13 +180,13 @@ def test_what_means_nothing_is_refused_with_its_key(recipes, recipe, key, value)
     ("recipe", "key", "value"),
     [("ogan", "trainer.max_steps", -1), ("ogan", "trainer.max_time", "00:00:10:00"), ("ogan", "trainer.precision", 32),
      ("ogan", "trainer.limit_train_batches", 1.0), ("ogan", "model.generator_lr", 1), ("ogan", "callbacks", None),
-     ("ogan", "callbacks.ema", None), ("glow", "model.optimizer.betas", [0.5, 0.9]), ("glow", "net.levels", None)],
+     ("ogan", "callbacks.ema", None), ("glow", "model.optimizer.betas", [0.5, 0.9]), ("glow", "net.num_scales", None)],
 )  # fmt: skip
 def test_what_means_something_is_taken(recipes, recipe, key, value):
     train.check(with_value(recipes[recipe], key, value), [], sweep=False)
 
 
-@pytest.mark.parametrize("key", ["net.generator.latent_dim", "net.generator.dim"])
+@pytest.mark.parametrize("key", ["net.generator.latent_dim", "net.generator.hidden_dim"])
 def test_networks_that_no_memory_holds_are_refused_by_their_key(recipes, bounded, key):
     with pytest.raises(config.ConfigError, match=r"^net: "):
         config.build_system(with_value(recipes["glann"], key, 10**12))
@@ -226,8 +227,8 @@ def test_the_shipped_config_of_a_command_and_its_schema_agree(command):
         ("sample", "num", None),
         ("sample", "seed", {"a": 1}),
         ("sample", "seed", "abc"),
-        ("sample", "scale", float("nan")),
-        ("sample", "scale", [-1, 2]),
+        ("sample", "temperature", float("nan")),
+        ("sample", "code_scale", [-1, 2]),
         ("sample", "temperature", -1),
         ("sample", "steps", 1),
         ("sample", "mode", "gird"),
@@ -257,6 +258,7 @@ def test_the_shipped_config_of_a_command_and_its_schema_agree(command):
         ("eval", "num", {}),
         ("eval", "batch_size", [[1]]),
         ("eval", "metrics", 7),
+        ("eval", "features", 7),
         ("eval", "ood", {"a": 1}),
         ("eval", "measure", "squad2"),
         ("export", "licence", 1e30),
@@ -297,7 +299,7 @@ def run(trained_in, tiny, tmp_path_factory):
         ("encode", ["split=test", "on_error=skip"], "on_error"),
         ("encode", ["split=test", "data.batch_size=abc"], "data.batch_size"),
         ("encode", ["split=test", "data._target_=7"], "data._target_"),
-        ("eval", ["metrics._target_=-0.5"], "metrics._target_"),
+        ("eval", ["features._target_=-0.5"], "features._target_"),
         ("export", ["format=-0.5"], "format"),
     ],
 )
@@ -320,7 +322,7 @@ def test_no_override_of_a_whole_command_is_a_traceback(
 ):
     monkeypatch.chdir(tmp_path)
     draw = random.Random(seed)
-    words = {"sample": ["num=2"], "encode": ["split=test"], "eval": ["num=40", "metrics=random"],
+    words = {"sample": ["num=2"], "encode": ["split=test"], "eval": ["num=40", "features=random"],
              "export": ["format=safetensors"]}  # fmt: skip
     texts = [
         "-1",
@@ -346,7 +348,7 @@ def test_no_override_of_a_whole_command_is_a_traceback(
         keys = [
             key
             for key in config.parameters(options.SCHEMAS[name])
-            if key not in ("run", "name", "allow", "out", "metrics")
+            if key not in ("run", "name", "allow", "out", "metrics", "features")
         ]
         keys = [key for key in keys if key != "data" and not (name == "eval" and key == "ood")]
         keys += [

@@ -6,14 +6,21 @@ import json
 import random
 import re
 import unicodedata
+from functools import partial
 
 import pytest
 
-from genlab.commands.text import asked, read_input
+from genlab.commands.text_input import read_examples, read_records
 from genlab.config import ConfigError
 from genlab.data.corpus.documents import read_documents
 from genlab.data.text.module import Pairs
-from genlab.data.text.records import read_labelled, read_pairs, read_squad, read_webqa
+from genlab.data.text.records import (
+    read_files,
+    read_labelled,
+    read_pairs,
+    read_squad,
+    read_webqa,
+)
 from genlab.data.text.tokenizer import Tokenizer
 from genlab.data.text.vocabulary import SPECIALS, build_vocab
 from genlab.errors import DataError
@@ -70,9 +77,9 @@ def documents(path, on_error, field="source"):
     return list(read_documents(path, field, on_error, skipped)), skipped
 
 
-def examples(read):
+def examples(reader):
     def reading(path, on_error):
-        records = read([path], on_error)
+        records = read_files([path], reader, on_error)
         return records.examples, records.skipped
 
     return reading
@@ -96,13 +103,13 @@ READERS = {
     "labelled": (
         "a.jsonl",
         lines(PAIRS),
-        examples(lambda p, e: read_labelled(p, e, "source", ["label"])),
+        examples(lambda path: read_labelled(path, "source", ["label"])),
     ),
     "squad": ("a.json", json.dumps(SQUAD), examples(read_squad)),
     "webqa": ("a.json", json.dumps(WEBQA), examples(read_webqa)),
     "corpus": ("a.jsonl", lines(PAIRS), documents),
     "text": ("a.txt", "\n\n".join(row["source"] for row in PAIRS), documents),
-    "input": ("a.jsonl", lines(ASKED), lambda path, on_error: (read_input(path), [])),
+    "input": ("a.jsonl", lines(ASKED), lambda path, on_error: (read_records(path), [])),
 }
 SKIPPING = [name for name in READERS if name != "input"]
 
@@ -130,7 +137,7 @@ def test_half_a_surrogate_pair_is_named_by_its_place_or_skipped(tmp_path, name):
 
 def test_half_a_surrogate_pair_cannot_be_asked_for(tmp_path):
     with pytest.raises(ConfigError, match=r"a\.jsonl:2: not valid text \(half a surrogate pair\)"):
-        read_input(put(tmp_path / "a.jsonl", lines([{"source": "a"}, {"source": HALF}])))
+        read_records(put(tmp_path / "a.jsonl", lines([{"source": "a"}, {"source": HALF}])))
     empty = {"source": None, "question": None, "passages": None, "input": None}
     for words in (
         {"source": HALF},
@@ -138,7 +145,7 @@ def test_half_a_surrogate_pair_cannot_be_asked_for(tmp_path):
         {"question": "a", "passages": ["a", HALF]},
     ):
         with pytest.raises(ConfigError, match="not valid text"):
-            asked(empty | words)
+            read_examples(empty | words)
 
 
 # --- what people have -----------------------------------------------------------------------------
@@ -155,11 +162,11 @@ def test_records_come_as_lines_lists_and_data(tmp_path, name):
     }
     forms["crlf.jsonl"] = "\ufeff" + lines(PAIRS).replace("\n", "\r\n")
     path = put(tmp_path / name, forms.get(name.removesuffix(".gz"), lines(PAIRS)))
-    assert [e.sources[0] for e in read_pairs([path], "raise").examples] == [
+    assert [e.sources[0] for e in examples(read_pairs)(path, "raise")[0]] == [
         row["source"] for row in PAIRS
     ]
     assert documents(path, "raise")[0] == [row["source"] for row in PAIRS]
-    assert [e.sources[0] for e in read_input(path)] == [row["source"] for row in PAIRS]
+    assert [e.sources[0] for e in read_records(path)] == [row["source"] for row in PAIRS]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -169,20 +176,18 @@ def test_answers_come_as_datasets_writes_them(tmp_path, name):
                                                                                             "answer_start": [8, 0]}},
         {"id": "2", "title": "t", "context": "gold", "question": "who?", "answers": {"text": [], "answer_start": []}},
     ]  # fmt: skip
-    one, two = read_squad(
-        [put(tmp_path / name, lines(rows) if name == "a.jsonl" else json.dumps(rows))], "raise"
-    ).examples
+    content = lines(rows) if name == "a.jsonl" else json.dumps(rows)
+    one, two = examples(read_squad)(put(tmp_path / name, content), "raise")[0]
     assert (
         one.targets == (("Au", "gold is Au"),)
         and two.targets == ((),)
         and one.document == two.document
     )
     assert (one.id, one.question, one.sources) == ("1", "what?", ("gold is Au",))
-    (pair,) = read_pairs(
-        [put(tmp_path / "one.jsonl", lines(rows[:1]))], "raise", "context", "answers"
-    ).examples
+    reader = partial(read_pairs, source="context", target="answers")
+    (pair,) = examples(reader)(put(tmp_path / "one.jsonl", lines(rows[:1])), "raise")[0]
     assert pair.accepted == ("Au", "gold is Au")
-    (asked_for,) = read_input(put(tmp_path / "one.jsonl", lines(rows[:1])))
+    (asked_for,) = read_records(put(tmp_path / "one.jsonl", lines(rows[:1])))
     assert asked_for.sources == ("gold is Au",) and asked_for.question == "what?"
 
 
@@ -208,13 +213,14 @@ def test_tables_are_quoted_as_csv_has_it(tmp_path, name, delimiter):
         writer = csv.writer(file, delimiter=delimiter)
         writer.writerows([["source", "target"], *([text, text] for text in HARD)])
     table = put(tmp_path / name, path.read_bytes())
-    found = read_pairs([table], "raise").examples
+    found = examples(read_pairs)(table, "raise")[0]
     assert [e.sources[0] for e in found] == HARD == [e.accepted[0] for e in found]
 
 
 def test_a_stray_quote_swallows_no_line(tmp_path):
     rows = ["source\ttarget", '"Hello" he said\tA', '"never closed\tB', "c\tC", 'd\t5" pipe']
-    found = read_pairs([put(tmp_path / "a.tsv", "\n".join(rows) + "\n")], "raise").examples
+    path = put(tmp_path / "a.tsv", "\n".join(rows) + "\n")
+    found = examples(read_pairs)(path, "raise")[0]
     assert [(e.sources[0], e.accepted[0]) for e in found] == [
         tuple(row.split("\t")) for row in rows[1:]
     ]
@@ -222,15 +228,14 @@ def test_a_stray_quote_swallows_no_line(tmp_path):
         tmp_path / "b.tsv", 'source\ttarget\nx\tX\n"Hello\tA\nworld"\tB\ny\tY\n'
     )  # two rows, or one of a long source
     with pytest.raises(DataError, match=r"b\.tsv:3: .*line 4"):
-        read_pairs([path], "raise")
-    records = read_pairs([path], "skip")
-    assert [e.accepted[0] for e in records.examples] == ["X", "B", "Y"] and records.skipped[0][
-        0
-    ] == f"{path}:3"
+        examples(read_pairs)(path, "raise")
+    found, skipped = examples(read_pairs)(path, "skip")
+    assert [e.accepted[0] for e in found] == ["X", "B", "Y"] and skipped[0][0] == f"{path}:3"
     path = put(tmp_path / "c.csv", 'source,target\n"Hello" he said,A\nb,B\nc, d,C\n')
     with pytest.raises(DataError, match=r"c\.csv:2: "):
-        read_pairs([path], "raise")
-    assert [where for where, _ in read_pairs([path], "skip").skipped] == [f"{path}:2", f"{path}:4"]
+        examples(read_pairs)(path, "raise")
+    _, skipped = examples(read_pairs)(path, "skip")
+    assert [where for where, _ in skipped] == [f"{path}:2", f"{path}:4"]
 
 
 # --- damage ---------------------------------------------------------------------------------------

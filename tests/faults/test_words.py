@@ -12,11 +12,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from genlab import cli, console
-from genlab.commands.text import asked
+from genlab.commands.text_input import read_examples
 from genlab.overrides import literal, value_of
 
 PATH_KEYS = ("run", "ckpt", "input", "out", "data.path", "data.root", "data.vocab", "model.init", "hydra.run.dir",
-             "hydra.sweep.dir", "+data.val_path", "model.condition.run", "metrics.weights_path")  # fmt: skip
+             "hydra.sweep.dir", "+data.val_path", "model.condition.run", "features.weights_path")  # fmt: skip
 NAMES = ["7", "./7", "2019", "1e3", "08", "1_000", "true", "holiday, 2019", "runs[/a]", "ogan[lr=2e-4]", "[bold]x", "{a:1}",
          "a=b", "it's", 'say "x"', "a b", " a", "ünï", "李白", "$(x)", "choice(a,b)", "a\\b", "${",
          "b;c", "#x", "a(1)"]  # fmt: skip
@@ -82,7 +82,7 @@ def test_a_sweep_over_paths_is_one_with_m_alone():
 )  # fmt: skip
 def test_passages_are_one_text_unless_each_is_quoted(word, passages):
     settings = {"source": None, "input": None, "question": "What?", "passages": read(word)}
-    assert list(asked(settings)[0].sources) == passages
+    assert list(read_examples(settings)[0].sources) == passages
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_names_are_printed_as_they_are_and_commands_can_be_pasted(
     words = [
         "model=realnvp",
         "data=moons",
-        "net.depth=2",
+        "net.num_couplings=2",
         "trainer=cpu",
         "trainer.max_steps=1",
         "callbacks.grids=null",

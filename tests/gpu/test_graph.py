@@ -1,4 +1,4 @@
-"""On a CUDA device: steps replayed from a graph are the steps that run eagerly."""
+"""On a CUDA device: replayed steps equal eager steps."""
 
 import pytest
 import torch
@@ -13,30 +13,15 @@ pytestmark = [
 COMMON = ["data=digits", "data.batch_size=16", "trainer=gpu", "trainer.precision=64-true"]
 COMMON += ["trainer.max_steps=12", "trainer.val_check_interval=6", "trainer.log_every_n_steps=2"]
 COMMON += ["callbacks.grids=null", "evaluate=false", "explorer=false"]
-GAN = ["callbacks.quality=null", "net.generator.width_multiple=1"]
-GLO = [
-    "callbacks.quality=null",
-    "net.generator.dim=4",
-    "net.generator.hidden_dim=32",
-    "data.image_size=32",
-]
-TEXT = [
-    "net=bert_tiny",
-    "net.dim=16",
-    "net.hidden_dim=32",
-    "net.num_layers=2",
-    "net.dropout=0",
-    "net.attention_dropout=0",
-]
+GAN = ["callbacks.quality=null", "net.generator.hidden_dim=8"]
+GLO = ["callbacks.quality=null", "data.image_size=32"]
+GLO += ["net.generator.hidden_dim=4", "net.generator.dense_dim=32"]
+TEXT = ["net=bert_tiny", "net.num_layers=2", "net.dropout=0", "net.attention_dropout=0"]
+TEXT += ["net.hidden_dim=16", "net.intermediate_dim=32"]
 TEXT += ["data.vocab_size=200"]
 FEW = ["data.num_train=400", "data.num_val=16", "data.num_test=16"]
-PRETRAIN = [
-    *TEXT,
-    "data=fact_texts",
-    "data.num_documents=600",
-    "data.max_length=32",
-    "model.warmup=2",
-]
+PRETRAIN = [*TEXT, "data=fact_texts", "data.num_documents=600", "data.max_length=32"]
+PRETRAIN += ["model.num_warmup_steps=2"]
 RECIPES = {
     "ogan": ["model=ogan", *GAN],
     "alternating": [
@@ -55,31 +40,36 @@ RECIPES = {
     "rmsprop": ["model=dcgan", "optimizer=rmsprop", *GAN],
     "sngan": [
         "model=sngan",
-        # a power of two: in a graph rates are float32, whose rounding would grow here
+        # Powers of two: in a graph rates are float32, and rounding errors would grow here.
         "model.generator_lr=0.000244140625",
         "model.discriminator_lr=0.000244140625",
         "data.image_size=32",
         "callbacks.quality=null",
-        "net.generator.dim=8",
-        "net.discriminator.dim=8",
+        "net.generator.hidden_dim=8",
+        "net.discriminator.hidden_dim=8",
     ],
     "glo": ["model=glo", *GLO],
     "glo_reset": ["model=glo", "model.reset_optimizer=true", "data.batch_size=512", *GLO],
     "glann": ["model=glann", "model.glo_steps=6", *GLO],
     "glow": [
         "model=glow",
-        "net.depth=2",
-        "net.hidden=8",
-        "model.warmup_steps=2",
-        "model.decay_steps=12",
+        "net.num_steps=2",
+        "net.hidden_dim=8",
+        "model.num_warmup_steps=2",
+        "model.num_decay_steps=12",
     ],
-    "iresnet": ["model=iresnet", "net.num_blocks=2", "net.width=8", "model.warmup_steps=4"],
+    "iresnet": [
+        "model=iresnet",
+        "net.num_blocks=2",
+        "net.hidden_dim=8",
+        "model.num_warmup_steps=4",
+    ],
     "points": [
         "model=iresnet",
         "net=iresnet_points",
         "data=moons",
         "net.num_blocks=2",
-        "net.width=16",
+        "net.hidden_dim=16",
     ],
     "pretrain_mlm": ["model=pretrain_mlm", *PRETRAIN],
     "pretrain_unilm": ["model=pretrain_unilm", *PRETRAIN],
@@ -88,23 +78,24 @@ RECIPES = {
 
 
 def close(one: dict, other: dict) -> None:
-    """Weights, averages and optimiser states agree to rounding, and all else of two checkpoints
-    exactly.
-    """
+    """Two checkpoints are equal, weights and averages up to rounding."""
     assert one["global_step"] == other["global_step"]
     assert one["lr_schedulers"] == other["lr_schedulers"]
     for part in ("state_dict", "ema"):
         for name, value in one.get(part, {}).items():
-            if not name.endswith(
-                (".u", ".v", ".basis")
-            ):  # singular vectors of maps, of either sign
-                value = value.double()
-                error = (value - other[part][name].double()).norm()
-                assert error <= 1e-4 * value.norm() + 1e-6, (part, name, error)
+            if name.endswith((".u", ".v", ".basis")):
+                continue  # singular vectors, whose sign is arbitrary
+            value = value.double()
+            error = (value - other[part][name].double()).norm()
+            assert error <= 1e-4 * value.norm() + 1e-6, (part, name, error)
     for a, b in zip(one["optimizer_states"], other["optimizer_states"], strict=True):
         assert a["param_groups"] == b["param_groups"]
         for key, state in a["state"].items():
             assert float(state["step"]) == float(b["state"][key]["step"])
+
+
+def last(run):
+    return read_checkpoint(run / "checkpoints" / "last.ckpt")
 
 
 def rows(path) -> list[str]:
@@ -120,12 +111,7 @@ def test_replayed_steps_are_the_eager_ones(trained_in, tmp_path, name):
         words.remove("callbacks.grids=null")
     for kind, more in {"eager": [], "graph": ["trainer.graph=true"]}.items():
         trained_in(tmp_path / kind, *words, *more)
-    close(
-        *(
-            read_checkpoint(tmp_path / kind / "checkpoints" / "last.ckpt")
-            for kind in ("eager", "graph")
-        )
-    )
+    close(last(tmp_path / "eager"), last(tmp_path / "graph"))
     eager, graph = (rows(tmp_path / kind / "metrics.csv") for kind in ("eager", "graph"))
     assert eager[0] == graph[0] and len(eager) == len(graph)
     columns = eager[0].split(",")
@@ -135,23 +121,14 @@ def test_replayed_steps_are_the_eager_ones(trained_in, tmp_path, name):
                 assert float(x) == pytest.approx(float(y), rel=1e-4, abs=1e-5), column
 
 
-def test_a_run_goes_on_under_a_graph_and_without_one(trained_in, tmp_path):
+def test_a_run_resumes_with_a_graph_and_without_one(trained_in, tmp_path):
     words = [*COMMON, *RECIPES["ogan"]]
     trained_in(tmp_path / "whole", *words, "trainer.graph=true")
     trained_in(tmp_path / "parts", *words, "trainer.graph=true", "trainer.max_steps=6")
     trained_in(tmp_path / "parts", f"run={tmp_path / 'parts'}", "trainer.max_steps=9")
-    trained_in(
-        tmp_path / "parts",
-        f"run={tmp_path / 'parts'}",
-        "trainer.max_steps=12",
-        "trainer.graph=false",
-    )
-    close(
-        *(
-            read_checkpoint(tmp_path / kind / "checkpoints" / "last.ckpt")
-            for kind in ("whole", "parts")
-        )
-    )
+    more = ["trainer.max_steps=12", "trainer.graph=false"]
+    trained_in(tmp_path / "parts", f"run={tmp_path / 'parts'}", *more)
+    close(last(tmp_path / "whole"), last(tmp_path / "parts"))
 
 
 @pytest.mark.parametrize("name", ["ogan", "glow"])
@@ -159,23 +136,18 @@ def test_compiled_networks_take_the_same_steps(trained_in, tmp_path, name):
     words = [*COMMON, *RECIPES[name], "trainer.max_steps=6"]
     trained_in(tmp_path / "eager", *words)
     trained_in(tmp_path / "compiled", *words, "trainer.graph=true", "trainer.compile=true")
-    close(
-        *(
-            read_checkpoint(tmp_path / kind / "checkpoints" / "last.ckpt")
-            for kind in ("eager", "compiled")
-        )
-    )
+    close(last(tmp_path / "eager"), last(tmp_path / "compiled"))
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["model=residual_flow", "net.num_blocks=1", "net.width=8"], "net.log_det"),
+        (["model=residual_flow", "net.num_blocks=1", "net.hidden_dim=8"], "net.log_det"),
         (["model=imle", "callbacks.quality=null"], "IMLE"),
         (["model=ogan", "trainer.accumulate_grad_batches=2", *GAN], "accumulate_grad_batches"),
         (["model=ogan", "trainer.detect_anomaly=true", *GAN], "detect_anomaly"),
     ],
 )
-def test_what_cannot_be_captured_is_refused_by_name(trained_in, tmp_path, words, says):
+def test_settings_that_rule_out_capture_are_named(trained_in, tmp_path, words, says):
     with pytest.raises(ValueError, match=says):
         trained_in(tmp_path, *COMMON, *words, "trainer.graph=true")

@@ -1,4 +1,4 @@
-"""The gallery makes every picture that README and docs show, by commands that compose."""
+"""The gallery makes every picture of README and docs, with commands that compose."""
 
 import importlib.util
 import re
@@ -44,7 +44,7 @@ def test_a_sweep_composes(command, composed):
     config.validate(config.resolve(composed(*words)), SUPPLIED)
 
 
-def test_every_picture_shown_is_made():
+def test_the_gallery_makes_every_picture_that_is_shown():
     made = {
         f"{name}_{picture}.png"
         for name, entry in gallery.ENTRIES.items()
@@ -62,12 +62,13 @@ def test_every_picture_shown_is_made():
     assert len(shown) >= 10 and shown <= made
 
 
-def test_a_finished_run_is_taken_and_a_stopped_one_goes_on(tmp_path):
-    entry, folder = gallery.ENTRIES["ogan"], tmp_path / "1"
+def test_a_finished_run_is_kept_and_a_stopped_one_continues(tmp_path):
+    entry = gallery.ENTRIES["ogan"]
+    folder = tmp_path / "1"
     assert "seed=1" in gallery.training(entry, 1, folder, [])
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "manifest.json").write_text('{"status": "failed"}')
-    assert "seed=1" in gallery.training(entry, 1, folder, [])  # it had saved nothing
+    assert "seed=1" in gallery.training(entry, 1, folder, [])  # without a checkpoint
     (folder / "checkpoints" / "last.ckpt").write_text("")
     (folder / "manifest.json").write_text('{"status": "interrupted"}')
     assert gallery.training(entry, 1, folder, []) == ["genlab", "train", f"run={folder}"]
@@ -79,12 +80,7 @@ def test_a_finished_run_is_taken_and_a_stopped_one_goes_on(tmp_path):
 
 
 def test_the_list_does_nothing(tmp_path):
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--list"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert (
-        done.returncode == 0
-        and done.stdout.count("genlab train") >= 10
-        and not list(tmp_path.iterdir())
-    )
-    assert "h of two cores" in done.stdout
+    words = [sys.executable, SCRIPT, "--list"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count("genlab train") >= 10
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,4 @@
-"""What the README shows composes and fits, what docs/ show composes; docs/options.md names every
-option there is.
-"""
+"""The commands of the README and the docs compose and fit; docs/options.md names every option."""
 
 import re
 import shlex
@@ -23,21 +21,21 @@ IN_DOCS = {
 
 
 def composed_settings(command: str, composed):
-    """The config of each job of a command, as many as its longest sweep has values."""
-    words = [
-        w
-        for w in shlex.split(command)[2:]
-        if w not in ("-m", "--help") and not w.startswith("hydra")
-    ]
+    """The config of each job of a command; as many jobs as its longest sweep has values."""
+    words = shlex.split(command)[2:]
+    words = [w for w in words if w not in ("-m", "--help") and not w.startswith("hydra")]
     words = [re.sub(r"=(tag|interval)\(.*", "=0.5", word) for word in words]
-    sweeps = [
-        [word]
-        if "[" in word
-        else [f"{word.partition('=')[0]}={value}" for value in word.partition("=")[2].split(",")]
-        for word in words
-    ]
-    for i in range(max((len(choices) for choices in sweeps), default=1)):
-        yield config.resolve(composed(*(choices[min(i, len(choices) - 1)] for choices in sweeps)))
+    sweeps = [swept_values(word) for word in words]
+    for i in range(max((len(values) for values in sweeps), default=1)):
+        yield config.resolve(composed(*(values[min(i, len(values) - 1)] for values in sweeps)))
+
+
+def swept_values(word: str) -> list[str]:
+    """One override for each value of a swept one; a list in brackets is a single value."""
+    if "[" in word:
+        return [word]
+    key, _, values = word.partition("=")
+    return [f"{key}={value}" for value in values.split(",")]
 
 
 def test_the_readme_and_the_docs_show_commands():
@@ -76,7 +74,7 @@ def test_the_table_of_groups_is_whole(group):
     there = {
         p.name.removesuffix(".yaml")
         for p in files("genlab.conf").joinpath(group).iterdir()
-        if p.name.endswith(".yaml")
+        if p.name.endswith(".yaml") and not p.name.startswith("_")
     }
     named = set(re.findall(r"`([a-z0-9_]+)`", (README.parent / "docs" / "options.md").read_text()))
     assert there <= named, f"{group}: docs/options.md does not name {there - named}"

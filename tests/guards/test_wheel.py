@@ -1,4 +1,4 @@
-"""What is installed is what lies in the checkout: every module, config and page."""
+"""The wheel holds every module, config and page of the checkout."""
 
 import os
 import shutil
@@ -13,9 +13,8 @@ ROOT = Path(genlab.__file__).parents[1]
 
 
 def test_the_wheel_holds_every_file_of_the_package(tmp_path):
-    shutil.rmtree(
-        ROOT / "build", ignore_errors=True
-    )  # setuptools would pack what an older tree left there
+    # setuptools would also pack what an older tree left there.
+    shutil.rmtree(ROOT / "build", ignore_errors=True)
     words = ["-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run([sys.executable, *words], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

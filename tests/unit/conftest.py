@@ -1,7 +1,9 @@
-"""Pages in a browser, where there is one."""
+"""Pages in a browser, where there is one; how texts are generated."""
 
+import runpy
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +40,13 @@ def open_page(path, ready=None, schemes=("file:", "data:"), **options):
         yield page
         browser.close()
         assert not errors
+
+
+@pytest.fixture(scope="session")
+def recomputed():
+    """A scorer without a cache: what cached decoding is compared with."""
+    path = Path(__file__).parents[2] / "benchmarks" / "recomputed.py"
+    return runpy.run_path(str(path))["RecomputedScorer"]
 
 
 DECODINGS = [

@@ -1,6 +1,4 @@
-"""Short true texts on countries and chemical elements as a corpus, out of a table that comes with
-genlab.
-"""
+"""Short true texts on countries and elements as a corpus, from a table that comes with genlab."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +7,7 @@ import numpy as np
 
 from genlab.data.corpus.corpus import Corpus
 from genlab.data.splits import SPLIT_SEED
-from genlab.data.text.facts import STATED, asked, read_table
+from genlab.data.text.facts import TEMPLATES, make_question, read_table
 from genlab.errors import DataError
 from genlab.ranges import PositiveInt
 
@@ -17,8 +15,11 @@ __all__ = ["FactTexts"]
 
 
 class FactTexts(Corpus):
-    """True texts, num_documents of them, as a corpus to pretrain on; every second one ends with a
-    question answered.
+    """True texts as a corpus to pretrain on; every second one ends with a question and its answer.
+
+    Args:
+        num_documents: How many texts, 20 or more.
+        options: See Corpus.
     """
 
     name = "fact_texts"
@@ -31,12 +32,16 @@ class FactTexts(Corpus):
 
     def documents(self, split: str) -> Iterator[str]:
         """The texts, always the same."""
-        table, random = read_table(), np.random.RandomState(SPLIT_SEED)
+        table = read_table()
+        random = np.random.RandomState(SPLIT_SEED)
         for i in range(self.num_documents):
-            example = asked(table, str(i), 0.0, False, random)
-            answers = [f"{example.question} {example.accepted[0]}."] * (i % 2)
-            yield "\n".join([*example.sources, *answers])
+            example = make_question(table, str(i), no_answer=0.0, exchanged=False, random=random)
+            lines = list(example.sources)
+            if i % 2:
+                lines.append(f"{example.question} {example.accepted[0]}.")
+            yield "\n".join(lines)
 
     def stamp(self, split: str) -> list:
-        """What the texts depend on, in the place of a file's."""
-        return [[json.dumps([STATED, read_table()]), 300 * self.num_documents, self.num_documents]]
+        """What the texts depend on, in place of a file; about 300 bytes a text."""
+        content = json.dumps([TEMPLATES, read_table()])
+        return [[content, 300 * self.num_documents, self.num_documents]]

@@ -1,10 +1,10 @@
 """A corpus as tokens on disk: made once by several processes, read through memory maps.
 
 A folder holds 00000.tokens, 00001.tokens, ..., each with a .json that says what is in it and is
-written last, and index.json when all are there. A document is [CLS] its tokens [SEP]; a token is
+written last, and index.json when all are there. A document is [CLS] its tokens [SEP]. A token is
 stored as 2 id + (it starts a word), two bytes wide where that is enough. The documents of the
-splits lie one after the other in a shard; in which split a document is depends on its text alone,
-so that copies of it are never in two.
+splits lie one after the other in a shard. The split of a document depends on its text alone, so
+that copies of it are never in two splits.
 """
 
 import fcntl
@@ -22,14 +22,16 @@ from pathlib import Path
 
 import numpy as np
 
-from genlab.data.corpus.tokens import SPLITS, VERSION, Shards, described, opened
+from genlab.data.corpus.tokens import VERSION, Shards, describe_shard, open_shards
+from genlab.data.splits import SPLITS
 from genlab.data.text.tokenizer import Tokenizer
 from genlab.errors import DataError
 from genlab.files import write_bytes
-from genlab.reading import read_json, seal, sealed
+from genlab.reading import is_intact, read_json, seal
+from genlab.seeds import fraction_of
 from genlab.weights.source import Vocabulary
 
-__all__ = ["WORDS", "kept_tokenizer", "prepare"]
+__all__ = ["CHARACTERS", "WORDS", "load_tokenizer", "one_at_a_time", "prepare", "save_tokenizer"]
 
 CHARACTERS = 4 << 20  # of a shard
 WORDS = ("spaces", "jieba", "pieces")
@@ -40,15 +42,18 @@ log = logging.getLogger(__name__)
 
 
 class Writer:
-    """Documents -> the files of a shard. words: what is masked as a whole.
+    """Writes the files of a shard from documents.
 
-    spaces: the pieces (##) of a word; jieba: the words of Chinese that jieba finds, too; pieces:
-    each token by itself.
-    parts: the part of the documents that goes to val and to test.
+    Args:
+        tokenizer: Tokenizer.state().
+        words: What is masked as a whole: spaces: the pieces (##) of a word; jieba: also the Chinese
+            words that jieba finds; pieces: each token by itself.
+        fractions: The fractions of the documents that go to val and to test.
     """
 
-    def __init__(self, tokenizer: dict, words: str, parts: dict[str, float]):
-        self.tokenizer, self.parts = Tokenizer.from_state(tokenizer), parts
+    def __init__(self, tokenizer: dict, words: str, fractions: dict[str, float]):
+        self.tokenizer = Tokenizer.from_state(tokenizer)
+        self.fractions = fractions
         self.inside = np.array(
             [words != "pieces" and token.startswith("##") for token in self.tokenizer.vocab]
         )
@@ -56,23 +61,24 @@ class Writer:
         self.dtype = token_type(len(self.tokenizer))
 
     def split(self, text: str) -> str:
-        place = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest()) / (1 << 56)
-        for name, part in self.parts.items():
-            if place < part:
+        """The split of a document, a function of its text."""
+        place = fraction_of(text)
+        for name, fraction in self.fractions.items():
+            if place < fraction:
                 return name
-            place -= part
+            place -= fraction
         return "train"
 
     def tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """2 id + (it starts a word) of each document, [CLS] and [SEP] around it."""
-        t, found = self.tokenizer, []
-        encode = (
-            t.backend.encode_batch if self.cut else t.backend.encode_batch_fast
-        )  # the latter has no offsets
-        # A part at a time: what the library gives takes a hundred times the room of the tokens.
+        """The stored tokens of each document, with [CLS] and [SEP] around them."""
+        t = self.tokenizer
+        # encode_batch_fast gives no offsets, which jieba's words need.
+        encode = t.backend.encode_batch if self.cut else t.backend.encode_batch_fast
+        # Part by part: the library's encodings take a hundred times the memory of the tokens.
         pairs = (
             pair for part in chunks(texts, 1 << 17) for pair in zip(part, encode(part), strict=True)
         )
+        found = []
         for text, encoding in pairs:
             ids = np.array([t.cls_id, *encoding.ids, t.sep_id], np.int64)
             starts = ~self.inside[ids]
@@ -84,15 +90,13 @@ class Writer:
         return found
 
     def write(self, file: Path, texts: Sequence[str]) -> None:
+        """Writes the tokens of `texts`, then the .json beside them."""
         by_split: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
         for text, tokens in zip(texts, self.tokens(texts), strict=True):
             by_split[self.split(text)].append(tokens)
-        content = b"".join(tokens.tobytes() for split in SPLITS for tokens in by_split[split])
-        unknown = sum(
-            int((tokens >> 1 == self.tokenizer.unk_id).sum())
-            for part in by_split.values()
-            for tokens in part
-        )
+        stored = [tokens for split in SPLITS for tokens in by_split[split]]
+        content = b"".join(tokens.tobytes() for tokens in stored)
+        unknown = sum(int((tokens >> 1 == self.tokenizer.unk_id).sum()) for tokens in stored)
         about = {
             "tokens": {split: sum(map(len, part)) for split, part in by_split.items()},
             "documents": {split: len(part) for split, part in by_split.items()},
@@ -105,6 +109,7 @@ class Writer:
 
 
 def token_type(vocab_size: int) -> np.dtype:
+    """The type of a stored token."""
     return np.dtype("<u2" if vocab_size <= 1 << 15 else "<u4")
 
 
@@ -115,7 +120,7 @@ def segmenter() -> Callable[[str], Iterable[str]]:
             "data.words=jieba: pip install 'genlab[corpus]' for jieba, or set data.words=spaces"
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own code
+        warnings.simplefilter("ignore")  # jieba's own code warns
         import jieba
     jieba.setLogLevel("ERROR")
     jieba.initialize()
@@ -123,26 +128,26 @@ def segmenter() -> Callable[[str], Iterable[str]]:
 
 
 def replace(file: Path, content: bytes) -> None:
-    """Writes a file that is never half there."""
+    """Writes a file whole or not at all."""
     try:
         write_bytes(file, content)
     except OSError as error:
         raise DataError(
-            f"{file}: cannot be written ({error.strerror}); set GENLAB_DATA to a folder with more room"
+            f"{file}: cannot be written ({error.strerror}); "
+            "set GENLAB_DATA to a folder with more room"
         ) from None
 
 
-def kept_tokenizer(file: Path) -> Tokenizer | None:
-    """The tokenizer that was kept in `file`; None if there is none, or, said in a line, if it is
+def load_tokenizer(file: Path) -> Tokenizer | None:
+    """The tokenizer that is stored in `file`; None if there is none, or, with a warning, if it is
     damaged.
     """
     try:
         content = read_json(file, Vocabulary)
-        if not sealed(content):
-            raise ValueError(f"{file}: is damaged")
-        return Tokenizer.from_state(
-            {key: value for key, value in content.items() if key != "checksum"}
-        )
+        if not is_intact(content):
+            raise ValueError(f"{file}: the file is damaged")
+        content.pop("checksum")
+        return Tokenizer.from_state(content)
     except FileNotFoundError:
         return None
     except ValueError as error:
@@ -150,8 +155,8 @@ def kept_tokenizer(file: Path) -> Tokenizer | None:
         return None
 
 
-def keep_tokenizer(file: Path, tokenizer: Tokenizer) -> None:
-    """Writes a tokenizer for `kept_tokenizer`."""
+def save_tokenizer(file: Path, tokenizer: Tokenizer) -> None:
+    """Writes a tokenizer for `load_tokenizer`."""
     replace(file, json.dumps(seal(tokenizer.state())).encode())
 
 
@@ -171,27 +176,28 @@ def _write(file: Path, texts: Sequence[str]) -> None:
 
 
 def chunks(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
-    """Documents of `characters` or a little more together: a shard, whoever makes it."""
-    chunk, size = [], 0
+    """Runs of documents with `characters` or a little more in all: a shard, whoever makes it."""
+    chunk: list[str] = []
+    size = 0
     for text in documents:
         chunk.append(text)
         size += len(text)
         if size >= characters:
             yield chunk
-            chunk, size = [], 0
-    yield from [chunk] if chunk else []
+            chunk = []
+            size = 0
+    if chunk:
+        yield chunk
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def one_at_a_time(folder: Path) -> Iterator[None]:
     """One process at a time; the others wait."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
-        if (
-            folder.is_dir()
-        ):  # of a read-only disk: what is there may be used, and nobody writes in it
+        if folder.is_dir():  # on a read-only disk: it may be read, and nobody writes in it
             yield
             return
         raise DataError(
@@ -207,23 +213,36 @@ def prepare(
     documents: Callable[[], Iterator[str]],
     tokenizer: Tokenizer,
     words: str = "spaces",
-    parts: dict[str, float] | None = None,
+    fractions: dict[str, float] | None = None,
     processes: int = 1,
     characters: int = CHARACTERS,
     progress: Callable[[int], None] = lambda characters: None,
 ) -> "Shards":
-    """The shards of `documents()` in `folder`: made where they are not there yet, by `processes`
-    others if over 1.
+    """The shards of a corpus, made where they are not there yet.
 
-    What was made before an interruption is kept. Memory holds some shards' texts a process,
-    whatever the corpus.
+    What was made before an interruption is kept. Memory holds the texts of a few shards a process,
+    whatever the size of the corpus.
+
+    Args:
+        folder: Where they are.
+        documents: Starts an iteration over the texts.
+        tokenizer: Tokenises them.
+        words: What is masked as a whole; see Writer.
+        fractions: The fractions of the documents that go to val and to test.
+        processes: How many write shards; with 1, this one.
+        characters: Of a shard, or a little more.
+        progress: Is called with the characters of each shard.
+
+    Raises:
+        DataError: A setting is wrong, a document cannot be used, or the folder cannot be written.
     """
     if words not in WORDS:
         raise DataError(f"data.words={words}: expected one of {', '.join(WORDS)}")
-    index, arguments = folder / "index.json", (tokenizer.state(), words, parts or {})
+    index = folder / "index.json"
+    arguments = (tokenizer.state(), words, fractions or {})
     itemsize = token_type(len(tokenizer)).itemsize
-    with alone(folder):
-        if (found := opened(index, itemsize)) is not None:
+    with one_at_a_time(folder):
+        if (found := open_shards(index, itemsize)) is not None:
             return found
         pending: set[Future] = set()
         pool = writer = None
@@ -231,26 +250,33 @@ def prepare(
             number = -1
             for number, texts in enumerate(chunks(documents(), characters)):
                 file = folder / f"{number:05d}.tokens"
-                if described(file, itemsize) is None:
-                    if processes > 1 and pool is None:
-                        spawn = multiprocessing.get_context(
-                            "spawn"
-                        )  # a fork would take torch's threads along
+                if describe_shard(file, itemsize) is not None:
+                    pass  # made before an interruption
+                elif processes == 1:
+                    writer = writer or Writer(*arguments)
+                    writer.write(file, texts)
+                else:
+                    if pool is None:
+                        # Not a fork: it would take torch's threads along.
+                        spawn = multiprocessing.get_context("spawn")
                         pool = ProcessPoolExecutor(processes, spawn, _start, arguments)
-                    if pool is not None:
-                        pending.add(pool.submit(_write, file, texts))
-                        if len(pending) > 2 * processes:
-                            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                            [future.result() for future in done]
-                    else:
-                        writer = writer or Writer(*arguments)
-                        writer.write(file, texts)
+                    pending.add(pool.submit(_write, file, texts))
+                    if len(pending) > 2 * processes:
+                        done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                        _raise_errors(done)
                 progress(sum(map(len, texts)))
-            [future.result() for future in pending]
+            _raise_errors(pending)
         finally:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
-        shards = [described(folder / f"{i:05d}.tokens", itemsize) for i in range(number + 1)]
+        files = [folder / f"{i:05d}.tokens" for i in range(number + 1)]
+        shards = [describe_shard(file, itemsize) for file in files]
         content = {"version": VERSION, "itemsize": itemsize, "shards": shards}
         replace(index, json.dumps(seal(content)).encode())
-        return Shards([folder / f"{i:05d}.tokens" for i in range(number + 1)], shards, itemsize)
+        return Shards(files, shards, itemsize)
+
+
+def _raise_errors(futures: Iterable[Future]) -> None:
+    """Waits for other processes and raises what they raised."""
+    for future in futures:
+        future.result()

@@ -1,4 +1,5 @@
 """The shards of a corpus as they are read: checked, and through memory maps.
+
 genlab.data.corpus.shards makes them.
 """
 
@@ -9,18 +10,16 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, NonNegativeInt
 
+from genlab.data.splits import SPLITS
 from genlab.errors import DataError
-from genlab.reading import read_json, sealed
+from genlab.reading import is_intact, read_json
 
-__all__ = ["SPLITS", "VERSION", "Shards", "Stream", "described", "opened"]
+__all__ = ["VERSION", "Shards", "Stream", "describe_shard", "open_shards"]
 
 VERSION = 1
-SPLITS = ("train", "val", "test")
-CHECKED = (
-    1 << 30
-    # bytes of shards that are all checked at once; those of a larger corpus are when they are first
-    # read
-)
+# Shards of up to so many bytes in all are checked at once; of a larger corpus, each when it is
+# first read.
+CHECKED = 1 << 30
 log = logging.getLogger(__name__)
 
 
@@ -50,8 +49,8 @@ class Index(BaseModel):
     shards: list[About]
 
 
-def described(file: Path, itemsize: int) -> dict | None:
-    """What the .json of a shard says, if the shard is whole."""
+def describe_shard(file: Path, itemsize: int) -> dict | None:
+    """What the .json of a shard says; None unless the shard is whole."""
     try:
         about = read_json(file.with_suffix(".json"), About)
         return about if is_whole(file, about, itemsize) else None
@@ -67,20 +66,26 @@ def is_whole(file: Path, about: dict, itemsize: int) -> bool:
         return hashlib.file_digest(stream, "sha256").hexdigest() == about["sha256"]
 
 
-def opened(index: Path, itemsize: int) -> "Shards | None":
-    """The shards that an index.json lists, if all are there and whole; None, said in a line, if
-    they are damaged.
+def open_shards(index: Path, itemsize: int) -> "Shards | None":
+    """The shards that an index.json lists, if all are whole; else None, with a warning if damaged.
+
+    Args:
+        index: The file.
+        itemsize: Bytes of a stored token.
     """
     try:
         content = read_json(index, Index)
         files = [index.with_name(f"{i:05d}.tokens") for i in range(len(content["shards"]))]
         about = content["shards"]
-        if not sealed(content) or content["version"] != VERSION or content["itemsize"] != itemsize:
+        if (
+            not is_intact(content)
+            or content["version"] != VERSION
+            or content["itemsize"] != itemsize
+        ):
             raise ValueError(f"{index}: is damaged or of another version")
         total = sum(file.stat().st_size for file in files)
-        if total <= CHECKED and not all(
-            is_whole(f, a, itemsize) for f, a in zip(files, about, strict=True)
-        ):
+        pairs = zip(files, about, strict=True)
+        if total <= CHECKED and not all(is_whole(*pair, itemsize) for pair in pairs):
             raise ValueError(f"{index.parent}: a shard in it is damaged")
     except FileNotFoundError:
         return None
@@ -91,39 +96,46 @@ def opened(index: Path, itemsize: int) -> "Shards | None":
 
 
 class Shards:
-    """Prepared shards: the streams of their splits, and what their index says."""
+    """Prepared shards: the streams of their splits, and what their index says.
+
+    Args:
+        files: The .tokens files.
+        about: What the .json of each says (About).
+        itemsize: Bytes of a stored token.
+    """
 
     def __init__(self, files: list[Path], about: list[dict], itemsize: int):
-        self.files, self.about, self.dtype = files, about, np.dtype(f"<u{itemsize}")
+        self.files = files
+        self.about = about
+        self.dtype = np.dtype(f"<u{itemsize}")
 
     def total(self, what: str, split: str | None = None) -> int:
-        """The sum of tokens, documents (of a split), characters or unknown over the shards."""
+        """A sum over the shards: `tokens` or `documents` of a split, or `characters`, `unknown`."""
         return sum(about[what][split] if split else about[what] for about in self.about)
 
     @property
     def sha256(self) -> str:
-        """Of the tokens of all shards."""
-        return hashlib.sha256(
-            " ".join(about["sha256"] for about in self.about).encode()
-        ).hexdigest()
+        """A sha256 over the tokens of all shards."""
+        digests = " ".join(about["sha256"] for about in self.about)
+        return hashlib.sha256(digests.encode()).hexdigest()
 
     def stream(self, split: str) -> "Stream":
         """The documents of a split, one after the other."""
-        before = [
-            sum(about["tokens"][s] for s in SPLITS[: SPLITS.index(split)]) for about in self.about
-        ]
-        return Stream(
-            self.files,
-            before,
-            [about["tokens"][split] for about in self.about],
-            self.dtype,
-            self.about,
-        )
+        earlier = SPLITS[: SPLITS.index(split)]
+        offsets = [sum(about["tokens"][s] for s in earlier) for about in self.about]
+        sizes = [about["tokens"][split] for about in self.about]
+        return Stream(self.files, offsets, sizes, self.dtype, self.about)
 
 
 class Stream:
-    """stream[start:stop]: stored tokens, out of memory maps that are opened, and checked, when they
-    are needed.
+    """stream[start:stop] are stored tokens, from maps that are opened and checked when needed.
+
+    Args:
+        files: The shards.
+        offsets: Where the split starts in each, in tokens.
+        sizes: How many tokens of the split each has.
+        dtype: Of a stored token.
+        about: What the .json of each says (About).
     """
 
     def __init__(
@@ -134,7 +146,10 @@ class Stream:
         dtype: np.dtype,
         about: list[dict],
     ):
-        self.files, self.offsets, self.dtype, self.about = files, offsets, dtype, about
+        self.files = files
+        self.offsets = offsets
+        self.dtype = dtype
+        self.about = about
         self.ends = np.cumsum(sizes, dtype=np.int64)
         self.maps: dict[int, np.ndarray] = {}
 
@@ -145,26 +160,28 @@ class Stream:
         return self.__dict__ | {"maps": {}}  # a worker opens the files for itself
 
     def __getitem__(self, part: slice) -> np.ndarray:
-        start, stop = part.start, min(part.stop, len(self))
+        start = part.start
+        stop = min(part.stop, len(self))
         found = []
         shard = int(np.searchsorted(self.ends, start, "right"))
         while start < stop:
             if shard not in self.maps:
-                self.maps[shard] = self._opened(shard)
+                self.maps[shard] = self._open(shard)
             first = int(self.ends[shard - 1]) if shard else 0
             end = min(stop, int(self.ends[shard]))
             if end > start:
                 here = self.offsets[shard] - first
                 found.append(self.maps[shard][start + here : end + here])
-            start, shard = max(start, end), shard + 1
+            start = max(start, end)
+            shard += 1
         return np.concatenate(found) if len(found) != 1 else np.asarray(found[0])
 
-    def _opened(self, shard: int) -> np.ndarray:
+    def _open(self, shard: int) -> np.ndarray:
         file = self.files[shard]
         try:
             if not is_whole(file, self.about[shard], self.dtype.itemsize):
                 raise DataError(
-                    f"{file}: is damaged; remove it, and the next command makes it anew"
+                    f"{file}: the file is damaged; remove it, and the next command makes it anew"
                 )
             return np.memmap(file, self.dtype, "r")
         except OSError as error:

@@ -1,5 +1,7 @@
-"""Stored uint8 images and their batches: a whole batch is indexed at once, on the device that holds
-the images.
+"""Stored uint8 images and their batches.
+
+A whole batch is indexed at once, on the device that holds the images.
+Shapes: N images of a split, B of a batch, C channels, S image size.
 """
 
 import mmap
@@ -12,16 +14,24 @@ from torch import Tensor
 
 from genlab.data.sampler import Draw
 
-__all__ = ["Arrays", "Batches", "MappedImages", "normalize"]
+__all__ = ["Arrays", "ImageBatches", "MappedImages", "normalize"]
 
 
 class MappedImages:
-    """Rows of a memory-mapped file, uint8 (len, C, S, S); an int, slice or int64 tensor gives a
-    tensor.
+    """Rows of a memory-mapped file of images, uint8 (N, C, S, S).
+
+    An int, slice or int64 tensor as index gives a tensor, as that of a tensor does.
+
+    Args:
+        file: Holds the images and nothing else.
+        shape: (images in the file, C, S, S).
+        rows: Which of them these are, in order.
     """
 
     def __init__(self, file: Path, shape: tuple[int, ...], rows: np.ndarray) -> None:
-        self.file, self.rows, self._stored = file, rows, shape
+        self.file = file
+        self.rows = rows
+        self._stored = shape
         self._map = None
 
     def __len__(self) -> int:
@@ -29,10 +39,11 @@ class MappedImages:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(N, C, S, S)."""
         return (len(self), *self._stored[1:])
 
     def __getstate__(self) -> dict:
-        # A worker opens the file for itself: pickling the map would copy its content.
+        # A worker opens the file itself: pickling the map would copy its content.
         return self.__dict__ | {"_map": None}
 
     def __getitem__(self, key: int | slice | Tensor) -> Tensor:
@@ -51,7 +62,13 @@ class MappedImages:
 
 @dataclass
 class Arrays:
-    """A split: images uint8 (N, C, S, S), labels int64 (N,) or None, paths of the N images or None."""
+    """The images of a split, their labels and the paths of their files.
+
+    Attributes:
+        images: uint8 (N, C, S, S).
+        labels: int64 (N,); None: there are none.
+        paths: N names; None: the images are not in files of their own.
+    """
 
     images: Tensor | MappedImages
     labels: Tensor | None = None
@@ -62,13 +79,11 @@ class Arrays:
 
     def select(self, rows: np.ndarray) -> "Arrays":
         """The arrays of some of the rows."""
-        images = (
-            self.images.select(rows) if isinstance(self.images, MappedImages) else self.images[rows]
-        )
+        mapped = isinstance(self.images, MappedImages)
+        images = self.images.select(rows) if mapped else self.images[rows]
         labels = None if self.labels is None else self.labels[rows]
-        return Arrays(
-            images, labels, None if self.paths is None else [self.paths[row] for row in rows]
-        )
+        paths = None if self.paths is None else [self.paths[row] for row in rows]
+        return Arrays(images, labels, paths)
 
     def resident(self, device: torch.device) -> "Arrays":
         """The same arrays with images and labels in the memory of a device."""
@@ -77,15 +92,21 @@ class Arrays:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 in [-1, 1]."""
+    """uint8 images in [0, 255] as float32 in [-1, 1]."""
     return images.to(torch.float32).div_(127.5).sub_(1)
 
 
-class Batches:
-    """`batches[draw]` -> {image uint8 (B, C, S, S), or float32 in [-1, 1] if scaled; label; index}."""
+class ImageBatches:
+    """`batches[draw]` is {image (B, C, S, S), label int64 (B,) if there are any, index int64 (B,)}.
+
+    Args:
+        arrays: The images of a split.
+        scaled: Images are float32 in [-1, 1]; else they are uint8.
+    """
 
     def __init__(self, arrays: Arrays, scaled: bool = False) -> None:
-        self.arrays, self.scaled = arrays, scaled
+        self.arrays = arrays
+        self.scaled = scaled
 
     def __getitem__(self, draw: Draw) -> dict[str, Tensor]:
         images, labels = self.arrays.images, self.arrays.labels
@@ -97,4 +118,6 @@ class Batches:
             flip = flip.to(image.device, non_blocking=True)
             image = torch.where(flip[:, None, None, None], image.flip(-1), image)
         batch = {"image": normalize(image) if self.scaled else image}
-        return batch | ({} if labels is None else {"label": labels[index]}) | {"index": index}
+        if labels is not None:
+            batch["label"] = labels[index]
+        return batch | {"index": index}

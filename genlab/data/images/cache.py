@@ -1,5 +1,6 @@
-"""Pictures decoded once into a memory-mapped file, beside a JSON manifest that says what it was
-made of.
+"""Images decoded once into a memory-mapped file.
+
+A JSON manifest beside the file says what it was made from.
 """
 
 import contextlib
@@ -24,7 +25,9 @@ from genlab.data.images.decode import Transform
 from genlab.data.images.source import decode_all, keep_or_raise, list_names, report_skipped, stamp
 from genlab.errors import DataError
 from genlab.files import allocate, data_root
-from genlab.reading import read_json, seal, sealed
+from genlab.reading import is_intact, read_json, seal
+
+__all__ = ["Decoded", "cached_images"]
 
 VERSION = 2
 BLOCK_BYTES = 1 << 20
@@ -33,14 +36,13 @@ log = logging.getLogger(__name__)
 
 
 def _blocks_digest(file: Path) -> str:
-    """sha256 of a file up to 1 GiB; of a larger one a quick check, of 1024 evenly spaced blocks of
-    1 MiB.
-    """
+    """sha256 of a file up to 1 GiB; of a larger one, of 1024 evenly spaced blocks of 1 MiB."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         if size <= BLOCKS * BLOCK_BYTES:
             return hashlib.file_digest(stream, "sha256").hexdigest()
-        digest, last = hashlib.sha256(), size - BLOCK_BYTES
+        digest = hashlib.sha256()
+        last = size - BLOCK_BYTES
         for block in range(BLOCKS):
             stream.seek(last * block // (BLOCKS - 1))
             digest.update(stream.read(BLOCK_BYTES))
@@ -48,7 +50,7 @@ def _blocks_digest(file: Path) -> str:
 
 
 class _Manifest(BaseModel):
-    """What the JSON file of a cache must say; a checksum tells that the rest is as it was written."""
+    """What the JSON file of a cache must say; its checksum covers the rest."""
 
     data: str
     complete: bool
@@ -64,7 +66,7 @@ class _Manifest(BaseModel):
 
 
 def _trusted(manifest_file: Path, source: str) -> dict | None:
-    """The manifest if the cache it describes is whole and of this source; None, saying why, if not."""
+    """The manifest of a cache that is whole and made from `source`; else None, with a warning."""
     if not manifest_file.exists():
         return None
     try:
@@ -76,7 +78,7 @@ def _trusted(manifest_file: Path, source: str) -> dict | None:
             reason = "is older than its source"
         elif data.stat().st_size != math.prod(manifest["shape"]):
             reason = "is truncated"
-        elif not sealed(manifest) or _blocks_digest(data) != manifest["blocks"]:
+        elif not is_intact(manifest) or _blocks_digest(data) != manifest["blocks"]:
             reason = "is damaged"
         else:
             return manifest
@@ -98,7 +100,8 @@ def _temporary(file: Path) -> Iterator[Path]:
         if error.filename not in (None, str(temporary), str(file.parent)):
             raise
         raise DataError(
-            f"{file.parent} cannot be written ({error.strerror}); set GENLAB_DATA to a folder with room"
+            f"{file.parent} cannot be written ({error.strerror}); "
+            "set GENLAB_DATA to a folder with room"
         ) from None
     finally:
         with contextlib.suppress(OSError):
@@ -108,31 +111,16 @@ def _temporary(file: Path) -> Iterator[Path]:
 def _build(
     path: Path, transform: Transform, on_error: str, manifest_file: Path, source: str
 ) -> dict:
-    """Decode all pictures and write the data file, then the manifest: each complete or not there at
-    all.
+    """Decodes all images and writes the data file, then the manifest.
+
+    Each of the two is complete or not there at all.
     """
     left_out: Counter[str] = Counter()
     names = list_names(path, left_out)
     shape = (len(names), transform.channels, transform.image_size, transform.image_size)
     with _temporary(manifest_file) as temporary:
-        size, free = math.prod(shape), shutil.disk_usage(manifest_file.parent).free
-        if size > free:
-            raise DataError(
-                f"{path} needs {size / 2**30:.1f} GiB, {manifest_file.parent} has {free / 2**30:.1f} free; "
-                "set GENLAB_DATA to a folder with more room, or lower data.image_size"
-            )
-        with temporary.open("wb") as stream:
-            allocate(stream, size)
-        images = np.memmap(temporary, np.uint8, "r+", shape=shape)
-        row_of = {name: row for row, name in enumerate(names)}
-        kept, skipped = set(), []
-        for name, result in decode_all(path, len(names), transform):
-            if name in row_of and keep_or_raise(result, on_error, skipped):
-                images[row_of[name]] = result
-                kept.add(row_of[name])
-        report_skipped(path, skipped, len(names))
-        images.flush()
-        del images
+        _reserve(temporary, math.prod(shape), path)
+        rows, skipped = _decode_into(temporary, shape, path, names, transform, on_error)
         with temporary.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         data = manifest_file.with_name(f"{manifest_file.stem}-{sha256[:16]}.u8")
@@ -141,12 +129,12 @@ def _build(
             "path": str(path.resolve()),
             "source": source,
             **asdict(transform),
-        }
-        manifest |= {"data": data.name, "shape": shape, "sha256": sha256}
-        manifest |= {
+            "data": data.name,
+            "shape": shape,
+            "sha256": sha256,
             "blocks": _blocks_digest(temporary),
             "names": names,
-            "rows": sorted(kept),
+            "rows": rows,
             "skipped": skipped,
             "left_out": left_out,
             "complete": True,
@@ -161,11 +149,50 @@ def _build(
     return manifest
 
 
+def _reserve(file: Path, size: int, path: Path) -> None:
+    """Takes the disk space of `size` bytes; DataError where there is too little."""
+    free = shutil.disk_usage(file.parent).free
+    if size > free:
+        raise DataError(
+            f"{path} needs {size / 2**30:.1f} GiB, {file.parent} has {free / 2**30:.1f} free; "
+            "set GENLAB_DATA to a folder with more room, or lower data.image_size"
+        )
+    with file.open("wb") as stream:
+        allocate(stream, size)
+
+
+def _decode_into(
+    file: Path,
+    shape: tuple[int, ...],
+    path: Path,
+    names: list[str],
+    transform: Transform,
+    on_error: str,
+) -> tuple[list[int], list[str]]:
+    """Writes the images of `path` into `file`: (the rows that hold one, what was skipped)."""
+    images = np.memmap(file, np.uint8, "r+", shape=shape)
+    row_of = {name: row for row, name in enumerate(names)}
+    kept: set[int] = set()
+    skipped: list[str] = []
+    for name, result in decode_all(path, len(names), transform):
+        if name in row_of and keep_or_raise(result, on_error, skipped):
+            images[row_of[name]] = result
+            kept.add(row_of[name])
+    report_skipped(path, skipped, len(names))
+    images.flush()
+    return sorted(kept), skipped
+
+
 @dataclass
 class Decoded:
-    """The pictures of a source in the order of their names, what was skipped and why, and a sha256.
+    """The images of a folder or archive.
 
-    left_out: how many files are no pictures, by suffix or another reason.
+    Attributes:
+        images: uint8 (N, C, S, S), in the order of their names.
+        names: Of the N images.
+        skipped: The images that cannot be used, each with the reason.
+        sha256: Of the images.
+        left_out: How many files are not images, by suffix or another reason.
     """
 
     images: MappedImages
@@ -176,20 +203,29 @@ class Decoded:
 
 
 def cached_images(path: Path, transform: Transform, on_error: str) -> Decoded:
-    """The pictures of a folder or archive, from the cache or into it; raises DataError."""
+    """The images of a folder or archive, read from the cache below $GENLAB_DATA.
+
+    They are decoded first where the cache lacks them, is damaged or is older than its source.
+
+    Args:
+        path: A folder, .zip or tar.
+        transform: How an image is cropped and resized; each way has a cache of its own.
+        on_error: `raise` or `skip` an image that cannot be used.
+
+    Raises:
+        DataError: There are no images, one cannot be used, or the cache cannot be written.
+    """
     source = stamp(path)
-    key = hashlib.sha256(json.dumps([str(path.resolve()), asdict(transform)]).encode()).hexdigest()[
-        :16
-    ]
+    key = json.dumps([str(path.resolve()), asdict(transform)])
+    key = hashlib.sha256(key.encode()).hexdigest()[:16]
     manifest_file = data_root() / "cache" / f"{path.resolve().name}-{key}.json"
-    manifest = _trusted(manifest_file, source) or _build(
-        path, transform, on_error, manifest_file, source
-    )
+    manifest = _trusted(manifest_file, source)
+    if manifest is None:
+        manifest = _build(path, transform, on_error, manifest_file, source)
     if manifest["skipped"] and on_error != "skip":
         keep_or_raise(DataError(manifest["skipped"][0]), on_error, [])
     rows = np.array(manifest["rows"], np.int64)
     images = MappedImages(manifest_file.with_name(manifest["data"]), tuple(manifest["shape"]), rows)
     names = [manifest["names"][row] for row in rows]
-    return Decoded(
-        images, names, manifest["skipped"], manifest["sha256"], manifest.get("left_out", {})
-    )
+    left_out = manifest.get("left_out", {})
+    return Decoded(images, names, manifest["skipped"], manifest["sha256"], left_out)

@@ -15,14 +15,20 @@ from genlab.errors import DataError
 from genlab.files import data_root
 from genlab.ranges import NonNegativeInt, PositiveInt
 
+__all__ = ["CIFAR10"]
+
 
 class CIFAR10(ImageDataModule):
-    """The 50,000 + 10,000 pictures of CIFAR-10; num_val of the 50,000 are held out.
+    """The 50,000 + 10,000 images of CIFAR-10; num_val of the 50,000 are held out.
 
-    In root, then in $GENLAB_DATA, torchvision's lossless cifar-10-batches-py is looked for, then a
-    re-encoded cifar10-train(.tar.gz) of ten class folders; else it is downloaded. A re-encoded set
-    has no official test
-    part: half of num_val becomes the test split, and describe() says so.
+    torchvision's lossless cifar-10-batches-py is looked for in root, then in $GENLAB_DATA, then a
+    re-encoded cifar10-train(.tar.gz) of ten class folders; else the set is downloaded. A re-encoded
+    set has no official test part: half of num_val becomes the test split, and describe() says so.
+
+    Args:
+        root: The folder that the set is in; None: $GENLAB_DATA alone.
+        download: Let torchvision download a set that is nowhere.
+        channels, flip, num_val, options: See ImageDataModule.
     """
 
     name = "cifar10"
@@ -49,7 +55,8 @@ class CIFAR10(ImageDataModule):
         **options,
     ) -> None:
         super().__init__(channels=channels, flip=flip, num_val=num_val, **options)
-        self.root, self.download = root, download
+        self.root = root
+        self.download = download
 
     def _read(self) -> Content:
         roots = [Path(root).expanduser() for root in (self.root, data_root()) if root]
@@ -83,8 +90,6 @@ class CIFAR10(ImageDataModule):
         if classes != self.classes:
             raise DataError(f"{path}: expected the ten class folders of CIFAR-10, found {classes}")
         splits = split_rows(len(labels), self.num_val - self.num_val // 2, self.num_val // 2)
-        source = (
-            f"{path} (re-encoded; no official test part, half of data.num_val is the test split)"
-        )
+        about = "re-encoded; no official test part, half of data.num_val is the test split"
         arrays = Arrays(found.images, labels, found.names)
-        return Content(arrays, splits, source, sha256=found.sha256)
+        return Content(arrays, splits, f"{path} ({about})", sha256=found.sha256)

@@ -1,4 +1,4 @@
-"""What the folders of a picture set say: its classes, and the splits that it comes with."""
+"""What the folders of an image set say: its classes, and the splits that it comes with."""
 
 import re
 from pathlib import PurePosixPath
@@ -17,15 +17,15 @@ SPLIT_NAMES = {
     "valid": "val",
     "validation": "val",
     "dev": "val",
+    "test": "test",
+    "testing": "test",
 }
-SPLIT_NAMES |= {"test": "test", "testing": "test"}
 
 
 def natural(name: str) -> list:
     """A key to sort names as people do: runs of digits as numbers, so that 2 comes before 10."""
-    parts = re.split(
-        "([0-9]+)", name
-    )  # text and digits in turn, which makes any two keys comparable
+    # Text and digits alternate, which makes any two keys comparable.
+    parts = re.split("([0-9]+)", name)
     numbers = [(len(part.lstrip("0")), part.lstrip("0"), part) for part in parts[1::2]]
     return [value for pair in zip(parts[::2], [*numbers, ()], strict=True) for value in pair]
 
@@ -39,11 +39,10 @@ def _common_depth(parts: list[tuple[str, ...]]) -> int:
 
 
 def folder_labels(names: list[str]) -> tuple[Tensor | None, list[str] | None]:
-    """Labels int64 (N,) and class names: the first folder of each name, below any folder common to
-    all.
+    """Labels int64 (N,) and class names, from the folders in the names of N images.
 
-    Classes are in natural order (2 before 10). (None, None) where not every picture lies in such a
-    folder.
+    The class is the first folder below any folder that all images share. Classes are in natural
+    order (2 before 10). (None, None) where an image does not lie in such a folder.
     """
     parts = [PurePosixPath(name).parts for name in names]
     depth = _common_depth(parts)
@@ -51,18 +50,19 @@ def folder_labels(names: list[str]) -> tuple[Tensor | None, list[str] | None]:
         return None, None
     classes = sorted({part[depth] for part in parts}, key=natural)
     number = {name: label for label, name in enumerate(classes)}
-    return torch.tensor([number[part[depth]] for part in parts]), [
-        printable(name) for name in classes
-    ]
+    labels = torch.tensor([number[part[depth]] for part in parts])
+    return labels, [printable(name) for name in classes]
 
 
 def folder_splits(names: list[str]) -> tuple[list[str | None], list[str]] | None:
-    """The split of each picture, and its name without the split's folder, where the first folders
-    are splits.
+    """The split of each image, and its name without the folder of the split.
 
-    They are where one of them is train/ and another val/ or test/, below any folder common to all,
-    or means the same (SPLIT_NAMES, in any case). A picture in neither has the split None. None
-    where the folders are no splits.
+    The first folders, below any folder that all images share, are splits if one of them is train/
+    and another val/ or test/, or a name that means the same (SPLIT_NAMES, in any case).
+
+    Returns:
+        (splits, names); the split of an image outside these folders is None. None: the folders are
+        not splits.
     """
     parts = [PurePosixPath(name).parts for name in names]
     depth = _common_depth(parts)

@@ -1,4 +1,4 @@
-"""A user's own pictures: for training as a DataModule, for encoding as one tensor."""
+"""A user's own images: for training as a data module, for encoding as one tensor."""
 
 import os
 from collections import Counter
@@ -26,6 +26,13 @@ from genlab.data.splits import SPLITS, split_rows
 from genlab.errors import DataError
 from genlab.ranges import NonNegativeInt, PositiveInt
 
+__all__ = ["ImageFolder", "read_images"]
+
+# Formats that are not read, but that other programs convert to one that is.
+CONVERTIBLE = (".heic", ".heif", ".avif", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw")
+OUTSIDE = "outside the folders of the splits"
+MAX_SHOWN = 20  # classes named in a note
+
 
 def _check_on_error(on_error: str) -> None:
     if on_error not in ("raise", "skip"):
@@ -33,13 +40,18 @@ def _check_on_error(on_error: str) -> None:
 
 
 class ImageFolder(ImageDataModule):
-    """The pictures in a folder tree, .zip or tar, decoded once into a cache below $GENLAB_DATA.
+    """The images in a folder tree, .zip or tar, decoded once into a cache below $GENLAB_DATA.
 
-    Where every picture lies in a sub-folder, the first level of these are the classes, in natural
+    Where every image lies in a sub-folder, the first level of these are the classes, in natural
     order (2 before 10). Folders train/ and val/ or test/ above them are the splits of the set; a
-    split without a folder is drawn from train. num_val and num_test default to a tenth each of what
-    they are drawn from, at most 1,000. A picture that cannot be used is an error, or skipped and
-    counted; files that are no pictures are counted.
+    split without a folder is drawn from train. Files that are not images are counted.
+
+    Args:
+        path: The folder or archive.
+        on_error: `raise`: an image that cannot be used is an error; `skip`: it is counted.
+        num_val: Images held out for val; None: a tenth of what they are drawn from, at most 1,000.
+        num_test: The same for test.
+        image_size, channels, crop, resize, flip, options: See ImageDataModule.
     """
 
     name = "image_folder"
@@ -59,7 +71,9 @@ class ImageFolder(ImageDataModule):
         shape = {"image_size": image_size, "channels": channels, "crop": crop, "resize": resize}
         super().__init__(**shape, flip=flip, **options)
         _check_on_error(on_error)
-        self.path, self.on_error, self.num_test = path, on_error, num_test
+        self.path = path
+        self.on_error = on_error
+        self.num_test = num_test
 
     def _read(self) -> Content:
         if not self.path:
@@ -69,86 +83,96 @@ class ImageFolder(ImageDataModule):
         path = Path(self.path).expanduser()
         found = cached_images(path, self.transform, self.on_error)
         official = folder_splits(found.names)
-        splits, names = ([None] * len(found.names), found.names) if official is None else official
-        rows = {
-            split: np.array([i for i, s in enumerate(splits) if s == split], np.int64)
-            for split in SPLITS
-        }
-        drawn = self._draw_splits(
-            np.arange(len(names)) if official is None else rows["train"], rows
-        )
+        if official is None:
+            names = found.names
+            rows = {split: np.zeros(0, np.int64) for split in SPLITS}
+            drawn = self._draw_splits(np.arange(len(names)), rows)
+        else:
+            splits, names = official
+            rows = {
+                split: np.array([i for i, s in enumerate(splits) if s == split], np.int64)
+                for split in SPLITS
+            }
+            drawn = self._draw_splits(rows["train"], rows)
         used = np.sort(np.concatenate(list(drawn.values())))
-        place = np.empty(len(names), np.int64)
+        place = np.empty(len(names), np.int64)  # of a row among those that are used
         place[used] = np.arange(len(used))
         labels, classes = folder_labels([names[row] for row in used])
         arrays = Arrays(found.images, None, found.names)
         arrays = arrays if len(used) == len(names) else arrays.select(used)
         arrays.labels = labels
-        own = [split for split in SPLITS if official is not None and len(rows[split])]
+        left_out = dict(found.left_out)
+        if len(used) < len(names):
+            left_out[OUTSIDE] = len(names) - len(used)
         content = Content(
-            arrays, {split: place[drawn[split]] for split in SPLITS}, printable(str(path)), classes
+            arrays,
+            splits={split: place[drawn[split]] for split in SPLITS},
+            source=printable(str(path)),
+            classes=classes,
+            skipped=len(found.skipped),
+            sha256=found.sha256,
+            left_out=left_out,
         )
-        content.skipped, content.sha256 = len(found.skipped), found.sha256
-        content.left_out = found.left_out | (
-            {OUTSIDE: len(names) - len(used)} if len(used) < len(names) else {}
-        )
+        own = [split for split in SPLITS if len(rows[split])]
         content.notes = _notes(content, found, own)
         return content
 
     def _draw_splits(
         self, source: np.ndarray, given: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """The rows of each split: those in a folder of their own, and the others drawn from the
-        rows `source`.
+        """The rows of each split.
+
+        Args:
+            source: The rows that splits without a folder of their own are drawn from.
+            given: The rows in the folder of each split, empty where it has none.
         """
         wanted = {"val": self.num_val, "test": self.num_test}
         for split, count in wanted.items():
             if len(given[split]) and count is not None:
                 raise DataError(
-                    f"data.num_{split}={count}: the set has a folder of {len(given[split])} {split} images; leave it out"
+                    f"data.num_{split}={count}: the set has a folder of {len(given[split])} "
+                    f"{split} images; leave it out"
                 )
         tenth = min(1000, len(source) // 10)
-        counts = [
-            0 if len(given[s]) else tenth if count is None else count for s, count in wanted.items()
-        ]
-        drawn = split_rows(len(source), *counts)
-        return {
-            split: given[split] if len(given[split]) and split in wanted else source[drawn[split]]
-            for split in SPLITS
-        }
-
-
-CONVERTIBLE = (".heic", ".heif", ".avif", ".jxl", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw")
-OUTSIDE = "outside the folders of the splits"
+        for split, count in wanted.items():
+            if len(given[split]):
+                wanted[split] = 0
+            elif count is None:
+                wanted[split] = tenth
+        drawn = split_rows(len(source), wanted["val"], wanted["test"])
+        rows = {split: source[drawn[split]] for split in SPLITS}
+        return rows | {split: given[split] for split in wanted if len(given[split])}
 
 
 def _notes(content: Content, found: Decoded, own: list[str]) -> list[str]:
-    """What was found in a folder or archive, a line each: how many pictures, what was left out,
-    splits and classes.
+    """What was found in a folder or archive, a line each.
+
+    Args:
+        content: The set, without notes.
+        found: Its images as they were decoded.
+        own: The splits that have a folder of their own.
     """
-    lines = [f"{len(content.arrays)} images in {content.source}"]
+    first = [f"{len(content.arrays)} images in {content.source}"]
     if content.left_out:
-        lines[0] += (
-            f"; left out {sum(content.left_out.values())} files: {summary(content.left_out)}"
-        )
-        pictures = [suffix for suffix in content.left_out if suffix.lower() in CONVERTIBLE]
-        lines[0] += (
-            f"; to use {' and '.join(pictures)}, convert them to .png or .jpg" if pictures else ""
-        )
+        total = sum(content.left_out.values())
+        first.append(f"left out {total} files: {summary(content.left_out)}")
+        images = [suffix for suffix in content.left_out if suffix.lower() in CONVERTIBLE]
+        if images:
+            first.append(f"to use {' and '.join(images)}, convert them to .png or .jpg")
     if found.skipped:
-        lines[0] += (
-            f"; skipped {len(found.skipped)} that cannot be used, the first: {found.skipped[0]}"
+        first.append(
+            f"skipped {len(found.skipped)} that cannot be used, the first: {found.skipped[0]}"
         )
+    lines = ["; ".join(first)]
     if own:
         counts = ", ".join(f"{split} {len(rows)}" for split, rows in content.splits.items())
         others = [split for split in SPLITS if split not in own]
         drawn = f"; {' and '.join(others)} drawn from train" if others else ""
         lines.append(f"the folders for {', '.join(own)} are its splits ({counts}{drawn})")
     if content.classes:
-        shown = content.classes if len(content.classes) <= 20 else [*content.classes[:20], "..."]
-        lines.append(
-            f"{len(content.classes)} classes, labels 0 to {len(content.classes) - 1}: {', '.join(shown)}"
-        )
+        count = len(content.classes)
+        shown = content.classes if count <= MAX_SHOWN else [*content.classes[:MAX_SHOWN], "..."]
+        lines.append(f"{count} classes, labels 0 to {count - 1}: {', '.join(shown)}")
     return lines
 
 
@@ -162,19 +186,15 @@ def _npz_images(path: Path) -> np.ndarray:
             images = file.get("images")
     except Exception as error:
         raise DataError(f"not a readable .npz ({type(error).__name__}: {error})") from None
-    if (
-        images is not None
-        and images.dtype.kind == "f"
-        and images.size
-        and np.abs(images).max() <= 1
-    ):
+    floats = images is not None and images.dtype.kind == "f" and images.size
+    if floats and np.abs(images).max() <= 1:
         images = ((images + 1) * 127.5).round().astype(np.uint8)
     if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size:
         found = "none" if images is None else f"{images.dtype} {images.shape}"
-        expected = (
-            "an array `images`, uint8 (or float in [-1, 1]) (N, C, H, W), (N, H, W, C) or (N, H, W)"
+        raise DataError(
+            "expected an array `images`, uint8 (or float in [-1, 1]) (N, C, H, W), (N, H, W, C) "
+            f"or (N, H, W); found {found}"
         )
-        raise DataError(f"expected {expected}; found {found}")
     if images.ndim == 4 and images.shape[1] in (1, 3):
         images = images.transpose(0, 2, 3, 1)
     if images.ndim == 4 and images.shape[3] not in (1, 3, 4):
@@ -190,15 +210,25 @@ def read_images(
     resize: str,
     on_error: str = "raise",
 ) -> tuple[Tensor, list[str], list[str]]:
-    """(uint8 (N, channels, image_size, image_size), the N names in order, what was skipped and
-    why).
+    """A user's images as one tensor.
 
-    input is a folder, .zip or tar of pictures, one picture, or an .npz with `images`; raises
-    DataError. With resize=pad pictures that are too large are made to fit, which a training set's
-    are not.
+    With resize=pad, images that are too large are shrunk; those of a training set are refused.
+
+    Args:
+        input: A folder, .zip or tar of images, one image, or an .npz with `images`.
+        image_size, channels, crop, resize: See genlab.data.images.decode.Transform.
+        on_error: `raise` or `skip` an image that cannot be used.
+
+    Returns:
+        (images uint8 (N, channels, image_size, image_size), the N names in order, what was skipped,
+        each with the reason).
+
+    Raises:
+        DataError: There are no images, or one cannot be used.
     """
     _check_on_error(on_error)
-    transform, path = Shrinking(image_size, channels, crop, resize), Path(input).expanduser()
+    transform = Shrinking(image_size, channels, crop, resize)
+    path = Path(input).expanduser()
     if path.suffix.lower() == ".npz" and path.is_file():
         try:
             images = transform.arrays(_npz_images(path))
@@ -206,7 +236,9 @@ def read_images(
             raise DataError(f"{path}: {error}") from None
         return torch.from_numpy(images), [f"{path.name}[{row}]" for row in range(len(images))], []
     left_out: Counter[str] = Counter()
-    names, decoded, skipped = list_names(path, left_out), {}, []
+    names = list_names(path, left_out)
+    decoded: dict[str, np.ndarray] = {}
+    skipped: list[str] = []
     for name, result in decode_all(path, len(names), transform):
         if keep_or_raise(result, on_error, skipped):
             decoded[name] = result

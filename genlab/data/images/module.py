@@ -1,5 +1,6 @@
-"""What all image sets share: splits, loaders, resident data, normalisation on the device, a
-fingerprint.
+"""What all image sets share: splits, loaders, resident data, normalisation on the device.
+
+Shapes: N images of a split, B of a batch, C channels, S image size.
 """
 
 import hashlib
@@ -11,24 +12,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genlab.data.images.arrays import Arrays, Batches, MappedImages, normalize
+from genlab.data.images.arrays import Arrays, ImageBatches, MappedImages, normalize
 from genlab.data.images.decode import Transform
-from genlab.data.loader import StepDataModule, StepLoader
+from genlab.data.loader import StepLoader
+from genlab.data.module import StepDataModule
 from genlab.data.sampler import Draw, StepSampler, in_order
-from genlab.data.splits import SPLITS
+from genlab.data.splits import SPLITS, check_split
 from genlab.errors import DataError
 from genlab.ranges import NonNegativeInt, PositiveInt, Seed
 
-RESIDENT_BYTES = 512 << 20
+__all__ = ["Content", "ImageDataModule"]
+
+RESIDENT_BYTES = 512 << 20  # the largest set that resident=auto keeps on the device
 
 
 @dataclass
 class Content:
-    """A whole set: its arrays, the rows of each split, where it came from; sha256 of images not in
-    memory.
+    """A whole set, as `ImageDataModule._read` returns it.
 
-    left_out: how many files beside the pictures are none, by suffix or another reason. notes: what
-    a user should know of the set, a line each.
+    Attributes:
+        arrays: All images, their labels and paths.
+        splits: train, val and test -> the rows of the split in `arrays`, int64.
+        source: Where the set came from; evaluations name it.
+        classes: The names of the labels, in their order; None: there are no labels.
+        skipped: How many images could not be used.
+        sha256: Of images that are not in memory; the fingerprint takes it in place of the pixels.
+        left_out: How many files are not images, by suffix or another reason.
+        notes: What a user should know of the set, a line each.
     """
 
     arrays: Arrays
@@ -42,18 +52,38 @@ class Content:
 
 
 class ImageDataModule(StepDataModule):
-    """Batches {image float32 (B, C, S, S) in [-1, 1], label int64 (B,) if any, index int64 (B,)} of
-    3 splits.
+    """Three splits of images; a subclass returns the whole set in `_read`.
 
-    Subclasses say what the set holds in `_read`; num_train keeps the first images of the training
-    split alone. resident (auto, true, false) keeps the set as uint8 on the training device, auto
-    where it has at most 512 MiB; num_workers prefetches a set that is not (null: 2).
+    Batches on the device are {image float32 (B, C, S, S) in [-1, 1], label int64 (B,) if there are
+    labels, index int64 (B,)}.
+
+    Args:
+        image_size: S in pixels.
+        channels: C, 1 (grey) or 3 (RGB).
+        crop: none, center or a side in pixels; see genlab.data.images.decode.Transform.
+        resize: pad or one of Pillow's filters; see there.
+        flip: Mirror half of the training images, drawn anew each epoch.
+        batch_size: Images a process takes at each step.
+        num_workers: Processes that prefetch a set that is not resident; None: 2.
+        resident: Keep the set as uint8 on the training device; auto: if it has at most 512 MiB.
+        num_val: Images that are held out for val.
+        num_train: Keep only the first images of the training split; None: all.
+        seed: Of the order of training; the splits do not depend on it.
+
+    Example:
+        class Icons(ImageDataModule):
+            name = "icons"
+
+            def _read(self) -> Content:
+                images = self.transform.arrays(np.load("icons.npy"))  # uint8 (N, C, S, S)
+                splits = split_rows(len(images), self.num_val, 100)
+                return Content(Arrays(torch.from_numpy(images)), splits, "icons.npy")
     """
 
     name: str
     known_classes: tuple[str, ...] | None = None
     modality = "image"
-    levels = 256  # grey values that a pixel can have
+    num_bins = 256  # grey values that a pixel can have
 
     def __init__(
         self,
@@ -70,14 +100,17 @@ class ImageDataModule(StepDataModule):
         seed: Seed = 1,
     ) -> None:
         super().__init__()
-        self.image_size, self.channels, self.crop, self.resize = image_size, channels, crop, resize
-        self.flip, self.batch_size, self.num_workers, self.resident = (
-            flip,
-            batch_size,
-            num_workers,
-            resident,
-        )
-        self.num_val, self.num_train, self.seed = num_val, num_train, seed
+        self.image_size = image_size
+        self.channels = channels
+        self.crop = crop
+        self.resize = resize
+        self.flip = flip
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.resident = resident
+        self.num_val = num_val
+        self.num_train = num_train
+        self.seed = seed
         self.transform = Transform(image_size, channels, crop, resize)
         if not (isinstance(batch_size, int) and batch_size > 0):
             raise DataError(f"data.batch_size={batch_size!r} must be a positive number of images")
@@ -85,7 +118,8 @@ class ImageDataModule(StepDataModule):
             raise DataError(f"data.resident={resident!r} must be auto, true or false")
         if resident is True and num_workers:
             raise DataError(
-                f"data.num_workers={num_workers} is useless for resident data; set data.resident=false"
+                f"data.num_workers={num_workers} has no effect on resident data; "
+                "set data.resident=false"
             )
         self._content: Content | None = None
         self._fingerprint: str | None = None
@@ -93,13 +127,14 @@ class ImageDataModule(StepDataModule):
         self._on_device: dict[tuple[str, torch.device], Arrays] = {}
 
     def _read(self) -> Content:
-        """The whole set, downloaded or decoded first where that is needed."""
+        """The whole set; it downloads or decodes first where that is needed."""
         raise NotImplementedError
 
     @property
     def classes(self) -> list[str] | None:
-        """Class names in the order of the labels; of a set without fixed classes, known after
-        setup().
+        """Class names in the order of the labels, None without labels.
+
+        They are known after setup(), those of a set with `known_classes` before.
         """
         if self.known_classes:
             return list(self.known_classes)
@@ -117,17 +152,15 @@ class ImageDataModule(StepDataModule):
 
     @property
     def left_out(self) -> dict[str, int]:
-        """How many files beside the pictures are none, by suffix or another reason; known after
-        setup().
-        """
+        """How many files are not images, by suffix or another reason; known after setup()."""
         return self._content.left_out if self._content else {}
 
     def prepare_data(self) -> None:
-        """Download or decode what is missing; Lightning runs it in one process before setup in all."""
+        """Downloads or decodes what is missing, in one process, before setup() runs in all."""
         self.setup()
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the set; calling it again changes nothing."""
+        """Opens the set; calling it again changes nothing."""
         if self._content is None:
             content = self._read()
             content.splits["train"] = self._first(content.splits["train"])
@@ -142,51 +175,49 @@ class ImageDataModule(StepDataModule):
 
     def arrays(self, split: str) -> Arrays:
         """The images, labels and paths of train, val or test."""
-        if split not in SPLITS:
-            raise DataError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+        check_split(split)
         self.setup()
         if split not in self._splits:
             self._splits[split] = self._content.arrays.select(self._content.splits[split])
         return self._splits[split]
 
     def _loader(self, split: str) -> StepLoader | list:
-        arrays, trainer = self.arrays(split), self.trainer
-        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        device = trainer.strategy.root_device if trainer else torch.device("cpu")
-        images = self._content.arrays.images
+        arrays, device = self.arrays(split), self._device()
         resident = self.resident
         if resident == "auto":
-            resident = not self.num_workers and int(np.prod(images.shape)) <= RESIDENT_BYTES
+            size = int(np.prod(self._content.arrays.images.shape))
+            resident = not self.num_workers and size <= RESIDENT_BYTES
         workers = 0 if resident else 2 if self.num_workers is None else self.num_workers
         if resident:
             arrays = self._on_device.setdefault((split, device), arrays.resident(device))
+        batches = ImageBatches(arrays)
         options = {"num_workers": workers, "pin_memory": device.type == "cuda"}
         if split != "train":
-            draws = in_order(len(arrays), self.batch_size, rank, world)
-            return StepLoader(Batches(arrays), draws, **options) if len(arrays) else []
-        sampler = StepSampler(len(arrays), self.batch_size, self.seed, self.flip, rank, world)
-        return StepLoader(Batches(arrays), sampler, self._step if trainer else None, **options)
+            draws = in_order(len(arrays), self.batch_size, *self._ranks())
+            return StepLoader(batches, draws, **options) if len(arrays) else []
+        sampler = StepSampler(len(arrays), self.batch_size, self.seed, self.flip, *self._ranks())
+        return StepLoader(batches, sampler, self._step, **options)
 
     def on_after_batch_transfer(
         self, batch: dict[str, Tensor], dataloader_idx: int
     ) -> dict[str, Tensor]:
-        """Normalise on the device, so that what crosses to it is uint8."""
+        """Normalises on the device, so that what crosses to it is uint8."""
         return batch | {"image": normalize(batch["image"])}
 
     def loader(self, split: str, batch_size: int | None = None) -> StepLoader:
         """Every image of a split once, in order, as float batches on the CPU; needs no trainer."""
         arrays = self.arrays(split)
-        return StepLoader(
-            Batches(arrays, scaled=True), in_order(len(arrays), batch_size or self.batch_size)
-        )
+        draws = in_order(len(arrays), batch_size or self.batch_size)
+        return StepLoader(ImageBatches(arrays, scaled=True), draws)
 
     def pick(self, split: str, num: int, seed: int = 0) -> dict[str, Tensor]:
-        """A float batch of `num` different images of a split, all where it has fewer, in the order
-        drawn.
+        """A float batch of `num` different images of a split, all where it has fewer.
+
+        Which they are, and their order, is a function of `seed`.
         """
         arrays = self.arrays(split)
         rows = torch.from_numpy(np.random.RandomState(seed).permutation(len(arrays))[:num])
-        return Batches(arrays, scaled=True)[Draw(rows)]
+        return ImageBatches(arrays, scaled=True)[Draw(rows)]
 
     def describe(self, split: str) -> dict[str, str | int]:
         """What a number measured on a split must be read with."""
@@ -197,14 +228,13 @@ class ImageDataModule(StepDataModule):
     def fingerprint(self) -> str:
         """16 hex digits of a sha256 over pixels, labels, names and splits."""
         self.setup()
-        if (
-            self._fingerprint is None
-        ):  # all pixels of a resident set are read for it, and an evaluation asks often
+        if self._fingerprint is None:  # kept: it reads all pixels, and an evaluation asks often
             self._fingerprint = self._digest(self._content)
         return self._fingerprint
 
     def _digest(self, content: Content) -> str:
-        arrays, digest = content.arrays, hashlib.sha256((content.sha256 or "").encode())
+        arrays = content.arrays
+        digest = hashlib.sha256((content.sha256 or "").encode())
         if not isinstance(arrays.images, MappedImages):
             digest.update(arrays.images.contiguous().numpy().data)
         if arrays.labels is not None:

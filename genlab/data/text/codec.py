@@ -1,5 +1,6 @@
-"""Texts as the rows that a model reads and writes, and back; with the vocabulary, which travels in
-the checkpoint.
+"""Text as the rows that a model reads and writes, and back.
+
+The codec holds the vocabulary, which travels in the checkpoint of a model.
 """
 
 import json
@@ -18,16 +19,25 @@ __all__ = ["Codec", "pad"]
 
 
 class Codec(nn.Module):
-    """[CLS] source [SEP] target [SEP], or [CLS] passage [SEP] question [SEP] answer [SEP], as ids.
+    """Lays out rows of ids, with the vocabulary.
 
-    max_source counts [CLS] and the [SEP] after the source, and is 0 for a language model, whose
-    rows are [CLS] text [SEP] and whose source is a beginning; max_question counts the [SEP] after
-    the question, 0 where nothing is asked; max_target the last [SEP]. A source that is longer is
-    read in windows, of which each begins `stride` tokens after the one before, or, with stride
-    null, cut on the side `truncate`: right drops its end. commas: the Chinese comma-like marks and
-    the space of a passage become "," first, as in the source of webqa. The vocabulary comes with
-    `use`, or out of a checkpoint: its one buffer is the JSON of Tokenizer.state() as uint8, so that
-    a checkpoint can be used without its data.
+    A row is [CLS] source [SEP] target [SEP], or [CLS] passage [SEP] question [SEP] answer [SEP].
+    The rows of a language model are [CLS] text [SEP]; its source is a beginning of the text. The
+    vocabulary comes with `use` or out of a checkpoint: the one buffer is the JSON of
+    Tokenizer.state() as uint8, so that a checkpoint can be used without its data.
+
+    Args:
+        max_source: Tokens of a source, with [CLS] and the [SEP] after it; 0: a language model.
+        max_target: Tokens of a target, with the last [SEP].
+        max_question: Tokens of a question, with the [SEP] after it; 0: there are no questions.
+        stride: A source that is too long is read in windows, each of which starts so many tokens
+            after the one before; None: it is cut.
+        truncate: The side that is cut: right drops the end.
+        commas: Turn the Chinese comma-like marks and the spaces of a passage into ",", as Su's code
+            for WebQA does.
+
+    Raises:
+        DataError: A length or the stride is out of range.
     """
 
     def __init__(
@@ -41,16 +51,24 @@ class Codec(nn.Module):
     ):
         super().__init__()
         if min(max_source or 3, max_target) < 3 or max_question < 0:
-            lengths = f"data.max_source={max_source}, max_target={max_target}, max_question={max_question}"
-            raise DataError(f"{lengths}: expected 3 (or 0: no source), 3 and 0 tokens or more")
+            raise DataError(
+                f"data.max_source={max_source}, max_target={max_target}, "
+                f"max_question={max_question}: expected 3 tokens or more, "
+                "0 or more for a question, and max_source=0 for none"
+            )
         if stride is not None and not 1 <= stride <= max_source - 2:
             raise DataError(
-                f"data.stride={stride}: expected 1 to data.max_source - 2 = {max_source - 2}, or null"
+                f"data.stride={stride}: expected 1 to data.max_source - 2 = {max_source - 2}, "
+                "or null"
             )
         if truncate not in ("right", "left"):
             raise DataError(f"data.truncate={truncate}: expected right or left")
-        self.max_source, self.max_target, self.max_question = max_source, max_target, max_question
-        self.stride, self.truncate, self.commas = stride, truncate, commas
+        self.max_source = max_source
+        self.max_target = max_target
+        self.max_question = max_question
+        self.stride = stride
+        self.truncate = truncate
+        self.commas = commas
         self.register_buffer("content", torch.zeros(0, dtype=torch.uint8))
         self._tokenizer: Tokenizer | None = None
 
@@ -60,32 +78,29 @@ class Codec(nn.Module):
         """Takes the vocabulary of `tokenizer` as its own."""
         self._tokenizer = tokenizer
         content = json.dumps(tokenizer.state(), ensure_ascii=False).encode()
-        self.content = torch.frombuffer(bytearray(content), dtype=torch.uint8).to(
-            self.content.device
-        )
+        stored = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        self.content = stored.to(self.content.device)
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """ValueError where there is no vocabulary yet."""
+        """The tokenizer; DataError where there is no vocabulary yet."""
         if self._tokenizer is None:
             if not len(self.content):
                 raise DataError(
                     "there is no vocabulary yet: it comes with the data, or out of a trained run"
                 )
-            self._tokenizer = Tokenizer.from_state(
-                json.loads(self.content.cpu().numpy().tobytes().decode())
-            )
+            content = self.content.cpu().numpy().tobytes().decode()
+            self._tokenizer = Tokenizer.from_state(json.loads(content))
         return self._tokenizer
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        if (stored := state_dict.get(f"{prefix}content")) is not None:
-            self.content, self._tokenizer = (
-                torch.zeros_like(stored, device=self.content.device),
-                None,
-            )
+        stored = state_dict.get(f"{prefix}content")
+        if stored is not None:
+            self.content = torch.zeros_like(stored, device=self.content.device)
+            self._tokenizer = None
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    # --- texts to ids -----------------------------------------------------------------------------
+    # --- text to ids ------------------------------------------------------------------------------
 
     def sources(self, texts: Sequence[str]) -> list[list[int]]:
         """The plain ids of sources or passages, of any length."""
@@ -93,16 +108,14 @@ class Codec(nn.Module):
             texts = [re.sub(r"[ 、；，]+", ",", text) for text in texts]
         return self.tokenizer.plain(texts)
 
-    def targets(self, texts: Sequence[str], parts: bool = False) -> list[list[int]]:
-        """The plain ids of targets; where commas are on, a space between two parts of an answer
-        becomes one.
-        """
-        return self.tokenizer.plain(
-            [text.replace(" ", ",") for text in texts] if self.commas else texts
-        )
+    def targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """The plain ids of targets; with `commas`, the parts of an answer are joined by commas."""
+        if self.commas:
+            texts = [text.replace(" ", ",") for text in texts]
+        return self.tokenizer.plain(texts)
 
     def starts(self, length: int) -> list[int]:
-        """Where the windows over a source of `length` plain ids start; the last one ends with it."""
+        """Where the windows over a source of `length` ids start; the last one ends with it."""
         room = self.max_source - 2
         if not self.max_source or length <= room:
             return [0]
@@ -113,25 +126,28 @@ class Codec(nn.Module):
     def windows(
         self, source: Sequence[int], question: Sequence[int] | None = None
     ) -> list[list[int]]:
-        """The rows [CLS] part of the source [SEP] (question [SEP]) to read, one a window, without a
-        target.
-        """
+        """The rows to read, one a window of the source, without a target."""
         width = self.max_source - 2 if self.max_source else len(source)
         return [
             self.row(source[start : start + width], question) for start in self.starts(len(source))
         ]
 
     def row(self, part: Sequence[int], question: Sequence[int] | None = None) -> list[int]:
-        """One row to read, of a part of a source that fits."""
+        """One row to read, without a target.
+
+        Args:
+            part: Ids of a part of a source that fits.
+            question: Ids of a question, which is cut to max_question; None: there is none.
+        """
         t = self.tokenizer
         if question is not None and not self.max_question:
             raise DataError(
-                "a question was asked, but data.max_question=0: this model was trained without"
+                "a question was given, but data.max_question=0: this model was trained without"
             )
         if not self.max_source:
             return [t.cls_id, *part]
-        asked = [] if question is None else [*question[: self.max_question - 1], t.sep_id]
-        return [t.cls_id, *part, t.sep_id, *asked]
+        end = [] if question is None else [*question[: self.max_question - 1], t.sep_id]
+        return [t.cls_id, *part, t.sep_id, *end]
 
     def ending(self, target: Sequence[int]) -> list[int]:
         """target [SEP], cut to max_target."""
@@ -139,7 +155,7 @@ class Codec(nn.Module):
 
     @property
     def max_length(self) -> int:
-        """Of a row with its question and target."""
+        """The most tokens of a row with its question and target."""
         return max(self.max_source, 1) + self.max_question + self.max_target
 
     # --- and back ---------------------------------------------------------------------------------
@@ -150,15 +166,20 @@ class Codec(nn.Module):
 
     @property
     def banned(self) -> list[int]:
-        """What a target never contains: every special token but [SEP], its end."""
+        """The ids that a target never contains: all special tokens but [SEP], its end."""
         t = self.tokenizer
-        return [
-            i for token, i in t.ids.items() if re.fullmatch(r"\[\w+\]", token) and i != t.sep_id
-        ]
+        special = [i for token, i in t.ids.items() if re.fullmatch(r"\[\w+\]", token)]
+        return [i for i in special if i != t.sep_id]
 
 
 def pad(rows: Sequence[Sequence[int]], value: int = 0, length: int = 0) -> Tensor:
-    """int64 (len(rows), `length`, or the longest if that is more), padded on the right."""
+    """Rows as int64 (len(rows), L), padded on the right.
+
+    Args:
+        rows: Ids.
+        value: What they are padded with.
+        length: L is it, or the longest row if that is more.
+    """
     out = torch.full((len(rows), max(length, *map(len, rows))), value)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.as_tensor(row, dtype=torch.long)

@@ -1,6 +1,4 @@
-"""Questions about short texts on countries and chemical elements, out of a table that comes with
-genlab.
-"""
+"""Questions about short texts on countries and elements, from a table that comes with genlab."""
 
 import string
 from collections.abc import Iterable
@@ -14,10 +12,10 @@ from genlab.data.text.records import Example
 from genlab.errors import DataError
 from genlab.ranges import NonNegativeInt, PositiveInt
 
-__all__ = ["Facts"]
+__all__ = ["TEMPLATES", "Facts", "make_question", "read_table"]
 
 # kind -> field -> (ways to state it, ways to ask for it); {n} is the name, {v} the value
-STATED = {
+TEMPLATES = {
     "country": {
         "capital": (
             (
@@ -116,14 +114,19 @@ Table = dict[str, dict[str, dict[str, str]]]  # kind -> name -> field -> value
 
 
 class Facts(TextDataModule):
-    """Questions, each with short texts of one to five sentences about one or two countries or
-    elements: what one fact is, or all that is said of a name.
+    """Questions, each with short texts about one or two countries or elements.
 
-    A question of num_val and num_test has two texts, of which one has the answer, or none, and both
-    are true. One of the num_train training questions has one text, and in it the values are
-    exchanged among the others of a kind, so that a model has to read and cannot know by heart: what
-    is true, training never tells. no_answer: the part of the questions, in all splits, that no text
-    answers; in training a further fifth comes with the wrong text.
+    A question asks for one fact or for all that a text says about a name. One of val or test has
+    two texts, of which one has the answer, or none, and both are true. A training question has one
+    text, in which the values are exchanged among the others of a kind: a model has to read and
+    cannot learn the answers by heart, since training never shows the true ones.
+
+    Args:
+        num_train: Training questions.
+        num_val: Questions of val.
+        num_test: Questions of test.
+        options: See TextDataModule. no_answer is the fraction of the questions, in all splits, that
+            no text answers; in training a further fifth comes with the wrong text.
     """
 
     name = "facts"
@@ -138,9 +141,13 @@ class Facts(TextDataModule):
         super().__init__(num_val=num_val, num_test=num_test, **options)
         if min(num_train, num_val, num_test) < 1:
             raise DataError(
-                f"data.num_train={num_train}, num_val={num_val}, num_test={num_test}: expected 1 or more"
+                f"data.num_train={num_train}, num_val={num_val}, num_test={num_test}: "
+                "expected 1 or more"
             )
-        self.num_train, self.unanswered, self.no_answer = num_train, self.no_answer, 0.0
+        self.num_train = num_train
+        # The questions are made without an answer, so that no row has to be drawn without one.
+        self.unanswered = self.no_answer
+        self.no_answer = 0.0
 
     def _read(self) -> dict[str, list[Example]]:
         random = np.random.RandomState(SPLIT_SEED)
@@ -148,25 +155,24 @@ class Facts(TextDataModule):
         counts = {"train": self.num_train, "val": self.num_val, "test": self.num_test}
         return {
             split: [
-                asked(table, f"{split}-{i}", self.unanswered, split == "train", random)
+                make_question(table, f"{split}-{i}", self.unanswered, split == "train", random)
                 for i in range(count)
             ]
             for split, count in counts.items()
         }
 
     def _corpus(self) -> Iterable[str]:
-        """The training texts, and every letter and digit at the start of a word and in it, for
-        names not seen yet.
+        """The training texts, and all letters and digits, first in a word and in it.
+
+        So names that training lacks can be written. Twice, for the min_count of build_vocab.
         """
         signs = string.ascii_letters + string.digits
-        return [
-            *super()._corpus(),
-            *2 * ["-", *(sign + other for sign in signs for other in signs)],
-        ]
+        pairs = [sign + other for sign in signs for other in signs]
+        return [*super()._corpus(), *2 * ["-", *pairs]]
 
 
 def read_table() -> Table:
-    """The facts of facts.tsv: lines of one kind follow a line with the names of its fields."""
+    """The facts of facts.tsv, in which a line with the names of its fields begins each kind."""
     table: Table = {}
     fields: list[str] = []
     for line in files("genlab.data.text").joinpath("facts.tsv").read_text().splitlines():
@@ -178,52 +184,60 @@ def read_table() -> Table:
     return table
 
 
-def asked(
-    table: Table, number: str, no_answer: float, exchanged: bool, random: np.random.RandomState
+def make_question(
+    table: Table, id: str, no_answer: float, exchanged: bool, random: np.random.RandomState
 ) -> Example:
-    """A question, a text on its subject and perhaps another name, and a text on one or two others."""
+    """A question with a text about its subject and perhaps another name, and a text about others.
+
+    Args:
+        table: The facts.
+        id: Of the example, and of its document.
+        no_answer: The probability that no text answers the question.
+        exchanged: The values are exchanged among the names, and one text is kept: for training.
+        random: What all of it is drawn from.
+    """
     kind = list(table)[random.randint(len(table))]
-    rows, stated = table[kind], STATED[kind]
+    rows, templates = table[kind], TEMPLATES[kind]
     names = [list(rows)[i] for i in random.permutation(len(rows))[:4]]
     facts = {}
     for name in names:
-        values = {
-            field: list(rows)[random.randint(len(rows))] if exchanged else name for field in stated
+        owners = {  # whose value each field has
+            field: list(rows)[random.randint(len(rows))] if exchanged else name
+            for field in templates
         }
-        facts[name] = {field: rows[values[field]][field] for field in stated}
-    field = (
-        list(stated)[random.randint(len(stated))] if random.random_sample() < 0.5 else None
-    )  # None: all that is said
+        facts[name] = {field: rows[owners[field]][field] for field in templates}
+    field = None  # None: all that is said
+    if random.random_sample() < 0.5:
+        field = list(templates)[random.randint(len(templates))]
     answered = random.random_sample() >= no_answer
-    subject, sources, said = names[0], [], []
+    subject = names[0]
+    sources: list[str] = []
+    about_subject: list[str] = []
     first = names[1:2] if field is None and not answered else names[: random.randint(1, 3)]
     for pair in (first, names[2 : random.randint(3, 5)]):
         sentences = []
         for name in (pair[i] for i in random.permutation(len(pair))):
             needed = [field] if name == subject and answered and field else []
-            others = [f for f in stated if name != subject or f != field]
+            others = [f for f in templates if name != subject or f != field]
             num = random.randint(0 if needed else 1, 3)
             fields = needed + [others[i] for i in random.permutation(len(others))[:num]]
             own = [
-                say(stated[fields[i]][0], name, facts[name][fields[i]], random)
+                say(templates[fields[i]][0], name, facts[name][fields[i]], random)
                 for i in random.permutation(len(fields))
             ]
             sentences += own
-            said += own if name == subject else []
+            about_subject += own if name == subject else []
         sources.append(" ".join(sentences))
-    targets = (
-        (" ".join(said) if field is None else facts[subject][field],) if answered else (),
-        (),
-    )
+    answer = " ".join(about_subject) if field is None else facts[subject][field]
+    targets = ((answer,) if answered else (), ())
     # One text in training: a row without an answer teaches little.
     order = [int(random.random_sample() < 0.2)] if exchanged else random.permutation(2)
-    question = say(WHOLE if field is None else stated[field][1], subject, "", random)
-    return Example(
-        number, tuple(sources[i] for i in order), tuple(targets[i] for i in order), question, number
-    )
+    question = say(WHOLE if field is None else templates[field][1], subject, "", random)
+    sources = tuple(sources[i] for i in order)
+    return Example(id, sources, tuple(targets[i] for i in order), question, document=id)
 
 
 def say(ways: tuple[str, ...], name: str, value: str, random: np.random.RandomState) -> str:
-    """One of the ways to put it, with a capital at its start."""
+    """One of the ways to put a fact, with a capital at its start."""
     text = ways[random.randint(len(ways))].format(n=name, v=value)
     return text[0].upper() + text[1:]

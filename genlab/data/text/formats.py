@@ -1,6 +1,4 @@
-"""Files of texts from outside, opened, checked and taken apart: JSON, JSON lines and tables, each
-line with its number.
-"""
+"""Text files of a user: opened, checked and split into records (JSON, JSON lines and tables)."""
 
 import csv
 import gzip
@@ -22,7 +20,7 @@ __all__ = [
     "format_of",
     "json_of",
     "json_rows",
-    "opened",
+    "open_text",
     "parse",
     "refuse",
     "rows_of",
@@ -33,18 +31,17 @@ __all__ = [
 PACKED = (".gz", ".zst", ".zstd")
 DELIMITERS = {".tsv": "\t", ".csv": ","}
 
-Row = tuple[str, Callable[[], dict]]  # where it is, and what gives its values or raises ValueError
+# (the place of a record in its file, a function that returns its values or raises ValueError)
+Row = tuple[str, Callable[[], dict]]
 
 
 def format_of(path: Path) -> str:
-    """The suffix that says what is in a file, that of its compression left out: .jsonl of
-    a.jsonl.gz.
-    """
+    """The suffix of a file without that of its compression: .jsonl of a.jsonl.gz."""
     return (path.with_suffix("") if path.suffix in PACKED else path).suffix
 
 
 def check(text: str) -> str:
-    """`text`, if it can be written as UTF-8; ValueError if not."""
+    """Returns `text` if it can be written as UTF-8; raises ValueError if not."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -56,11 +53,13 @@ def check(text: str) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[io.TextIOBase]:
-    """A file as text, decompressed as its suffix says, a byte order mark left out; see `check` for
-    bytes that are no UTF-8.
+def open_text(path: Path) -> Iterator[io.TextIOBase]:
+    """A file as text, decompressed as its suffix says, without a byte order mark.
 
-    DataError if it cannot be read to its end.
+    Bytes that are not UTF-8 pass; `check` finds them.
+
+    Raises:
+        DataError: It is not there, or cannot be read to its end.
     """
     errors = (OSError, EOFError, zlib.error)
     stream: Any = None
@@ -87,8 +86,8 @@ def opened(path: Path) -> Iterator[io.TextIOBase]:
 
 
 def text_of(path: Path) -> str:
-    """The content of a file; see `opened`."""
-    with opened(path) as text:
+    """The content of a file; see `open_text`."""
+    with open_text(path) as text:
         return text.read()
 
 
@@ -96,18 +95,23 @@ def text_of(path: Path) -> str:
 
 
 def parse(text: str) -> Any:
-    """The value of one line of JSON; ValueError that says why there is none."""
+    """The value of one line of JSON; ValueError says why there is none."""
     try:
         return json.loads(text)
     except RecursionError:
         raise ValueError("not JSON that can be read (brackets are nested too deeply)") from None
     except json.JSONDecodeError as error:
-        check(text)  # is the better answer where it fails
+        check(text)  # where it fails, its error says more
         raise ValueError(f"not JSON ({error.msg}: column {error.colno}); was it cut off?") from None
 
 
 def json_of(path: Path, text: str | None = None) -> Any:
-    """The value of a JSON file, whose content is `text`; DataError with its line where it is none."""
+    """The value of a JSON file; DataError names the line where it is not JSON.
+
+    Args:
+        path: The file.
+        text: Its content, if that is read already.
+    """
     try:
         return json.loads(text_of(path) if text is None else text)
     except RecursionError:
@@ -121,10 +125,11 @@ def json_of(path: Path, text: str | None = None) -> Any:
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """The records of a file: an object a line, or, in a file named .json, a list of them or
-    {"data": a list}, too.
+    """The records of a file: an object a line; a file named .json may also hold a list of them, or
+    {"data": a list}.
     """
-    text, content = text_of(path), None
+    text = text_of(path)
+    content = None
     if format_of(path) == ".json":
         try:
             content = json_of(path, text)
@@ -143,7 +148,7 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 def an_object(value: Any) -> dict:
-    """`value`, if it is an object of JSON; ValueError if not."""
+    """Returns `value` if it is a JSON object; raises ValueError if not."""
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, got {type(value).__name__}")
     return value
@@ -153,25 +158,29 @@ def an_object(value: Any) -> dict:
 
 
 def rows_of(path: Path, keys: Sequence[str | int], settings: str) -> Iterator[Row]:
-    """The records of a file named .tsv or .csv, else those of JSON; keys, settings: see
-    `table_rows`.
+    """The records of a table (.tsv, .csv) or of JSON.
+
+    Args:
+        path: The file.
+        keys, settings: See `table_rows`.
     """
     return table_rows(path, keys, settings) if format_of(path) in DELIMITERS else json_rows(path)
 
 
 def table_rows(path: Path, keys: Sequence[str | int], settings: str) -> Iterator[Row]:
-    """The rows of a table, columns in quotes as csv has them: "" is a quote, and a column may have
-    several lines.
+    """The rows of a table, with quotes as in csv: "" is a quote, and a column may span lines.
 
-    In a .tsv, a quote at the start of a column that nothing closes stands for itself, as where
-    nothing is quoted. What reads as several lines in quotes, but as rows of their own without them,
-    is refused.
+    In a .tsv, a quote that opens a column and is never closed stands for itself. What reads as one
+    row over several lines, but as one row a line without the quotes, is refused.
 
     Args:
-        path: a .tsv or .csv.
-        keys: the columns that are needed: names out of the first line, or, in a file without names,
-        numbers from 0.
-        settings: where the user says what the keys are.
+        path: A .tsv or .csv.
+        keys: The columns that are needed: names in the first line or, in a file without names,
+            numbers from 0.
+        settings: The config keys that set them, for errors.
+
+    Raises:
+        DataError: A column is not there, or names and numbers are mixed.
     """
     delimiter, lines = DELIMITERS[format_of(path)], text_of(path).split("\n")
     names, number = None, 0
@@ -182,16 +191,20 @@ def table_rows(path: Path, keys: Sequence[str | int], settings: str) -> Iterator
             raise DataError(f"{path}:1: {error}") from None
         missing = [str(key) for key in keys if key not in names]
         if missing:
-            raise DataError(f"{path}:1: no column {', '.join(missing)} among {', '.join(names)}; set {settings} to "
-                            "names or, without a first line of names, to numbers from 0")  # fmt: skip
+            raise DataError(
+                f"{path}:1: no column {', '.join(missing)} among {', '.join(names)}; "
+                f"set {settings} to names or, without a first line of names, to numbers from 0"
+            )
     if len({type(key) for key in keys}) > 1:
         raise DataError(
-            f"{settings}: {', '.join(map(str, keys))}: expected names of columns, or numbers, and not both"
+            f"{settings}: {', '.join(map(str, keys))}: "
+            "expected names of columns, or numbers, and not both"
         )
     width = max(keys) + 1 if names is None else len(names)
     needed = width if names is None else max(map(names.index, keys)) + 1
     while number < len(lines):
-        place, used = str(number + 1), 1
+        place = str(number + 1)
+        used = 1
         if lines[number].strip():
             try:
                 cells, used = record(lines, number, delimiter, width)
@@ -207,13 +220,14 @@ def columns(cells: list[str], names: list[str] | None, needed: int) -> dict:
         raise ValueError(f"{len(cells)} columns, expected {needed} or more")
     if names is not None and any(cells[len(names) :]):
         raise ValueError(
-            f"{len(cells)} columns, expected {len(names)}; a text with a delimiter in it needs quotes around it"
+            f"{len(cells)} columns, expected {len(names)}; "
+            "a text with a delimiter in it needs quotes around it"
         )
     return dict(enumerate(cells)) if names is None else dict(zip(names, cells, strict=False))
 
 
 def record(lines: list[str], first: int, delimiter: str, width: int) -> tuple[list[str], int]:
-    """(the cells of the row that starts in line `first`, how many lines it takes)."""
+    """The row that starts in line `first`: (its cells, how many lines it takes)."""
     plain = lines[first].rstrip("\r").split(delimiter)
     if '"' not in lines[first]:
         return plain, 1
@@ -225,19 +239,20 @@ def record(lines: list[str], first: int, delimiter: str, width: int) -> tuple[li
     except csv.Error:
         if delimiter == "\t":
             return plain, 1
-        raise ValueError('a column starts with a quote (") that is not closed as it should be; write "" for a quote in a '
-                         "column in quotes") from None  # fmt: skip
+        raise ValueError(
+            'a column starts with a quote (") that is not closed as it should be; '
+            'write "" for a quote in a column in quotes'
+        ) from None
     used = reader.line_num
-    if (
-        used > 1
-        and width > 1
-        and all(len(line.split(delimiter)) >= width for line in lines[first : first + used])
-    ):
-        raise ValueError(f'a quote (") opens a column here and closes it in line {first + used}, and each of these lines '
-                         'could be a row of its own; write "" for a quote in a column in quotes')  # fmt: skip
+    spanned = lines[first : first + used]
+    if used > 1 and width > 1 and all(len(line.split(delimiter)) >= width for line in spanned):
+        raise ValueError(
+            f'a quote (") opens a column here and closes it in line {first + used}, and each of '
+            'these lines could be a row of its own; write "" for a quote in a column in quotes'
+        )
     return cells, used
 
 
 def refuse(why: str) -> Any:
-    """ValueError, where it is wanted later."""
+    """Raises ValueError; as a function, so that a record can raise it when it is made."""
     raise ValueError(why)

@@ -1,34 +1,32 @@
-"""Texts with labels that a model is to write them by: your own, regular poems, and sentences out of
-a table.
-"""
+"""Texts with labels that a model writes by: a user's own, regular poems, sentences from a table."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from genlab.data.splits import SPLITS
-from genlab.data.text.facts import STATED, read_table
+from genlab.data.text.facts import TEMPLATES, read_table
 from genlab.data.text.module import TextDataModule, split_documents
-from genlab.data.text.records import Example, Records, read_labelled
+from genlab.data.text.records import Example, Record, read_labelled
 from genlab.data.text.rows import Drawn
 from genlab.errors import DataError
 from genlab.ranges import NonNegativeInt, PositiveInt
 
-__all__ = ["FactSentences", "LabelledText", "Poems", "SteeredText", "known_values"]
+__all__ = ["ConditionalText", "FactSentences", "LabelledText", "Poems", "known_values"]
 
 
-class SteeredText(TextDataModule):
-    """Texts that are written under something given with each, which subclasses say in `given`."""
+class ConditionalText(TextDataModule):
+    """Texts for models that write under a condition, which subclasses return in `given`."""
 
     def given(self, split: str) -> dict[str, Tensor]:
-        """What each example of a split is written under, a row an example."""
+        """The condition of each example of a split, a row an example."""
         raise NotImplementedError
 
     def encoded(self, split: str) -> Drawn:
-        """The examples of a split as ids, with what is given."""
+        """The examples of a split as ids, with their conditions."""
         if split not in self._encoded:
             self._encoded[split] = Drawn(self.examples(split), self.codec, self.given(split))
         return self._encoded[split]
@@ -37,31 +35,44 @@ class SteeredText(TextDataModule):
 def known_values(
     examples: Sequence[Example], fields: Sequence[str], min_count: int
 ) -> dict[str, list[str]]:
-    """field -> its values in at least min_count of the examples, the most frequent first; DataError
-    without two.
+    """The values of each field that a model can write by.
+
+    Args:
+        examples: Of the training split.
+        fields: The names of the labels.
+        min_count: How many examples must have a value.
+
+    Returns:
+        field -> its values, the most frequent first.
+
+    Raises:
+        DataError: A field has fewer than two values.
     """
     found = {}
     for i, field in enumerate(fields):
         counts = Counter(e.labels[i] for e in examples if e.labels[i])
-        found[field] = [
-            v
-            for v, count in sorted(counts.items(), key=lambda vc: (-vc[1], vc[0]))
-            if count >= min_count
-        ]
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        found[field] = [value for value, count in ranked if count >= min_count]
         if len(found[field]) < 2:
             raise DataError(
-                f"data.fields: {field} has {len(found[field])} values of data.min_count={min_count} training texts or more, "
-                "and so cannot steer anything; leave it out or lower data.min_count"
+                f"data.fields: {field} has {len(found[field])} values with data.min_count="
+                f"{min_count} training texts or more, and 2 are needed; leave the field out or "
+                "lower data.min_count"
             )
     return found
 
 
-class LabelledText(SteeredText):
-    """Texts with one or more labels, a text a line; see read_labelled.
+class LabelledText(ConditionalText):
+    """Texts with one or more labels; see genlab.data.text.records.read_labelled.
 
-    fields: the names of the labels, in a table without names their columns. A value in fewer than
-    min_count training texts is one that is not told. source_field: what a text is written to, for
-    models that read (max_source tokens); null: none, for language models (max_source=0).
+    Args:
+        fields: The names of the labels; in a table without names, their columns.
+        text_field: The field, or column, of the text.
+        source_field: The field of what the text is written to, for models that read; None: there is
+            none, for language models.
+        min_count: A value in fewer training texts counts as an unknown label.
+        max_source: Tokens of a source; 0 without one.
+        options: See TextDataModule.
     """
 
     name = "labelled_text"
@@ -83,31 +94,32 @@ class LabelledText(SteeredText):
             )
         if (source_field is None) != (max_source == 0):
             raise DataError(
-                f"data.source_field={source_field}, data.max_source={max_source}: a source needs both its field and room, "
-                "and texts that are written to nothing data.source_field=null data.max_source=0"
+                f"data.source_field={source_field}, data.max_source={max_source}: set both for "
+                "texts with a source; without one, data.source_field=null data.max_source=0"
             )
-        self.text_field, self.source_field, self.min_count = text_field, source_field, min_count
+        self.text_field = text_field
+        self.source_field = source_field
+        self.min_count = min_count
         self._values: dict[str, list[str]] | None = None
 
-    def _records(self, paths: list[Path]) -> Records:
-        return read_labelled(paths, self.on_error, self.text_field, self.fields, self.source_field)
+    def read_examples(self, path: Path) -> Iterator[Record]:
+        """A text with its labels a record."""
+        return read_labelled(path, self.text_field, self.fields, self.source_field)
 
     @property
     def label_values(self) -> dict[str, list[str]]:
-        """field -> the values that training tells, the most frequent first; known after setup()."""
+        """field -> its values in training, the most frequent first; known after setup()."""
         if self._values is None:
-            self._values = known_values(
-                self.examples("train"), list(map(str, self.fields)), self.min_count
-            )
+            fields = list(map(str, self.fields))
+            self._values = known_values(self.examples("train"), fields, self.min_count)
         return self._values
 
     def given(self, split: str) -> dict[str, Tensor]:
-        """{"labels": int64 (N, F)}, -1 where one is not told or not known."""
-        places = [
-            {value: i for i, value in enumerate(values)} for values in self.label_values.values()
-        ]
+        """{"labels": int64 (N, F)}, -1 where a label is unknown."""
+        known = self.label_values.values()
+        places = [{value: i for i, value in enumerate(values)} for values in known]
         rows = [
-            [place.get(v, -1) for place, v in zip(places, e.labels, strict=True)]
+            [place.get(label, -1) for place, label in zip(places, e.labels, strict=True)]
             for e in self.examples(split)
         ]
         return {"labels": torch.tensor(rows, dtype=torch.long).reshape(-1, len(places))}
@@ -123,11 +135,14 @@ class Poems(LabelledText):
 
 
 class FactSentences(LabelledText):
-    """Each sentence that the templates of `data=facts` make of its table: a statement or a question
-    on one topic.
+    """The sentences that the templates of `data=facts` make from its table, by topic and form.
 
-    3,120 sentences on 81 countries and 49 elements, all true. num_val and num_test of them, drawn
-    once, are held out: other ways to put what training says, or to ask for it.
+    3,120 true sentences on 81 countries and 49 elements, each a statement or a question.
+
+    Args:
+        num_val: Sentences held out for val: other ways to put what training says, or to ask for it.
+        num_test: The same for test.
+        options: See LabelledText.
     """
 
     name = "fact_sentences"
@@ -138,22 +153,20 @@ class FactSentences(LabelledText):
         super().__init__(["topic", "form"], num_val=num_val, num_test=num_test, **options)
 
     def _read(self) -> dict[str, list[Example]]:
-        made = []
-        for kind, rows in read_table().items():
-            for name, facts in rows.items():
-                for topic, ways in STATED[kind].items():
-                    for form, templates in zip(("statement", "question"), ways, strict=True):
-                        for way in templates:
-                            text = way.format(n=name, v=facts[topic])
-                            text = text[0].upper() + text[1:]
-                            made.append(
-                                Example(
-                                    f"{len(made)}",
-                                    ("",),
-                                    ((text,),),
-                                    document=text,
-                                    labels=(topic, form),
-                                )
-                            )
-        rows = split_documents(made, self.num_val, self.num_test)
-        return {split: [made[row] for row in rows[split]] for split in SPLITS}
+        examples = [
+            Example(str(i), ("",), ((text,),), document=text, labels=labels)
+            for i, (text, labels) in enumerate(_fact_sentences())
+        ]
+        rows = split_documents(examples, self.num_val, self.num_test)
+        return {split: [examples[row] for row in rows[split]] for split in SPLITS}
+
+
+def _fact_sentences() -> Iterator[tuple[str, tuple[str, str]]]:
+    """(sentence, (topic, form)) of all facts and templates."""
+    for kind, rows in read_table().items():
+        for name, facts in rows.items():
+            for topic, (statements, questions) in TEMPLATES[kind].items():
+                for form, ways in (("statement", statements), ("question", questions)):
+                    for way in ways:
+                        text = way.format(n=name, v=facts[topic])
+                        yield text[0].upper() + text[1:], (topic, form)

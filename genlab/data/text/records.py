@@ -1,9 +1,12 @@
-"""Text records as they come: source/target pairs, SQuAD-like question files, and WebQA's question
-lists.
+"""Text records as they come: source/target pairs, SQuAD-like files, and WebQA's question lists.
+
+A reader of a format is a function of a file: it yields the place of each record and a function that
+makes an Example of it. So a bad record is named by its place, or skipped, in every format alike.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,10 @@ from genlab.errors import DataError
 
 __all__ = [
     "Example",
+    "Record",
     "Records",
     "a_text",
+    "read_files",
     "read_labelled",
     "read_pairs",
     "read_squad",
@@ -25,10 +30,14 @@ __all__ = [
 class Example:
     """One source to write a target for, or one question with its passages.
 
-    targets[i]: what may be answered out of sources[i], the first being what is trained; () where it
-    has no answer.
-    document: examples of one document never come into different splits. labels: what is to steer
-    the text, a value of each field of data.fields, "" where it is not told.
+    Attributes:
+        id: Names the example in outputs.
+        sources: The source, or the passages of the question; ("",) where there is none.
+        targets: targets[i] are the references for sources[i], equally good ones; the first is
+            trained on. () where the passage has no answer.
+        question: None where there is none.
+        document: Examples of one document never come into different splits.
+        labels: What the text is written by, a value of each field of data.fields; "": unknown.
     """
 
     id: str
@@ -44,8 +53,13 @@ class Example:
 
     @property
     def accepted(self) -> tuple[str, ...]:
-        """Every answer that counts as right, each once."""
+        """All references, each once."""
         return tuple(dict.fromkeys(target for targets in self.targets for target in targets))
+
+
+# (place in the file, a function that makes the example, returns None to leave it out, or raises
+# ValueError that says why it cannot be used)
+Record = tuple[str, Callable[[], Example | None]]
 
 
 @dataclass
@@ -56,21 +70,24 @@ class Records:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
-Reader = Callable[[Path], Iterator[tuple[str, Callable[[], Example | None]]]]
+def read_files(
+    paths: list[Path], reader: Callable[[Path], Iterator[Record]], on_error: str
+) -> Records:
+    """The examples of some files.
 
+    Args:
+        paths: The files.
+        reader: Yields the records of one of them.
+        on_error: `raise`: a bad record is an error that names its place; `skip`: it is left out.
 
-def read(paths: list[Path], parse: Reader, on_error: str) -> Records:
-    """What `parse` finds in `paths`; a bad record raises DataError with its place, or is skipped if
-    on_error says so.
-
-    parse gives (place, a function that makes the example, None to leave it out, or raises
-    ValueError that says why not).
+    Raises:
+        DataError: A file cannot be read or has no usable record, or a record is bad.
     """
     if on_error not in ("raise", "skip"):
         raise DataError(f"data.on_error={on_error}: expected raise or skip")
     records = Records()
     for path in paths:
-        for place, make in parse(path):
+        for place, make in reader(path):
             try:
                 example = make()
             except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -83,11 +100,8 @@ def read(paths: list[Path], parse: Reader, on_error: str) -> Records:
             else:
                 records.examples += [] if example is None else [example]
         if not records.examples:
-            why = (
-                f"; of {len(records.skipped)} skipped, {': '.join(records.skipped[0])}"
-                if records.skipped
-                else ""
-            )
+            count, first = len(records.skipped), records.skipped[:1]
+            why = f"; of {count} skipped, {': '.join(first[0])}" if first else ""
             raise DataError(f"{path}: there is no usable record in it{why}")
     return records
 
@@ -102,95 +116,92 @@ def a_text(value: Any, name: str, empty: bool = False) -> str:
 
 
 def texts(value: Any, name: str) -> tuple[str, ...]:
-    """A text, a list of them, or answers as SQuAD and `datasets` have them: [{"text": ...}] and
-    {"text": [...]}.
+    """The texts in `value`: a text, a list of them, or answers.
+
+    Answers are as SQuAD has them, [{"text": ...}], or as `datasets` does, {"text": [...]}.
     """
     if isinstance(value, dict) and "text" in value:
         value = value["text"]
-    found = [
-        each["text"] if isinstance(each, dict) and "text" in each else each
-        for each in as_list(value)
-    ]
+    values = value if isinstance(value, list) else [value]
+    found = [v["text"] if isinstance(v, dict) and "text" in v else v for v in values]
     return tuple(a_text(each, name) for each in found)
 
 
-def as_list(value: Any) -> list:
-    return value if isinstance(value, list) else [value]
-
-
 def targets_of(value: Any, name: str) -> tuple[str, ...]:
-    """The same, of which there has to be one."""
+    """The texts in `value`; ValueError if there is none."""
     return texts(value, name) or refuse(f"{name}: it is empty")
 
 
-# --- the formats ----------------------------------------------------------------------------------
+# --- pairs and labelled texts ---------------------------------------------------------------------
 
 
 def read_pairs(
-    paths: list[Path], on_error: str, source: str | int = "source", target: str | int = "target"
-) -> Records:
-    """A pair a record with the fields `source` and `target` (a text, a list of them, or answers as
-    in SQuAD).
+    path: Path, source: str | int = "source", target: str | int = "target"
+) -> Iterator[Record]:
+    """A source and its target a record.
 
-    Records are JSON objects, one a line, or, in a file named .json, in a list; in a file named .tsv
-    or .csv rows, whose columns have these numbers from 0 or, where they are names, a first line of
-    names.
+    Records are JSON objects: one a line or, in a file named .json, in a list. In a file named .tsv
+    or .csv they are rows.
+
+    Args:
+        path: The file.
+        source: The field of the source; in a table its column, a name in the first line or a number
+            from 0.
+        target: The field of the target: a text, a list of them, or answers as in SQuAD.
     """
 
-    def pair(place: str, row: list) -> Example:
-        given, targets = a_text(row[0], str(source)), targets_of(row[1], str(target))
-        return Example(place, (given,), (targets,), document=given)
+    def make(place: str, row: list) -> Example:
+        given = a_text(row[0], str(source))
+        return Example(place, (given,), (targets_of(row[1], str(target)),), document=given)
 
-    return read_rows(
-        paths, on_error, (source, target), pair, "data.source_field and data.target_field"
-    )
+    return _read_rows(path, (source, target), make, "data.source_field and data.target_field")
 
 
 def read_labelled(
-    paths: list[Path],
-    on_error: str,
-    text: str | int,
-    fields: list[str | int],
-    source: str | int | None = None,
-) -> Records:
-    """A text with its labels a record, and a source that it is written to if there is one; files as
-    in read_pairs.
+    path: Path, text: str | int, fields: list[str | int], source: str | int | None = None
+) -> Iterator[Record]:
+    """A text with its labels a record; files as in `read_pairs`.
 
-    A label is a text, number or true or false; null, and in a table nothing, is one that is not
-    told.
+    A label is a text, a number, true or false; null, and in a table an empty column, is an unknown
+    label.
+
+    Args:
+        path: The file.
+        text: The field of the text.
+        fields: The fields of the labels.
+        source: The field of what the text is written to; None: there is none.
     """
 
-    def labelled(place: str, row: list) -> Example:
-        wrong = [
-            str(field)
-            for field, value in zip(fields, row[2:], strict=True)
-            if isinstance(value, list | dict)
-        ]
-        if wrong:
-            raise ValueError(f"{wrong[0]}: expected a label, got a list or an object")
-        labels = tuple("" if value is None else str(value).strip() for value in row[2:])
-        targets = targets_of(row[0], str(text))
-        given = "" if source is None else a_text(row[1], str(source))
+    def make(place: str, row: list) -> Example:
+        target, given, *labels = row
+        for name, label in zip(fields, labels, strict=True):
+            if isinstance(label, list | dict):
+                raise ValueError(f"{name}: expected a label, got a list or an object")
+        labels = tuple("" if label is None else str(label).strip() for label in labels)
+        targets = targets_of(target, str(text))
+        given = "" if source is None else a_text(given, str(source))
         return Example(place, (given,), (targets,), document=given or targets[0], labels=labels)
 
     keys = (text, text if source is None else source, *fields)
-    return read_rows(
-        paths, on_error, keys, labelled, "data.text_field, data.source_field and data.fields"
-    )
+    return _read_rows(path, keys, make, "data.text_field, data.source_field and data.fields")
 
 
-def read_rows(
-    paths: list[Path],
-    on_error: str,
+def _read_rows(
+    path: Path,
     keys: tuple[str | int, ...],
     make: Callable[[str, list], Example],
     settings: str,
-) -> Records:
-    """make(place, [the values of `keys`]) for each record; settings: where the user says what the
-    keys are.
+) -> Iterator[Record]:
+    """make(place, [the values of `keys`]) for each record.
+
+    Args:
+        path: The file.
+        keys: The fields, or columns, that are needed.
+        make: Makes the example.
+        settings: The config keys that set `keys`, for errors.
     """
 
-    def made(path: Path, place: str, row: dict) -> Example:
+    def example(place: str, row: dict) -> Example:
         missing = [repr(key) for key in dict.fromkeys(keys) if key not in row]
         if missing:
             raise ValueError(
@@ -198,92 +209,76 @@ def read_rows(
             )
         return make(f"{path.name}:{place}", [row[key] for key in keys])
 
-    def rows(path: Path) -> Iterator[tuple[str, Callable[[], Example]]]:
-        for place, get in rows_of(path, keys, settings):
-            yield place, lambda place=place, get=get: made(path, place, get())
-
-    return read(paths, rows, on_error)
+    for place, get in rows_of(path, keys, settings):
+        yield place, lambda place=place, get=get: example(place, get())
 
 
-def read_squad(paths: list[Path], on_error: str) -> Records:
-    """SQuAD 1.1 and 2.0, CMRC 2018 and DRCD files as they are, and records of {"question",
-    "context", "answers"} as the `datasets` of Hugging Face write them, answers in any of the two
-    layouts.
+# --- questions ------------------------------------------------------------------------------------
+
+
+def read_squad(path: Path) -> Iterator[Record]:
+    """SQuAD 1.1 and 2.0, CMRC 2018 and DRCD files as they are.
+
+    Also records of {"question", "context", "answers"} as the `datasets` of Hugging Face write them,
+    with answers in either layout.
     """
-
-    def questions(path: Path) -> Iterator[tuple[str, Callable[[], Example]]]:
-        for place, get in json_rows(path):
-            try:
-                item = get()
-            except ValueError as error:
-                yield place, lambda why=str(error): refuse(why)
-                continue
-            number = place.removeprefix("data")
-            if "paragraphs" not in item and "context" in item:
-                document = f"{item.get('title') or item['context']}/{path.name}"
-                yield (
-                    place,
-                    lambda item=item, d=document, n=number: asked(item, item, d, n.strip("[]")),
-                )
-            else:
-                yield from of_article(item, place, f"{path.name}{number}", number.strip("[]"))
-
-    return read(paths, questions, on_error)
+    for place, get in json_rows(path):
+        try:
+            item = get()
+        except ValueError as error:
+            yield place, partial(refuse, str(error))
+            continue
+        number = place.removeprefix("data")
+        if "paragraphs" not in item and "context" in item:
+            document = f"{item.get('title') or item['context']}/{path.name}"
+            yield place, partial(_question, item, item, document, number.strip("[]"))
+        else:
+            yield from _article(item, place, f"{path.name}{number}", number.strip("[]"))
 
 
-def of_article(
-    item: dict, place: str, name: str, number: str
-) -> Iterator[tuple[str, Callable[[], Example]]]:
+def _article(item: dict, place: str, name: str, number: str) -> Iterator[Record]:
     """The questions of an article of SQuAD."""
     if not isinstance(item.get("paragraphs"), list):
-        yield (
-            place,
-            lambda: refuse('expected a list "paragraphs", or "question", "context" and "answers"'),
-        )
+        why = 'expected a list "paragraphs", or "question", "context" and "answers"'
+        yield place, partial(refuse, why)
         return
     document = f"{item.get('title') or item.get('id') or ''}/{name}"
     for j, paragraph in enumerate(item["paragraphs"]):
         here = f"{place}.paragraphs[{j}]"
         questions = paragraph.get("qas") if isinstance(paragraph, dict) else None
         if not isinstance(questions, list):
-            yield here, lambda: refuse('expected a list "qas"')
+            yield here, partial(refuse, 'expected a list "qas"')
             continue
-        for k, question in enumerate(questions):
-            make = lambda q=question, p=paragraph, n=f"{number}-{j}-{k}": asked(q, p, document, n)  # noqa: E731
+        for k, qa in enumerate(questions):
+            make = partial(_question, qa, paragraph, document, f"{number}-{j}-{k}")
             yield f"{here}.qas[{k}]", make
 
 
-def asked(item: dict, paragraph: dict, document: str, number: str) -> Example:
-    """The example of one question, whose passage is `paragraph`'s."""
-    context, question = (
-        a_text(paragraph["context"], "context"),
-        a_text(item["question"], "question"),
-    )
+def _question(item: dict, paragraph: dict, document: str, number: str) -> Example:
+    """The example of one question, whose passage is that of `paragraph`."""
+    context = a_text(paragraph["context"], "context")
+    question = a_text(item["question"], "question")
     answers = [] if item.get("is_impossible") else item["answers"]
     found = tuple(dict.fromkeys(texts(answers, "answers")))
     return Example(str(item.get("id", number)), (context,), (found,), question, document)
 
 
-def read_webqa(paths: list[Path], on_error: str) -> Records:
-    """A JSON list of questions, or one a line, each with passages that have an answer or none ("")."""
-
-    def questions(path: Path) -> Iterator[tuple[str, Callable[[], Example]]]:
-        for number, (place, get) in enumerate(json_rows(path)):
-            yield place, lambda get=get, number=number: listed(get(), number)
-
-    return read(paths, questions, on_error)
+def read_webqa(path: Path) -> Iterator[Record]:
+    """A JSON list of questions, or one a line, each with passages; "answer" is "" without one."""
+    for number, (place, get) in enumerate(json_rows(path)):
+        yield place, lambda get=get, number=number: _listed(get(), number)
 
 
-def listed(item: dict, number: int) -> Example:
+def _listed(item: dict, number: int) -> Example:
     """The example of one question of WebQA."""
-    question, passages = a_text(item["question"], "question"), item["passages"]
+    question = a_text(item["question"], "question")
+    passages = item["passages"]
     if not isinstance(passages, list) or not passages:
         raise ValueError('"passages": expected a list with a passage at least')
     passages = [an_object(each) for each in passages]
     sources = tuple(a_text(each["passage"], "passage") for each in passages)
     answers = dict.fromkeys(a_text(each["answer"], "answer", empty=True) for each in passages)
-    # The source lets a passage be answered by another passage's answer, if it stands there too.
+    # As in Su's code, the answer of one passage also answers another in which it stands.
     found = tuple(answer for answer in answers if answer)
-    return Example(
-        str(item.get("id", number)), sources, (found,) * len(sources), question, question
-    )
+    targets = (found,) * len(sources)
+    return Example(str(item.get("id", number)), sources, targets, question, question)

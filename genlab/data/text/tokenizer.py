@@ -5,7 +5,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from tokenizers import AddedToken, models
 from tokenizers import Tokenizer as Backend
@@ -13,38 +12,37 @@ from tokenizers import Tokenizer as Backend
 from genlab.data.text.vocabulary import SPECIALS, is_cjk, simplify, splitters
 from genlab.errors import DataError
 from genlab.weights.source import find
-from genlab.weights.vocabulary import read_tokenizer, vocabulary_in
+from genlab.weights.vocabulary import find_vocabulary, read_tokenizer
 
-__all__ = ["Encoding", "Tokenizer", "tokenizer_of"]
+__all__ = ["Tokenizer", "tokenizer_of"]
 
 MAX_WORD = 200  # characters; a longer word is one [UNK], as in Google's BERT; 100 in transformers
-# Kept together on both sides; without a space before; without one after. Other punctuation stands
-# between spaces.
-JOINING, CLOSING, OPENING = set("-/_\\~^\u00b7\u2013\u2014"), set(",.!?;:)]}%+"), set("([{$#@")
-CURRENCIES, DOMAINS = {"us", "usd", "nt", "hk"}, {"com", "org", "net"}
+# Where decoded text has no spaces; other punctuation stands between spaces.
+JOINING = set("-/_\\~^\u00b7\u2013\u2014")  # on neither side
+CLOSING = set(",.!?;:)]}%+")  # before
+OPENING = set("([{$#@")  # after
+CURRENCIES = {"us", "usd", "nt", "hk"}
+DOMAINS = {"com", "org", "net"}
 CONTRACTIONS = {"s", "t", "re", "m", "ve", "d", "ll"}
 
 
-class Encoding(NamedTuple):
-    """ids and segments of one row: 0 up to the first [SEP] with it, then 1."""
-
-    ids: list[int]
-    segments: list[int]
-
-
 class Tokenizer:
-    """BERT's tokenizer: clean, split at spaces, punctuation and CJK characters, then the longest
-    pieces of a word.
+    """BERT's tokenizer: splits at spaces, punctuation and CJK characters, then into longest pieces.
 
     Args:
-        vocab: the tokens in the order of their ids.
-        lowercase: texts are read in lower case.
-        keep_tokens: the ids that these tokens have in the vocabulary they were chosen from
-            (`simplify`); a checkpoint's word embeddings are sliced by them. They are stored
-            (`state`), never computed again: the choice depends on the interpreter's Unicode tables.
-        strip_accents, chinese_chars, clean_text, compose: see `splitters`.
-        max_word: characters; a longer word is one [UNK].
-        added: tokens found in a text before it is split, as arguments of tokenizers.AddedToken.
+        vocab: The tokens in the order of their ids.
+        lowercase: Texts are read in lower case.
+        keep_tokens: The ids that these tokens have in the vocabulary from which `simplify` chose
+            them; a checkpoint's word embeddings are sliced by them. They are stored (`state`) and
+            never computed again: the choice depends on the interpreter's Unicode tables.
+        strip_accents, chinese_chars, clean_text, compose: See
+            genlab.data.text.vocabulary.splitters.
+        max_word: Characters; a longer word is one [UNK].
+        added: Tokens that are found in a text before it is split, as arguments of
+            tokenizers.AddedToken.
+
+    Raises:
+        DataError: A token is repeated or a special token is missing.
     """
 
     def __init__(
@@ -63,24 +61,31 @@ class Tokenizer:
         repeated = [token for token, count in Counter(vocab).items() if count > 1]
         if repeated:
             raise DataError(
-                f"the vocabulary has {', '.join(map(repr, repeated[:5]))} more than once, which shifts the ids after it; "
-                "make every line unique"
+                f"the vocabulary has {', '.join(map(repr, repeated[:5]))} more than once, "
+                "which shifts the ids after it; make every line unique"
             )
         absent = [token for token in SPECIALS[:4] if token not in set(vocab)]
         if absent:
             raise DataError(
-                f"the vocabulary lacks {', '.join(absent)}; expected a BERT vocab.txt, one token a line"
+                f"the vocabulary lacks {', '.join(absent)}; "
+                "expected a BERT vocab.txt, one token a line"
             )
         if keep_tokens is not None and len(keep_tokens) != len(vocab):
             raise DataError(f"keep_tokens has {len(keep_tokens)} ids for {len(vocab)} tokens")
-        self.vocab, self.lowercase, self.strip_accents = list(vocab), lowercase, strip_accents
-        self.chinese_chars, self.clean_text, self.compose = chinese_chars, clean_text, compose
-        self.max_word, self.added = max_word, list(added)
+        self.vocab = list(vocab)
+        self.lowercase = lowercase
+        self.strip_accents = strip_accents
+        self.chinese_chars = chinese_chars
+        self.clean_text = clean_text
+        self.compose = compose
+        self.max_word = max_word
+        self.added = list(added)
         self.keep_tokens = None if keep_tokens is None else list(keep_tokens)
         self.ids = {token: i for i, token in enumerate(self.vocab)}
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id = (
-            self.ids[token] for token in SPECIALS[:4]
-        )
+        self.pad_id = self.ids["[PAD]"]
+        self.unk_id = self.ids["[UNK]"]
+        self.cls_id = self.ids["[CLS]"]
+        self.sep_id = self.ids["[SEP]"]
         self.mask_id = self.ids.get("[MASK]")  # a simplified vocabulary may lack it
         self.backend = Backend(
             models.WordPiece(self.ids, unk_token="[UNK]", max_input_chars_per_word=max_word)
@@ -98,28 +103,26 @@ class Tokenizer:
         simplified: bool = False,
         startswith: Sequence[str] = SPECIALS[:4],
     ) -> "Tokenizer":
-        """Of a vocab.txt or tokenizer.json, or of the directory that one is in; splits texts as
-        transformers does with it.
+        """The tokenizer of a file or directory; it splits text as transformers does with it.
 
         Args:
-            path: the file or directory. A tokenizer_config.json beside it says how texts are split;
-                where nothing does, BERT's uncased models are the model: lower case, without
-                accents.
-            lowercase: instead of what is said there; without accents, too, unless they are spoken
-            of there.
-            simplified: without the tokens that `simplify` leaves out.
-            startswith: what a simplified vocabulary starts with.
+            path: A vocab.txt or tokenizer.json, or the directory with one. A tokenizer_config.json
+                beside it says how text is split; without it, as BERT's uncased models do: in lower
+                case, without accents.
+            lowercase: Overrides that file; it also sets strip_accents unless the file does.
+            simplified: Leave out the tokens that `simplify` leaves out.
+            startswith: The tokens that a simplified vocabulary starts with.
 
         Raises:
-            WeightsError: a file cannot be read, or asks for a way to split texts that there is not
-            here.
+            WeightsError: A file cannot be read, or asks for a way to split text that is not
+                supported.
         """
         path = Path(path)
-        vocab, options = read_tokenizer(
-            vocabulary_in(path) or path / "vocab.txt" if path.is_dir() else path
-        )
-        said = options.pop("lowercase", True)
-        lowercase = said if lowercase is None else lowercase
+        if path.is_dir():
+            path = find_vocabulary(path) or path / "vocab.txt"
+        vocab, options = read_tokenizer(path)
+        own = options.pop("lowercase", True)
+        lowercase = own if lowercase is None else lowercase
         if options.get("strip_accents") is None:
             options["strip_accents"] = lowercase
         options = {"compose": False} | options
@@ -133,29 +136,23 @@ class Tokenizer:
         return cls(vocab, lowercase, keep, **options)
 
     def state(self) -> dict:
-        """Plain containers for a checkpoint; `from_state` makes the same tokenizer of them.
+        """Plain containers for a checkpoint, from which `from_state` makes the same tokenizer.
 
-        What splits texts comes into it where it is not as it was before there was a choice
-        (`before`).
+        How text is split is in it only where it differs from `implied`.
         """
         state = {"vocab": self.vocab, "lowercase": self.lowercase, "keep_tokens": self.keep_tokens}
-        return state | {
-            k: getattr(self, k)
-            for k, old in before(self.lowercase).items()
-            if getattr(self, k) != old
-        }
+        default = implied(self.lowercase)
+        options = {name: getattr(self, name) for name in default}
+        return state | {name: value for name, value in options.items() if value != default[name]}
 
     @classmethod
     def from_state(cls, state: dict) -> "Tokenizer":
-        """The tokenizer of a `state`; DataError where it is none."""
+        """The tokenizer of a `state`; DataError where it is damaged."""
         try:
-            options = before(state["lowercase"]) | state
-            return cls(
-                options.pop("vocab"),
-                options.pop("lowercase"),
-                options.pop("keep_tokens"),
-                **options,
-            )
+            options = implied(state["lowercase"]) | state
+            vocab = options.pop("vocab")
+            lowercase = options.pop("lowercase")
+            return cls(vocab, lowercase, options.pop("keep_tokens"), **options)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"the stored vocabulary is damaged ({type(error).__name__}: {error})"
@@ -165,60 +162,15 @@ class Tokenizer:
         return len(self.vocab)
 
     def tokenize(self, text: str) -> list[str]:
+        """The pieces of a text."""
         return self.backend.encode(text).tokens
 
     def plain(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without [CLS] and [SEP]."""
         return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
 
-    def encode(
-        self,
-        text: str,
-        pair: str | None = None,
-        max_length: int | None = None,
-        truncate: str = "right",
-    ) -> Encoding:
-        """[CLS] text [SEP] or [CLS] text [SEP] pair [SEP], cut to max_length tokens.
-
-        Tokens go from the side that is longer at the time, from its end (truncate=right) or its
-        start (left).
-        """
-        first, second = self.plain([text, pair or ""])
-        return self.join(first, None if pair is None else second, max_length, truncate)
-
-    def join(
-        self,
-        first: Sequence[int],
-        second: Sequence[int] | None = None,
-        max_length: int | None = None,
-        truncate: str = "right",
-    ) -> Encoding:
-        """`encode` from plain ids."""
-        if truncate not in ("left", "right"):
-            raise ValueError(f"truncate={truncate}: expected left or right")
-        specials = 2 if second is None else 3
-        if max_length is not None and max_length < specials:
-            raise ValueError(
-                f"max_length={max_length}: expected at least {specials}, for [CLS] and [SEP]"
-            )
-        a, b = len(first), len(second or ())
-        while max_length is not None and a + b + specials > max_length:
-            # [CLS] counts for the first side; a tie goes to it.
-            if a + 1 >= b and a:
-                a -= 1
-            else:
-                b -= 1
-        cut = (
-            (lambda ids, n: ids[:n])
-            if truncate == "right"
-            else (lambda ids, n: ids[len(ids) - n :])
-        )
-        head = [self.cls_id, *cut(first, a), self.sep_id]
-        tail = [] if second is None else [*cut(second, b), self.sep_id]
-        return Encoding(head + tail, [0] * len(head) + [1] * len(tail))
-
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`: special tokens dropped, pieces joined, spaces where people write them."""
+        """The text of `ids`, without special tokens, with spaces where people write them."""
         words: list[str] = []
         for token in (self.vocab[i] for i in ids):
             if re.fullmatch(r"\[\w+\]", token):
@@ -231,19 +183,22 @@ class Tokenizer:
         return unicodedata.normalize("NFC", text) if self.strip_accents else text  # jamo to Hangul
 
     def comparable(self, text: str) -> str:
-        """A text as this vocabulary would write it, if it had every word: in its case and spacing,
-        without what it drops.
-        """
-        words = self.backend.pre_tokenizer.pre_tokenize_str(
-            self.backend.normalizer.normalize_str(text)
-        )
+        """A text as it would come back if the vocabulary had every word: its case, its spaces."""
+        text = self.backend.normalizer.normalize_str(text)
+        words = self.backend.pre_tokenizer.pre_tokenize_str(text)
         return unicodedata.normalize("NFC", _spaced([word for word, _ in words]))
 
 
-def before(lowercase: bool) -> dict:
-    """How a tokenizer splits texts whose state does not speak of it: those of older checkpoints."""
-    return {"strip_accents": lowercase, "chinese_chars": True, "clean_text": True, "compose": False,
-            "max_word": MAX_WORD, "added": []}  # fmt: skip
+def implied(lowercase: bool) -> dict:
+    """How a tokenizer splits text whose state does not say so: as in older checkpoints."""
+    return {
+        "strip_accents": lowercase,
+        "chinese_chars": True,
+        "clean_text": True,
+        "compose": False,
+        "max_word": MAX_WORD,
+        "added": [],
+    }
 
 
 def tokenizer_of(
@@ -253,35 +208,45 @@ def tokenizer_of(
     simplified: bool,
     startswith: Sequence[str] = SPECIALS[:4],
 ) -> Tokenizer:
-    """What data.vocab means: the vocab.txt or tokenizer.json, or the directory with one, at `path`,
-    where data.root may have led; else the vocabulary of the run or the pretrained weights of that
-    name (`find`), a run's as it is. See Tokenizer.from_vocab.
+    """The tokenizer that data.vocab names.
+
+    Args:
+        vocab: data.vocab: a vocab.txt or tokenizer.json, the directory with one, a run, or the name
+            of pretrained weights (genlab.weights.source.find).
+        path: Where a file or directory of that name would be, below data.root too.
+        lowercase, simplified, startswith: See Tokenizer.from_vocab.
+
+    Raises:
+        DataError: The weights have no vocabulary, or that of a run is to be simplified.
+        WeightsError: A file cannot be found or read.
     """
-    if not path.is_file() and vocabulary_in(path) is None:
+    if not path.is_file() and find_vocabulary(path) is None:
         source = find(vocab)
         if source.tokenizer is not None:
             if simplified:
                 raise DataError(
-                    f"data.simplified=true: the vocabulary of the run {vocab} is taken as it is"
+                    f"data.simplified=true: the vocabulary of the run {vocab} is used as it is; "
+                    "set data.simplified=false"
                 )
             return Tokenizer.from_state(source.tokenizer)
         if source.vocab is None:
             raise DataError(
-                f"data.vocab={vocab}: there is neither tokenizer.json nor vocab.txt with these weights"
+                f"data.vocab={vocab}: these weights come with neither tokenizer.json nor vocab.txt"
             )
         path = source.vocab
     return Tokenizer.from_vocab(path, lowercase, simplified, startswith)
 
 
 def _spaced(words: list[str]) -> str:
-    """Words in one text, with spaces where people write them."""
+    """Words as one text, with spaces where people write them."""
     spaces = [i and not _touch(words, i) for i in range(len(words))]
     return "".join(" " * bool(space) + word for space, word in zip(spaces, words, strict=True))
 
 
 def _wide(char: str) -> bool:
-    """Written without spaces around it: CJK, kana, and their punctuation; full-width letters and
-    digits make words.
+    """Whether a character is written without spaces: CJK, kana, and their punctuation.
+
+    Full-width letters and digits are not: they make words.
     """
     if 0xFF00 <= ord(char) <= 0xFFEF:
         return not unicodedata.normalize("NFKC", char).isascii() or not char.isalnum()
@@ -290,7 +255,8 @@ def _wide(char: str) -> bool:
 
 def _touch(words: list[str], i: int) -> bool:
     """Whether no space stands between words[i - 1] and words[i]."""
-    left, right = words[i - 1], words[i]
+    left = words[i - 1]
+    right = words[i]
     before = words[i - 2] if i > 1 else ""
     after = words[i + 1] if i + 1 < len(words) else ""
     if _wide(left[-1]) or _wide(right[0]) or left in JOINING or right in JOINING:
@@ -310,9 +276,8 @@ def _touch(words: list[str], i: int) -> bool:
         thousands = re.fullmatch(r"\D?\d{1,3}", before) and re.match(r"\d{3}(?!\d)", right)
         return left in ".:+" or bool(left == "," and thousands)
     if "&" in (left, right):  # AT&T, but Simon & Schuster
-        return (
-            len(before if left == "&" else left) <= 2 and len(right if left == "&" else after) == 1
-        )
+        first, second = (before, right) if left == "&" else (left, after)
+        return len(first) <= 2 and len(second) == 1
     if left == ".":  # u.s., example.com
         initials = len(before) == len(right) == 1 and before.isalpha() and right.isalpha()
         return right in DOMAINS or (initials and after in (".", ""))

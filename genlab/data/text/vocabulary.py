@@ -1,4 +1,4 @@
-"""Vocabularies of BERT's tokenizer: simplified, or built from a corpus."""
+"""Vocabularies of BERT's tokenizer: simplified, or built from texts."""
 
 import heapq
 import unicodedata
@@ -14,25 +14,26 @@ __all__ = ["SPECIALS", "build_vocab", "is_cjk", "is_punctuation", "simplify", "s
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
+# Blocks of ideographs: (first, last) code point
 CJK = (
-    *(
-        (0x4E00, 0x9FFF),
-        (0x3400, 0x4DBF),
-        (0x20000, 0x2A6DF),
-        (0x2A700, 0x2B73F),
-        (0x2B740, 0x2B81F),
-    ),
-    *((0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F)),
+    (0x4E00, 0x9FFF),
+    (0x3400, 0x4DBF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0xF900, 0xFAFF),
+    (0x2F800, 0x2FA1F),
 )
 
 
 def is_cjk(char: str) -> bool:
-    """One of the ideographs that BERT splits off."""
+    """Whether a character is an ideograph, which BERT takes for a word."""
     return any(first <= ord(char) <= last for first, last in CJK)
 
 
 def is_punctuation(char: str) -> bool:
-    """Punctuation in Unicode, or any ASCII symbol."""
+    """Whether a character is punctuation in Unicode or an ASCII symbol."""
     ascii_symbol = char.isascii() and not char.isalnum() and 32 < ord(char) < 127
     return ascii_symbol or unicodedata.category(char).startswith("P")
 
@@ -44,17 +45,16 @@ def splitters(
     clean_text: bool = True,
     compose: bool = True,
 ) -> tuple[normalizers.Normalizer, pre_tokenizers.PreTokenizer]:
-    """What is done to a text before pieces are looked for: BERT's way, after marks have been
-    composed with their letters.
+    """What is done to a text before it is split into pieces, in BERT's way.
 
     Args:
-        lowercase: lower case.
-        strip_accents: drop all marks, as BERT's uncased vocabularies do: й becomes и, が becomes か,
-        Hangul falls into jamo.
-        chinese_chars: each CJK character is a word.
-        clean_text: drop control characters, and make every white space a blank.
-        compose: Unicode's NFC, so that a letter and its mark are one character however they were
-        typed.
+        lowercase: Lower case.
+        strip_accents: Drop all marks, as BERT's uncased vocabularies do: é becomes e, Cyrillic and
+            kana letters lose theirs, Hangul falls into jamo.
+        chinese_chars: Each CJK character is a word.
+        clean_text: Drop control characters, and turn every white space into a blank.
+        compose: Unicode's NFC first, so that a letter and its mark are one character however they
+            were typed.
 
     Returns:
         (the normalizer, the pre-tokenizer).
@@ -65,24 +65,31 @@ def splitters(
         strip_accents=strip_accents,
         lowercase=lowercase,
     )
-    return (
-        normalizers.Sequence([normalizers.NFC(), bert]) if compose else bert
-    ), pre_tokenizers.BertPreTokenizer()
+    normalizer = normalizers.Sequence([normalizers.NFC(), bert]) if compose else bert
+    return normalizer, pre_tokenizers.BertPreTokenizer()
 
 
 def simplify(vocab: Sequence[str], startswith: Sequence[str] = SPECIALS[:4]) -> list[int]:
-    """keep_tokens: the ids of `startswith`, then of the tokens that BERT's splitting can produce,
-    in their order.
+    """The ids of the tokens that BERT's splitting can produce; the rule of bojone/bert4keras.
 
-    Left out: tokens of several characters, after any ##, one of which is CJK or punctuation (##汉,
-    [unused1], and [MASK] unless it is in `startswith`), since text is split there. The rule of
-    bojone/bert4keras.
+    A token of several characters (after any ##) is left out if one of them is CJK or punctuation,
+    since text is split there: ##汉, [unused1], and [MASK] unless it is in `startswith`.
+
+    Args:
+        vocab: The tokens in the order of their ids.
+        startswith: These come first, whatever they are.
+
+    Returns:
+        keep_tokens: ids in `vocab`, those of `startswith` and then the others in their order.
+
+    Raises:
+        DataError: A token of `startswith` is missing.
     """
     ids = {token: i for i, token in enumerate(vocab)}
     missing = [token for token in startswith if token not in ids]
     if missing:
         raise DataError(
-            f"the vocabulary lacks {', '.join(missing)}, which a simplified one is to start with"
+            f"the vocabulary lacks {', '.join(missing)}, which a simplified one must start with"
         )
     body = [token.removeprefix("##") if len(token) > 2 else token for token in vocab]
     apart = [
@@ -90,7 +97,8 @@ def simplify(vocab: Sequence[str], startswith: Sequence[str] = SPECIALS[:4]) -> 
         for token, b in zip(vocab, body, strict=True)
     ]
     first = [ids[token] for token in startswith]
-    return first + [i for i, token in enumerate(vocab) if not apart[i] and token not in startswith]
+    others = (i for i, token in enumerate(vocab) if not apart[i] and token not in startswith)
+    return [*first, *others]
 
 
 def build_vocab(
@@ -100,15 +108,23 @@ def build_vocab(
     lowercase: bool = True,
     min_count: int = 2,
 ) -> list[str]:
-    """A vocabulary of at most `size` tokens for a model that starts from nothing; a function of the
-    texts alone.
+    """A vocabulary for a model that is trained from scratch; a function of the texts alone.
 
-    kind=wordpiece: characters, then the pieces that come of joining the most frequent pair of
-    neighbours, again and again (Sennrich et al. 2016, arXiv 1508.07909, with ## inside a word); CJK
-    characters stand alone in any case. The trainer of `tokenizers` does this too, but gives another
-    order, and among equals another choice, in every process. kind=characters: characters alone,
-    those of alphabets also as ##c. What occurs less often than min_count is left out. Marks stay
-    with their letters (é, й, が), with lowercase, too.
+    Marks stay with their letters (é, й, が), with lowercase too. `wordpiece` starts from characters
+    and joins the most frequent pair of neighbours, again and again ("Neural Machine Translation of
+    Rare Words with Subword Units", Sennrich et al. 2016, arXiv 1508.07909), with ## inside a word;
+    CJK characters stand alone in any case. The trainer of `tokenizers` does this too, but its
+    order, and its choice among equals, differ from process to process.
+
+    Args:
+        texts: What it is built from.
+        size: The most tokens.
+        kind: `wordpiece`, or `characters`: characters alone, those of alphabets also as ##c.
+        lowercase: Texts are read in lower case.
+        min_count: What occurs less often is left out.
+
+    Returns:
+        The tokens in the order of their ids, the special ones first.
     """
     if kind not in ("wordpiece", "characters"):
         raise ValueError(f"kind={kind}: expected wordpiece or characters")
@@ -135,8 +151,9 @@ def build_vocab(
 
 
 def _joined(words: list[list[str]], counts: list[int], min_count: int) -> Iterable[str]:
-    """The pieces made by joining, the most frequent pair first, in alphabetical order among equals;
-    changes `words`.
+    """The pieces made by joining, the most frequent pair first, in alphabetical order among equals.
+
+    It changes `words`, the pieces of each word; `counts` says how often each word occurs.
     """
     pairs: Counter[tuple[str, str]] = Counter()
     where: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -148,9 +165,7 @@ def _joined(words: list[list[str]], counts: list[int], min_count: int) -> Iterab
     heapq.heapify(heap)
     while heap:
         count, pair = heapq.heappop(heap)
-        if (
-            -count != pairs[pair]
-        ):  # an entry from before a count changed; the right one is in the heap too
+        if -count != pairs[pair]:  # an outdated entry; the current one is in the heap too
             continue
         if -count < min_count:
             return

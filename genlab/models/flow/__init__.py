@@ -1,1 +1,1 @@
-"""Invertible networks, one paper a file."""
+"""Invertible networks, one paper a file. They are genlab.nn.bijection.Bijections."""

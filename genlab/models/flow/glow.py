@@ -1,6 +1,6 @@
 """Glow: ActNorm, a learned mixing of the channels and a coupling, many times over."""
 
-from functools import partial
+from collections.abc import Callable
 from math import gcd, prod
 from typing import Literal
 
@@ -10,44 +10,52 @@ from genlab.nn.actnorm import ActNorm
 from genlab.nn.chain import Chain, MultiScale
 from genlab.nn.coupling import ConditionalGaussian, Coupling, conv_net, mlp
 from genlab.nn.invertible_linear import InvertibleLinear
+from genlab.nn.precision import float32_convolutions
 from genlab.nn.squeeze import Squeeze, squeezed
 from genlab.ranges import Depth, PositiveInt
 
-__all__ = ["Glow", "halvings"]
+__all__ = ["Glow", "max_halvings"]
 
 
-def halvings(shape: list[int], most: int = 3) -> int:
-    """How often an image (C, H, W) can be halved, at most `most` times, with two pixels a side
-    left.
+def max_halvings(shape: list[int], most: int = 3) -> int:
+    """How often both sides of an image (C, H, W) can be halved with two pixels left, from 1 to
+    `most`.
     """
-    common, count = gcd(*shape[1:]), 0
+    common = gcd(*shape[1:])
+    count = 0
     while common % 2 == 0 and common > 2 and count < most:
-        common, count = common // 2, count + 1
+        common //= 2
+        count += 1
     return max(count, 1)
 
 
 class Glow(nn.Module):
-    """x of `shape` (C, H, W) or (D,) <-> z (B, D) of a standard normal; forward gives (z, log det
-    (B,)) in nats.
+    """x (B, *shape) <-> z (B, D) of a standard normal; forward gives (z, log det (B,)) in nats.
 
-    An image is squeezed at each of `levels` scales, goes through `depth` steps (ActNorm,
-    InvertibleLinear, Coupling) and leaves half of its channels, standardised by what is kept.
-    Points go through `depth` steps whose couplings pass the first and the last features in turn.
-    levels: null for as many as the sides divide by, at most 3. hidden: channels or units in the
-    couplings' networks. coupling: sigmoid (affine, of openai/glow), tanh (affine) or additive. An
-    ActNorm stands at the very end: the learned Gaussian of the source's top prior. recompute: half
-    the memory for a third more time.
+    An image is squeezed at each scale, goes through steps of ActNorm, InvertibleLinear and
+    Coupling, and leaves half of its channels, standardised by the other half. Points go through
+    such steps at one scale. In every other step the couplings swap what passes and what moves. An
+    ActNorm at the very end learns the Gaussian that openai/glow has as its top prior.
 
     "Glow: Generative Flow with Invertible 1x1 Convolutions", Kingma and Dhariwal 2018, arXiv
     1807.03039, and openai/glow.
+
+    Args:
+        shape: (C, H, W) of an image, or (D,) of a point.
+        num_steps: Steps at each scale.
+        hidden_dim: Channels or units of the couplings' networks.
+        num_scales: Null: as many as the sides can be halved, at most 3. Points have 1.
+        coupling: sigmoid (affine, as in openai/glow), tanh (affine, bounded) or additive.
+        lu: Whether the mixing matrices are kept as P L U.
+        recompute: Half of the memory for a third more time.
     """
 
     def __init__(
         self,
         shape: list[PositiveInt],
-        depth: Depth = 32,
-        hidden: PositiveInt = 512,
-        levels: Depth | None = None,
+        num_steps: Depth = 32,
+        hidden_dim: PositiveInt = 512,
+        num_scales: Depth | None = None,
         coupling: Literal["sigmoid", "tanh", "additive"] = "sigmoid",
         lu: bool = True,
         recompute: bool = False,
@@ -56,51 +64,62 @@ class Glow(nn.Module):
         self.shape, self.dims = tuple(shape), prod(shape)
         if len(shape) not in (1, 3) or self.dims < 2:
             raise ValueError(
-                f"net.shape={list(shape)}: expected (C, H, W) of an image, or (D,) of a point with D > 1"
+                f"net.shape={list(shape)}: expected (C, H, W) of an image, or (D,) of a point with "
+                "D > 1"
             )
-        if depth < 1:
-            raise ValueError(f"net.depth={depth}: expected 1 step or more")
+        if num_steps < 1:
+            raise ValueError(f"net.num_steps={num_steps}: expected 1 step or more")
         if len(shape) == 1:
-            if levels not in (None, 1):
+            if num_scales not in (None, 1):
                 raise ValueError(
-                    f"net.levels={levels}: points have one scale; set net.levels=1 or null"
+                    f"net.num_scales={num_scales}: points have one scale; set it to 1 or null"
                 )
-            self.flow = Chain(
-                self._steps(shape[0], depth, partial(_mlp, hidden), coupling, lu), recompute
-            )
+
+            def dense(inputs: int, outputs: int) -> nn.Module:
+                return mlp(inputs, hidden_dim, outputs)
+
+            steps = _steps(shape[0], num_steps, dense, coupling, lu)
+            self.flow: Chain | MultiScale = Chain([*steps, ActNorm(shape[0])], recompute)
             return
-        levels = halvings(shape) if levels is None else levels
-        stages, shapes = [], []
-        for level in range(levels):
-            c, height, width = shapes[-1] if shapes else shape
-            shapes.append(squeezed((c if not level else c - c // 2, height, width)))
-            steps = self._steps(
-                shapes[-1][0], depth, partial(_conv, hidden), coupling, lu, last=level == levels - 1
-            )
+
+        def convolutional(inputs: int, outputs: int) -> nn.Module:
+            return conv_net(inputs, hidden_dim, outputs)
+
+        num_scales = max_halvings(shape) if num_scales is None else num_scales
+        stages: list[nn.Module] = []
+        shapes: list[tuple[int, int, int]] = []
+        here = (shape[0], shape[1], shape[2])
+        for scale in range(num_scales):
+            here = squeezed(here)
+            channels = here[0]
+            steps = _steps(channels, num_steps, convolutional, coupling, lu)
+            if scale == num_scales - 1:
+                steps.append(ActNorm(channels))
             stages.append(Chain([Squeeze(), *steps], recompute))
+            shapes.append(here)
+            here = (channels - channels // 2, here[1], here[2])
         priors = [ConditionalGaussian(c - c // 2, c // 2) for c, _, _ in shapes[:-1]]
         self.flow = MultiScale(stages, shapes, priors)
 
-    @staticmethod
-    def _steps(
-        num_features: int, depth: int, net, coupling: str, lu: bool, last: bool = True
-    ) -> list[nn.Module]:
-        bijections: list[nn.Module] = []
-        for i in range(depth):
-            bijections += [ActNorm(num_features), InvertibleLinear(num_features, lu)]
-            bijections.append(Coupling(num_features, net, coupling, swap=i % 2 == 1))
-        return [*bijections, ActNorm(num_features)] if last else bijections
-
+    @float32_convolutions()
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.flow(x)
 
+    @float32_convolutions()
     def inverse(self, z: Tensor) -> Tensor:
         return self.flow.inverse(z)
 
 
-def _conv(hidden: int, inputs: int, outputs: int) -> nn.Module:
-    return conv_net(inputs, hidden, outputs)
-
-
-def _mlp(hidden: int, inputs: int, outputs: int) -> nn.Module:
-    return mlp(inputs, hidden, outputs)
+def _steps(
+    num_features: int,
+    num: int,
+    net: Callable[[int, int], nn.Module],
+    coupling: Literal["additive", "sigmoid", "tanh"],
+    lu: bool,
+) -> list[nn.Module]:
+    bijections: list[nn.Module] = []
+    for i in range(num):
+        bijections.append(ActNorm(num_features))
+        bijections.append(InvertibleLinear(num_features, lu))
+        bijections.append(Coupling(num_features, net, coupling, swap=i % 2 == 1))
+    return bijections

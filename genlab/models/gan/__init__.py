@@ -1,1 +1,1 @@
-"""Generators and discriminators, one paper a file."""
+"""Generators and discriminators of GANs, one paper per file."""

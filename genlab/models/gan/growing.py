@@ -1,22 +1,20 @@
-"""Strided networks that grow: PGGAN's training as a property of any of them.
+"""Strided networks that grow: progressive training as a property of any of them.
 
 "Progressive Growing of GANs for Improved Quality, Stability, and Variation", Karras et al. 2018,
-arXiv 1710.10196. The source has a network of its own (genlab.models.gan.pggan); taking the growth
-for a way of training and not for an architecture is Su's view (kexue.fm, archive 6549).
+arXiv 1710.10196. The paper has its own network (genlab.models.gan.pggan). Su regards growing as a
+way of training rather than an architecture (kexue.fm, archive 6549), as this file does.
 
-A generator that can grow has `widths` and `channels` and the methods condition, stage and image of
-genlab.models.gan.dcgan.Generator; a discriminator has `stages` and `head` as
-genlab.models.gan.dcgan.Discriminator does. Shapes are those of genlab.nn.staged; the wrapped
-network's features have the sizes 4, 8, ..., S/2.
+Shapes as in genlab.nn.staged. The features of the wrapped network have the sizes 4, 8, ..., S/2.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Any, Literal, NoReturn, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from genlab.models.gan import dcgan, stylegan
-from genlab.nn.layout import gradient_in_own_layout
 from genlab.nn.spectral_norm import normalise_all
 from genlab.nn.staged import StagedDiscriminator, StagedGenerator
 
@@ -25,38 +23,80 @@ __all__ = [
     "Generator",
     "GrowingDiscriminator",
     "GrowingGenerator",
+    "StridedDiscriminator",
+    "StridedGenerator",
     "StyleGenerator",
 ]
 
 
-def _check(network: nn.Module, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if not hasattr(network, name)]
-    if missing:
-        raise ValueError(
-            f"{type(network).__module__}.{type(network).__name__} cannot grow (it has no {', '.join(missing)}); expected a "
-            "strided network such as those of genlab.models.gan.dcgan"
-        )
+@runtime_checkable
+class StridedGenerator(Protocol):
+    """A generator of one stage per size, such as genlab.models.gan.dcgan.Generator."""
+
+    widths: Sequence[int]  # channels of the features at 4, 8, ..., S/2
+    channels: int  # of the image
+
+    def condition(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """The input of stage 0, of latent vectors (B, Z) and labels (B,)."""
+        ...
+
+    def stage(self, i: int, h: Tensor, c: Tensor, y: Tensor | None = None) -> Tensor:
+        """The features (B, widths[i], s, s) of those at half the size s."""
+        ...
+
+    def image(self, h: Tensor) -> Tensor:
+        """The images (B, C, S, S) of the last stage's features."""
+        ...
 
 
-def _init(images: nn.ModuleList, nonlinearity: str) -> None:
-    # He's, not DCGAN's N(0, 0.02^2): with that a new size comes in grey, and so much weaker than
-    # the normalised features it is blended with that the fade is none; with the few steps of a
-    # fade, it does not grow in time.
+@runtime_checkable
+class StridedDiscriminator(Protocol):
+    """A discriminator of one stage per size, such as genlab.models.gan.dcgan.Discriminator."""
+
+    def stages(self) -> list[nn.Sequential]:
+        """The stages from the image to 4x4; each begins with its convolution."""
+        ...
+
+    def finish(self, h: Tensor, y: Tensor | None = None) -> Tensor:
+        """The outputs (B, O) of the last stage's features."""
+        ...
+
+
+def _refuse(network: object) -> NoReturn:
+    kind = f"{type(network).__module__}.{type(network).__name__}"
+    raise ValueError(
+        f"{kind} cannot grow; expected a strided network such as those of genlab.models.gan.dcgan "
+        "(net=growing_dcgan, net=growing_stylegan)"
+    )
+
+
+def _init(images: nn.ModuleList, nonlinearity: Literal["linear", "leaky_relu"]) -> None:
+    # He's initialisation, not DCGAN's N(0, 0.02^2). With that, a new size would fade in grey and
+    # much weaker than the normalised features it is blended with, and a fade has too few steps for
+    # it to grow.
     for module in images.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, 0.2, nonlinearity=nonlinearity)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 class GrowingGenerator(StagedGenerator):
-    """`generator` and, for each size below S, a 1x1 convolution and tanh from its features to an
-    image.
+    """A strided generator that grows.
 
-    At the highest level nothing but `generator` itself is used.
+    Each size below S has a 1x1 convolution and tanh from its features to an image. At the highest
+    level only the strided generator itself is used.
+
+    Args:
+        generator: The strided generator.
+
+    Raises:
+        ValueError: It is not strided.
     """
 
-    def __init__(self, generator: nn.Module):
-        _check(generator, ("widths", "channels", "condition", "stage", "image"))
+    def __init__(self, generator: StridedGenerator):
+        if not isinstance(generator, StridedGenerator):
+            _refuse(generator)
         super().__init__(4 * 2 ** len(generator.widths))
         self.network = generator
         self.images = nn.ModuleList(
@@ -76,16 +116,23 @@ class GrowingGenerator(StagedGenerator):
 
 
 class GrowingDiscriminator(StagedDiscriminator):
-    """`discriminator` and, for each size below S, a 1x1 convolution and LeakyReLU 0.2 from an image
-    to its features.
+    """A strided discriminator that grows.
 
-    Spectrally normalised where `discriminator` is. At the highest level nothing but `discriminator`
-    itself is used.
+    Each size below S has a 1x1 convolution and LeakyReLU 0.2 from an image to its features,
+    spectrally normalised if the strided discriminator is. At the highest level only the strided
+    discriminator itself is used.
+
+    Args:
+        discriminator: The strided discriminator.
+
+    Raises:
+        ValueError: It is not strided.
     """
 
-    def __init__(self, discriminator: nn.Module):
-        _check(discriminator, ("stages", "head"))
-        convs = [stage[0] for stage in discriminator.stages()]
+    def __init__(self, discriminator: StridedDiscriminator):
+        if not isinstance(discriminator, StridedDiscriminator):
+            _refuse(discriminator)
+        convs: list[Any] = [stage[0] for stage in discriminator.stages()]
         super().__init__(4 * 2 ** len(convs))
         self.network = discriminator
         channels = convs[0].in_channels
@@ -104,28 +151,28 @@ class GrowingDiscriminator(StagedDiscriminator):
         return self.network.stages()[-i](h)
 
     def finish(self, h: Tensor, y: Tensor | None) -> Tensor:
-        return self.network.head(gradient_in_own_layout(h).flatten(1), y)
+        return self.network.finish(h, y)
 
 
 class Generator(GrowingGenerator):
-    """genlab.models.gan.dcgan.Generator, of the same arguments, that grows."""
+    """genlab.models.gan.dcgan.Generator, with the same arguments, that grows."""
 
-    @functools.wraps(dcgan.Generator.__init__)
+    @functools.wraps(dcgan.Generator.__init__)  # type: ignore[misc]
     def __init__(self, *args, **kwargs):
         super().__init__(dcgan.Generator(*args, **kwargs))
 
 
 class StyleGenerator(GrowingGenerator):
-    """genlab.models.gan.stylegan.Generator, of the same arguments, that grows."""
+    """genlab.models.gan.stylegan.Generator, with the same arguments, that grows."""
 
-    @functools.wraps(stylegan.Generator.__init__)
+    @functools.wraps(stylegan.Generator.__init__)  # type: ignore[misc]
     def __init__(self, *args, **kwargs):
         super().__init__(stylegan.Generator(*args, **kwargs))
 
 
 class Discriminator(GrowingDiscriminator):
-    """genlab.models.gan.dcgan.Discriminator, of the same arguments, that grows."""
+    """genlab.models.gan.dcgan.Discriminator, with the same arguments, that grows."""
 
-    @functools.wraps(dcgan.Discriminator.__init__)
+    @functools.wraps(dcgan.Discriminator.__init__)  # type: ignore[misc]
     def __init__(self, *args, **kwargs):
         super().__init__(dcgan.Discriminator(*args, **kwargs))

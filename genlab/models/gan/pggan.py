@@ -1,16 +1,16 @@
-"""PGGAN: plain convolutions, two for each size, that grow.
+"""PGGAN's networks, which grow: two plain convolutions for each size.
 
 "Progressive Growing of GANs for Improved Quality, Stability, and Variation", Karras et al. 2018,
 arXiv 1710.10196, table 2 and sections 3 and 4.
 
-Shapes: B batch, C image channels, S image size, Z latent_dim, K num_classes, O out_dim. The width
-at s x s pixels is dim up to s = 32 and halves with every doubling from there. Levels: see
+Shapes: B batch, C image channels, S image size, Z latent_dim, K num_classes, O out_dim. Features
+have hidden_dim channels up to 32 x 32 pixels and half as many at each larger size. For levels, see
 genlab.nn.staged.
 """
 
 import itertools
 from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from genlab.models.gan.dcgan import num_strides
 from genlab.nn.head import Head
 from genlab.nn.layout import Flatten
 from genlab.nn.staged import StagedDiscriminator, StagedGenerator
-from genlab.nn.upsample import Resize, resized_conv
+from genlab.nn.upsample import Resize, Resizing, resized_conv
 from genlab.ranges import NonNegativeInt, PositiveInt
 
 __all__ = [
@@ -35,8 +35,13 @@ __all__ = [
 
 
 class EqualisedRate(nn.Module):
-    """W -> W gain / sqrt(fan_in): the weight is of unit scale, so that Adam moves every layer at
-    the same relative rate.
+    """W -> W gain / sqrt(fan_in).
+
+    The stored weight W has unit scale, so Adam changes every layer at the same relative rate.
+
+    Args:
+        weight: W, for its fan_in.
+        gain: Standard deviation of the result times sqrt(fan_in).
     """
 
     def __init__(self, weight: Tensor, gain: float):
@@ -47,14 +52,18 @@ class EqualisedRate(nn.Module):
         return weight * self.scale
 
 
-def equalise(module: nn.Module, gain: float = 2**0.5) -> nn.Module:
-    """`module`, a convolution, dense layer or embedding, with N(0, 1) weights under EqualisedRate
-    and zero biases.
+def equalise(module: nn.Conv2d | nn.Linear | nn.Embedding, gain: float = 2**0.5) -> nn.Module:
+    """Gives a layer N(0, 1) weights under EqualisedRate and zero biases.
 
-    gain: sqrt(2), He's, before a LeakyReLU, 1 elsewhere.
+    Args:
+        module: A convolution, dense layer or embedding, which is changed.
+        gain: sqrt(2), He's, before a LeakyReLU; 1 elsewhere.
+
+    Returns:
+        The same module.
     """
     nn.init.normal_(module.weight)
-    if getattr(module, "bias", None) is not None:
+    if not isinstance(module, nn.Embedding) and module.bias is not None:
         nn.init.zeros_(module.bias)
     return parametrize.register_parametrization(
         module, "weight", EqualisedRate(module.weight, gain)
@@ -72,8 +81,9 @@ def _conv(c_in: int, c_out: int, kernel_size: int = 3, gain: float = 2**0.5) -> 
 
 
 class PixelNorm(nn.Module):
-    """h (B, C, ...) -> h / sqrt(mean over C of h^2 + 1e-8), blind to condition and label; a layer
-    as in genlab.nn.norm.
+    """h (B, C, ...) -> h / sqrt(mean over C of h^2 + 1e-8), as a layer of genlab.nn.norm.
+
+    It ignores condition and label.
     """
 
     def __init__(
@@ -86,11 +96,14 @@ class PixelNorm(nn.Module):
 
 
 class MinibatchStddev(nn.Module):
-    """h (B, C, H, W) -> (B, C + 1, H, W): how much the samples of a group differ, as one more map.
+    """h (B, C, H, W) -> (B, C + 1, H, W): one more channel, how much samples of a group differ.
 
-    A group's standard deviation of each feature, sqrt(variance + 1e-8), is averaged over C, H and
-    W. Groups are of group_size, or of its greatest divisor that B allows; a batch that allows none
-    is one group.
+    It is the standard deviation of each feature over the group, sqrt(variance + 1e-8), averaged
+    over C, H and W.
+
+    Args:
+        group_size: Samples in a group. Where it does not divide B, its greatest divisor that does
+            is taken, and where there is none, the whole batch.
     """
 
     couples_batch = True
@@ -101,33 +114,38 @@ class MinibatchStddev(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         batch = len(h)
-        size = next(
-            (
-                n
-                for n in range(self.group_size, 1, -1)
-                if self.group_size % n == 0 and batch % n == 0
-            ),
-            batch,
+        fitting = (
+            n for n in range(self.group_size, 1, -1) if self.group_size % n == 0 and batch % n == 0
         )
+        size = next(fitting, batch)
         groups = h.unflatten(0, (size, batch // size))  # group j has the samples j, j + B/size, ...
-        deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
-        return torch.cat(
-            [h, deviation.repeat(size)[:, None, None, None].expand(-1, 1, *h.shape[2:])], 1
-        )
+        deviation = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))  # (B/size,)
+        channel = deviation.repeat(size)[:, None, None, None].expand(-1, 1, *h.shape[2:])
+        return torch.cat([h, channel], 1)
 
 
-def _widths(image_size: int, dim: int) -> list[int]:
-    return [max(1, min(dim, dim * 32 // 2 ** (2 + i))) for i in range(num_strides(image_size) + 1)]
+def _widths(image_size: int, hidden_dim: int) -> list[int]:
+    """Channels at 4, 8, ..., S."""
+    sizes = [4 * 2**i for i in range(num_strides(image_size) + 1)]
+    return [max(1, min(hidden_dim, hidden_dim * 32 // size)) for size in sizes]
 
 
 class Generator(StagedGenerator):
-    """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1].
+    """z (B, Z), labels (B,) or None -> images (B, C, S, S) in [-1, 1].
 
-    z of unit root mean square, and the label as K more numbers, one of them 1; dense to 4x4 and a
-    3x3 convolution; for each further size upsampling and two of them; LeakyReLU 0.2 and norm after
-    each. The image is a 1x1 convolution away from the features; the source leaves it linear, here
-    tanh follows. norm: called as norm(num_features, Z + K, K), see genlab.nn.norm. upsample:
-    nearest, bilinear or zero_insert.
+    z is scaled to unit root mean square; a label is a one-hot vector beside it. Then come a dense
+    layer to 4x4 and a 3x3 convolution, and for each further size upsampling and two 3x3
+    convolutions, all followed by LeakyReLU 0.2 and norm. A 1x1 convolution makes the image. The
+    paper leaves it linear; here tanh follows.
+
+    Args:
+        image_size: S: 8, 16, 32, ...
+        channels: C.
+        latent_dim: Z.
+        num_classes: K; 0 without labels.
+        hidden_dim: Channels up to 32 x 32 pixels.
+        upsample: nearest, bilinear or zero_insert.
+        norm: Called as norm(num_features, Z + K, K); see genlab.nn.norm.
     """
 
     def __init__(
@@ -136,13 +154,14 @@ class Generator(StagedGenerator):
         channels: PositiveInt,
         latent_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        dim: PositiveInt = 512,
-        upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "nearest",
+        hidden_dim: PositiveInt = 512,
+        upsample: Resizing = "nearest",
         norm: Callable[[int, int, int], nn.Module] = PixelNorm,
     ):
-        widths = _widths(image_size, dim)
+        widths = _widths(image_size, hidden_dim)
         super().__init__(image_size)
-        self.num_classes, condition_dim = num_classes, latent_dim + num_classes
+        self.num_classes = num_classes
+        condition_dim = latent_dim + num_classes
         dense = equalise(nn.Linear(condition_dim, 4 * 4 * widths[0]))
         self.first = nn.ModuleList([nn.Sequential(dense, nn.Unflatten(1, (widths[0], 4, 4)))])
         self.first.extend(
@@ -157,12 +176,14 @@ class Generator(StagedGenerator):
 
     def condition(self, z: Tensor, y: Tensor | None) -> Tensor:
         z = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
-        return (
-            torch.cat([z, one_hot(y, self.num_classes).to(z.dtype)], 1) if self.num_classes else z
-        )
+        if not self.num_classes:
+            return z
+        assert y is not None  # a network with classes gets labels
+        return torch.cat([z, one_hot(y, self.num_classes).to(z.dtype)], 1)  # (B, Z + K)
 
     def stage(self, i: int, h: Tensor, c: Tensor, y: Tensor | None) -> Tensor:
-        h = resized_conv(h, *self.first[i]) if i else self.first[0](h)
+        first: Any = self.first[i]  # a pair (convolution, bias) after the first stage
+        h = resized_conv(h, *first) if i else first(h)
         h = self.norms[2 * i](leaky_relu(h, 0.2), c, y)
         return self.norms[2 * i + 1](leaky_relu(self.second[i](h), 0.2), c, y)
 
@@ -171,12 +192,20 @@ class Generator(StagedGenerator):
 
 
 class Discriminator(StagedDiscriminator):
-    """image (B, C, S, S), labels (B,) if any -> (B, O).
+    """images (B, C, S, S), labels (B,) or None -> outputs (B, O).
 
     A 1x1 convolution from the image; for each size two 3x3 convolutions and average pooling; at 4x4
-    minibatch standard deviation, a 3x3 convolution, dense, dense. LeakyReLU 0.2 after each but the
-    last. group_size: see MinibatchStddev; 1 leaves the layer out, and with it what the samples of a
-    batch have to do with each other.
+    the minibatch standard deviation, a 3x3 convolution and two dense layers. LeakyReLU 0.2 after
+    all but the last.
+
+    Args:
+        image_size: S: 8, 16, 32, ...
+        channels: C.
+        out_dim: O.
+        num_classes: 0 without labels.
+        hidden_dim: Channels up to 32 x 32 pixels.
+        group_size: See MinibatchStddev. 1 leaves the layer out, so that the output for a sample
+            does not depend on the rest of the batch.
     """
 
     def __init__(
@@ -185,26 +214,35 @@ class Discriminator(StagedDiscriminator):
         channels: PositiveInt,
         out_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        dim: PositiveInt = 512,
+        hidden_dim: PositiveInt = 512,
         group_size: PositiveInt = 4,
     ):
-        widths = _widths(image_size, dim)
+        widths = _widths(image_size, hidden_dim)
         super().__init__(image_size)
         self.images = nn.ModuleList(
             nn.Sequential(_conv(channels, width, 1), nn.LeakyReLU(0.2)) for width in widths
         )
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                _conv(wide, wide), nn.LeakyReLU(0.2), _conv(wide, narrow), nn.LeakyReLU(0.2), nn.AvgPool2d(2)
+                _conv(wide, wide),
+                nn.LeakyReLU(0.2),
+                _conv(wide, narrow),
+                nn.LeakyReLU(0.2),
+                nn.AvgPool2d(2),
             )
             for narrow, wide in itertools.pairwise(widths)
-        )  # fmt: skip
-        width, coupled = widths[0], group_size > 1
+        )
+        width = widths[0]
+        coupled = group_size > 1
         dense = equalise(nn.Linear(4 * 4 * width, width))
         self.last = nn.Sequential(
             MinibatchStddev(group_size) if coupled else nn.Identity(),
-            _conv(width + coupled, width), nn.LeakyReLU(0.2), Flatten(), dense, nn.LeakyReLU(0.2),
-        )  # fmt: skip
+            _conv(width + coupled, width),
+            nn.LeakyReLU(0.2),
+            Flatten(),
+            dense,
+            nn.LeakyReLU(0.2),
+        )
         self.head = Head(width, out_dim, num_classes)
         _equalise_all(self.head, gain=1.0)
 

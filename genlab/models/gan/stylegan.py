@@ -1,10 +1,11 @@
-"""A style-based generator in its simplest form, on DCGAN's trunk. Its discriminator is DCGAN's.
+"""A simplified style-based generator on DCGAN's layers. Its discriminator is DCGAN's.
 
 "A Style-Based Generator Architecture for Generative Adversarial Networks", Karras et al. 2019,
-arXiv 1812.04948, as Su reduces it (kexue.fm, archive 6549): a learned constant in place of the
-dense layer, AdaIN in place of each norm, and w = MLP(z). No noise inputs, style mixing, truncation,
-or equalised rate outside the MLP. The MLP learns slowly and styles start at unit scale, as in the
-source: without either of these, all samples of a small run became one digit.
+arXiv 1812.04948, in the simplified form of Su (kexue.fm, archive 6549): a learned constant instead
+of the dense layer, AdaIN instead of each norm, and w = MLP(z). It has no noise inputs, style mixing
+or truncation, and equalised learning rates only in the MLP. As in the paper, the MLP learns slowly
+and styles start at unit scale: without either of these, all samples of a small run became one
+digit.
 
 Shapes: B batch, C image channels, S image size, Z latent_dim, W style_dim.
 """
@@ -18,14 +19,22 @@ from torch.nn.functional import linear
 
 from genlab.models.gan import dcgan
 from genlab.nn.norm import AdaIN
+from genlab.nn.upsample import Upsampling
 from genlab.ranges import Depth, NonNegativeInt, PositiveFloat, PositiveInt
 
 __all__ = ["Constant", "Generator", "Mapping", "SlowLinear"]
 
 
 class SlowLinear(nn.Linear):
-    """A dense layer with He's weights that an optimiser blind to the scale of gradients (Adam)
-    trains at `rate` times its own rate: weight and bias are kept divided by it.
+    """A dense layer that Adam trains at a fraction of its learning rate.
+
+    Weight and bias are stored divided by `rate` and multiplied by it when used. Adam's steps do not
+    depend on the scale of gradients, so the product moves `rate` times as fast.
+
+    Args:
+        c_in: Inputs.
+        c_out: Outputs.
+        rate: Fraction of the optimiser's learning rate.
     """
 
     def __init__(self, c_in: int, c_out: int, rate: float):
@@ -41,11 +50,21 @@ class SlowLinear(nn.Linear):
 
 
 class Mapping(nn.Module):
-    """z (B, Z), labels (B,) if any -> w (B, W): num_layers times dense and LeakyReLU 0.2, on z of
-    unit root mean square.
+    """z (B, Z), labels (B,) or None -> styles w (B, W).
 
-    Labels come as an embedding of Z numbers beside z. rate: see SlowLinear. With N(0, 0.02^2)
-    weights, which the convolutions have, z would die on its way through the layers.
+    z is scaled to unit root mean square; a label is an embedding of Z numbers beside it. Then come
+    num_layers dense layers with LeakyReLU 0.2. They have He's weights: with the N(0, 0.02^2) of the
+    convolutions, z would vanish on its way through the layers.
+
+    Args:
+        latent_dim: Z.
+        num_classes: 0 without labels.
+        style_dim: W.
+        num_layers: At least 1.
+        rate: Fraction of the learning rate; see SlowLinear.
+
+    Raises:
+        ValueError: num_layers is 0.
     """
 
     def __init__(
@@ -54,7 +73,8 @@ class Mapping(nn.Module):
         super().__init__()
         if num_layers < 1:
             raise ValueError(
-                f"num_layers={num_layers}: a mapping network has at least one (net.generator.num_layers=)"
+                f"num_layers={num_layers}: a mapping network needs at least one layer "
+                "(net.generator.num_layers=)"
             )
         self.embedding = nn.Embedding(num_classes, latent_dim) if num_classes else None
         layers: list[nn.Module] = []
@@ -73,8 +93,8 @@ class Constant(nn.Module):
 
     def __init__(self, num_features: int):
         super().__init__()
-        # Not ones, as in the source: it adds noise before it normalises, and a constant alone would
-        # be normalised to 0.
+        # Not ones, as in the paper. There, noise is added before the norm; without noise, instance
+        # norm would turn equal numbers into 0.
         self.constant = nn.Parameter(torch.randn(num_features))
 
     def forward(self, c: Tensor) -> Tensor:
@@ -82,12 +102,15 @@ class Constant(nn.Module):
 
 
 class Generator(dcgan.Generator):
-    """z (B, Z), labels (B,) if any -> image (B, C, S, S) in [-1, 1].
+    """z (B, Z), labels (B,) or None -> images (B, C, S, S) in [-1, 1].
 
-    style_dim: latent_dim unless given; the source has 512 for both, 8 num_layers and a mapping_rate
-    of 0.01, the part of the learning rate at which the mapping is trained. The rest is
-    genlab.models.gan.dcgan.Generator's, with w for its z: norm is called as norm(num_features,
-    style_dim, num_classes).
+    The other arguments are those of genlab.models.gan.dcgan.Generator, with w in place of z: norm
+    is called as norm(num_features, style_dim, num_classes).
+
+    Args:
+        style_dim: W; latent_dim if None. The paper has 512 for both.
+        num_layers: Of the mapping network; 8 in the paper.
+        mapping_rate: Fraction of the learning rate that the mapping network is trained with.
     """
 
     def __init__(
@@ -96,24 +119,17 @@ class Generator(dcgan.Generator):
         channels: PositiveInt,
         latent_dim: PositiveInt,
         num_classes: NonNegativeInt = 0,
-        width_multiple: PositiveInt = 8,
+        hidden_dim: PositiveInt = 64,
         kernel_size: Literal[4, 5] = 4,
         style_dim: PositiveInt | None = None,
         num_layers: Depth = 8,
         mapping_rate: PositiveFloat = 0.01,
-        upsample: Literal["deconv", "nearest", "bilinear", "zero_insert"] = "deconv",
+        upsample: Upsampling = "deconv",
         norm: Callable[[int, int, int], nn.Module] = AdaIN,
     ):
         style_dim = latent_dim if style_dim is None else style_dim
         super().__init__(
-            image_size,
-            channels,
-            style_dim,
-            num_classes,
-            width_multiple,
-            kernel_size,
-            upsample,
-            norm,
+            image_size, channels, style_dim, num_classes, hidden_dim, kernel_size, upsample, norm
         )
         for module in self.norms.modules():
             if isinstance(module, nn.Linear):
@@ -122,4 +138,5 @@ class Generator(dcgan.Generator):
         self.dense = Constant(4 * 4 * self.widths[0])
 
     def condition(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """The styles w (B, W)."""
         return self.mapping(z, y)

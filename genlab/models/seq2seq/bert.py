@@ -1,25 +1,27 @@
-"""BERT: one Transformer encoder that a mask makes a reader, a writer, or both.
+"""BERT: one Transformer that its attention mask makes an encoder, a decoder, or both.
 
 "BERT: Pre-training of Deep Bidirectional Transformers", Devlin et al. 2019, arXiv 1810.04805:
 post-norm blocks, learned positions, erf GELU, layer norm with eps 1e-12, and the masked-language
-head tied to the word embeddings. With the mask of "Unified Language Model Pre-training", Dong et
-al. 2019, arXiv 1905.03197, it maps sequences to sequences.
+head tied to the word embeddings. With the mask of "Unified Language Model Pre-training" (UniLM),
+Dong et al. 2019, arXiv 1905.03197, it maps sequences to sequences.
 
-Written targets are decoded exactly, a token a step, because the source does not see them:
+Source tokens do not see the target, so a target is decoded exactly, one token a step:
 
     hidden, cache = bert.prefill(ids, segments, lengths, num_beams=4, max_new_tokens=32)
-    logits = bert.logits(bert.last(hidden, lengths))            # (B, V): the first token, from the source's last [SEP]
-    logits = bert.step(tokens, cache)                           # tokens (B, K) -> (B, K, V), again and again
-    cache.reorder(parents)                                      # (B, K), when beams go on from other beams
-    cache.keep(rows)                                            # when rows are finished
+    logits = bert.logits(bert.take_last(hidden, lengths))  # (B, V), of the first token
+    # Then for each token:
+    logits = bert.step(tokens, cache)  # (B, K) -> (B, K, V)
+    cache.reorder(parents)  # (B, K), where beams continue other beams
+    cache.keep(rows)  # drops finished rows
 
-A vector to a row, `condition` (B, C), may steer what is written, through every layer norm
-(genlab.nn.conditional_norm).
+Shapes:
+    B: rows. L: tokens of a row. D: hidden_dim. V: vocabulary. C: condition_dim.
+    H: heads. Dh: the width of one, D / H. K: beams, which stand where a sequence would.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +37,7 @@ from genlab.ranges import Depth, NonNegativeInt, PartialFraction, PositiveFloat,
 
 __all__ = ["BERT"]
 
-ACTIVATIONS = {  # the names of config.json
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # by the names of config.json
     "gelu": nn.GELU,
     "gelu_new": partial(nn.GELU, "tanh"),
     "gelu_pytorch_tanh": partial(nn.GELU, "tanh"),
@@ -45,28 +47,38 @@ ACTIVATIONS = {  # the names of config.json
 
 
 class Layer(nn.Module):
-    """h (B, L, D) -> (B, L, D): attention, then a two-layer network, each added to its input and
-    normalised by norm(dim).
+    """Attention, then a two-layer network, each added to its input and normalised.
+
+    Args:
+        hidden_dim: D.
+        num_heads: H.
+        intermediate_dim: Units of the two-layer network.
+        dropout: After each of the two.
+        attention_dropout: On the attention weights.
+        norm: Makes a layer norm of a width.
+        act: A key of ACTIVATIONS.
     """
 
     def __init__(
         self,
-        dim: int,
-        num_heads: int,
         hidden_dim: int,
+        num_heads: int,
+        intermediate_dim: int,
         dropout: float,
         attention_dropout: float,
-        norm: Callable,
+        norm: Callable[[int], nn.Module],
         act: str,
     ):
         super().__init__()
-        self.num_heads, self.dropout, self.attention_dropout = num_heads, dropout, attention_dropout
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
-        self.attention_norm = norm(dim)
-        self.up = nn.Linear(dim, hidden_dim)
-        self.down = nn.Linear(hidden_dim, dim)
-        self.norm = norm(dim)
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.qkv = nn.Linear(hidden_dim, 3 * hidden_dim)
+        self.out = nn.Linear(hidden_dim, hidden_dim)
+        self.attention_norm = norm(hidden_dim)
+        self.up = nn.Linear(hidden_dim, intermediate_dim)
+        self.down = nn.Linear(intermediate_dim, hidden_dim)
+        self.norm = norm(hidden_dim)
         self.act = ACTIVATIONS[act]()
 
     def forward(
@@ -74,66 +86,103 @@ class Layer(nn.Module):
         h: Tensor,
         mask: Tensor | str | None,
         c: Tensor | None = None,
-        kept: Callable | None = None,
+        store: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        query, key, value = heads = self.heads(h)
-        if kept is not None:
-            kept(heads[1:])
+        """h (B, L, D) -> (B, L, D).
+
+        Args:
+            h: (B, L, D).
+            mask: See genlab.nn.masks.
+            c: (B, C), the condition.
+            store: Is called with keys and values, (2, B, H, L, Dh).
+        """
+        heads = self.split_heads(h)
+        if store is not None:
+            store(heads[1:])
+        query, key, value = heads
         dropout = self.attention_dropout if self.training else 0.0
         return self.finish(h, attend(query, key, value, mask, dropout), c)
 
-    def heads(self, h: Tensor) -> Tensor:
+    def split_heads(self, h: Tensor) -> Tensor:
         """h (B, L, D) -> query, key and value, (3, B, H, L, Dh)."""
         return self.qkv(h).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
 
     def finish(self, h: Tensor, attended: Tensor, c: Tensor | None = None) -> Tensor:
-        """Everything after attention; attended (B, H, L, Dh)."""
+        """What follows attention: h (B, L, D) and attended (B, H, L, Dh) -> (B, L, D)."""
         attended = self.out(attended.transpose(1, 2).flatten(2))
-        h = add_norm(self.attention_norm, h, F.dropout(attended, self.dropout, self.training), c)
-        return add_norm(
-            self.norm, h, F.dropout(self.down(self.act(self.up(h))), self.dropout, self.training), c
-        )
+        attended = F.dropout(attended, self.dropout, self.training)
+        h = add_norm(self.attention_norm, h, attended, c)
+        update = self.down(self.act(self.up(h)))
+        return add_norm(self.norm, h, F.dropout(update, self.dropout, self.training), c)
 
 
 class Head(nn.Module):
-    """hidden (..., D) -> (..., E), to be compared with the word embeddings; `bias` (V,) is added to
-    the comparison.
+    """Maps hidden states to the width E of the word embeddings, which then score the tokens.
+
+    `bias` (V,) is added to the scores.
     """
 
-    def __init__(self, dim: int, embedding_dim: int, vocab_size: int, norm: Callable, act: str):
+    def __init__(
+        self,
+        hidden_dim: int,
+        embedding_dim: int,
+        vocab_size: int,
+        norm: Callable[[int], nn.Module],
+        act: str,
+    ):
         super().__init__()
-        self.dense = nn.Linear(dim, embedding_dim)
+        self.dense = nn.Linear(hidden_dim, embedding_dim)
         self.norm = norm(embedding_dim)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.act = ACTIVATIONS[act]()
 
     def forward(self, hidden: Tensor, c: Tensor | None = None) -> Tensor:
+        """hidden (..., D) -> (..., E)."""
         return self.norm(self.act(self.dense(hidden)), c)
 
 
 class BERT(nn.Module):
-    """ids (B, L) -> hidden (B, L, D); `logits` of any part of it; `prefill` and `step` to decode.
+    """BERT, or with a condition a BERT that a vector (B, C) steers.
 
-    num_segments: 2, or 6 for UniLM's checkpoints. embedding_dim: the width of the embeddings and of
-    the tied head where it differs from dim (the small Chinese models: 128, mapped up by a linear
-    layer). pad_id: the id that a call without a mask takes for padding; None: none. checkpointing:
-    recompute each layer in the backward pass instead of storing it.
-    position_init: where the learned positions start, normal (the source) or sinusoidal, where each
-    knows its neighbours.
+    The condition acts through every layer norm (genlab.nn.conditional_norm), or, to compare with
+    that, as a Projection of it that is added to embeddings.
 
-    condition_dim: C of the condition, 0 for none. condition_by: layer_norm, all of them, through
-    condition_hidden units (0: straight); or what that is measured against, a Projection of it added
-    to the embedding of the first token (prefix) or of every token (embedding), of condition_hidden
-    units, 0: as many as give it layer_norm's number of weights.
+    Args:
+        vocab_size: V.
+        hidden_dim: D, a multiple of num_heads.
+        num_layers: Layers.
+        num_heads: H.
+        intermediate_dim: Units of the two-layer network of each layer.
+        max_length: The most tokens of a row.
+        num_segments: Segment types: 2, or 6 for UniLM's checkpoints.
+        embedding_dim: The width of the embeddings and of the tied head, mapped to hidden_dim by a
+            linear layer (128 in the small Chinese models); None: hidden_dim.
+        dropout: After the embeddings, attention and two-layer networks.
+        attention_dropout: On the attention weights.
+        eps: Of the layer norms.
+        activation: Of the two-layer networks and the head: gelu, gelu_new, gelu_pytorch_tanh, relu
+            or silu.
+        init_std: Standard deviation of the initial weights.
+        position_init: How the learned positions start: normal, as in BERT, or sinusoidal, where
+            neighbours start alike.
+        pad_id: The id that a call without a mask takes for padding; None: no id.
+        checkpointing: Whether the backward pass computes each layer again rather than storing it.
+        condition_dim: C; 0: no condition.
+        condition_by: layer_norm: through every layer norm. prefix: added to the first token's
+            embedding. embedding: added to every token's embedding.
+        condition_hidden: Hidden units between the condition and what it acts on. 0: of layer_norm
+            none; of prefix and embedding as many as give layer_norm's number of weights.
+        condition_activation: Of the hidden units of layer_norm, a name as for `activation`; None:
+            the identity.
     """
 
     def __init__(
         self,
         vocab_size: PositiveInt,
-        dim: PositiveInt = 768,
+        hidden_dim: PositiveInt = 768,
         num_layers: Depth = 12,
         num_heads: PositiveInt = 12,
-        hidden_dim: PositiveInt = 3072,
+        intermediate_dim: PositiveInt = 3072,
         max_length: PositiveInt = 512,
         num_segments: PositiveInt = 2,
         embedding_dim: PositiveInt | None = None,
@@ -154,67 +203,76 @@ class BERT(nn.Module):
         self.arguments = {
             name: value for name, value in locals().items() if name not in ("self", "__class__")
         }
-        if dim % num_heads:
+        names = ", ".join(ACTIVATIONS)
+        if hidden_dim % num_heads:
             raise ValueError(
-                f"dim={dim}: expected a multiple of num_heads={num_heads} (net.dim=, net.num_heads=)"
+                f"net.hidden_dim={hidden_dim}: expected a multiple of net.num_heads={num_heads}"
             )
         if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation={activation}: expected one of {', '.join(ACTIVATIONS)} (net.activation=)"
-            )
-        known = f"null, or with net.condition_hidden= one of {', '.join(ACTIVATIONS)}"
-        if condition_activation is not None and (
-            condition_activation not in ACTIVATIONS or not condition_hidden
-        ):
-            raise ValueError(f"net.condition_activation={condition_activation}: expected {known}")
+            raise ValueError(f"net.activation={activation}: expected one of {names}")
+        if condition_activation is not None:
+            if condition_activation not in ACTIVATIONS:
+                raise ValueError(
+                    f"net.condition_activation={condition_activation}: expected one of {names}, "
+                    "or null"
+                )
+            if not condition_hidden:
+                raise ValueError(
+                    f"net.condition_activation={condition_activation}: has no effect without "
+                    "net.condition_hidden="
+                )
         if condition_hidden and not condition_dim:
             raise ValueError(
                 f"net.condition_hidden={condition_hidden}: has no effect without net.condition_dim="
             )
-        width, norm = embedding_dim or dim, partial(LayerNorm, eps=eps)
+        width = embedding_dim or hidden_dim
+        norm: Callable[..., nn.Module] = partial(LayerNorm, eps=eps)
         if condition_dim and condition_by == "layer_norm":
             act = ACTIVATIONS[condition_activation]() if condition_activation else nn.Identity()
             norm = partial(
                 ConditionalLayerNorm,
                 eps=eps,
                 condition_dim=condition_dim,
-                hidden_dim=condition_hidden,
+                condition_hidden=condition_hidden,
                 act=act,
             )
-        self.max_length, self.pad_id, self.dropout, self.checkpointing = (
-            max_length,
-            pad_id,
-            dropout,
-            checkpointing,
-        )
+        self.hidden_dim = hidden_dim
+        self.max_length = max_length
+        self.pad_id = pad_id
+        self.dropout = dropout
+        self.checkpointing = checkpointing
         self.word = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(max_length, width)
         self.segment = nn.Embedding(num_segments, width)
         self.norm = norm(width)
-        self.widen = nn.Linear(width, dim) if width != dim else nn.Identity()
-        self.layers = nn.ModuleList(
-            Layer(dim, num_heads, hidden_dim, dropout, attention_dropout, norm, activation)
+        self.widen = nn.Linear(width, hidden_dim) if width != hidden_dim else nn.Identity()
+        self.layers: Any = nn.ModuleList(
+            Layer(
+                hidden_dim,
+                num_heads,
+                intermediate_dim,
+                dropout,
+                attention_dropout,
+                norm,
+                activation,
+            )
             for _ in range(num_layers)
         )
-        self.head = Head(dim, width, vocab_size, norm, activation)
-        self.condition_dim, self.condition_by, self.project = condition_dim, condition_by, None
+        self.head = Head(hidden_dim, width, vocab_size, norm, activation)
+        self.condition_dim = condition_dim
+        self.condition_by = condition_by
+        self.project = None
         if condition_dim and condition_by != "layer_norm":
-            weights = (
-                4 * condition_dim * (width + num_layers * dim)
-            )  # of layer_norm's gains and shifts
-            self.project = Projection(
-                condition_dim, condition_hidden or round(weights / (condition_dim + width)), width
-            )
+            # As many units as give the number of weights of layer_norm's gains and shifts.
+            num_weights = 4 * condition_dim * (width + num_layers * hidden_dim)
+            units = condition_hidden or round(num_weights / (condition_dim + width))
+            self.project = Projection(condition_dim, units, width)
         init_truncated(self, init_std)
         init_positions(self.position.weight, position_init, init_std)
 
     @property
     def vocab_size(self) -> int:
         return self.word.num_embeddings
-
-    @property
-    def dim(self) -> int:
-        return self.head.dense.in_features
 
     def embed(
         self,
@@ -224,6 +282,14 @@ class BERT(nn.Module):
         c: Tensor | None = None,
         start: bool = True,
     ) -> Tensor:
+        """Embeddings (B, L, D) of tokens.
+
+        Args:
+            ids: (B, L).
+            segments, positions: (B, L), or broadcast to it.
+            c: (B, C), the condition.
+            start: Whether the first token is the first of the row.
+        """
         h = self.word(ids) + self.position(positions) + self.segment(segments)
         if c is not None and self.project is not None:
             if self.condition_by == "embedding":
@@ -238,46 +304,52 @@ class BERT(nn.Module):
         segments: Tensor | None = None,
         mask: Tensor | str | None = None,
         positions: Tensor | None = None,
-        kept: Callable[[Tensor], None] | None = None,
+        store: Callable[[Tensor], None] | None = None,
         condition: Tensor | None = None,
     ) -> Tensor:
-        """ids (B, L) -> the last layer (B, L, D), under a condition (B, condition_dim) if there is
-        one.
+        """The hidden states of the last layer, (B, L, D).
 
-        segments (B, L), by default all 0. mask: bool, broadcast to (B, H, L, L), True where a query
-        sees a key, or FULL or CAUSAL (genlab.nn.masks); by default every token sees those that are
-        not pad_id. positions (B, L): else 0 to L-1.
-        kept: is called with each layer's keys and values, (2, B, H, L, Dh).
+        Args:
+            ids: (B, L).
+            segments: (B, L); None: all 0.
+            mask: bool, broadcast to (B, H, L, L), True where a query sees a key; or FULL or CAUSAL
+                (genlab.nn.masks). None: every token sees all tokens that are not pad_id.
+            positions: (B, L); None: 0 to L-1.
+            store: Is called with the keys and values of each layer, (2, B, H, L, Dh).
+            condition: (B, C).
         """
         if positions is None:
             if ids.shape[1] > self.max_length:
                 raise ValueError(
-                    f"{ids.shape[1]} tokens in a row: expected at most net.max_length={self.max_length}"
+                    f"net.max_length={self.max_length}: a row has {ids.shape[1]} tokens; shorten "
+                    "it, or train with a greater net.max_length"
                 )
             positions = torch.arange(ids.shape[1], device=ids.device)
         if mask is None and self.pad_id is not None:
             mask = bidirectional(ids != self.pad_id)
-        h = self.embed(
-            ids, torch.zeros_like(ids) if segments is None else segments, positions, condition
-        )
+        segments = torch.zeros_like(ids) if segments is None else segments
+        h = self.embed(ids, segments, positions, condition)
         for layer in self.layers:
             if self.checkpointing and self.training and torch.is_grad_enabled():
                 h = checkpoint(layer, h, mask, condition, use_reentrant=False)
             else:
-                h = layer(h, mask, condition, kept)
+                h = layer(h, mask, condition, store)
         return h
 
     def logits(self, hidden: Tensor, condition: Tensor | None = None) -> Tensor:
-        """hidden (..., D) -> (..., V). Gather the positions that count first: V is most of the cost
-        of a short row.
+        """Logits (..., V) of hidden states (..., D).
 
-        condition: (B, C) for hidden (B, L, D), else a vector for each of hidden.
+        Gather the positions that are predicted first: for short rows V is most of the cost.
+
+        Args:
+            hidden: (..., D).
+            condition: (B, C) for hidden (B, L, D); else a vector for each hidden state.
         """
         return F.linear(self.head(hidden, condition), self.word.weight, self.head.bias)
 
     @staticmethod
-    def last(hidden: Tensor, lengths: Tensor) -> Tensor:
-        """hidden (B, L, D), lengths (B,) -> (B, D) at each row's last real token."""
+    def take_last(hidden: Tensor, lengths: Tensor) -> Tensor:
+        """The hidden state (B, D) of each row's last real token; hidden (B, L, D), lengths (B,)."""
         return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
 
     @torch.no_grad()
@@ -293,18 +365,27 @@ class BERT(nn.Module):
         condition: Tensor | None = None,
         cache: Cache | None = None,
     ) -> tuple[Tensor, Cache]:
-        """Reads sources of `lengths` (B,) tokens, padded on the right -> (hidden (B, L, D), the
-        cache to `step` with).
+        """Reads sources, to decode targets with `step`; in eval mode.
 
-        num_beams, max_new_tokens: how many targets are written to each source, of how many tokens
-        at most.
-        target_segment: the segment of what is written; 1, UniLM's checkpoints 5, a language model
-        0. mask: how the source is read, both ways by default; CAUSAL for a language model. cache:
-        one of these sizes to fill anew. In eval mode.
+        Args:
+            ids: (B, L), padded on the right.
+            segments: (B, L); None: all 0.
+            lengths: (B,) tokens of each source.
+            num_beams: K, targets that are decoded for each source.
+            max_new_tokens: The most tokens of a target.
+            target_segment: The segment of the target: 1; 5 for UniLM's checkpoints; 0 for a
+                language model.
+            mask: How the source is read: None: bidirectionally; CAUSAL for a language model.
+            condition: (B, C).
+            cache: One of these sizes to fill again; None: a new one.
+
+        Returns:
+            The hidden states (B, L, D) of the sources, and the cache for `step`.
         """
         if self.training:
             raise ValueError(
-                "prefill: the network is in training mode, where dropout makes decoding random; call eval()"
+                "prefill: the network is in training mode, where dropout makes decoding random; "
+                "call eval()"
             )
         if not 0 <= target_segment < self.segment.num_embeddings:
             raise ValueError(
@@ -312,27 +393,26 @@ class BERT(nn.Module):
             )
         length = ids.shape[1]
         if length + max_new_tokens > self.max_length:
-            both = f"a source of {length} tokens and max_new_tokens={max_new_tokens}"
             raise ValueError(
-                f"{both} do not fit into net.max_length={self.max_length}; shorten one of them"
+                f"net.max_length={self.max_length}: a source of {length} tokens and "
+                f"max_new_tokens={max_new_tokens} do not fit; shorten one of them"
             )
         if mask is None:
             mask = bidirectional(torch.arange(length, device=ids.device) < lengths[:, None])
         if cache is None:
             cache = Cache(len(self.layers), ids, num_beams, max_new_tokens, target_segment)
-        cache.read(lengths, condition)
-        hidden = self(ids, segments, mask, kept=cache.take, condition=condition)
-        cache.begin()
+        cache.expect_sources(lengths, condition)
+        hidden = self(ids, segments, mask, store=cache.store_source, condition=condition)
+        cache.clear_targets()
         return hidden, cache
 
     @torch.no_grad()
     def step(self, tokens: Tensor, cache: Cache) -> Tensor:
-        """Writes tokens (B, K), one to each beam -> logits (B, K, V) of the next."""
+        """Appends tokens (B, K), one to each beam -> logits (B, K, V) of the next."""
         c = cache.condition
-        h = self.embed(tokens, cache.segments, cache.open(), c, start=False)
+        h = self.embed(tokens, cache.segments, cache.open_slots(), c, start=False)  # (B, K, D)
         for i, layer in enumerate(self.layers):
-            h = layer.finish(
-                h, cache.attend(i, layer.heads(h)), c
-            )  # the K beams stand where a sequence would
+            attended = cache.attend(i, layer.split_heads(h))
+            h = layer.finish(h, attended, c)
         cache.advance()
         return self.logits(h, c)

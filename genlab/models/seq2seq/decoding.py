@@ -1,45 +1,64 @@
-"""From a model that scores the next token to texts: greedy, sampled and beam search, for a whole
-batch at once.
+"""Greedy decoding, sampling and beam search for a whole batch, over any model of the next token.
+
+Shapes:
+    B: rows, each a source or a question; finished rows may leave, so later steps have fewer.
+    K: texts of a row: beams, or samples.
+    V: vocabulary.
+    t: tokens that each text has so far; T: the most it may have, Rules.max_length.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from genlab.models.seq2seq.known import Told, leaves
+from genlab.models.seq2seq.device_flag import DeviceFlag, drops_rows
 
-__all__ = ["Decoded", "LogProbs", "Rules", "Scorer", "beam_search", "greedy", "sample"]
+__all__ = [
+    "Decoded",
+    "LogProbs",
+    "Rules",
+    "Scorer",
+    "TokenRule",
+    "beam_search",
+    "greedy",
+    "sample",
+]
 
 NEVER = float("-inf")
 
 
 class Scorer(Protocol):
-    """What a decoder asks of a model: scores over the next token, (B, V) at first and (B, K, V)
-    after K tokens a row.
+    """A model that scores the next token of each text. The next step may overwrite its scores."""
 
-    start() is called once; then step(tokens (B, K)) appends a token to each of the K texts of a
-    row. reorder(parents (B, K)) makes text k of a row go on from what was its text parents[:, k];
-    keep(rows) drops all rows but these, int64. Scores may be overwritten by the next step.
-    """
+    def start(self) -> Tensor:
+        """Scores (B, V) of the first token; called once."""
+        ...
 
-    def start(self) -> Tensor: ...
+    def step(self, tokens: Tensor) -> Tensor:
+        """Appends tokens (B, K) to the K texts of each row -> scores (B, K, V) of the next."""
+        ...
 
-    def step(self, tokens: Tensor) -> Tensor: ...
+    def reorder(self, parents: Tensor) -> None:
+        """Makes text k of a row continue what was its text parents[:, k]; parents (B, K)."""
+        ...
 
-    def reorder(self, parents: Tensor) -> None: ...
-
-    def keep(self, rows: Tensor) -> None: ...
+    def keep(self, rows: Tensor) -> None:
+        """Drops all rows but `rows`, int64 indices."""
+        ...
 
 
 class LogProbs:
-    """A Scorer of logits as one of log-probabilities in float32 or wider, which is what the
-    decoders expect.
+    """A Scorer of logits as a Scorer of log-probabilities, in float32 or wider.
+
+    Log-probabilities are what all decoders of this file expect.
     """
 
     def __init__(self, scorer: Scorer):
-        self.scorer, self.reorder, self.keep = scorer, scorer.reorder, scorer.keep
+        self.scorer = scorer
+        self.reorder = scorer.reorder
+        self.keep = scorer.keep
 
     def start(self) -> Tensor:
         return log_probs(self.scorer.start())
@@ -49,13 +68,18 @@ class LogProbs:
 
 
 def log_probs(logits: Tensor) -> Tensor:
+    """The log-softmax over the last axis, in float32 or wider."""
     return logits.log_softmax(-1, torch.float32 if logits.element_size() < 4 else None)
 
 
 class Decoded(NamedTuple):
-    """K texts a row, best first: tokens int64 (B, K, T) without the end token, the end token after
-    their lengths (B, K); scores (B, K), their summed log-probabilities (beam search: over
-    length^length_penalty); finished (B, K), false for a text cut off at max_length.
+    """K texts for each row, best first.
+
+    Attributes:
+        tokens: (B, K, T) int64; the end token follows the last token of a text.
+        lengths: (B, K) int64, without the end token.
+        scores: (B, K) summed log-probabilities; of beam search, over length^length_penalty.
+        finished: (B, K) bool, False for a text that was cut off at T.
     """
 
     tokens: Tensor
@@ -64,11 +88,35 @@ class Decoded(NamedTuple):
     finished: Tensor
 
 
-class Rules:
-    """What may not come next, whatever the model thinks: banned tokens, an end before min_length, a
-    repeated n-gram.
+class TokenRule(Protocol):
+    """Changes the scores of the next token, as a LogitsProcessor of Hugging Face does."""
 
-    Where nothing may, the text ends: an end that costs nothing.
+    def __call__(self, scores: Tensor, tokens: Tensor) -> Tensor:
+        """New scores.
+
+        Args:
+            scores: (B, K, V) log-probabilities of the next token of K texts for each of B rows.
+            tokens: (B, K, t) what these texts consist of so far. Rows that are done are left out,
+                so that B falls.
+
+        Returns:
+            (B, K, V), -inf for a token that may not come next.
+        """
+        ...
+
+
+class Rules:
+    """Tokens that may not come next, whatever the model's scores are.
+
+    Where the rules leave no token, the text ends, and that end costs nothing.
+
+    Args:
+        end: The id of the end token.
+        max_length: T, the most tokens of a text, its end included.
+        min_length: The fewest tokens of a text, without its end.
+        block_ngrams: No n-gram of this n occurs twice in a text; 0: no such rule.
+        banned: Tokens that never occur.
+        more: Rules that are applied before these.
     """
 
     def __init__(
@@ -78,36 +126,42 @@ class Rules:
         min_length: int = 0,
         block_ngrams: int = 0,
         banned: Iterable[int] = (),
+        more: Sequence[TokenRule] = (),
     ):
         if max_length < 1 or not 0 <= min_length < max_length:
             raise ValueError(
-                f"min_length={min_length}, max_length={max_length}: expected 0 <= min_length < max_length"
+                f"min_length={min_length}, max_length={max_length}: expected "
+                "0 <= min_length < max_length"
             )
         if block_ngrams < 0:
             raise ValueError(
-                f"block_ngrams={block_ngrams}: expected the n of the n-grams not to repeat, or 0"
+                f"block_ngrams={block_ngrams}: expected the n of the n-grams that may not repeat, "
+                "or 0"
             )
-        self.end, self.max_length, self.min_length, self.block_ngrams = (
-            end,
-            max_length,
-            min_length,
-            block_ngrams,
-        )
+        self.end = end
+        self.max_length = max_length
+        self.min_length = min_length
+        self.block_ngrams = block_ngrams
         self.banned = sorted(set(banned) - {end})
-        self.never: dict[tuple, Tensor] = {}
+        self.more = more
+        self.masks: dict[tuple, Tensor] = {}
 
     def __call__(self, scores: Tensor, tokens: Tensor) -> Tensor:
         """scores (B, K, V) after tokens (B, K, t), with -inf for what the rules exclude."""
-        ends = scores[..., self.end]
-        scores = scores.masked_fill(self._never(scores, tokens.shape[2] < self.min_length), NEVER)
-        stuck = scores.amax(-1) == NEVER  # a text that can but end does so, however short
-        scores[..., self.end] = torch.where(
-            stuck, ends.masked_fill(ends == NEVER, 0.0), scores[..., self.end]
-        )
+        for rule in self.more:
+            scores = rule(scores, tokens)
+        end_scores = scores[..., self.end]
+        too_short = tokens.shape[2] < self.min_length
+        scores = scores.masked_fill(self._excluded(scores, too_short), NEVER)
+        stuck = scores.amax(-1) == NEVER
+        # A text that can only end does so, however short it is.
+        free_end = end_scores.masked_fill(end_scores == NEVER, 0.0)
+        scores[..., self.end] = torch.where(stuck, free_end, scores[..., self.end])
         n = self.block_ngrams
         if n and tokens.shape[2] >= n:
             grams = tokens.unfold(2, n, 1)  # (B, K, t - n + 1, n)
-            repeats = (grams[..., :-1] == tokens[:, :, None, tokens.shape[2] - n + 1 :]).all(-1)
+            last = tokens[:, :, None, tokens.shape[2] - n + 1 :]  # (B, K, 1, n - 1)
+            repeats = (grams[..., :-1] == last).all(-1)
             blocked = torch.zeros_like(scores, dtype=torch.int8)
             blocked.scatter_reduce_(2, grams[..., -1], repeats.to(torch.int8), "amax")
             blocked[..., self.end] = 0
@@ -115,26 +169,28 @@ class Rules:
             scores[..., self.end].masked_fill_(scores.amax(-1) == NEVER, 0.0)
         return scores
 
-    def _never(self, scores: Tensor, short: bool) -> Tensor:
-        """What may not come next (V,), bool: banned tokens and, while the text is too short, the
-        end.
+    def _excluded(self, scores: Tensor, too_short: bool) -> Tensor:
+        """(V,) bool: the banned tokens and, while the text is too short, the end.
+
+        It is made once for each device, so that later steps do not wait for a copy from the host.
         """
-        key = (short, scores.shape[-1], scores.device)
-        if key not in self.never:  # made once: the host need not wait for the device again
-            never = torch.zeros(scores.shape[-1], dtype=torch.bool)
-            never[self.banned + [self.end] * short] = True
-            self.never[key] = never.to(scores.device)
-        return self.never[key]
+        key = (too_short, scores.shape[-1], scores.device)
+        if key not in self.masks:
+            mask = torch.zeros(scores.shape[-1], dtype=torch.bool)
+            mask[self.banned + [self.end] * too_short] = True
+            self.masks[key] = mask.to(scores.device)
+        return self.masks[key]
 
 
 # --- one token at a time --------------------------------------------------------------------------
 
+# (scores (B, K, V), t, rows (B,)) -> the next tokens (B, K); rows: indices into the first batch
+Pick = Callable[[Tensor, int, Tensor], Tensor]
+
 
 def greedy(scorer: Scorer, rules: Rules) -> Decoded:
-    """The most probable token each time: one text a row. `scorer` gives log-probabilities, as all
-    scorers below.
-    """
-    return _one_by_one(scorer, rules, 1, lambda scores, t, rows: scores.argmax(-1))
+    """One text for each row: the most probable token at each step."""
+    return _decode(scorer, rules, 1, lambda scores, t, rows: scores.argmax(-1))
 
 
 def sample(
@@ -145,11 +201,18 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Decoded:
-    """K random texts a row: p^(1/temperature), of its top_k tokens those that together first reach
-    top_p, renormalised.
+    """K random texts for each row.
 
-    uniforms: (B, K, max_length) in [0, 1), by which the tokens are drawn, so that a row's texts do
-    not depend on its company. Holtzman et al. 2019, arXiv 1904.09751 (top_p).
+    Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration", arXiv 1904.09751 (top_p).
+
+    Args:
+        scorer: Log-probabilities.
+        rules: See Rules.
+        uniforms: (B, K, T) in [0, 1): the random numbers that draw the tokens. So the texts of a
+            row do not depend on the other rows.
+        temperature: Probabilities are raised to 1 / temperature; above 0.
+        top_k: Only the k most probable tokens are drawn; at least 1.
+        top_p: Of those, only the most probable that together reach this probability; in (0, 1].
     """
     if (
         temperature <= 0
@@ -157,7 +220,8 @@ def sample(
         or (top_p is not None and not 0 < top_p <= 1)
     ):
         raise ValueError(
-            f"temperature={temperature}, top_k={top_k}, top_p={top_p}: expected more than 0, at least 1, in (0, 1]"
+            f"temperature={temperature}, top_k={top_k}, top_p={top_p}: expected temperature above "
+            "0, top_k of 1 or more, top_p above 0 and at most 1"
         )
 
     def pick(scores: Tensor, t: int, rows: Tensor) -> Tensor:
@@ -165,24 +229,23 @@ def sample(
         if top_k is not None:
             ranked[..., top_k:] = NEVER
         p = ranked.softmax(-1)
-        mass = p.cumsum(-1)
+        cumulative = p.cumsum(-1)
         if top_p is not None:
-            p = p.masked_fill(mass - p >= top_p, 0.0)
-            mass = p.cumsum(-1)
-        drawn = uniforms[rows, :, t].to(mass)[..., None] * mass[..., -1:]
-        rank = (mass <= drawn).sum(-1, keepdim=True).clamp(max=(p > 0).sum(-1, keepdim=True) - 1)
+            p = p.masked_fill(cumulative - p >= top_p, 0.0)
+            cumulative = p.cumsum(-1)
+        drawn = uniforms[rows, :, t].to(cumulative)[..., None] * cumulative[..., -1:]
+        last = (p > 0).sum(-1, keepdim=True) - 1  # rounding must not draw a token beyond it
+        rank = (cumulative <= drawn).sum(-1, keepdim=True).clamp(max=last)
         return order.gather(-1, rank)[..., 0]
 
-    return _one_by_one(scorer, rules, uniforms.shape[1], pick)
+    return _decode(scorer, rules, uniforms.shape[1], pick)
 
 
-def _one_by_one(scorer: Scorer, rules: Rules, num: int, pick) -> Decoded:
-    """`num` texts a row, the next tokens chosen by pick(scores (B', num, V), t, rows (B',)) of the
-    rows still here.
-    """
+def _decode(scorer: Scorer, rules: Rules, num: int, pick: Pick) -> Decoded:
+    """`num` texts for each row, whose next tokens `pick` chooses."""
     scores = scorer.start()[:, None].expand(-1, num, -1)
-    out = here = _blank(len(scores), num, rules, scores)
-    rows = torch.arange(len(scores), device=scores.device)
+    out = here = _empty(len(scores), num, rules, scores)  # here: the rows that are not dropped
+    rows = torch.arange(len(scores), device=scores.device)  # their indices in `out`
     for t in range(rules.max_length):
         allowed = rules(scores, here.tokens[..., :t])
         token = pick(allowed, t, rows).masked_fill(here.finished, rules.end)
@@ -192,29 +255,31 @@ def _one_by_one(scorer: Scorer, rules: Rules, num: int, pick) -> Decoded:
         here.finished.logical_or_(token == rules.end)
         if t + 1 == rules.max_length:
             break
-        done = Told(here.finished.all())
-        if leaves(here.finished) and (gone := here.finished.all(1)).any():
+        all_finished = DeviceFlag(here.finished.all())
+        if drops_rows(here.finished) and (gone := here.finished.all(1)).any():
             _put_back(out, here, rows)
             stay = (~gone).nonzero()[:, 0]
-            rows, token, here = rows[stay], token[stay], Decoded(*(part[stay] for part in here))
+            rows, token = rows[stay], token[stay]
+            here = Decoded(*(part[stay] for part in here))
             if not len(stay):
                 break
             scorer.keep(stay)
         scores = scorer.step(token)
-        if done:  # by now it knows, and this step was in vain
+        # Read only now, when the host need not wait for it; the last step was then in vain.
+        if all_finished:
             break
     _put_back(out, here, rows)
     return out._replace(lengths=(out.tokens != rules.end).sum(-1))
 
 
 def _put_back(out: Decoded, here: Decoded, rows: Tensor) -> None:
-    """The rows still here into their places."""
+    """Writes the rows `here` to their places `rows` in `out`."""
     if here is not out:
         for old, part in zip(out, here, strict=True):
             old[rows] = part
 
 
-def _blank(num_rows: int, num: int, rules: Rules, like: Tensor) -> Decoded:
+def _empty(num_rows: int, num: int, rules: Rules, like: Tensor) -> Decoded:
     tokens = torch.full((num_rows, num, rules.max_length), rules.end, device=like.device)
     zeros = like.new_zeros(num_rows, num)
     return Decoded(tokens, zeros.long(), zeros, zeros.bool())
@@ -226,44 +291,50 @@ def _blank(num_rows: int, num: int, rules: Rules, like: Tensor) -> Decoded:
 def beam_search(
     scorer: Scorer, rules: Rules, beams: int, num: int = 1, length_penalty: float = 0.0
 ) -> Decoded:
-    """The `num` best texts a row of all that `beams` ever came upon, by summed log-probability /
-    length^length_penalty.
+    """The best texts for each row by summed log-probability / length^length_penalty.
 
-    The length counts the end token. At each step every beam's end enters the list of finished
-    texts, and the best `beams` tokens that are no end go on; a row is done when nothing that goes
-    on could enter its list any more. Texts cut off at max_length only fill places that no finished
-    one takes.
+    At each step the end of every beam enters the row's list of finished texts, and the best `beams`
+    tokens that are no end continue. A row is done when no beam can still enter its list. Texts that
+    are cut off at T only fill places that no finished text takes.
+
+    Args:
+        scorer: Log-probabilities.
+        rules: See Rules.
+        beams: K, the texts that continue.
+        num: How many texts are returned, at most `beams`.
+        length_penalty: The exponent of the length, which counts the end token.
     """
     if beams < 1 or not 1 <= num <= beams:
         raise ValueError(f"beams={beams}, num={num}: expected 1 <= num <= beams")
     first = scorer.start()
-    best = _blank(len(first), num, rules, first)
+    best = _empty(len(first), num, rules, first)
     best.scores.fill_(NEVER)
-    rows = torch.arange(len(first), device=first.device)
-    scores, tokens = first[:, None], best.tokens[:, :1, :0]
-    sums = torch.zeros_like(scores[..., 0])
+    rows = torch.arange(len(first), device=first.device)  # indices of the rows that are left
+    scores = first[:, None]  # (B, K, V), with one beam at first
+    tokens = best.tokens[:, :1, :0]  # (B, K, t)
+    sums = torch.zeros_like(scores[..., 0])  # (B, K) log-probabilities
     for t in range(rules.max_length):
         total = sums[..., None] + rules(scores, tokens)
-        ends = total[..., rules.end] / (t + 1) ** length_penalty
-        _enter(best, rows, tokens, ends, True, rules.end)
+        end_scores = total[..., rules.end] / (t + 1) ** length_penalty
+        _enter(best, rows, tokens, end_scores, True, rules.end)
         total[..., rules.end] = NEVER
-        vocabulary = total.shape[2]
+        vocab_size = total.shape[2]
         sums, flat = _top(total.flatten(1), beams)
-        parents, token = flat // vocabulary, flat % vocabulary
-        tokens = torch.cat(
-            [tokens.gather(1, parents[..., None].expand(-1, -1, t)), token[..., None]], 2
-        )
-        last = t + 1 == rules.max_length
-        if last:
-            _enter(best, rows, tokens, sums / rules.max_length**length_penalty, False, rules.end)
+        parents, token = flat // vocab_size, flat % vocab_size
+        history = tokens.gather(1, parents[..., None].expand(-1, -1, t))
+        tokens = torch.cat([history, token[..., None]], 2)
+        if t + 1 == rules.max_length:
+            cut_scores = sums / rules.max_length**length_penalty
+            _enter(best, rows, tokens, cut_scores, False, rules.end)
             break
-        # Sums only fall, so the best that a beam can come to is its sum over the greatest length,
-        # or the least one.
-        reach = sums[:, 0] / (rules.max_length if length_penalty > 0 else t + 2) ** length_penalty
+        # Sums only fall, so a beam scores at best its present sum over the greatest length, or over
+        # the least where the penalty is not positive.
+        length = rules.max_length if length_penalty > 0 else t + 2
+        reachable = sums[:, 0] / length**length_penalty
         worst = torch.where(best.finished[rows, -1], best.scores[rows, -1], NEVER)
-        alive = (reach > worst) & (sums[:, 0] > NEVER)  # of a row that is done, nothing more enters
-        some = Told(alive.any())
-        if leaves(alive) and not alive.all():
+        alive = (reachable > worst) & (sums[:, 0] > NEVER)
+        any_alive = DeviceFlag(alive.any())
+        if drops_rows(alive) and not alive.all():
             stay = alive.nonzero()[:, 0]
             if not len(stay):
                 break
@@ -274,41 +345,49 @@ def beam_search(
         if t:
             scorer.reorder(parents)
         scores = scorer.step(token)
-        if not some:  # by now it knows, and this step was in vain
+        # Read only now, when the host need not wait for it; the last step was then in vain.
+        if not any_alive:
             break
     return best
 
 
 def _top(total: Tensor, beams: int) -> tuple[Tensor, Tensor]:
-    """The `beams` greatest of (B, N) and their places; where N is less, impossible ones fill up."""
+    """The `beams` greatest of total (B, N) and their places, (B, beams) each.
+
+    Where N is smaller, places with a sum of -inf fill up the rest.
+    """
     sums, places = total.topk(min(beams, total.shape[1]), 1)
-    short = beams - sums.shape[1]
-    return (sums, places) if not short else (
-        torch.cat([sums, sums.new_full((len(sums), short), NEVER)], 1),
-        torch.cat([places, places[:, :1].expand(-1, short)], 1),
-    )  # fmt: skip
+    missing = beams - sums.shape[1]
+    if not missing:
+        return sums, places
+    sums = torch.cat([sums, sums.new_full((len(sums), missing), NEVER)], 1)
+    places = torch.cat([places, places[:, :1].expand(-1, missing)], 1)
+    return sums, places
 
 
 def _enter(
     best: Decoded, rows: Tensor, tokens: Tensor, scores: Tensor, finished: bool, end: int
 ) -> None:
-    """Texts (B', K, t) with scores (B', K) into the ranked lists of their rows, finished ones
-    before those cut off.
+    """Enters texts into the ranked lists of their rows, where finished ones precede those cut off.
+
+    Args:
+        best: The lists of all rows, changed in place.
+        rows: (B,) indices into `best`.
+        tokens: (B, K, t).
+        scores: (B, K); -inf for a text that cannot be.
+        finished: Whether these texts end here, rather than being cut off.
+        end: The end token, which fills up `tokens`.
     """
     t, num = tokens.shape[2], best.scores.shape[1]
     padded = best.tokens.new_full((*scores.shape, best.tokens.shape[2]), end)
     padded[..., :t] = tokens
-    new = (
-        padded,
-        torch.full_like(scores, t, dtype=torch.long),
-        scores,
-        (scores > NEVER) & finished,
-    )
+    lengths = torch.full_like(scores, t, dtype=torch.long)
+    new = (padded, lengths, scores, (scores > NEVER) & finished)
     pool = Decoded(*(torch.cat([old[rows], part], 1) for old, part in zip(best, new, strict=True)))
-    order = pool.scores.argsort(dim=1, descending=True, stable=True)
-    order = order.gather(
-        1, pool.finished.gather(1, order).byte().argsort(dim=1, descending=True, stable=True)
-    )[:, :num]
+    # Two stable sorts: by score, then finished first.
+    by_score = pool.scores.argsort(dim=1, descending=True, stable=True)
+    is_finished = pool.finished.gather(1, by_score).byte()
+    order = by_score.gather(1, is_finished.argsort(dim=1, descending=True, stable=True))[:, :num]
     for old, part in zip(best, pool, strict=True):
         index = order if part.ndim == 2 else order[..., None].expand(-1, -1, part.shape[2])
         old[rows] = part.gather(1, index)

@@ -1,37 +1,57 @@
-"""Targets for a batch of sources, or answers for a batch of questions, by one prefix-masked BERT."""
+"""Text generation by one BERT: targets for a batch of sources, or answers to a batch of questions.
 
-from collections.abc import Sequence
+Shapes:
+    N: rows that are read: sources, or windows of passages, of L tokens.
+    Q: texts to generate: N sources, or questions, each with some of the N windows.
+    K: texts that are followed for each: beams, or samples. V: vocabulary. C: condition.
+"""
+
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from genlab.models.seq2seq.decoding import Decoded, LogProbs, Rules, beam_search, greedy, sample
-from genlab.models.seq2seq.key_value_cache import captured
+from genlab.models.seq2seq.captured_steps import borrow_step
+from genlab.models.seq2seq.decoding import (
+    Decoded,
+    LogProbs,
+    Rules,
+    Scorer,
+    beam_search,
+    greedy,
+    sample,
+)
 from genlab.models.seq2seq.options import Decoding
-from genlab.models.seq2seq.voting import Extractive, Room, Sparing, Vote
-from genlab.nn.masks import CAUSAL, FULL, unilm
+from genlab.models.seq2seq.voting import BoundedScorer, CacheBudget, Extractive, Vote
+from genlab.nn.masks import CAUSAL, FULL
 
-__all__ = ["Cached", "Decoding", "Guided", "Recomputed", "write"]
+__all__ = ["CachedScorer", "Decoding", "GuidedScorer", "write"]
 
-FEW = 64  # windows of questions that are read at once, however long
-READ = (
-    1 << 14
-)  # tokens that are read at once where there are more windows, and tokens that caches hold of these
+FEW = 64  # windows of questions that are read at once, however long they are
+# Where there are more windows: tokens that are read at once, and tokens that caches hold
+READ = 1 << 14
 
 
-class Cached:
-    """A Scorer by BERT's prefill and step: `num` texts to each source ids (B, L), of `lengths`
-    (B,), share its cache.
+class CachedScorer:
+    """A Scorer of logits by BERT's prefill and step, over one cache.
 
-    condition (B, C): what the rows are written under. A source of the target's own segment is read
-    from left to right, as a language model reads a beginning. graph, the default on CUDA: each step
-    is a CUDA graph's.
+    Args:
+        net: A BERT in eval mode.
+        ids, segments: (B, L) the sources. A source in the target's segment is read causally, as the
+            beginning of a text that a language model continues.
+        lengths: (B,) tokens of each source.
+        num: K, texts for each source.
+        max_length: The most tokens of a text.
+        target_segment: The segment of generated tokens.
+        condition: (B, C), or None.
+        graph: Whether each step is the replay of a CUDA graph; None: on CUDA.
     """
 
     def __init__(
         self,
-        net,
+        net: Any,
         ids: Tensor,
         segments: Tensor,
         lengths: Tensor,
@@ -41,175 +61,112 @@ class Cached:
         condition: Tensor | None = None,
         graph: bool | None = None,
     ):
-        self.net, self.inputs, self.mask = net, (ids, segments, lengths), None
-        self.condition, self.graph = condition, ids.is_cuda if graph is None else graph
-        self.options = {
+        self.net = net
+        self.inputs = (ids, segments, lengths)
+        self.condition = condition
+        self.graph = ids.is_cuda if graph is None else graph
+        self.sizes = {
             "num_beams": num,
             "max_new_tokens": max_length,
             "target_segment": target_segment,
         }
+        self.mask = None
         if bool((segments == target_segment).any()):
             self.mask = CAUSAL
         elif bool((lengths == ids.shape[1]).all()):
             self.mask = FULL
 
     def start(self) -> Tensor:
-        options = self.options | {"mask": self.mask, "condition": self.condition}
+        """Logits (B, V) of the first token."""
+        ids, _, lengths = self.inputs
+        options = self.sizes | {"mask": self.mask, "condition": self.condition}
         if self.graph:
-            self.written = captured(
-                self, self.net, self.inputs[0], condition=self.condition, **self.options
-            )
-            hidden, _ = self.net.prefill(*self.inputs, **options, cache=self.written.cache)
+            # What holds the cache: a captured step, or below the cache itself.
+            self.state = borrow_step(self, self.net, ids, condition=self.condition, **self.sizes)
+            hidden, _ = self.net.prefill(*self.inputs, **options, cache=self.state.cache)
         else:
-            hidden, self.written = self.net.prefill(*self.inputs, **options)
-        return self.net.logits(self.net.last(hidden, self.inputs[2]), self.condition)
+            hidden, self.state = self.net.prefill(*self.inputs, **options)
+        return self.net.logits(self.net.take_last(hidden, lengths), self.condition)
 
     def step(self, tokens: Tensor) -> Tensor:
-        return (
-            self.written.step(self.net, tokens)
-            if self.graph
-            else self.net.step(tokens, self.written)
-        )
+        if self.graph:
+            return self.state.step(self.net, tokens)
+        return self.net.step(tokens, self.state)
 
     def reorder(self, parents: Tensor) -> None:
-        self.written.reorder(parents)
+        self.state.reorder(parents)
 
     def keep(self, rows: Tensor) -> None:
-        self.written.keep(rows)
+        self.state.keep(rows)
 
 
-class Recomputed:
-    """The same Scorer without a cache, the whole row read again for each token: what Cached is
-    measured against.
-    """
-
-    def __init__(
-        self,
-        net,
-        ids: Tensor,
-        segments: Tensor,
-        lengths: Tensor,
-        num: int,
-        max_length: int,
-        target_segment: int,
-        condition: Tensor | None = None,
-    ):
-        self.net, self.ids, self.segments, self.lengths, self.condition = (
-            net,
-            ids,
-            segments,
-            lengths,
-            condition,
-        )
-        self.num, self.target_segment, self.written = (
-            num,
-            target_segment,
-            ids.new_zeros(len(ids), num, 0),
-        )
-
-    def start(self) -> Tensor:
-        return self._last(self.written[:, :1])[:, 0]
-
-    def step(self, tokens: Tensor) -> Tensor:
-        self.written = torch.cat([self.written, tokens[..., None]], 2)
-        return self._last(self.written)
-
-    @torch.no_grad()
-    def _last(self, written: Tensor) -> Tensor:
-        """Logits (B, K, V) after the texts (B, K, t)."""
-        num, t = written.shape[1:]
-        ids, segments = (part.repeat_interleave(num, 0) for part in (self.ids, self.segments))
-        lengths = self.lengths.repeat_interleave(num)
-        condition = None if self.condition is None else self.condition.repeat_interleave(num, 0)
-        ids, segments = (torch.nn.functional.pad(part, (0, t)) for part in (ids, segments))
-        place = lengths[:, None] + torch.arange(t, device=ids.device)
-        ids.scatter_(1, place, written.flatten(0, 1))
-        segments.scatter_(1, place, self.target_segment)
-        padding = torch.arange(ids.shape[1], device=ids.device) < (lengths + t)[:, None]
-        mask = unilm(segments, padding, target_segment=self.target_segment)
-        hidden = self.net(ids, segments, mask, condition=condition)
-        return self.net.logits(self.net.last(hidden, lengths + t), condition).unflatten(
-            0, (-1, num)
-        )
-
-    def reorder(self, parents: Tensor) -> None:
-        self.written = self.written.gather(
-            1, parents[..., None].expand(-1, -1, self.written.shape[2])
-        )
-
-    def keep(self, rows: Tensor) -> None:
-        self.ids, self.segments, self.lengths = (
-            self.ids[rows],
-            self.segments[rows],
-            self.lengths[rows],
-        )
-        self.written = self.written[rows]
-        self.condition = None if self.condition is None else self.condition[rows]
-
-
-class Guided:
-    """A Scorer of the logits without + scale (with - without): rows of a scorer of 2B, B with a
-    condition, B without.
+class GuidedScorer:
+    """Classifier-free guidance: logits_free + scale (logits_conditional - logits_free).
 
     "Classifier-Free Diffusion Guidance", Ho and Salimans 2022, arXiv 2207.12598; for texts Sanchez
     et al. 2023, arXiv 2306.17806.
+
+    Args:
+        scorer: Of 2B rows: B with their conditions, then the same B with the free condition.
+        scale: 0 gives the free logits, 1 the conditional ones.
     """
 
-    def __init__(self, scorer, scale: float):
-        self.scorer, self.scale = scorer, scale
+    def __init__(self, scorer: Scorer, scale: float):
+        self.scorer = scorer
+        self.scale = scale
 
-    def _mixed(self, logits: Tensor) -> Tensor:
-        under, free = logits.chunk(2)
-        return free + self.scale * (under - free)
+    def _guide(self, logits: Tensor) -> Tensor:
+        conditional, free = logits.chunk(2)
+        return free + self.scale * (conditional - free)
 
     def start(self) -> Tensor:
         logits = self.scorer.start()
-        self.rows = len(logits) // 2
-        return self._mixed(logits)
+        self.num_rows = len(logits) // 2
+        return self._guide(logits)
 
     def step(self, tokens: Tensor) -> Tensor:
-        return self._mixed(self.scorer.step(torch.cat([tokens, tokens])))
+        return self._guide(self.scorer.step(torch.cat([tokens, tokens])))
 
     def reorder(self, parents: Tensor) -> None:
         self.scorer.reorder(torch.cat([parents, parents]))
 
     def keep(self, rows: Tensor) -> None:
-        self.scorer.keep(torch.cat([rows, rows + self.rows]))
-        self.rows = len(rows)
+        self.scorer.keep(torch.cat([rows, rows + self.num_rows]))
+        self.num_rows = len(rows)
 
 
-def voters(
-    scorer: type,
-    net,
+def score_windows(
+    make: Callable[..., Scorer],
     inputs: Sequence[Tensor],
     groups: Tensor,
     num: int,
     max_length: int,
-    target_segment: int,
-) -> tuple[list, Sequence[Tensor]]:
-    """(scorers, the groups of each): one of all rows, or of many rows several that never have all
-    in memory at once.
+) -> tuple[list[Scorer], Sequence[Tensor]]:
+    """Scorers of the windows of questions: one of all, or several, to bound the memory.
 
-    inputs: ids, segments, lengths and perhaps condition, (N, ...) each; else as in `write`.
+    Args:
+        make: Makes a Scorer of some rows; graph=False keeps it from capturing a CUDA graph.
+        inputs: ids and segments (N, L), lengths (N,), and the condition (N, C) where there is one.
+        groups: (N,) the question of each window.
+        num: K.
+        max_length: The most tokens of a text.
+
+    Returns:
+        The scorers, and the groups of each.
     """
-    places = inputs[0].shape[1] + num * max_length
+    places = inputs[0].shape[1] + num * max_length  # of a window and all its texts
     size = max(1, READ // places)
-    several = len(groups) > max(size, FEW)
-    kind = partial(scorer, graph=False) if several and scorer is Cached else scorer
-
-    def make(ids: Tensor, segments: Tensor, lengths: Tensor, condition: Tensor | None = None):
-        return kind(net, ids, segments, lengths, num, max_length, target_segment, condition)
-
-    if not several:
+    if len(groups) <= max(size, FEW):
         return [make(*inputs)], [groups]
-    room = Room(READ)
+    make = partial(make, graph=False)
+    budget = CacheBudget(READ)
     parts = zip(*(tensor.split(size) for tensor in inputs), strict=True)
-    return [Sparing(make, part, num, places, room) for part in parts], groups.split(size)
+    return [BoundedScorer(make, part, num, places, budget) for part in parts], groups.split(size)
 
 
 @torch.no_grad()
 def write(
-    net,
+    net: nn.Module,
     rows: tuple[Tensor, Tensor, Tensor],
     decoding: Decoding,
     *,
@@ -222,44 +179,64 @@ def write(
     target_segment: int = 1,
     condition: Tensor | None = None,
     free: Tensor | None = None,
-    scorer: type = Cached,
+    scorer: Callable[..., Scorer] = CachedScorer,
 ) -> Decoded:
-    """What `net` writes to rows = (ids (N, L), segments (N, L), lengths (N,)), of at most
-    max_length tokens.
+    """Generates texts by `net`, a BERT in eval mode.
 
-    groups (N,): the question 0 .. Q-1 of each row, whose rows vote; None: a target for each row.
-    passages (N, M): the tokens that extractive answers may copy, padded with -1. uniforms (Q, num,
-    max_length): for method=sample. condition (N, C): what each row is written under; free (N, C):
-    no condition, to be guided away from.
+    Args:
+        net: The network.
+        rows: ids (N, L), segments (N, L) and lengths (N,) of what is read.
+        decoding: The options.
+        end: The id of the end token.
+        max_length: The most tokens of a text.
+        banned: Tokens that are never generated.
+        groups: (N,) the question 0 .. Q-1 of each row, whose rows vote; None: a text for each row.
+        passages: (N, M) the tokens that extractive answers may copy, padded with -1.
+        uniforms: (Q, num, max_length) in [0, 1), for method=sample.
+        target_segment: The segment of generated tokens.
+        condition: (N, C) the condition of each row.
+        free: (N, C) the condition that stands for none, for guidance.
+        scorer: Makes the Scorer of logits, with the arguments of CachedScorer.
+
+    Returns:
+        `num` texts for each row, or for each question.
     """
-    decoding = decoding.settled(groups is not None)
+    decoding = decoding.resolve(groups is not None)
     num = decoding.beams or decoding.num
+    shape = (decoding.min_length or 0, decoding.block_ngrams)
+    rules = Rules(end, max_length, *shape, banned, decoding.rules)
     guided = decoding.guidance is not None and decoding.guidance != 1
-    if guided:
-        if free is None or groups is not None:
-            raise ValueError(
-                f"decoding.guidance={decoding.guidance}: is for texts under a condition"
-            )
-        rows, condition = (
-            tuple(torch.cat([part, part]) for part in rows),
-            torch.cat([condition, free]),
+    if guided and (free is None or groups is not None):
+        raise ValueError(
+            f"decoding.guidance={decoding.guidance}: only a conditional model can be guided"
         )
-    rules = Rules(end, max_length, decoding.min_length, decoding.block_ngrams, banned)
-    if groups is None:
-        model = scorer(net, *rows, num, max_length, target_segment, condition)
-        scores = LogProbs(Guided(model, decoding.guidance) if guided else model)
-    else:
+
+    def make(ids, segments, lengths, condition=None, **options) -> Scorer:
+        return scorer(
+            net, ids, segments, lengths, num, max_length, target_segment, condition, **options
+        )
+
+    scores: Any
+    if groups is not None:
         inputs = rows if condition is None else (*rows, condition)
-        scores = Vote(
-            *voters(scorer, net, inputs, groups, num, max_length, target_segment),
-            end,
-            decoding.abstain,
-        )
+        parts = score_windows(make, inputs, groups, num, max_length)
+        scores = Vote(*parts, end, decoding.abstain)
         if decoding.extractive:
+            assert passages is not None
             scores = Extractive(scores, passages, groups, end)
+    elif guided:
+        assert condition is not None and free is not None and decoding.guidance is not None
+        ids, segments, lengths = (torch.cat([part, part]) for part in rows)
+        model = make(ids, segments, lengths, torch.cat([condition, free]))
+        scores = LogProbs(GuidedScorer(model, decoding.guidance))
+    else:
+        scores = LogProbs(make(*rows, condition))
+
     if decoding.method == "greedy":
         return greedy(scores, rules)
     if decoding.method == "beam":
+        assert decoding.beams is not None and decoding.length_penalty is not None
         return beam_search(scores, rules, decoding.beams, decoding.num, decoding.length_penalty)
+    assert uniforms is not None
     temperature = 1.0 if decoding.temperature is None else decoding.temperature
     return sample(scores, rules, uniforms, temperature, decoding.top_k, decoding.top_p)

@@ -1,35 +1,50 @@
-"""What a decoder remembers, the source once a row and the target once a beam; and its steps as a
-CUDA graph.
+"""The keys and values of a decoder: of the source once for each row, of the target for each beam.
+
+Shapes:
+    B: rows, each a source; `keep` drops some.
+    K: beams of a row, num_beams.
+    L: tokens of the longest source.
+    H, Dh: attention heads, and the width of one.
+    S: places for keys and values in a row: the source's, then for each step one for each beam.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable
-from weakref import WeakKeyDictionary, finalize
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from genlab.nn.cuda_graph import aside, record
 from genlab.nn.decoder_step import attend
 
-__all__ = ["Cache", "Captured", "captured"]
-
-MOST = 8  # captured steps that wait for further calls, a network
-PART = 1 / 8  # of the device's memory that they hold at most
+__all__ = ["Cache", "round_up"]
 
 
 class Cache:
-    """Keys and values of B sources and of the K targets that are being written to each,
-    (num_layers, 2, B, H, S, Dh).
+    """Keys and values of B sources and of the K targets that are generated for each.
 
-    Source tokens never see the target, so their keys and values do not depend on what is written
-    and are computed once; the K beams of a row share them. Of the S places the first are the
-    source's; then come, step after step, one a beam. All rows step together; a row's next position
-    is its own source length + `steps`. What a beam sees is in `bias`.
+    Source tokens never see the target. Their keys and values do not depend on it: they are computed
+    once, and the K beams of a row share them. All rows step together; the next position of a row is
+    the length of its own source plus `steps`.
 
-    Only `keep` changes a shape or an address. static, the default on CUDA: a step has one shape,
-    over all S places, and never waits for the host, so that it can be captured, and few numbers of
-    places occur; else it has those filled.
+    Args:
+        num_layers: Layers of the network.
+        ids: (B, L) the sources, of which only shape and device are used.
+        num_beams: K.
+        max_new_tokens: The most tokens that are generated for a source.
+        target_segment: The segment of generated tokens.
+        static: Whether a step has one shape, over all S places, and never waits for the host, so
+            that it can be captured as a CUDA graph; S is then a multiple of 32, so that few shapes
+            occur. Otherwise a step reads only the filled places. None: on CUDA.
+
+    Attributes:
+        memory: (num_layers, 2, B, H, S, Dh) keys and values.
+        bias: (B, 1, K, S), 0 where a beam sees a place, -inf elsewhere.
+        lengths: (B,) tokens of each source.
+        positions: (B, 1) the position of each row's next token in its text.
+        slots: (K,) the places for the keys and values of the next tokens.
+        condition: (B, C), or None.
+        steps: Tokens generated so far, on the host.
+
+    Only `keep` changes the shape or the address of a tensor.
     """
 
     def __init__(
@@ -41,237 +56,117 @@ class Cache:
         target_segment: int,
         static: bool | None = None,
     ):
-        self.num_layers, self.num_beams, self.max_new_tokens = num_layers, num_beams, max_new_tokens
+        self.num_layers = num_layers
+        self.num_beams = num_beams
+        self.max_new_tokens = max_new_tokens
         self.static = ids.is_cuda if static is None else static
-        batch, self.first = len(ids), padded(ids.shape[1]) if self.static else ids.shape[1]
+        self.first = round_up(ids.shape[1]) if self.static else ids.shape[1]  # of the target
         self.segments = ids.new_full((1, 1), target_segment)
-        self.positions = ids.new_zeros(batch, 1)  # where the next token of each row stands
-        self.slots = ids.new_zeros(num_beams)  # where its keys go
-        self.memory, self.bias, self.condition = None, None, None
+        self.positions = ids.new_zeros(len(ids), 1)
+        self.slots = ids.new_zeros(num_beams)
+        # Made with the first keys and values, whose heads give their shapes.
+        self.memory: Any = None  # (layers, 2, B, heads, S, Dh)
+        self.bias: Any = None  # (B, 1, K, S)
+        self.condition: Tensor | None = None
 
-    def read(self, lengths: Tensor, condition: Tensor | None) -> None:
-        """Other sources are about to come, of lengths (B,), to be written to under condition (B,
-        C).
+    def expect_sources(self, lengths: Tensor, condition: Tensor | None) -> None:
+        """Prepares for the keys and values of new sources, of lengths (B,).
+
+        condition: (B, C), or None.
         """
-        self.lengths, self.layer = lengths, 0
+        self.lengths = lengths
+        self.layer = 0  # the next one whose keys and values come
         if self.condition is None or condition is None:
             self.condition = condition if condition is None else condition.clone()
         else:
-            self.condition.copy_(condition)
+            self.condition.copy_(condition)  # a captured step reads it at this address
 
-    def take(self, heads: Tensor) -> None:
-        """The keys and values of the sources in the next layer, (2, B, H, L, Dh)."""
-        _, batch, num_heads, self.length, head_dim = heads.shape
+    def store_source(self, keys_values: Tensor) -> None:
+        """Stores the keys and values (2, B, H, L, Dh) of the sources in the next layer."""
+        _, batch, num_heads, self.length, head_dim = keys_values.shape
         if self.memory is None:
             places = self.first + self.num_beams * self.max_new_tokens
-            places = (
-                padded(places) if self.static else places
-            )  # what SDPA's kernels want of a bias, too
-            self.memory = heads.new_empty(self.num_layers, 2, batch, num_heads, places, head_dim)
-            self.bias = heads.new_empty(batch, 1, self.num_beams, places)
-        self.memory[self.layer, :, :, :, : self.length].copy_(heads)
+            places = round_up(places) if self.static else places  # SDPA wants a bias like that too
+            shape = (self.num_layers, 2, batch, num_heads, places, head_dim)
+            self.memory = keys_values.new_empty(shape)
+            self.bias = keys_values.new_empty(batch, 1, self.num_beams, places)
+        self.memory[self.layer, :, :, :, : self.length].copy_(keys_values)
         self.layer += 1
 
-    def begin(self) -> None:
-        """Nothing is written yet."""
-        self.steps = 0  # on the host; all that follows is on the device
-        self.memory[..., self.length :, :] = 0  # weights of 0 do not hide a NaN
-        visible = (
-            torch.arange(self.bias.shape[3], device=self.bias.device)
-            < self.lengths[:, None, None, None]
-        )
-        self.bias.fill_(-torch.inf).masked_fill_(visible, 0.0)
+    def clear_targets(self) -> None:
+        """Returns to the state in which no token has been generated."""
+        self.steps = 0
+        self.memory[..., self.length :, :] = 0  # a weight of 0 does not hide a NaN
+        places = torch.arange(self.bias.shape[3], device=self.bias.device)
+        is_source = places < self.lengths[:, None, None, None]  # (B, 1, 1, S)
+        self.bias.fill_(-torch.inf).masked_fill_(is_source, 0.0)
         self.positions.copy_(self.lengths[:, None])
         torch.arange(self.first, self.first + self.num_beams, out=self.slots)
 
-    def check_room(self) -> None:
+    def check_space(self) -> None:
+        """ValueError if no further token fits."""
         if self.steps >= self.max_new_tokens:
             raise ValueError(
-                f"the cache is full: prefill asked for max_new_tokens={self.max_new_tokens}"
+                f"max_new_tokens={self.max_new_tokens}: the cache is full; give prefill a greater "
+                "max_new_tokens"
             )
 
-    def open(self) -> Tensor:
-        """Before the layers of a step: each beam sees its own next place. -> (B, 1): where its
-        token stands in the text.
+    def open_slots(self) -> Tensor:
+        """Lets each beam see its next place, before the layers of a step.
+
+        Returns:
+            (B, 1), the positions of the new tokens.
         """
-        self.check_room()
+        self.check_space()
         batch, _, beams, _ = self.bias.shape
         self.bias.scatter_(3, self.slots[:, None].expand(batch, 1, beams, 1), 0.0)
         return self.positions
 
     def attend(self, layer: int, heads: Tensor) -> Tensor:
-        """Query, key and value of the tokens being written, (3, B, H, K, Dh) -> what they attend
-        to, (B, H, K, Dh).
+        """Attention of the new tokens in a layer, whose keys and values are stored.
+
+        Args:
+            layer: The number of the layer.
+            heads: (3, B, H, K, Dh) query, key and value.
+
+        Returns:
+            (B, H, K, Dh).
         """
-        filled = (
-            self.bias.shape[3] if self.static else self.first + (self.steps + 1) * self.num_beams
-        )
+        filled = self.first + (self.steps + 1) * self.num_beams
+        if self.static:
+            filled = self.bias.shape[3]
         return attend(heads, self.memory[layer], self.bias, self.slots, filled)
 
     def advance(self) -> None:
-        """The tokens of this step are written in every layer."""
+        """Moves on to the next token, after all layers of a step."""
         self.slots += self.num_beams
         self.positions += 1
         self.steps += 1
 
     def reorder(self, parents: Tensor) -> None:
-        """Beam k of row b goes on from beam parents[b, k] of that row; touches the target alone."""
+        """Makes beam k of row b continue what was beam parents[b, k] of that row; parents (B, K).
+
+        Keys and values of the sources stay where they are.
+        """
         if self.num_beams == 1 or not self.steps:
             return
         filled = slice(self.first, self.first + self.steps * self.num_beams)
         rows = torch.arange(len(parents), device=parents.device)[:, None]
-        for memory in self.memory:  # a layer at a time, which bounds what lies beside it
-            beams = (
-                memory[:, :, :, filled]
-                .unflatten(3, (self.steps, self.num_beams))
-                .permute(1, 4, 0, 2, 3, 5)
-            )
-            beams.copy_(beams[rows, parents])
+        for layer in self.memory:  # one at a time, since a copy of it lies beside it
+            by_step = layer[:, :, :, filled].unflatten(3, (self.steps, self.num_beams))
+            by_beam = by_step.permute(1, 4, 0, 2, 3, 5)  # (B, K, 2, H, steps, Dh)
+            by_beam.copy_(by_beam[rows, parents])
 
     def keep(self, rows: Tensor) -> None:
-        """Goes on with these rows (indices, or a bool a row) alone, in this order."""
+        """Drops all rows but these, which are indices or a bool for each row, in this order."""
         rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
-        self.memory, self.bias = self.memory.index_select(2, rows), self.bias[rows]
-        self.lengths, self.positions = self.lengths[rows], self.positions[rows]
+        self.memory = self.memory.index_select(2, rows)
+        self.bias = self.bias[rows]
+        self.lengths = self.lengths[rows]
+        self.positions = self.positions[rows]
         self.condition = None if self.condition is None else self.condition[rows]
 
 
-def padded(places: int) -> int:
-    """A multiple of 32: few numbers occur."""
+def round_up(places: int) -> int:
+    """The next multiple of 32."""
     return -(-places // 32) * 32
-
-
-# --- a step as a CUDA graph -----------------------------------------------------------------------
-
-
-class Captured:
-    """The steps of a network with one static cache, captured as a CUDA graph once and replayed for
-    each token.
-
-    All rows are computed to the end, since a graph has one shape: `keep` but forgets those that
-    left. Logits hold until the next step. After another prefill with this cache, other sources are
-    written to by the same graph.
-    """
-
-    def __init__(self, cache: Cache):
-        self.cache, self.replay, self.rows = cache, None, None
-
-    def step(self, net, tokens: Tensor) -> Tensor:
-        """Tokens (B, K) of the rows that are left -> logits (B, K, V)."""
-        cache = self.cache
-        cache.check_room()
-        if self.replay is None:
-            self._capture(net)
-        if self.rows is None:
-            self.tokens.copy_(tokens)
-        else:
-            self.tokens.index_copy_(0, self.rows, tokens)
-        now = cache.steps
-        self.replay()
-        cache.steps = now + 1
-        return self.logits if self.rows is None else self.logits.index_select(0, self.rows)
-
-    def _capture(self, net) -> None:
-        cache = self.cache
-        self.tokens = cache.positions.new_zeros(len(cache.positions), cache.num_beams)
-        kind = self.tokens.device.type
-
-        def step() -> Tensor:
-            cache.steps = 0
-            # What autocast keeps of the weights is freed when it ends, and the graph would go on to
-            # read it.
-            with torch.autocast(
-                kind,
-                torch.get_autocast_dtype(kind),
-                torch.is_autocast_enabled(kind),
-                cache_enabled=False,
-            ):
-                return net.step(self.tokens, cache)
-
-        self.replay, self.logits = capture(step)
-        cache.begin()  # what warming up wrote
-
-    def reorder(self, parents: Tensor) -> None:
-        if self.rows is not None:
-            alone = torch.arange(self.cache.num_beams, device=parents.device).expand_as(self.tokens)
-            parents = alone.index_copy(0, self.rows, parents)
-        self.cache.reorder(parents)
-
-    def keep(self, rows: Tensor) -> None:
-        rows = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
-        self.rows = rows if self.rows is None else self.rows[rows]
-
-
-def capture(step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """(what does a step's work on the device again, the tensor that it leaves its result in)."""
-    stream = torch.cuda.Stream()
-    aside(step, stream)  # libraries set themselves up, which cannot be captured
-    graph, result = record(step, stream)
-    return graph.replay, result
-
-
-class Shelf:
-    """Captured steps of a network whose parameters lie at `addresses`, the last used ones, until
-    they are needed again.
-    """
-
-    def __init__(self, addresses: tuple):
-        self.addresses, self.steps = addresses, OrderedDict()
-
-    def put(self, key: tuple, step: Captured) -> None:
-        if step.replay is None:
-            return
-        self.steps[key] = step
-        self.steps.move_to_end(key)
-        most = room(step.cache.memory.device)
-        while (
-            len(self.steps) > MOST
-            or sum(one.cache.memory.nbytes for one in self.steps.values()) > most
-        ):
-            self.steps.popitem(last=False)
-
-
-SHELVES: WeakKeyDictionary = (
-    WeakKeyDictionary()
-)  # beside the networks, so that no copy or checkpoint of them holds a graph
-
-
-def room(device: torch.device) -> float:
-    """Bytes that captured steps may hold while nobody writes."""
-    return PART * torch.cuda.get_device_properties(device).total_memory
-
-
-def captured(
-    user,
-    net,
-    ids: Tensor,
-    num_beams: int,
-    max_new_tokens: int,
-    target_segment: int,
-    condition: Tensor | None,
-) -> Captured:
-    """Steps for the use of `user` alone as long as it lives, old ones of these shapes if there are;
-    see BERT.prefill.
-
-    Where autocast, the precision of matrix products or inference mode differ, or the parameters
-    moved, they are others.
-    """
-    parameters = list(net.parameters())
-    kind = parameters[0].device.type
-    addresses = tuple((p.data_ptr(), p.dtype) for p in parameters)
-    if net not in SHELVES or SHELVES[net].addresses != addresses:
-        SHELVES[net] = Shelf(addresses)
-    sizes = (num_beams, max_new_tokens, target_segment)
-    under = None if condition is None else (condition.shape, condition.dtype)
-    mode = (
-        torch.is_autocast_enabled(kind),
-        torch.get_autocast_dtype(kind),
-        torch.get_float32_matmul_precision(),
-    )
-    key = (len(ids), padded(ids.shape[1]), *sizes, under, *mode, torch.is_inference_mode_enabled())
-    step = SHELVES[net].steps.pop(key, None) or Captured(
-        Cache(len(net.layers), ids, *sizes, static=True)
-    )
-    step.rows = None
-    finalize(user, SHELVES[net].put, key, step).atexit = False
-    return step

@@ -1,146 +1,127 @@
-"""How a text is to be written: what a user says of it, with its defaults, checked."""
+"""The options of text generation that a user sets, with their defaults and checks."""
 
-from dataclasses import dataclass, fields, replace
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+from genlab.ranges import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFraction,
+    PositiveInt,
+    Range,
+)
 
 __all__ = ["Decoding"]
 
-ONLY = {  # an option -> the methods that it means something to
-    "beams": ("beam",),
-    "length_penalty": ("beam",),
-    "temperature": ("sample",),
-    "top_k": ("sample",),
-    "top_p": ("sample",),
+METHOD_OF = {  # an option -> the one method that uses it
+    "beams": "beam",
+    "length_penalty": "beam",
+    "temperature": "sample",
+    "top_k": "sample",
+    "top_p": "sample",
 }
-
-
-LEAST = {  # an option -> the least number that means something, and whether it is a whole one
-    "num": (1, True),
-    "beams": (1, True),
-    "length_penalty": (float("-inf"), False),
-    "min_length": (0, True),
-    "max_length": (1, True),
-    "block_ngrams": (0, True),
-    "temperature": (1e-6, False),
-    "top_k": (1, True),
-    "top_p": (1e-6, False),
-    "abstain": (0, False),
-    "guidance": (0, False),
-}
+Temperature = Annotated[float, Range(ge=1e-6)]  # logits over less would overflow
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to write; null leaves an option to its default.
+    """How texts are generated; None leaves an option to its default.
 
     Args:
-        method: greedy, beam or sample; greedy for answers, as in the source, else beam.
-        num: texts a source, 1.
-        beams: 4, or num if that is more.
-        length_penalty: 0, and 1 for answers, since each vote is below a half and an empty answer
-        would win.
-        min_length: tokens, 1, and 0 for answers.
-        max_length: tokens with the end; as many as the model was trained to write, which is the
-        most.
-        block_ngrams: no n-gram of this n twice; 0: they may be.
-        temperature, top_k, top_p: of method=sample.
-        extractive: an answer is a piece of a passage; true.
-        abstain: the probability of having no answer from which a passage drops out; null: where
-        that is the likeliest start.
-        guidance: of a conditional model, how far its logits are taken from those without a
-            condition through those with it; 1.
+        method: greedy, beam or sample. Default: greedy for answers, as in Su's code, else beam.
+        num: Texts for each source.
+        beams: Beams of the search, at least num. Default: 4, or num if that is more.
+        length_penalty: A beam's score is its log-probability over length^length_penalty. Default:
+            0, and 1 for answers, where each token's vote is below one half, so that the empty
+            answer would win.
+        min_length: The fewest tokens of a text. Default: 1, and 0 for answers.
+        max_length: The most tokens of a text, its end included. Default, and upper limit: the
+            length that the model was trained to write.
+        block_ngrams: No n-gram of this n occurs twice in a text; 0: no such rule.
+        temperature: Of method=sample: the logits are divided by it.
+        top_k: Of method=sample: only the k most probable tokens are drawn.
+        top_p: Of method=sample: only the most probable tokens that together reach this probability
+            are drawn.
+        extractive: Whether an answer must be a piece of a passage. Default: true.
+        abstain: A passage has no answer if the probability of an immediate end is at least this.
+            Default: if an immediate end is the most probable token.
+        guidance: Of a conditional model, the factor that extrapolates its logits from the
+            unconditional to the conditional ones; 1 leaves the conditional ones.
+        rules: Rules of your own for the next token; see genlab.models.seq2seq.decoding.TokenRule.
     """
 
     method: Literal["greedy", "beam", "sample"] | None = None
-    num: int = 1
-    beams: int | None = None
+    num: PositiveInt = 1
+    beams: PositiveInt | None = None
     length_penalty: float | None = None
-    min_length: int | None = None
-    max_length: int | None = None
-    block_ngrams: int = 0
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
+    min_length: NonNegativeInt | None = None
+    max_length: PositiveInt | None = None
+    block_ngrams: NonNegativeInt = 0
+    temperature: Temperature | None = None
+    top_k: PositiveInt | None = None
+    top_p: PositiveFraction | None = None
     extractive: bool | None = None
-    abstain: float | None = None
-    guidance: float | None = None
+    abstain: Fraction | None = None
+    guidance: NonNegativeFloat | None = None
+    rules: Sequence[Any] = ()
 
     def __post_init__(self):
-        if self.method not in (None, "greedy", "beam", "sample"):
-            raise ValueError(
-                f"decoding.method={self.method}: expected greedy, beam or sample, or null"
-            )
-        for name, (least, whole) in LEAST.items():
-            value = getattr(self, name)
-            if value is None and name not in ("num", "block_ngrams"):
-                continue
-            kind = int if whole else int | float
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, kind)
-                or not least <= value < float("inf")
-            ):
-                what = "a whole number" if whole else "a number"
-                bound = {1e-6: "above 0", float("-inf"): "that is finite"}.get(
-                    least, f"of {least} or more"
-                )
-                raise ValueError(f"decoding.{name}={value!r}: expected {what} {bound}")
-        for name in ("top_p", "abstain"):
-            if getattr(self, name) is not None and getattr(self, name) > 1:
-                raise ValueError(
-                    f"decoding.{name}={getattr(self, name)}: expected a probability, at most 1"
-                )
-        if self.extractive not in (None, True, False):
-            raise ValueError(
-                f"decoding.extractive={self.extractive!r}: expected true, false or null"
-            )
         if self.beams is not None and self.beams < self.num:
             raise ValueError(
-                f"decoding.beams={self.beams}: expected decoding.num={self.num} or more, as so many texts are kept"
+                f"decoding.beams={self.beams}: expected at least decoding.num={self.num}, the "
+                "number of texts to return"
             )
 
-    def settled(self, asked: bool) -> "Decoding":
-        """The same with its defaults, for answers or other texts; ValueError for an option that
-        means nothing there.
+    def resolve(self, answers: bool) -> "Decoding":
+        """The same options with their defaults filled in.
+
+        Args:
+            answers: Whether questions are answered.
+
+        Raises:
+            ValueError: An option has no effect there.
         """
-        method = self.method or ("greedy" if asked else "beam")
-        for name, methods in ONLY.items():
-            if getattr(self, name) is not None and method not in methods:
+        method = self.method or ("greedy" if answers else "beam")
+        for name, user in METHOD_OF.items():
+            value = getattr(self, name)
+            if value is not None and method != user:
                 raise ValueError(
-                    f"decoding.{name}={getattr(self, name)}: means nothing to method {method}, but to {methods[0]}"
+                    f"decoding.{name}={value}: has no effect with decoding.method={method}; "
+                    f"set decoding.method={user} or leave it out"
                 )
         for name in ("extractive", "abstain"):
-            if not asked and getattr(self, name) is not None:
-                raise ValueError(
-                    f"decoding.{name}={getattr(self, name)}: means nothing without a question"
-                )
+            value = getattr(self, name)
+            if value is not None and not answers:
+                raise ValueError(f"decoding.{name}={value}: has an effect on answers only")
         if self.num > 1 and method == "greedy":
             raise ValueError(
-                f"decoding.num={self.num}: several texts need decoding.method=beam or sample"
+                f"decoding.num={self.num}: decoding.method=greedy gives one text; "
+                "set decoding.method=beam or sample"
             )
+        beams, length_penalty = self.beams, self.length_penalty
+        if method == "beam" and beams is None:
+            beams = max(4, self.num)
+        if method == "beam" and length_penalty is None:
+            length_penalty = float(answers)
         return replace(
             self,
             method=method,
-            beams=(max(4, self.num) if self.beams is None else self.beams)
-            if method == "beam"
-            else None,
-            length_penalty=(float(asked) if self.length_penalty is None else self.length_penalty)
-            if method == "beam"
-            else None,
-            min_length=int(not asked) if self.min_length is None else self.min_length,
-            extractive=(self.extractive is not False) if asked else None,
+            beams=beams,
+            length_penalty=length_penalty,
+            min_length=int(not answers) if self.min_length is None else self.min_length,
+            extractive=(self.extractive is not False) if answers else None,
         )
 
-    def longest(self, most: int, why: str) -> int:
-        """How many tokens a text has at most: max_length, or `most`, for the reason `why`;
-        ValueError where it is more.
-        """
-        if self.max_length is not None and self.max_length > most:
-            raise ValueError(
-                f"decoding.max_length={self.max_length}: expected at most {most}, {why}"
-            )
-        return most if self.max_length is None else self.max_length
+    def limit_length(self, limit: int, reason: str) -> int:
+        """The most tokens of a text: max_length, or `limit` where it is not set.
 
-    @classmethod
-    def names(cls) -> list[str]:
-        return [field.name for field in fields(cls)]
+        Raises:
+            ValueError: max_length is above `limit`; the message gives the `reason` for it.
+        """
+        if self.max_length is not None and self.max_length > limit:
+            raise ValueError(
+                f"decoding.max_length={self.max_length}: expected at most {limit}, {reason}"
+            )
+        return limit if self.max_length is None else self.max_length

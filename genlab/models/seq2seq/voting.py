@@ -1,49 +1,61 @@
-"""One answer out of many passages: they vote on each next token, and it may have to be a piece of
-one of them.
+"""One answer out of many passages: they vote on each next token, and may have to contain it.
+
+Shapes:
+    N: passages, or windows of them, each read with its question; some may drop out.
+    Q: questions. K: texts that are followed for each question. V: vocabulary.
+    L: tokens of the longest passage. t: tokens that each text has so far.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from genlab.models.seq2seq.decoding import NEVER, Scorer, log_probs
 
-__all__ = ["Extractive", "Room", "Sparing", "Vote"]
+__all__ = ["BoundedScorer", "CacheBudget", "Extractive", "Vote"]
 
 
 @dataclass
-class Part:
-    """Some of the passages: who scores them, the question of each, and its place among all."""
+class Voters:
+    """Passages that one Scorer scores.
+
+    Attributes:
+        scorer: Of n passages.
+        groups: (n,) the question of each.
+        indices: (n,) the place of each among all N passages.
+    """
 
     scorer: Scorer
     groups: Tensor
-    left: Tensor
+    indices: Tensor
 
     def keep(self, heard: Tensor) -> None:
-        """Goes on with these (bool) alone."""
+        """Drops the passages where `heard` (n,), bool, is False."""
         if not heard.all():
             self.scorer.keep(heard.nonzero()[:, 0])
-            self.groups, self.left = self.groups[heard], self.left[heard]
+            self.groups = self.groups[heard]
+            self.indices = self.indices[heard]
 
 
 class Vote:
-    """A Scorer over N passages, each read with its question, as a scorer over Q questions.
+    """A Scorer over Q questions, made of Scorers over their N passages.
 
-    The score of a token w is log(P(w) + 1e-12), P(w) = sum p_k(w)^2 / (sum p_k(w) + 1) over the
-    question's passages k; a passage that begins with the end token says that it has no answer, and
-    is heard no more. A question that no passage answers gets the empty answer. Su 2019,
+    The score of a token w is log(P(w) + 1e-12) with P(w) = sum_k p_k(w)^2 / (sum_k p_k(w) + 1) over
+    the passages k of the question. A passage that begins with the end token has no answer and does
+    not vote any more. A question without a voting passage gets the empty answer. Su 2019,
     https://kexue.fm/archives/7115.
 
     Args:
-        scorer: of the passages; or several, each of some of them, so that never are all in memory
-        at once.
-        groups: int64 (N,), each passage's question 0 .. Q-1; or such of each scorer.
-        end: the token that ends a text.
-        abstain: a passage has no answer where it gives the end token at least this probability, and
-            only there; null: where that is its most probable token, and the others may still vote
-            for an empty answer (the source).
+        scorer: Of the passages; or several, each of some of them, so that never all are in memory
+            at once.
+        groups: (N,) int64, the question 0 .. Q-1 of each passage; or one such tensor a scorer.
+        end: The id of the end token.
+        abstain: A passage has no answer where the end token has at least this probability at once,
+            and only there. None, as in Su's code: where the end token is the most probable one; the
+            other passages may then still vote for an empty answer.
     """
 
     def __init__(
@@ -55,104 +67,123 @@ class Vote:
     ):
         if abstain is not None and not 0 <= abstain <= 1:
             raise ValueError(f"abstain={abstain}: expected a probability, or null")
-        scorers, parts = ([scorer], [groups]) if isinstance(groups, Tensor) else (scorer, groups)
-        places = torch.arange(sum(map(len, parts)), device=parts[0].device).split(
-            [len(part) for part in parts]
-        )
-        self.parts = [Part(*part) for part in zip(scorers, parts, places, strict=True)]
-        self.end, self.abstain = end, abstain
-        self.num = max((int(part.max()) + 1 for part in parts if len(part)), default=0)
+        scorers: Any = scorer
+        if isinstance(groups, Tensor):
+            scorers, groups = [scorer], [groups]
+        sizes = [len(part) for part in groups]
+        indices = torch.arange(sum(sizes), device=groups[0].device).split(sizes)
+        self.voters = [Voters(*part) for part in zip(scorers, groups, indices, strict=True)]
+        self.end = end
+        self.abstain = abstain
+        self.num = max((int(part.max()) + 1 for part in groups if len(part)), default=0)  # Q
 
     @property
-    def left(self) -> Tensor:
-        """The passages still heard; after `start` those that have an answer."""
-        return torch.cat([part.left for part in self.parts])
+    def heard(self) -> Tensor:
+        """The indices of the passages that still vote; after `start`, of those with an answer."""
+        return torch.cat([part.indices for part in self.voters])
 
     def start(self) -> Tensor:
-        """(Q, V)."""
-        answered = torch.zeros(self.num, dtype=torch.bool, device=self.left.device)
-        sums = None
-        for part in self.parts:
-            p = log_probs(part.scorer.start()).exp()
-            none = (
-                p.argmax(1) == self.end if self.abstain is None else p[:, self.end] >= self.abstain
-            )
-            part.keep(~none)
+        """Scores (Q, V) of the first token."""
+        answered = torch.zeros(self.num, dtype=torch.bool, device=self.heard.device)
+        sums: Any = None
+        for part in self.voters:
+            p = log_probs(part.scorer.start()).exp()  # (n, V)
+            if self.abstain is None:
+                abstains = p.argmax(1) == self.end
+            else:
+                abstains = p[:, self.end] >= self.abstain
+            part.keep(~abstains)
             answered[part.groups] = True
-            sums = self._add(sums, p[:, None][~none], part.groups)
-        votes = score(*sums)[:, 0]
+            sums = self._add(sums, p[:, None][~abstains], part.groups)
+        votes = score_votes(*sums)[:, 0]
         if self.abstain is not None:
             votes[:, self.end] = NEVER
         votes[~answered] = NEVER
         votes[~answered, self.end] = 0.0
-        # One of them stays in any case, and says how wide the scores are.
-        self.parts = [part for part in self.parts if len(part.groups)] or self.parts[:1]
+        self._drop_empty()
         return votes
 
     def step(self, tokens: Tensor) -> Tensor:
-        """(Q, K, V) after one more token of each text."""
-        sums = None
-        for part in self.parts:
-            sums = self._add(
-                sums, log_probs(part.scorer.step(tokens[part.groups])).exp(), part.groups
-            )
-        return score(*sums)
+        """Scores (Q, K, V) after tokens (Q, K)."""
+        sums: Any = None
+        for part in self.voters:
+            p = log_probs(part.scorer.step(tokens[part.groups])).exp()  # (n, K, V)
+            sums = self._add(sums, p, part.groups)
+        return score_votes(*sums)
 
     def _add(
         self, sums: tuple[Tensor, Tensor] | None, p: Tensor, groups: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The sums (Q, K, V) of the probabilities (N, K, V) and of their squares, those of more
-        passages added.
-        """
-        sums = sums or (p.new_zeros(self.num, *p.shape[1:]), p.new_zeros(self.num, *p.shape[1:]))
+        """Adds probabilities p (n, K, V), and their squares, to the sums (Q, K, V) of each."""
+        if sums is None:
+            shape = (self.num, *p.shape[1:])
+            sums = (p.new_zeros(shape), p.new_zeros(shape))
         return sums[0].index_add_(0, groups, p), sums[1].index_add_(0, groups, p.square())
 
+    def _drop_empty(self) -> None:
+        # One part stays in any case: its scorer says how wide the scores are.
+        self.voters = [part for part in self.voters if len(part.groups)] or self.voters[:1]
+
     def reorder(self, parents: Tensor) -> None:
-        for part in self.parts:
+        for part in self.voters:
             part.scorer.reorder(parents[part.groups])
 
     def keep(self, rows: Tensor) -> None:
-        place = torch.full((self.num,), -1, device=rows.device).index_copy_(
-            0, rows, torch.arange(len(rows)).to(rows)
-        )
-        for part in self.parts:
-            part.keep(place[part.groups] >= 0)
-            part.groups = place[part.groups]
-        self.parts = [part for part in self.parts if len(part.groups)] or self.parts[:1]
+        new_number = torch.full((self.num,), -1, device=rows.device)  # of each question
+        new_number.index_copy_(0, rows, torch.arange(len(rows)).to(rows))
+        for part in self.voters:
+            part.keep(new_number[part.groups] >= 0)
+            part.groups = new_number[part.groups]
+        self._drop_empty()
         self.num = len(rows)
 
 
-def score(total: Tensor, squares: Tensor) -> Tensor:
-    """P's logarithm (Q, K, V)."""
+def score_votes(total: Tensor, squares: Tensor) -> Tensor:
+    """log(P + 1e-12), (Q, K, V), of the sums of the probabilities and of their squares."""
     return (squares / (total + 1) + 1e-12).log()
 
 
 @dataclass
-class Room:
-    """What is left of the memory that some scorers share, in tokens."""
+class CacheBudget:
+    """The tokens that the caches of several scorers may still hold."""
 
     tokens: int
 
     def take(self, tokens: int) -> bool:
-        """Whether there is room for so many; it is theirs from then on."""
+        """Whether so many tokens fit; they are then taken."""
         fits = tokens <= self.tokens
         self.tokens -= tokens * fits
         return fits
 
 
-class Sparing:
-    """A Scorer for some of many windows: what it needs of memory is bounded, and the time longer
-    where many answer.
+class BoundedScorer:
+    """A Scorer of some of many windows that bounds memory, at the cost of time.
 
-    The first token is written without keeping a cache. The rows that are still there then keep one
-    if there is `room`; else they are read, and written to, again for each token.
+    No cache is kept for the first token. The rows that are left then get one if the budget allows;
+    otherwise the windows are read, and their texts written, again for each token.
+
+    Args:
+        make: Makes the Scorer of `rows`.
+        rows: Its tensors, (n, ...) each.
+        num: K.
+        places: Tokens that the cache of a row holds.
+        budget: Shared by all scorers of a call.
     """
 
     def __init__(
-        self, make: Callable[..., Scorer], rows: Sequence[Tensor], num: int, places: int, room: Room
+        self,
+        make: Callable[..., Scorer],
+        rows: Sequence[Tensor],
+        num: int,
+        places: int,
+        budget: CacheBudget,
     ):
-        self.make, self.rows, self.places, self.room = make, rows, places, room
-        self.written, self.cached = rows[0].new_zeros(len(rows[0]), num, 0), None
+        self.make = make
+        self.rows = rows
+        self.places = places
+        self.budget = budget
+        self.written = rows[0].new_zeros(len(rows[0]), num, 0)  # (n, K, t)
+        self.cached: Scorer | None = None  # the scorer whose cache is kept
 
     def start(self) -> Tensor:
         return self.make(*self.rows).start()
@@ -160,61 +191,70 @@ class Sparing:
     def step(self, tokens: Tensor) -> Tensor:
         if self.cached is not None:
             return self.cached.step(tokens)
-        first = not self.written.shape[2]
+        is_first = not self.written.shape[2]
         self.written = torch.cat([self.written, tokens[..., None]], 2)
-        one = self.make(*self.rows)
-        one.start()
+        scorer = self.make(*self.rows)
+        scorer.start()
         for column in self.written.unbind(2):
-            logits = one.step(column)
-        if first and self.room.take(len(tokens) * self.places):
-            self.cached = one
+            logits = scorer.step(column)
+        if is_first and self.budget.take(len(tokens) * self.places):
+            self.cached = scorer
         return logits
 
     def reorder(self, parents: Tensor) -> None:
         if self.cached is not None:
             self.cached.reorder(parents)
-        self.written = self.written.gather(
-            1, parents[..., None].expand(-1, -1, self.written.shape[2])
-        )
+        index = parents[..., None].expand(-1, -1, self.written.shape[2])
+        self.written = self.written.gather(1, index)
 
     def keep(self, rows: Tensor) -> None:
         if self.cached is not None:
             self.cached.keep(rows)
-        self.rows, self.written = [part[rows] for part in self.rows], self.written[rows]
+        self.rows = [part[rows] for part in self.rows]
+        self.written = self.written[rows]
 
 
 class Extractive:
-    """A scorer over Q questions whose texts must be pieces of a passage: only tokens that go on
-    such a piece, or the end.
+    """A Scorer over Q questions whose texts must be pieces of a passage.
 
-    passages: int64 (N, L), the tokens that may be copied, padded with -1. groups: (N,), as for
-    Vote; a passage that a Vote hears no more is not copied from either.
+    Only tokens that continue such a piece, or the end, keep their scores.
+
+    Args:
+        scorer: Of the questions. Passages that a Vote no longer hears are not copied from either.
+        passages: (N, L) int64, the tokens that may be copied, padded with -1.
+        groups: (N,) the question of each passage.
+        end: The id of the end token.
     """
 
     def __init__(self, scorer: Scorer, passages: Tensor, groups: Tensor, end: int):
-        self.scorer, self.passages, self.groups, self.end = scorer, passages, groups, end
+        self.scorer = scorer
+        self.passages = passages
+        self.groups = groups
+        self.end = end
 
     def start(self) -> Tensor:
+        """Scores (Q, V) of the first token."""
         scores = self.scorer.start()
-        left = getattr(self.scorer, "left", torch.arange(len(self.groups), device=scores.device))
-        self.passages, self.groups = self.passages[left], self.groups[left]
-        self.reach = (self.passages >= 0)[
-            :, None
-        ]  # (N, K, L): whether the text so far leads up to this place
+        if isinstance(self.scorer, Vote):
+            heard = self.scorer.heard
+            self.passages, self.groups = self.passages[heard], self.groups[heard]
+        # (N, K, L): whether the text so far leads up to this place, whose token may come next
+        self.reach = (self.passages >= 0)[:, None]
         return self._restrict(scores[:, None])[:, 0]
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Scores (Q, K, V) after one more token of each text."""
-        goes_on = self.reach & (self.passages[:, None] == tokens[self.groups][..., None])
-        self.reach = goes_on.roll(1, 2) & (self.passages >= 0)[:, None]
+        """Scores (Q, K, V) after tokens (Q, K)."""
+        matches = self.reach & (self.passages[:, None] == tokens[self.groups][..., None])
+        self.reach = matches.roll(1, 2) & (self.passages >= 0)[:, None]
         self.reach[..., 0] = False
         return self._restrict(self.scorer.step(tokens))
 
     def _restrict(self, scores: Tensor) -> Tensor:
-        num, beams, vocabulary = scores.shape
+        """scores (Q, K, V), -inf where the token continues no passage."""
+        num, beams, vocab_size = scores.shape
         text = self.groups[:, None] * beams + torch.arange(beams, device=scores.device)  # (N, K)
-        place = text[..., None] * vocabulary + self.passages[:, None].clamp(min=0)
-        allowed = torch.zeros(num * beams * vocabulary, dtype=torch.int8, device=scores.device)
+        place = text[..., None] * vocab_size + self.passages[:, None].clamp(min=0)  # (N, K, L)
+        allowed = torch.zeros(num * beams * vocab_size, dtype=torch.int8, device=scores.device)
         allowed.scatter_reduce_(0, place.flatten(), self.reach.to(torch.int8).flatten(), "amax")
         allowed = allowed.view_as(scores) > 0
         allowed[..., self.end] = True
@@ -222,12 +262,12 @@ class Extractive:
 
     def reorder(self, parents: Tensor) -> None:
         self.scorer.reorder(parents)
-        self.reach = self.reach.gather(
-            1, parents[self.groups][..., None].expand(-1, -1, self.reach.shape[2])
-        )
+        index = parents[self.groups][..., None].expand(-1, -1, self.reach.shape[2])
+        self.reach = self.reach.gather(1, index)
 
     def keep(self, rows: Tensor) -> None:
         self.scorer.keep(rows)
         stays = torch.isin(self.groups, rows)
-        self.passages, self.reach = self.passages[stays], self.reach[stays]
+        self.passages = self.passages[stays]
+        self.reach = self.reach[stays]
         self.groups = torch.searchsorted(rows, self.groups[stays])

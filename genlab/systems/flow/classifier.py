@@ -1,4 +1,7 @@
-"""Classification by an invertible network: alone, or together with the likelihood of the images."""
+"""Classification by an invertible network: alone, or together with the likelihood of the images.
+
+Shapes: images (B, C, H, W) in [-1, 1]; codes z (B, D); logits (B, K) of K classes.
+"""
 
 import math
 from collections.abc import Callable
@@ -6,22 +9,32 @@ from collections.abc import Callable
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 
+from genlab.losses.augment import translate
+from genlab.nn.bijection import ClassifiesCodes
 from genlab.nn.pixels import Pixels
+from genlab.nn.precision import float32_convolutions
 from genlab.nn.residual import without_log_det
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
-from genlab.systems.flow.flow import Flow
+from genlab.systems.base import Derived
+from genlab.systems.flow.flow import Flow, check_precision, configure_network, network_estimates
+from genlab.systems.flow.graphs import flow_graphs
+from genlab.training.schedules import check_decay, warmup_decay
 
 __all__ = ["HybridFlow", "InvertibleClassifier"]
 
 
 class InvertibleClassifier(LightningModule):
-    """An invertible network (genlab.models.flow.iresnet_classifier) trained by cross-entropy alone.
+    """An invertible network trained by cross-entropy alone; decode(encode(x)) is x.
 
-    optimizer: called with the parameters and lr; weight_decay and the like are its own.
-    warmup_steps, decay_steps: as Flow's. shift: move each training image by up to that many pixels.
-    Codes are exact: decode(encode(x)) is x.
+    Args:
+        net: A network with a classifier of its codes (genlab.models.flow.iresnet_classifier).
+        optimizer: Called with the parameters and lr=.
+        lr: The learning rate after the warm-up.
+        num_warmup_steps: Steps of a linear rise of the rate.
+        num_decay_steps: The step at which a cosine brings the rate to 0; null: it stays.
+        shift: The most pixels by which a training image is moved, along each axis.
     """
 
     modality, measure = "image", "cross_entropy"
@@ -31,32 +44,25 @@ class InvertibleClassifier(LightningModule):
         net: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
         lr: NonNegativeFloat,
-        warmup_steps: NonNegativeInt = 0,
-        decay_steps: PositiveInt | None = None,
+        num_warmup_steps: NonNegativeInt = 0,
+        num_decay_steps: PositiveInt | None = None,
         shift: NonNegativeInt = 0,
     ):
         super().__init__()
-        torch.backends.cudnn.allow_tf32 = (
-            False  # three digits of a convolution, where an inverse is found to six
-        )
-        if decay_steps is not None and decay_steps <= warmup_steps:
-            raise ValueError(
-                f"model.decay_steps={decay_steps}: expected null or more than warmup_steps={warmup_steps}"
-            )
+        check_decay(num_warmup_steps, num_decay_steps)
         if shift < 0:
             raise ValueError(f"model.shift={shift}: expected a number of pixels, 0 for none")
         self.net, self.optimizer, self.lr, self.shift = net, optimizer, lr, shift
-        self.warmup_steps, self.decay_steps = warmup_steps, decay_steps
-        self.latent_dim, self.pixels = net.dims, Pixels(alpha=0)
-
-    configure_optimizers, rate, refresh = Flow.configure_optimizers, Flow.rate, Flow.refresh
+        self.num_warmup_steps, self.num_decay_steps = num_warmup_steps, num_decay_steps
+        self.latent_dim = net.dims
+        self.pixels = Pixels(alpha=0)
 
     @property
     def invertible(self) -> bool:
-        """Whether the norms of the network are bounded (net.coeff), without which nothing promises
-        an inverse.
-        """
+        """Whether all norms of the network are bounded (net.coeff), so that it has an inverse."""
         return self.net.bounded
+
+    # --- the objective ----------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         logits = self.outputs(shifted(batch["image"], self.shift))
@@ -65,91 +71,113 @@ class InvertibleClassifier(LightningModule):
         self.log_dict({"train/cross_entropy": loss.detach(), "train/accuracy": accuracy})
         return loss
 
+    @float32_convolutions()
+    def backward(self, loss: Tensor, *args, **kwargs) -> None:
+        super().backward(loss, *args, **kwargs)
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         log_accuracy(self, self.classify(batch["image"]), batch)
+
+    def configure_optimizers(self):
+        return configure_network(self)
+
+    def rate(self, step: int) -> float:
+        """The factor of lr in step 0, 1, ..."""
+        return warmup_decay(step, self.num_warmup_steps, self.num_decay_steps, "cosine")
 
     def optimizer_step(self, *args, **kwargs) -> None:
         super().optimizer_step(*args, **kwargs)
         self.refresh()
 
+    def refresh(self) -> None:
+        """Updates what the network derives from its weights, after they were changed."""
+        if isinstance(self.net, Derived):
+            self.net.refresh()
+
     def on_fit_start(self) -> None:
         check_labels(self)
-        self.pixels.levels.fill_(self.trainer.datamodule.levels)
+        self.pixels.levels.fill_(self.trainer.datamodule.num_bins)
 
     def prepare(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network sees of images, and the log det (B,) of that step."""
+        """The network's input for images, and the log-determinant (B,) of that map in nats."""
         return self.pixels(images)
 
+    @float32_convolutions()
     def outputs(self, images: Tensor) -> Tensor:
+        """Logits of images, with gradients."""
         return self.net.logits(self.net(self.prepare(images)[0])[0])
 
     # --- verbs ------------------------------------------------------------------------------------
 
-    def _batches(self, inputs: Tensor, size: int = 256):
+    def _batches(self, inputs: Tensor, size: int = 256) -> tuple[Tensor, ...]:
         return inputs.to(self.device, self.dtype).split(size)
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:
-        """Logits (N, K) of images (N, C, H, W) in [-1, 1]."""
+        """Logits of images."""
         return torch.cat([self.outputs(x) for x in self._batches(images)])
 
     @torch.no_grad()
+    @float32_convolutions()
     def encode(self, images: Tensor) -> Tensor:
-        """The codes (N, D) of images in [-1, 1]."""
+        """Codes of images."""
         return torch.cat([self.net(self.prepare(x)[0])[0] for x in self._batches(images)])
 
     @torch.no_grad()
+    @float32_convolutions()
     def decode(self, codes: Tensor) -> Tensor:
-        """The images of codes (N, D), each pixel one of the data's grey values; added channels are
-        dropped.
-        """
+        """Images of codes, each pixel one of the grey values; injected channels are dropped."""
         return self.pixels.inverse(torch.cat([self.net.inverse(z) for z in self._batches(codes)]))
 
-    def reconstruct(self, images: Tensor, scale: float | None = None) -> Tensor:
-        """The images again, through the exact code, times `scale` where given."""
-        return self.decode((1.0 if scale is None else scale) * self.encode(images))
+    def graphs(self) -> dict[str, nn.Module]:
+        """`encode`, and `decode` where the inverse is no iteration."""
+        return flow_graphs(self.pixels, self.net)
+
+    def reconstruct(self, images: Tensor, code_scale: float | None = None) -> Tensor:
+        """Images of the exact codes of images, times `code_scale` where given."""
+        return self.decode((1.0 if code_scale is None else code_scale) * self.encode(images))
 
 
 class HybridFlow(Flow):
-    """A Flow of images whose code is classified as well: cross-entropy (bits) + likelihood_weight x
-    bits a dimension.
+    """A Flow of images whose code is classified too; the loss is the cross-entropy in bits plus
+    likelihood_weight x bits a dimension.
 
-    likelihood_weight: 1 is the classifier beside a density counted in bits a dimension; D, the
-    number of pixels, is the full joint likelihood ("Residual Flows for Invertible Generative
-    Modeling", Chen et al. 2019, arXiv 1906.02735, section 4.4). The classifier sees the dequantised
-    image.
+    The classifier sees the dequantised image.
+
+    "Residual Flows for Invertible Generative Modeling", Chen et al. 2019, arXiv 1906.02735, section
+    4.4.
+
+    Args:
+        likelihood_weight: 1 weighs the class against one dimension of the image; D, the number of
+            pixels times channels, makes the loss the joint likelihood.
     """
 
     def __init__(self, *args, likelihood_weight: NonNegativeFloat = 1.0, **kwargs):
         super().__init__(*args, **kwargs)
         if not likelihood_weight > 0:
             raise ValueError(
-                f"model.likelihood_weight={likelihood_weight}: expected a positive number; without a likelihood use "
-                "model=iresnet_classifier"
+                f"model.likelihood_weight={likelihood_weight}: expected a positive number; to "
+                "train without a likelihood use model=iresnet_classifier"
             )
-        if not hasattr(self.net, "logits") or self.net.inject:
+        if not isinstance(self.net, ClassifiesCodes) or self.net.inject:
             raise ValueError(
-                "net: expected a classifier that adds no channels (net=iresnet_hybrid)"
+                "net: expected a classifier that injects no channels (net=iresnet_hybrid)"
             )
         self.likelihood_weight = likelihood_weight
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         x = batch["image"]
         z, log_det = self(x, torch.rand_like(x))
-        likelihood = self.scaled(
-            log_det - 0.5 * (z.square().sum(1) + self.latent_dim * math.log(2 * math.pi))
-        ).mean()
-        logits = self.net.logits(z)
+        likelihood = self.scaled(self._log_density(z, log_det)).mean()
+        logits = self._logits(z)
         loss = cross_entropy(logits, batch["label"])
-        accuracy = (logits.argmax(1) == batch["label"]).float().mean()
-        name = "surrogate_loss" if self.net.surrogate else self.measure
         logs = {
             "cross_entropy": loss.detach(),
-            "accuracy": accuracy,
-            name: likelihood.detach(),
-            **self.net.estimates(),
+            "accuracy": (logits.argmax(1) == batch["label"]).float().mean(),
+            self.loss_name: likelihood.detach(),
+            **network_estimates(self.net),
         }
-        self.log_dict({f"train/{key}": value for key, value in logs.items()})
+        self.log_dict({f"train/{name}": value for name, value in logs.items()})
         return loss / math.log(2) + self.likelihood_weight * likelihood
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -160,15 +188,19 @@ class HybridFlow(Flow):
         super().on_fit_start()
         check_labels(self)
 
+    @float32_convolutions()
+    def _logits(self, z: Tensor) -> Tensor:
+        return self.net.logits(z)
+
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:
-        """Logits (N, K) of images (N, C, H, W) in [-1, 1]."""
+        """Logits of images."""
         with without_log_det(self.net):
-            return torch.cat([self.net.logits(self(x)[0]) for x in self._batches(images)])
+            return torch.cat([self._logits(self(x)[0]) for x in self._batches(images)])
 
 
-def log_accuracy(system, logits: Tensor, batch: dict[str, Tensor]) -> None:
-    """val/accuracy and val/cross_entropy of one batch."""
+def log_accuracy(system: LightningModule, logits: Tensor, batch: dict[str, Tensor]) -> None:
+    """Logs val/accuracy and val/cross_entropy of one batch."""
     y = batch["label"]
     values = {
         "val/cross_entropy": cross_entropy(logits, y),
@@ -177,34 +209,23 @@ def log_accuracy(system, logits: Tensor, batch: dict[str, Tensor]) -> None:
     system.log_dict(values, batch_size=len(y), sync_dist=True)
 
 
-def check_labels(system) -> None:
-    """ValueError unless the data have the classes that the network was built for, and numbers are
-    32 bits or more.
+def check_labels(system: LightningModule) -> None:
+    """ValueError unless the data have the classes of the network, and the trainer computes in
+    float32 or float64.
     """
     data = system.trainer.datamodule
     if data.num_classes != system.net.num_classes:
+        found = f"{data.num_classes} classes" if data.num_classes else "no classes"
         raise ValueError(
-            f"net.num_classes={system.net.num_classes}: {data.name} has {data.num_classes or 'no'} classes; set it to that"
+            f"net.num_classes={system.net.num_classes}: data {data.name} has {found}; "
+            "expected the same number"
         )
-    if system.trainer.precision not in ("32-true", "64-true"):
-        raise ValueError(
-            f"trainer.precision={system.trainer.precision}: an inverse needs 32-true or 64-true"
-        )
+    check_precision(system.trainer.precision)
 
 
 def shifted(images: Tensor, most: int) -> Tensor:
-    """Each of the images (B, C, H, W) moved by up to `most` pixels along both axes; -1, which is
-    black, comes in.
-    """
+    """Images (B, C, H, W), each moved by up to `most` pixels along both axes; black fills in."""
     if not most:
         return images
-    height, width = images.shape[2:]
-    dy, dx = torch.randint(2 * most + 1, (2, len(images), 1, 1), device=images.device)
-    rows = torch.arange(height, device=images.device)[None, :, None] + dy
-    columns = torch.arange(width, device=images.device)[None, None, :] + dx
-    samples = torch.arange(len(images), device=images.device)[:, None, None]
-    return (
-        pad(images, [most] * 4, value=-1.0)
-        .permute(0, 2, 3, 1)[samples, rows, columns]
-        .permute(0, 3, 1, 2)
-    )
+    dy, dx = most - torch.randint(2 * most + 1, (2, len(images), 1, 1), device=images.device)
+    return translate(images, dy, dx, fill=-1.0)

@@ -1,5 +1,8 @@
-"""Maximum likelihood by a bijection: one network, its exact codes, and a log-probability for every
+"""Maximum likelihood by a bijection: one network, exact codes, and a log-probability of every
 input.
+
+Shapes: B inputs of a batch or N of a call; x (B, C, H, W) images in [-1, 1] or (B, D) points;
+z (B, D) codes, D the number of pixels times channels of an image.
 """
 
 import logging
@@ -11,30 +14,38 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from genlab.nn.bijection import Bijection, Estimated
 from genlab.nn.log_det import Exact, Truncated
 from genlab.nn.pixels import Pixels, bits_per_dim
+from genlab.nn.precision import float32_convolutions
 from genlab.nn.residual import ResidualBlock, without_log_det
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
+from genlab.systems.base import Derived
+from genlab.systems.flow.graphs import flow_graphs
 from genlab.systems.latent.codes import draw
+from genlab.training.schedules import check_decay, configure_schedule, warmup_decay
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "check_precision", "configure_network", "network_estimates"]
 
 log = logging.getLogger(__name__)
 
 
 class Flow(LightningModule):
-    """A bijection x (B, *net.shape) <-> z (B, D) of a standard normal, trained on -log p(x).
+    """A bijection x <-> z with a standard normal prior on z, trained on -log p(x).
 
-    Images in [-1, 1] are dequantised and, with alpha > 0, taken through a logit first
-    (genlab.nn.pixels); points are taken as they are. The loss and the logged bits_per_dim (images,
-    of `levels` grey values) or nll (points, nats) count all of that. net: forward(x) -> (z, log det
-    (B,)), inverse(z) -> x, attributes shape and dims. A net may also have `refresh()`, called
-    whenever its weights have changed, `surrogate` (true while training if its log det has a right
-    gradient but is no estimate of the value: then train/surrogate_loss is logged), `estimates()`
-    (more to log) and `certificate()`.
-    optimizer: called with the parameters and lr. warmup_steps: the rate rises linearly.
-    decay_steps: then falls by a cosine, to 0 at that step; null: stays. levels: null for those of
-    the data.
+    Images are dequantised and, with alpha > 0, mapped by a logit first (genlab.nn.pixels). Points
+    stay as they are. The loss, logged as bits_per_dim (images) or nll (points, nats), counts these
+    maps too.
+
+    Args:
+        net: A genlab.nn.bijection.Bijection. An `Estimated` one logs its estimates as well; one
+            with `refresh()` is refreshed whenever its weights have changed.
+        optimizer: Called with the parameters and lr=.
+        lr: The learning rate after the warm-up.
+        num_warmup_steps: Steps of a linear rise of the rate.
+        num_decay_steps: The step at which a cosine brings the rate to 0; null: it stays.
+        num_bins: Grey values of a pixel; null: those of the data. Images only.
+        alpha: The margin that keeps the logit of images finite; 0: no logit.
     """
 
     def __init__(
@@ -42,63 +53,75 @@ class Flow(LightningModule):
         net: nn.Module,
         optimizer: Callable[..., torch.optim.Optimizer],
         lr: NonNegativeFloat,
-        warmup_steps: NonNegativeInt = 0,
-        decay_steps: PositiveInt | None = None,
-        levels: PositiveInt | None = None,
+        num_warmup_steps: NonNegativeInt = 0,
+        num_decay_steps: PositiveInt | None = None,
+        num_bins: PositiveInt | None = None,
         alpha: Annotated[float, Range(ge=0, lt=0.5)] = 0.05,
     ):
         super().__init__()
-        torch.backends.cudnn.allow_tf32 = (
-            False  # three digits of a convolution, where an inverse is found to six
-        )
+        check_decay(num_warmup_steps, num_decay_steps)
         self.net, self.optimizer, self.lr = net, optimizer, lr
-        self.warmup_steps, self.decay_steps, self.find_levels = (
-            warmup_steps,
-            decay_steps,
-            levels is None,
-        )
-        if decay_steps is not None and decay_steps <= warmup_steps:
-            raise ValueError(
-                f"model.decay_steps={decay_steps}: expected null or more than warmup_steps={warmup_steps}"
-            )
+        self.num_warmup_steps, self.num_decay_steps = num_warmup_steps, num_decay_steps
+        self.num_bins = num_bins
         self.modality = "image" if len(net.shape) == 3 else "point"
         self.measure = "bits_per_dim" if self.modality == "image" else "nll"
-        self.latent_dim, self.overflowed = net.dims, False
+        self.latent_dim = net.dims
+        self.overflowed = False
         if self.modality == "image":
-            self.pixels = Pixels(256 if levels is None else levels, alpha)
-        elif levels is not None:
+            self.pixels = Pixels(256 if num_bins is None else num_bins, alpha)
+        elif num_bins is not None:
             raise ValueError(
-                f"model.levels={levels}: points have no grey values; set model.levels=null"
+                f"model.num_bins={num_bins}: points have no grey values; set model.num_bins=null"
             )
 
     # --- the objective ----------------------------------------------------------------------------
 
     def prepare(self, x: Tensor, noise: Tensor | float = 0.5) -> tuple[Tensor, Tensor]:
-        """What the network sees of inputs x, and the log det (B,) of that step."""
+        """The network's input for inputs x, and the log-determinant (B,) of that map in nats.
+
+        Args:
+            x: Images or points.
+            noise: Where in the bin of its grey value a pixel lies, in [0, 1).
+        """
         return self.pixels(x, noise) if self.modality == "image" else (x, x.new_zeros(len(x)))
 
+    @float32_convolutions()
     def forward(self, x: Tensor, noise: Tensor | float = 0.5) -> tuple[Tensor, Tensor]:
-        """(z (B, D), log |det dz/dx| (B,)) of inputs x, the step before the network included."""
+        """Codes z (B, D), and log |det dz/dx| (B,) in nats, `prepare` included."""
         x, before = self.prepare(x, noise)
         z, log_det = self.net(x)
         return z, log_det + before
 
     def log_prob_of(self, x: Tensor, noise: Tensor | float = 0.5) -> Tensor:
-        z, log_det = self(x, noise)
+        """log p (B,) in nats, with gradients."""
+        return self._log_density(*self(x, noise))
+
+    def _log_density(self, z: Tensor, log_det: Tensor) -> Tensor:
         return log_det - 0.5 * (z.square().sum(1) + self.latent_dim * math.log(2 * math.pi))
 
     def scaled(self, log_prob: Tensor) -> Tensor:
-        """What is minimised and logged: bits a dimension of images, nats of points."""
+        """The loss of each input, from its log p in nats: bits a dimension of images, nats of
+        points.
+        """
         return bits_per_dim(log_prob, self.latent_dim) if self.modality == "image" else -log_prob
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         x = batch[self.modality]
         loss = self.scaled(self.log_prob_of(x, torch.rand_like(x))).mean()
-        name = "surrogate_loss" if getattr(self.net, "surrogate", False) else self.measure
-        self.log(f"train/{name}", loss.detach())
-        if hasattr(self.net, "estimates"):
-            self.log_dict({f"train/{name}": value for name, value in self.net.estimates().items()})
+        self.log(f"train/{self.loss_name}", loss.detach())
+        if estimates := network_estimates(self.net):
+            self.log_dict({f"train/{name}": value for name, value in estimates.items()})
         return loss
+
+    @property
+    def loss_name(self) -> str:
+        """The name that the training loss is logged under: a surrogate is no likelihood."""
+        surrogate = isinstance(self.net, Estimated) and self.net.surrogate
+        return "surrogate_loss" if surrogate else self.measure
+
+    @float32_convolutions()
+    def backward(self, loss: Tensor, *args, **kwargs) -> None:
+        super().backward(loss, *args, **kwargs)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         x = batch[self.modality]
@@ -106,30 +129,23 @@ class Flow(LightningModule):
         self.log(f"val/{self.measure}", value, batch_size=len(x), sync_dist=True)
 
     def configure_optimizers(self):
-        optimizer = self.optimizer(self.net.parameters(), lr=self.lr)
-        if not self.warmup_steps and self.decay_steps is None:
-            return optimizer
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return configure_network(self)
 
     def rate(self, step: int) -> float:
-        """The part of lr that step `step`, from 0, is made with."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        if self.decay_steps is None:
-            return 1.0
-        done = min((step - self.warmup_steps) / (self.decay_steps - self.warmup_steps), 1.0)
-        return 0.5 * (1 + math.cos(math.pi * done))
+        """The factor of lr in step 0, 1, ..."""
+        return warmup_decay(step, self.num_warmup_steps, self.num_decay_steps, "cosine")
 
     def graph_key(self) -> tuple:
-        return ()  # every step launches the same kernels (trainer.graph=true)
+        """Empty: every step launches the same kernels (trainer.graph=true)."""
+        return ()
 
     def check_graph(self) -> None:
-        """ValueError where each step draws anew which kernels it launches."""
+        """ValueError if the number of kernels of a step is random, which no graph can replay."""
         blocks = [module for module in self.net.modules() if isinstance(module, ResidualBlock)]
         if any(not isinstance(block.series, Exact | Truncated) for block in blocks):
             raise ValueError(
-                "trainer.graph=true: net.log_det draws how many terms each step takes; use log_det=truncated"
+                "trainer.graph=true: net.log_det draws a number of terms for each step; expected "
+                "genlab.nn.log_det.Truncated or Exact"
             )
 
     def optimizer_step(self, *args, **kwargs) -> None:
@@ -137,38 +153,43 @@ class Flow(LightningModule):
         self.refresh()
 
     def refresh(self) -> None:
-        """To be called when weights were changed from outside: what the network derives from them
-        is brought up to date.
-        """
-        if hasattr(self.net, "refresh"):
+        """Updates what the network derives from its weights, after they were changed."""
+        if isinstance(self.net, Derived):
             self.net.refresh()
 
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule
-        if self.trainer.precision not in ("32-true", "64-true"):
-            raise ValueError(
-                f"trainer.precision={self.trainer.precision}: an inverse and a log-determinant need 32-true or 64-true"
-            )
+        check_precision(self.trainer.precision)
         if getattr(data, "modality", "image") != self.modality:
             raise ValueError(
-                f"data: {data.name} has no {self.modality}s, which net.shape={list(self.net.shape)} asks for"
+                f"data: {data.name} has no {self.modality}s, which "
+                f"net.shape={list(self.net.shape)} expects"
             )
-        if self.modality == "image" and self.find_levels:
-            self.pixels.levels.fill_(data.levels)
+        if self.modality == "image" and self.num_bins is None:
+            self.pixels.levels.fill_(data.num_bins)
 
     # --- verbs ------------------------------------------------------------------------------------
 
     def prior(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
-        """`num` vectors of the prior times `temperature`, (num, D): by `seed`, the same on every
-        device, for every `num`.
+        """Codes (num, D) of the prior.
+
+        Args:
+            num: How many. The first codes are the same for every `num`.
+            seed: Decides the codes, on every device alike.
+            temperature: Their standard deviation.
         """
         return temperature * draw(num, self.latent_dim, seed).to(self.device, self.dtype)
 
     @torch.no_grad()
     def log_prob(self, inputs: Tensor, seed: int = 0) -> Tensor:
-        """log p (N,) in nats: of points a density, of images a lower bound, on average over `seed`,
-        of the probability of their pixel values. A function of `seed`, the network's own estimates
-        included.
+        """log p (N,) in nats of inputs (N, ...).
+
+        Of points it is a density. Of images it is, in the mean over `seed`, a lower bound of the
+        log-probability of their grey values.
+
+        Args:
+            inputs: Images or points.
+            seed: Of the noise that dequantises images, and of the network's own estimates.
         """
         found = []
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
@@ -180,45 +201,70 @@ class Flow(LightningModule):
 
     @torch.no_grad()
     def encode(self, inputs: Tensor) -> Tensor:
-        """The codes (N, D) of images in [-1, 1], taken at the middle of each pixel value's bin, or
-        of points.
-        """
+        """Codes (N, D) of points, or of images at the middle of the bins of their grey values."""
         with without_log_det(self.net):
             return torch.cat([self(x)[0] for x in self._batches(inputs)])
 
     @torch.no_grad()
+    @float32_convolutions()
     def decode(self, codes: Tensor) -> Tensor:
-        """The inputs (N, *shape) of codes (N, D); images in [-1, 1], each pixel one of the data's
-        grey values.
-        """
+        """Inputs (N, *shape) of codes (N, D); each pixel of an image is one of the grey values."""
         found = torch.cat([self.net.inverse(z) for z in self._batches(codes)])
         if self.modality == "point":
             return found
         if not self.overflowed and found.isnan().any():
-            self.overflowed = True  # said once
+            self.overflowed = True  # warn once
             log.warning(
-                "the inverse overflows for some codes, and their pixels are mid grey: train longer, draw them by a lower "
-                "temperature=, or take couplings whose scale is bounded (net.coupling=tanh)"
+                "the inverse overflows for some codes, whose pixels become mid grey: train longer, "
+                "sample with a lower temperature=, or take couplings of bounded scale "
+                "(net.coupling=tanh)"
             )
         return self.pixels.inverse(found)
 
-    def _batches(self, inputs: Tensor, size: int = 256):
+    def _batches(self, inputs: Tensor, size: int = 256) -> tuple[Tensor, ...]:
         return inputs.to(self.device, self.dtype).split(size)
 
     def sample(self, num: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
-        """`num` inputs (num, *shape) from the prior with standard deviation `temperature`."""
+        """Inputs (num, *shape) of codes of the prior with standard deviation `temperature`."""
         return self.decode(self.prior(num, seed, temperature))
 
-    def reconstruct(self, inputs: Tensor, scale: float | None = None) -> Tensor:
-        """The inputs again, through the exact code; `scale` on the code moves them toward (below 1)
-        the prior's mean.
+    def graphs(self) -> dict[str, nn.Module]:
+        """`encode`, and `decode` where the inverse is no iteration."""
+        return flow_graphs(self.pixels, self.net) if self.modality == "image" else {}
+
+    def reconstruct(self, inputs: Tensor, code_scale: float | None = None) -> Tensor:
+        """Inputs of the exact codes of inputs (N, *shape).
+
+        Args:
+            inputs: Images or points.
+            code_scale: Factor on the codes; below 1 moves them toward the mean of the prior.
         """
-        return self.decode((1.0 if scale is None else scale) * self.encode(inputs))
+        return self.decode((1.0 if code_scale is None else code_scale) * self.encode(inputs))
 
     def interpolate(self, start: Tensor, end: Tensor, num: int) -> Tensor:
-        """`num` inputs on the line between the codes of each pair: (N, num, *shape)."""
-        steps = torch.linspace(0, 1, num, device=self.device)[None, :, None]
-        a, b = self.encode(start)[:, None], self.encode(end)[:, None]
-        return self.decode(((1 - steps) * a + steps * b).flatten(0, 1)).unflatten(
-            0, (len(start), num)
+        """Inputs (N, num, *shape) on the line between the codes of each pair of inputs."""
+        weight = torch.linspace(0, 1, num, device=self.device)[None, :, None]
+        a, b = self.encode(start)[:, None], self.encode(end)[:, None]  # (N, 1, D)
+        codes = ((1 - weight) * a + weight * b).flatten(0, 1)
+        return self.decode(codes).unflatten(0, (len(start), num))
+
+
+def configure_network(system):
+    """What `configure_optimizers` of a system with one network and a `rate` returns."""
+    optimizer = system.optimizer(system.net.parameters(), lr=system.lr)
+    if not system.num_warmup_steps and system.num_decay_steps is None:
+        return optimizer
+    return configure_schedule(optimizer, system.rate)
+
+
+def network_estimates(net: Bijection) -> dict[str, Tensor]:
+    """What a network that estimates its log-determinant logs of the last batch, by name."""
+    return net.estimates() if isinstance(net, Estimated) else {}
+
+
+def check_precision(precision: str) -> None:
+    """ValueError unless the trainer computes in float32 or float64."""
+    if precision not in ("32-true", "64-true"):
+        raise ValueError(
+            f"trainer.precision={precision}: expected 32-true or 64-true, which an inverse needs"
         )

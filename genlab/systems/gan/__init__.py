@@ -1,3 +1,3 @@
-"""GANs: generator and discriminator trained in one step, and O-GAN, whose discriminator is an
+"""GANs, whose generator and discriminator train in one step, and O-GAN, whose discriminator is an
 encoder.
 """

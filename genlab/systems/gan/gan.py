@@ -1,8 +1,6 @@
-"""GAN training in one Lightning step: generator and discriminator move together under one
-optimiser.
-"""
+"""A GAN whose generator and discriminator train in one Lightning step, with one optimiser."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Literal
 
@@ -11,6 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from genlab.errors import ConfigError
+from genlab.losses.gan import AdversarialLoss
 from genlab.nn.norm import frozen_statistics, standing_statistics
 from genlab.nn.spectral_norm import advance_spectral_norm
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -21,28 +20,46 @@ __all__ = ["GAN"]
 
 
 class GAN(LightningModule):
-    """A generator (z (B, Z), y) -> images (B, C, H, W) in [-1, 1] against a discriminator (images,
-    y) -> (B, out_dim).
+    """A generator of images against a discriminator that scores them.
 
-    The score of an image is score_scale times the mean of the discriminator's outputs (high: real),
-    so with out_dim 1 the output itself. `global_step` counts generator steps. One batch feeds one
-    generator step: with update=alternating and num_discriminator_steps n, each discriminator step
-    takes an n-th of it.
+    The generator maps latent vectors (B, Z) and labels to images (B, C, H, W) in [-1, 1], the
+    discriminator images and labels to outputs (B, O). The score of an image is score_scale times
+    the mean of its outputs; high means real.
 
-    net: {"generator": ..., "discriminator": ...}. loss, penalty, augment: of genlab.losses.
-    num_classes: of the data, to train with labels y (B,); 0 without. classes: their names, which
-    genlab train fills in. optimizer: called with two parameter groups, whose rates are generator_lr
-    and discriminator_lr. scheduler: called with the optimiser, stepped every step. Raises
-    ValueError for an update that is not exact for this network and loss.
+    `global_step` counts generator steps, and each takes one batch. With update=alternating, each of
+    the num_discriminator_steps n takes an n-th of the batch.
+
+    Args:
+        net: {"generator": ..., "discriminator": ...}.
+        loss: An adversarial loss of genlab.losses.gan.
+        latent_dim: Z.
+        optimizer: Called with two parameter groups, which have the two learning rates.
+        generator_lr: Learning rate of the generator.
+        discriminator_lr: Learning rate of the discriminator.
+        num_classes: Classes of the data, to train with labels (B,); 0 without labels.
+        out_dim: O.
+        update: How the loss of a step is formed; see genlab.systems.gan.updates.
+        num_discriminator_steps: Discriminator steps per generator step; more than 1 needs
+            update=alternating.
+        score_scale: Factor on the mean output.
+        prior: Latent vectors are normal, or uniform in [-1, 1].
+        scheduler: Called with the optimiser; its schedule is stepped at every step.
+        channels_last: Whether networks and images are channels-last in memory.
+        penalty: A gradient penalty of genlab.losses.penalties.
+        augment: An augmentation of genlab.losses.augment, for real images and fakes.
+        classes: Names of the classes; `genlab train` fills them in.
+
+    Raises:
+        ValueError: The update is not exact for this network and loss, or the loss is not
+            adversarial.
     """
 
     modality = "image"
-    check_unused = staticmethod(updates.check_unused)
 
     def __init__(
         self,
         net: Mapping[str, nn.Module],
-        loss: object,
+        loss: AdversarialLoss,
         latent_dim: PositiveInt,
         optimizer: Callable[..., torch.optim.Optimizer],
         generator_lr: NonNegativeFloat,
@@ -60,38 +77,48 @@ class GAN(LightningModule):
         classes: Sequence[str] | None = None,
     ):
         super().__init__()
-        self.generator, self.discriminator = net["generator"], net["discriminator"]
-        updates.check(update, self.discriminator, out_dim, loss, num_discriminator_steps)
-        if not hasattr(loss, "generator"):
+        self.generator = net["generator"]
+        self.discriminator = net["discriminator"]
+        if not isinstance(loss, AdversarialLoss):
             raise ValueError(
-                f"loss: {type(self).__name__} needs an adversarial one (loss=hinge, ...), not a distance"
+                f"loss: {type(self).__name__} needs an adversarial loss such as loss=hinge; "
+                f"{type(loss).__name__} is none (see genlab.losses.gan.AdversarialLoss)"
             )
+        updates.check(update, self.discriminator, out_dim, loss, num_discriminator_steps)
         if prior not in ("normal", "uniform"):
             raise ValueError(f"model.prior={prior!r}: expected normal or uniform")
-        self.loss, self.penalty, self.augment = loss, penalty, augment
-        self.latent_dim, self.num_classes, self.out_dim, self.update = (
-            latent_dim,
-            num_classes,
-            out_dim,
-            update,
-        )
+        self.loss = loss
+        self.penalty = penalty
+        self.augment = augment
+        self.latent_dim = latent_dim
+        self.num_classes = num_classes
+        self.out_dim = out_dim
+        self.update = update
         self.classes = None if classes is None else list(map(str, classes))
-        self.num_discriminator_steps, self.score_scale, self.prior_name = (
-            num_discriminator_steps,
-            score_scale,
-            prior,
-        )
-        self.optimizer, self.scheduler = optimizer, scheduler
-        self.generator_lr, self.discriminator_lr = generator_lr, discriminator_lr
-        self.turn: int | None = None  # alternating: 0 .. n-1 are D's, n is G's
+        self.num_discriminator_steps = num_discriminator_steps
+        self.score_scale = score_scale
+        self.prior_name = prior
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.generator_lr = generator_lr
+        self.discriminator_lr = discriminator_lr
+        # Of an alternating step: 0 to n - 1 are turns of the discriminator, n is the generator's.
+        self.turn: int | None = None
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
     # --- the objective ----------------------------------------------------------------------------
 
     def discriminate(self, images: Tensor, y: Tensor | None = None, fake: bool = False) -> Tensor:
-        """D's outputs (B, out_dim) in float32 or wider; running statistics learn from real images
-        alone.
+        """The discriminator's outputs for augmented images.
+
+        Args:
+            images: (B, C, H, W).
+            y: Labels (B,) or None.
+            fake: Whether the images are fakes: running statistics are updated by real ones alone.
+
+        Returns:
+            Outputs (B, O), in float32 or wider.
         """
         images = images if self.augment is None else self.augment(images)
         with frozen_statistics(self.discriminator) if fake else nullcontext():
@@ -99,11 +126,26 @@ class GAN(LightningModule):
         return outputs.float() if outputs.dtype in (torch.bfloat16, torch.float16) else outputs
 
     def score(self, outputs: Tensor) -> Tensor:
+        """Scores (B,) of the discriminator's outputs (B, O)."""
         return self.score_scale * outputs.mean(1)
 
-    def objectives(self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor, z: Tensor):
-        """(L_D, L_G, logs) from D's outputs on x and on k = G(z), each loss a mean over the batch."""
-        real_score, fake_score = self.score(real), self.score(fake)
+    def objectives(
+        self, real: Tensor, fake: Tensor, x: Tensor, k: Tensor, z: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The losses of both players, each a mean over the batch.
+
+        Args:
+            real: The discriminator's outputs (B, O) for x.
+            fake: The discriminator's outputs (B, O) for k.
+            x: Real images (B, C, H, W).
+            k: Fakes (B, C, H, W).
+            z: Their latent vectors (B, Z).
+
+        Returns:
+            The discriminator's loss, the generator's loss, and values to log.
+        """
+        real_score = self.score(real)
+        fake_score = self.score(fake)
         loss_d = self.loss.discriminator(real_score, fake_score, x, k).mean()
         loss_g = self.generator_objective(real, fake, z)
         logs = {
@@ -115,28 +157,43 @@ class GAN(LightningModule):
         return loss_d, loss_g, {f"train/{name}": value.detach() for name, value in logs.items()}
 
     def generator_objective(self, real: Tensor, fake: Tensor, z: Tensor) -> Tensor:
-        """L_G from D's outputs; real ones count in relativistic losses alone, and as constants for
-        D.
+        """The generator's loss, a mean over the batch.
+
+        Args:
+            real: The discriminator's outputs (B, O) for real images, which relativistic losses use.
+            fake: The discriminator's outputs (B, O) for fakes.
+            z: The latent vectors (B, Z) of the fakes.
         """
         return self.loss.generator(self.score(real), self.score(fake)).mean()
 
     def penalise(
         self, x: Tensor, k: Tensor, y: Tensor | None, logs: dict[str, Tensor]
     ) -> Tensor | float:
-        """The penalty's mean over the batch at the steps that it is due at, else 0."""
+        """The gradient penalty, a mean over the batch; 0 at steps without one.
+
+        Args:
+            x: Real images (B, C, H, W).
+            k: Fakes (B, C, H, W).
+            y: Labels (B,) or None.
+            logs: Gets the penalty's value.
+        """
         if not self._penalty_due:
             return 0.0
-        value = self.penalty(
-            lambda images: self.score(self.discriminate(images, y, fake=True)), x, k.detach()
-        ).mean()
+
+        def critic(images: Tensor) -> Tensor:
+            return self.score(self.discriminate(images, y, fake=True))
+
+        value = self.penalty(critic, x, k.detach()).mean()
         logs["train/penalty"] = value.detach()
         return self.penalty.every * value
 
-    # --- who steps when ---------------------------------------------------------------------------
+    # --- training ---------------------------------------------------------------------------------
 
     def graph_key(self) -> tuple:
-        """What decides which kernels the next turn launches (trainer.graph=true); ValueError where
-        that changes freely.
+        """What decides which kernels the next turn launches (trainer.graph=true).
+
+        Raises:
+            ValueError: The network cannot be captured.
         """
         updates.check_graph(self.generator)
         return self.turn, self._penalty_due
@@ -150,16 +207,17 @@ class GAN(LightningModule):
         y = batch["label"] if self.num_classes else None
         if self.turn in (None, 0):
             advance_spectral_norm(self)
-        if (
-            self.turn is not None
-        ):  # one n-th of the batch a turn; the generator's turn goes with the last
-            n, turn = self.num_discriminator_steps, min(self.turn, self.num_discriminator_steps - 1)
-            x, y = x.tensor_split(n)[turn], None if y is None else y.tensor_split(n)[turn]
+        if self.turn is not None:
+            # Each turn of the discriminator takes an n-th of the batch, the generator's the last.
+            n = self.num_discriminator_steps
+            part = min(self.turn, n - 1)
+            x = x.tensor_split(n)[part]
+            y = None if y is None else y.tensor_split(n)[part]
         if self.augment is not None:
             self.augment.draw(len(x), x.device)
         z = self.draw(len(x))
         if self.turn is None:
-            loss, logs = getattr(updates, self.update)(self, x, z, y)
+            loss, logs = updates.JOINT[self.update](self, x, z, y)
         elif self.turn < self.num_discriminator_steps:
             loss, logs = updates.discriminator_turn(self, x, z, y)
             logs.pop("train/loss_g")  # the generator's own turn logs it
@@ -169,13 +227,14 @@ class GAN(LightningModule):
         return loss
 
     def backward(self, loss: Tensor, *args, **kwargs) -> None:
-        """Backward to the parameters alone: the fakes of `shared` are a leaf too, whose gradient
-        nobody needs twice.
+        """Computes the gradients of the parameters alone.
+
+        The fakes of update=shared are a leaf of the graph too, and their gradient is not needed.
         """
         loss.backward(*args, inputs=[p for p in self.parameters() if p.requires_grad], **kwargs)
 
     def optimizer_step(self, epoch, batch_idx, optimizer, optimizer_closure=None):
-        """All turns of an alternating step happen in here, so that Lightning counts them as one."""
+        """Does all turns of an alternating step, so that Lightning counts them as one."""
         if self.update != "alternating":
             return optimizer.step(closure=optimizer_closure)
         for turn in range(self.num_discriminator_steps + 1):
@@ -184,36 +243,28 @@ class GAN(LightningModule):
         self.turn = None
 
     def configure_optimizers(self):
-        generator = {
-            "params": list(self.generator.parameters()),
-            "lr": self.generator_lr,
-            "name": "generator",
-        }
-        discriminator = {
-            "params": list(self.discriminator.parameters()),
-            "lr": self.discriminator_lr,
-        }
-        optimizer = self.optimizer([generator, discriminator | {"name": "discriminator"}])
+        rates = {"generator": self.generator_lr, "discriminator": self.discriminator_lr}
+        groups = [
+            {"params": list(getattr(self, name).parameters()), "lr": lr, "name": name}
+            for name, lr in rates.items()
+        ]
+        optimizer = self.optimizer(groups)
         if self.scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
-        }
+        schedule = {"scheduler": self.scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def configure_gradient_clipping(
         self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
     ):
-        """Clips each player's gradient by itself: a common norm would let one player's step shrink
-        the other's.
+        """Clips each player's gradient on its own.
+
+        With a common norm, a large gradient of one player would shrink the other's step.
         """
         if gradient_clip_val is None:
             return
-        clip = (
-            nn.utils.clip_grad_value_
-            if gradient_clip_algorithm == "value"
-            else nn.utils.clip_grad_norm_
-        )
+        by_value = gradient_clip_algorithm == "value"
+        clip = nn.utils.clip_grad_value_ if by_value else nn.utils.clip_grad_norm_
         for group in optimizer.param_groups:
             clip(group["params"], gradient_clip_val)
 
@@ -222,42 +273,54 @@ class GAN(LightningModule):
         updates.check_classes(self.num_classes, self.trainer.datamodule)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        # Far below train/score_real: the discriminator knows the training images by heart.
-        score = self.score(
-            self.outputs(batch["image"], batch["label"] if self.num_classes else None)
-        ).mean()
+        # A score far below train/score_real means that the discriminator has memorised the training
+        # images.
+        y = batch["label"] if self.num_classes else None
+        score = self.score(self.outputs(batch["image"], y)).mean()
         self.log("val/score_real", score, batch_size=len(batch["image"]), sync_dist=True)
 
     # --- verbs ------------------------------------------------------------------------------------
 
     def draw(self, num: int, generator: torch.Generator | None = None) -> Tensor:
-        """`num` vectors of the prior, (num, Z), on the system's device."""
-        draw = torch.randn if self.prior_name == "normal" else torch.rand
-        z = draw(
-            num,
-            self.latent_dim,
-            generator=generator,
-            device=generator.device if generator else self.device,
-        )
-        return (z if self.prior_name == "normal" else 2 * z - 1).to(self.device, self.dtype)
+        """Latent vectors (num, Z) of the prior, on the system's device.
 
-    def prior(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
-        """`num` vectors of the prior times `scale`, (num, Z): by `seed`, the same on every device
-        and for every `num`.
+        Args:
+            num: How many.
+            generator: Torch's random generator; None: the global one of the system's device.
         """
-        whole = (
-            num + -num % 16
-        )  # torch fills its last, incomplete block of 16 numbers in another way
-        return scale * self.draw(whole, torch.Generator().manual_seed(seed))[:num]
+        device = generator.device if generator else self.device
+        draw = torch.randn if self.prior_name == "normal" else torch.rand
+        z = draw(num, self.latent_dim, generator=generator, device=device)
+        z = z if self.prior_name == "normal" else 2 * z - 1
+        return z.to(self.device, self.dtype)
+
+    def prior(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
+        """Latent vectors (num, Z) of the prior, the same on every device.
+
+        Args:
+            num: How many; the first vectors do not depend on it.
+            seed: Of the noise.
+            temperature: Factor on the vectors; below 1 truncates.
+        """
+        whole = num + -num % 16  # torch fills an incomplete last block of 16 numbers differently
+        return temperature * self.draw(whole, torch.Generator().manual_seed(seed))[:num]
 
     def labels(self, num: int, label: int | str | list[int | str] | None = None) -> Tensor | None:
-        """`num` labels (num,): `label` or all classes in turn, as class_numbers means them; None
-        without classes.
+        """Labels (num,) int64 to sample with; None without classes.
+
+        Args:
+            num: How many.
+            label: A class by name or number, or a list of them, taken in turn; None: all classes in
+                turn.
+
+        Raises:
+            ConfigError: There is no such class, or the model has no classes.
         """
         if not self.num_classes:
             if label is not None:
                 raise ConfigError(
-                    f"label={label}: this model was trained without labels (model.num_classes=)"
+                    f"label={label}: this model was trained without labels (model.num_classes=0); "
+                    "leave label= out"
                 )
             return None
         wanted = class_numbers(label, self.num_classes, self.classes).to(self.device)
@@ -265,43 +328,66 @@ class GAN(LightningModule):
 
     @torch.no_grad()
     def decode(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images (N, C, H, W) in [-1, 1] of latent vectors (N, Z) and, where there are classes,
-        labels (N,).
+        """Images (N, C, H, W) in [-1, 1] of latent vectors (N, Z).
+
+        Args:
+            codes: Latent vectors (N, Z).
+            labels: (N,) where there are classes.
         """
         return torch.cat([self.generator(z, y).float() for z, y in self._batches(codes, labels)])
 
+    def generate_images(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (N, C, H, W) of codes (N, Z), with gradients."""
+        return self.generator(codes, labels)
+
+    def graphs(self) -> dict[str, nn.Module]:
+        """The generator as `decode`."""
+        return {"decode": self.generator}
+
     @torch.no_grad()
     def outputs(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The discriminator's plain outputs (N, out_dim) of images (N, C, H, W) in [-1, 1]: their
-        mean is the score.
+        """The discriminator's outputs (N, O) for images without augmentation.
+
+        Args:
+            images: (N, C, H, W) in [-1, 1].
+            labels: (N,) where there are classes.
         """
         return torch.cat(
             [self.discriminator(x, y).float() for x, y in self._batches(images, labels)]
         )
 
-    def _batches(self, inputs: Tensor, labels: Tensor | None, size: int = 256):
-        inputs = inputs.to(self.device, self.dtype).split(size)
-        return zip(
-            inputs,
-            [None] * len(inputs) if labels is None else labels.to(self.device).split(size),
-            strict=True,
-        )
+    def _batches(
+        self, inputs: Tensor, labels: Tensor | None, size: int = 256
+    ) -> Iterable[tuple[Tensor, Tensor | None]]:
+        """Inputs and labels in batches of at most `size`, on the system's device."""
+        parts = inputs.to(self.device, self.dtype).split(size)
+        if labels is None:
+            return ((part, None) for part in parts)
+        return zip(parts, labels.to(self.device).split(size), strict=True)
 
     def sample(
         self,
         num: int,
         seed: int = 0,
-        scale: float = 1.0,
+        temperature: float = 1.0,
         label: int | str | list[int | str] | None = None,
     ) -> Tensor:
-        """`num` images (num, C, H, W) in [-1, 1] from the prior times `scale` (< 1 truncates), of
-        class `label`.
+        """Images (num, C, H, W) in [-1, 1] from the prior.
+
+        Args:
+            num: How many.
+            seed: Of the noise.
+            temperature: Factor on the latent vectors; below 1 truncates.
+            label: As for `labels`.
         """
-        return self.decode(self.prior(num, seed, scale), self.labels(num, label))
+        return self.decode(self.prior(num, seed, temperature), self.labels(num, label))
 
     def stand(self, num_batches: int, seed: int = 0) -> None:
-        """Takes the generator's batch statistics anew, from `num_batches` of 256 samples each
-        (standing statistics).
+        """Computes the generator's batch norm statistics anew (standing statistics).
+
+        Args:
+            num_batches: Batches of 256 samples that they are the average of.
+            seed: Of the samples.
         """
         with standing_statistics(self.generator):
             self.sample(256 * num_batches, seed)

@@ -1,3 +1,3 @@
-"""Generators trained without an adversary: GLO, IMLE and GLANN, their stored codes, and inversion
-by descent.
+"""Generators trained without a discriminator (GLO, IMLE, GLANN), their stored codes, and inversion
+by gradient descent.
 """

@@ -1,4 +1,4 @@
-"""IMLE in the space of images: each real image pulls its nearest fake towards itself."""
+"""IMLE in pixel space: each real image pulls its nearest fake towards itself."""
 
 from collections.abc import Callable, Mapping
 
@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from genlab.losses.reconstruction import BuiltFromData
 from genlab.metrics.neighbours import nearest
 from genlab.nn.norm import standing_statistics
 from genlab.ranges import NonNegativeFloat, PositiveInt
@@ -15,16 +16,26 @@ __all__ = ["IMLE"]
 
 
 class IMLE(LightningModule):
-    """min over G of the mean over a batch's images x_i of min_j d(G(z_j), x_i), z_j ~ N(0, 1).
+    """Minimises over G the mean over a batch's images x_i of min_j d(G(z_j), x_i), z_j ~ N(0, 1).
+
+    Every image has a nearest fake, so no mode is dropped. A fake that is nearest to several images
+    is pulled to their mean, so fakes are blurred.
 
     "Implicit Maximum Likelihood Estimation", Li and Malik 2018, arXiv 1809.09087, in the batch-wise
-    form of Su's post (kexue.fm, archive 6394) and bojone/gan imle.py. Every image has a nearest
-    fake, so no mode is dropped; all fakes that are near to several are pulled to their mean, so
-    they are blurred.
+    form of Su's post (kexue.fm, archive 6394) and bojone/gan imle.py.
 
-    net: {"generator": ...}. loss: d, a distance of genlab.losses.reconstruction; which fake is
-    nearest is decided by the squared distance of pixels whatever d is. num_candidates: fakes a
-    batch, as many as images unless given.
+    Args:
+        net: {"generator": G}.
+        loss: d, a distance of genlab.losses.reconstruction. Which fake is nearest depends on the
+            squared distance of pixels, whatever d is.
+        latent_dim: Size of z.
+        optimizer: Called with one parameter group.
+        generator_lr: Learning rate.
+        num_candidates: Fakes per batch; None: as many as images.
+        channels_last: Whether networks and images are channels-last in memory.
+
+    Raises:
+        ValueError: There is a discriminator, or the loss is no distance.
     """
 
     modality = "image"
@@ -43,14 +54,15 @@ class IMLE(LightningModule):
         check_parts("IMLE", net, loss)
         if num_candidates is not None and num_candidates < 1:
             raise ValueError(
-                f"model.num_candidates={num_candidates}: expected a number of fakes, or null for the batch's size"
+                f"model.num_candidates={num_candidates}: expected a number of fakes, or null for "
+                "as many as images"
             )
-        self.generator, self.loss, self.latent_dim = net["generator"], loss, latent_dim
-        self.optimizer, self.generator_lr, self.num_candidates = (
-            optimizer,
-            generator_lr,
-            num_candidates,
-        )
+        self.generator = net["generator"]
+        self.loss = loss
+        self.latent_dim = latent_dim
+        self.optimizer = optimizer
+        self.generator_lr = generator_lr
+        self.num_candidates = num_candidates
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
@@ -58,36 +70,36 @@ class IMLE(LightningModule):
         self.bind(self.trainer.datamodule)
 
     def bind(self, data) -> None:
-        """Lets a distance over a feature network build that, for images of the data module `data`."""
-        if hasattr(self.loss, "bind"):
+        """Builds a distance that needs the data module `data`, such as one of features."""
+        if isinstance(self.loss, BuiltFromData):
             self.loss.bind(data)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         x = batch["image"].to(memory_format=self.memory_format)
-        z = torch.randn(
-            self.num_candidates or len(x), self.latent_dim, device=x.device, dtype=x.dtype
-        )
+        num = self.num_candidates or len(x)
+        z = torch.randn(num, self.latent_dim, device=x.device, dtype=x.dtype)
         loss, used = self.objective(x, self.generator(z, None))
         self.log_dict({"train/nearest": loss.detach(), "train/fakes_used": used})
         return loss
 
     def objective(self, x: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean distance of images x (B, C, H, W) to the nearest of `fake` (M, C, H, W), and the
-        part that is nearest to some.
+        """The mean distance of images to their nearest fakes.
+
+        Args:
+            x: Images (B, C, H, W).
+            fake: Fakes (M, C, H, W).
+
+        Returns:
+            The distance, and the fraction of the fakes that are nearest to an image.
         """
         rows = nearest(x.flatten(1), fake.detach().flatten(1)).rows[:, 0]
         used = rows.new_zeros(len(fake), dtype=torch.float32).index_fill_(0, rows, 1.0).mean()
         return self.loss(fake[rows], x).mean(), used
 
     def configure_optimizers(self):
+        parameters = list(self.generator.parameters())
         return self.optimizer(
-            [
-                {
-                    "params": list(self.generator.parameters()),
-                    "lr": self.generator_lr,
-                    "name": "generator",
-                }
-            ]
+            [{"params": parameters, "lr": self.generator_lr, "name": "generator"}]
         )
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -97,26 +109,40 @@ class IMLE(LightningModule):
 
     # --- verbs ------------------------------------------------------------------------------------
 
-    def prior(self, num: int, seed: int, scale: float = 1.0) -> Tensor:
-        """`num` latent vectors (num, Z) of N(0, scale^2): a function of `seed`, the same for every
-        `num`.
+    def prior(self, num: int, seed: int, temperature: float = 1.0) -> Tensor:
+        """Latent vectors (num, Z) of N(0, temperature^2).
+
+        Args:
+            num: How many; the first vectors do not depend on it.
+            seed: Of the noise.
+            temperature: Standard deviation; below 1 truncates.
         """
-        return scale * draw(num, self.latent_dim, seed).to(self.device, self.dtype)
+        return temperature * draw(num, self.latent_dim, seed).to(self.device, self.dtype)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, labels: None = None) -> Tensor:
         """Images (N, C, H, W) in [-1, 1] of latent vectors (N, Z)."""
-        return torch.cat(
-            [self.generator(z, None).float() for z in codes.to(self.device, self.dtype).split(256)]
-        )
+        parts = codes.to(self.device, self.dtype).split(256)
+        return torch.cat([self.generator(z, None).float() for z in parts])
 
-    def sample(self, num: int, seed: int = 0, scale: float = 1.0) -> Tensor:
-        """`num` images (num, C, H, W) in [-1, 1] from the prior times `scale` (< 1 truncates)."""
-        return self.decode(self.prior(num, seed, scale))
+    def generate_images(self, codes: Tensor, labels: None = None) -> Tensor:
+        """Images (N, C, H, W) of codes (N, Z), with gradients."""
+        return self.generator(codes, None)
+
+    def graphs(self) -> dict[str, nn.Module]:
+        """The generator as `decode`."""
+        return {"decode": self.generator}
+
+    def sample(self, num: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
+        """Images (num, C, H, W) in [-1, 1] of latent vectors of `prior`."""
+        return self.decode(self.prior(num, seed, temperature))
 
     def stand(self, num_batches: int, seed: int = 0) -> None:
-        """Takes the generator's batch statistics anew, from `num_batches` of 256 samples each
-        (standing statistics).
+        """Computes the generator's batch norm statistics anew (standing statistics).
+
+        Args:
+            num_batches: Batches of 256 samples that they are the average of.
+            seed: Of the samples.
         """
         with standing_statistics(self.generator):
             self.sample(256 * num_batches, seed)

@@ -1,17 +1,21 @@
-"""Codes for generators without an encoder: by optimisation, slowly."""
+"""Codes for generators without an encoder, by gradient descent.
+
+Shapes: N images, C channels, H x W pixels, Z latent_dim.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from genlab.systems.base import HasGenerator
 from genlab.systems.latent.codes import Codes
 
 __all__ = ["invert", "refine"]
 
 
 def invert(
-    system,
+    system: HasGenerator,
     images: Tensor,
     labels: Tensor | None = None,
     num_steps: int = 300,
@@ -21,16 +25,29 @@ def invert(
     seed: int = 0,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
-    """Latent vectors (N, Z) whose images come nearest to `images` (N, C, H, W) in [-1, 1], by Adam
-    from the prior.
+    """Finds latent vectors whose images are nearest to given ones, by Adam from random starts.
 
-    Minimises the mean squared error plus prior_weight |z|^2 / Z, from num_restarts starting points
-    an image, and keeps the best of each. "Precise Recovery of Latent Vectors from Generative
-    Adversarial Networks", Lipton and Tripathi 2017, arXiv 1702.04782, without its clipping.
-    Thousands of passes an image: an encoder needs one. progress: called with the steps done, of
-    num_steps num_restarts.
+    Minimises the mean squared error plus prior_weight |z|^2 / Z and keeps the best restart of each
+    image. It takes num_steps num_restarts passes of the generator; an encoder takes one.
+
+    "Precise Recovery of Latent Vectors from Generative Adversarial Networks", Lipton and Tripathi
+    2017, arXiv 1702.04782, without its clipping.
+
+    Args:
+        system: A system with a generator and a prior.
+        images: (N, C, H, W) in [-1, 1].
+        labels: (N,) where there are classes.
+        num_steps: Steps of Adam per restart.
+        num_restarts: Starting points per image.
+        lr: Learning rate of Adam.
+        prior_weight: Weight of |z|^2 / Z.
+        seed: Of the starting points.
+        progress: Called after each step with the number of steps done.
+
+    Returns:
+        Latent vectors (N, Z), float32.
     """
-    generator, x = system.generator, images.to(system.device, system.dtype)
+    x = images.to(system.device, system.dtype)
     best = x.new_full((len(x),), float("inf"))
     codes = x.new_zeros(len(x), system.latent_dim)
     for restart in range(num_restarts):
@@ -38,13 +55,13 @@ def invert(
         optimizer = torch.optim.Adam([z], lr=lr)
         for step in range(num_steps):
             with torch.enable_grad():
-                error = (generator(z, labels) - x).square().mean((1, 2, 3))
+                error = (system.generate_images(z, labels) - x).square().mean((1, 2, 3))
                 loss = (error + prior_weight * z.square().mean(1)).sum()
                 (z.grad,) = torch.autograd.grad(loss, z)
             optimizer.step()
             progress(restart * num_steps + step + 1)
         with torch.no_grad():
-            error = (generator(z, labels) - x).square().mean((1, 2, 3))
+            error = (system.generate_images(z, labels) - x).square().mean((1, 2, 3))
         better = error < best
         best = torch.where(better, error, best)
         codes = torch.where(better[:, None], z.detach(), codes)
@@ -62,20 +79,34 @@ def refine(
     max_steps: int = 1000,
     lr: float = 0.05,
 ) -> Tensor:
-    """Codes (N, Z) on the sphere or in the ball whose images come nearest to `images` (N, C, H, W),
-    by Adam from `start`.
+    """Moves codes on the sphere or in the ball until their images fit, by Adam.
 
-    render: codes -> images, differentiable. An image is done when its least distance fell by less
-    than `tolerance` of itself in `patience` steps, and drops out of the batch; at max_steps all
-    are. Keeps the best code of each. Measured on digits, 1e-2 takes 140 steps an image and ends 3 %
-    above 1e-3, which takes 330.
+    An image is done when its least distance fell by less than `tolerance` of itself in `patience`
+    steps; then it leaves the batch. The best code of each image is kept. Measured on digits: a
+    tolerance of 1e-2 takes 140 steps per image and ends 3 % above 1e-3, which takes 330.
+
+    Args:
+        render: Codes (M, Z) -> images (M, C, H, W), differentiable.
+        distance: Two batches of images -> distances (M,).
+        images: (N, C, H, W) in [-1, 1].
+        start: Codes (N, Z) to start from.
+        space: sphere or ball.
+        tolerance: Least relative progress.
+        patience: Steps in which it must be made.
+        max_steps: After which all images are done.
+        lr: Learning rate of Adam.
+
+    Returns:
+        Codes (N, Z) on the sphere or in the ball.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        images = images.clone()  # made under inference mode it would take no part in a graph
+        images = images.clone()  # tensors made in inference mode cannot be part of a graph
         codes = Codes(start.shape[1], space).to(start)
         codes.allocate(codes.inside(start))
-        best, found = images.new_full((len(images),), float("inf")), codes.values.clone()
-        before, active = best.clone(), torch.arange(len(images), device=images.device)
+        best = images.new_full((len(images),), float("inf"))
+        found = codes.values.clone()
+        before = best.clone()
+        active = torch.arange(len(images), device=images.device)
         for step in range(max_steps + 1):
             z = codes(active)
             error = distance(render(codes.point(z)), images[active])
@@ -83,11 +114,13 @@ def refine(
             with torch.no_grad():
                 better = error < best[active]
                 rows = active[better]
-                best[rows], found[rows] = error[better].to(best.dtype), z[better]
+                best[rows] = error[better].to(best.dtype)
+                found[rows] = z[better]
             if step % patience == 0:
                 going = best[active] < before[active] * (1 - tolerance)
                 before[active] = best[active]
-                active, gradient = active[going], gradient[going]
+                active = active[going]
+                gradient = gradient[going]
                 if not len(active):
                     break
             codes.move(active, gradient, lr)

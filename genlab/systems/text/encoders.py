@@ -1,5 +1,6 @@
-"""From an image to the vector that steers its caption: a torchvision backbone, or another genlab
-run.
+"""Condition encoders of images: a torchvision network, or the encoder of another genlab run.
+
+Shapes: B images (B, channels, height, width); F features; C = condition_dim.
 """
 
 from collections.abc import Mapping
@@ -10,59 +11,63 @@ import torchvision
 from torch import Tensor, nn
 
 from genlab import config, runs
-from genlab.nn.conditions import leave_out
+from genlab.nn.conditions import drop_conditions
 from genlab.ranges import PositiveInt
+from genlab.systems.base import Decodes, Encodes, HasStoredCodes
 from genlab.tensors import read_torch
 
 __all__ = ["Backbone", "RunEncoder"]
 
-IMAGENET = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # mean and std of RGB in [0, 1], as torchvision's weights want it
-HEADS = (
-    "fc",
-    "classifier",
-    "head",
-    "heads",
-)  # what torchvision calls the last layers of its networks
+# Mean and standard deviation of RGB in [0, 1] that torchvision's weights expect
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+HEADS = ("fc", "classifier", "head", "heads")  # torchvision's names of the last layers
 
 
 class ImageCondition(nn.Module):
-    """{"image": uint8, or float in [-1, 1], (B, C, H, W)} -> (B, dim): a linear map of features (B,
-    `width`).
+    """A linear map of the features of an image; subclasses compute the features.
 
-    With a probability `dropout` a row is `none` instead, a vector of its own that is learned.
+    In training some rows are dropped: they get `none`, a vector of its own that is learned.
+
+    Args:
+        num_features: F.
+        condition_dim: C.
     """
 
-    def __init__(self, width: int, dim: int):
+    def __init__(self, num_features: int, condition_dim: int):
         super().__init__()
-        self.dim = dim
-        self.map = nn.Linear(width, dim)
-        self.none = nn.Parameter(torch.zeros(dim))
+        self.condition_dim = condition_dim
+        self.map = nn.Linear(num_features, condition_dim)
+        self.none = nn.Parameter(torch.zeros(condition_dim))
 
     def forward(self, given: Mapping[str, Tensor], dropout: float = 0.0) -> Tensor:
+        """{"image": uint8, or float in [-1, 1]} -> (B, C); see genlab.nn.conditions."""
         image = given["image"].to(self.none.device)
         image = image.float() / 127.5 - 1 if image.dtype == torch.uint8 else image
         c = self.map(self.features(image).to(self.map.weight.dtype))
-        return torch.where(leave_out(len(c), dropout, c.device), self.none, c) if dropout else c
+        if not dropout:
+            return c
+        return torch.where(drop_conditions(len(c), dropout, c.device), self.none, c)
 
     def free(self, num: int) -> Tensor:
+        """Vectors (num, C) of texts without an image."""
         return self.none.expand(num, -1)
 
     def features(self, image: Tensor) -> Tensor:
-        """image (B, C, H, W) in [-1, 1] -> (B, width)."""
+        """Features (B, F) of images in [-1, 1]."""
         raise NotImplementedError
 
 
 class Backbone(ImageCondition):
-    """A torchvision network without its last layers, over the image's pixels normalised as for
-    ImageNet.
+    """A torchvision network without its last layers, then a linear map.
 
-    name: of torchvision.models. weights: DEFAULT or another name, which torchvision downloads, a
-    file with a state dict, or
-    null: random ones. frozen: only the linear map behind it is trained, and its batch norms keep
-    their statistics.
+    Args:
+        name: A model of torchvision.models.
+        weights: DEFAULT or another name, which torchvision downloads; or a file with a state dict.
+            None: random weights.
+        frozen: Whether only the linear map is trained; the network's batch norms then keep their
+            statistics, too.
+        condition_dim: C.
     """
 
     def __init__(
@@ -70,61 +75,59 @@ class Backbone(ImageCondition):
         name: str = "mobilenet_v3_small",
         weights: str | None = None,
         frozen: bool = True,
-        dim: PositiveInt = 128,
+        condition_dim: PositiveInt = 128,
     ):
         known = torchvision.models.list_models(torchvision.models)
         if name not in known:
             raise ValueError(
-                f"model.condition.name={name}: torchvision.models has none of it.{config.closest(name, known)}"
+                f"model.condition.name={name}: expected a model of torchvision.models."
+                f"{config.closest(name, known)}"
             )
         network = torchvision.models.get_model(name, weights=None)
-        head = next(
-            (part for part in HEADS if isinstance(getattr(network, part, None), nn.Module)), None
-        )
-        if head is None:
+        heads = [part for part in HEADS if isinstance(getattr(network, part, None), nn.Module)]
+        if not heads:
             raise ValueError(
-                f"model.condition.name={name}: none of {', '.join(HEADS)} is there to take off; choose another"
+                f"model.condition.name={name}: expected a network with one of {', '.join(HEADS)} "
+                "as its last layers; choose another"
             )
-        last = getattr(network, head)
-        linear = [m for m in last.modules() if isinstance(m, nn.Linear)]
-        super().__init__(linear[0].in_features, dim)
-        setattr(network, head, nn.Flatten())
         if frozen and weights is None:
             raise ValueError(
-                "model.condition.weights=null: a frozen network of random weights tells little; give DEFAULT or a file, or "
-                "train it, model.condition.frozen=false"
+                "model.condition.weights=null: a frozen network of random weights tells little "
+                "about an image; set model.condition.weights=DEFAULT or a file, or train it with "
+                "model.condition.frozen=false"
             )
-        self.name, self.weights, self.frozen, self.network, self.head = (
-            name,
-            weights,
-            frozen,
-            network,
-            head,
-        )
-        self.register_buffer("mean", torch.tensor(IMAGENET[0]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET[1]).view(3, 1, 1), persistent=False)
+        head = heads[0]
+        last_layers = getattr(network, head).modules()
+        first_linear = next(layer for layer in last_layers if isinstance(layer, nn.Linear))
+        super().__init__(first_linear.in_features, condition_dim)
+        setattr(network, head, nn.Flatten())
+        self.name = name
+        self.weights = weights
+        self.frozen = frozen
+        self.head = head
+        self.network = network
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
         network.requires_grad_(not frozen)
 
-    def begin(self) -> None:
-        """Takes the pretrained weights, for a new run."""
+    def load_weights(self) -> None:
+        """Loads the pretrained weights, at the start of a new run."""
         if self.weights is None:
             return
         path = Path(self.weights).expanduser()
         if path.is_file():
             state = read_torch(path)
         else:
-            state = torchvision.models.get_model_weights(self.name)[self.weights].get_state_dict(
-                progress=False
-            )
+            weights = torchvision.models.get_model_weights(self.name)[self.weights]
+            state = weights.get_state_dict(progress=False)
         state = {
             name: value for name, value in state.items() if not name.startswith(f"{self.head}.")
         }
         try:
             self.network.load_state_dict(state)
         except RuntimeError as error:
-            raise ValueError(
-                f"model.condition.weights={self.weights}: {str(error).splitlines()[1].strip()}"
-            ) from None
+            why = str(error).splitlines()[1].strip()
+            raise ValueError(f"model.condition.weights={self.weights}: {why}") from None
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -138,47 +141,47 @@ class Backbone(ImageCondition):
 
 
 class RunEncoder(ImageCondition):
-    """The codes that the model of a finished run gives images, as an O-GAN's or a flow's; it is not
-    trained further.
+    """The codes that a finished run gives images, then a linear map; the run is not trained on.
 
-    run: its directory. frozen: its config as JSON, which genlab train adds, so that this run, whose
-    checkpoints hold the weights, can be used without that one. ckpt: best, last or a path, read
-    when training starts.
+    Args:
+        run: The run's directory: an O-GAN, a flow or another model that encodes images.
+        run_config: The run's config as JSON. genlab train adds it; since checkpoints hold the
+            weights as well, the trained model then needs that directory no more.
+        ckpt: best, last or a path, read when training starts.
+        condition_dim: C.
     """
 
     def __init__(
         self,
         run: str | None = None,
-        frozen: str | None = None,
+        run_config: str | None = None,
         ckpt: str = "last",
-        dim: PositiveInt = 128,
+        condition_dim: PositiveInt = 128,
     ):
         if run is None:
             raise ValueError(
-                "model.condition.run: give the run whose codes steer the captions: outputs/train/ogan/<stamp>"
+                "model.condition.run=null: expected the run that encodes the images, as in "
+                "model.condition.run=outputs/train/ogan/<stamp>"
             )
-        frozen = config.read_frozen(run) if frozen is None else config.parse_frozen(frozen)
-        system = config.build_system(frozen)
-        able = (
-            hasattr(system, "encode")
-            and hasattr(system, "latent_dim")
-            and not hasattr(system, "stored_codes")
+        settings = (
+            config.read_frozen(run) if run_config is None else config.parse_frozen(run_config)
         )
-        if not able or system.modality != "image":
+        system = config.build_system(settings)
+        encodes = isinstance(system, Encodes) and isinstance(system, Decodes)
+        if not encodes or isinstance(system, HasStoredCodes) or system.modality != "image":
             raise ValueError(
-                f"model.condition.run={run}: {type(system).__name__} has no encoder of images"
+                f"model.condition.run={run}: {type(system).__name__} has no encoder of images; "
+                "expected a run such as an O-GAN or a flow of images"
             )
-        super().__init__(system.latent_dim, dim)
-        data = frozen["data"]
-        self.run, self.ckpt, self.shape = (
-            run,
-            ckpt,
-            (data["channels"], data["image_size"], data["image_size"]),
-        )
+        super().__init__(system.latent_dim, condition_dim)
+        data = settings["data"]
+        self.run = run
+        self.ckpt = ckpt
+        self.shape = (data["channels"], data["image_size"], data["image_size"])
         self.system = system.eval().requires_grad_(False)
 
-    def begin(self) -> None:
-        """Takes the weights of the run, for a new one."""
+    def load_weights(self) -> None:
+        """Loads the weights of the run, at the start of a new one."""
         self.system.load_state_dict(runs.load(self.run, self.ckpt).state_dict())
 
     def train(self, mode: bool = True):
@@ -189,8 +192,9 @@ class RunEncoder(ImageCondition):
     def features(self, image: Tensor) -> Tensor:
         if image.shape[1:] != self.shape:
             raise ValueError(
-                f"data: images of {tuple(image.shape[1:])}; the run {self.run} was trained on {self.shape} "
-                "(data.images.image_size=, data.images.channels=)"
+                f"data: expected images of {self.shape}, which the run {self.run} was trained on, "
+                f"found {tuple(image.shape[1:])}; set data.images.image_size= and "
+                "data.images.channels="
             )
         with torch.no_grad():
             return self.system.encode(image)

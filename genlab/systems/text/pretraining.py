@@ -1,10 +1,10 @@
-"""Pretraining a BERT on raw text: masked tokens (MLM), next tokens (GPT), or the rest of a text
-(UNILM).
+"""Pretraining a BERT on raw text: masked words (MLM), next tokens (GPT), or UniLM.
+
+Shapes: B rows of L tokens; M predicted tokens; V vocabulary; N texts; D hidden_dim.
 """
 
-import sys
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,44 +14,61 @@ from torchmetrics import MeanMetric
 
 from genlab.losses.language import (
     IGNORED,
-    Question,
-    continued,
-    masked,
-    most_masked,
-    next_tokens,
+    Task,
+    bound_masked,
+    mask_words,
+    predict_next,
     select,
+    split_documents,
 )
 from genlab.models.seq2seq.bert import Layer
 from genlab.models.seq2seq.generation import Decoding
 from genlab.nn.masks import CAUSAL, FULL, bidirectional, causal, positions_of, unilm
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveInt
-from genlab.systems.text.filling import fill_masks, go_on
-from genlab.systems.text.writing import Generated, generate, vectors
+from genlab.systems.text.filling import continue_texts, fill_masks
+from genlab.systems.text.initialisation import initialise
+from genlab.systems.text.writing import Generated, embed_texts, generate
 from genlab.training.graph import refuse_checkpointing
 from genlab.training.lamb import LAMB
-from genlab.weights.bert import fill
+from genlab.training.schedules import check_decay, configure_schedule, warmup_decay
 from genlab.weights.huggingface import save
 
 __all__ = ["Pretraining", "sharded_layers"]
 
 
-class Pretraining(LightningModule):
-    """A BERT `net` that learns from packed rows of text; the loss is the mean cross-entropy of what
-    is asked.
+@runtime_checkable
+class PacksRows(Protocol):
+    """Data whose rows may hold several documents."""
 
-    objective: mlm (words of mask_rate of the text are hidden), gpt (each next token), unilm (the
-    rest of each text after a random split, its beginning read in both directions):
-    genlab.losses.language. optimizer: called with two groups, of which biases and norms have no
-    weight decay and, with LAMB, no trust ratio. lr rises over `warmup`, then falls to 0 at `decay`
-    (null: it stays), counted in `unit`: steps of the optimiser, or tokens read. codec: the
-    vocabulary, and the lengths that sample and encode read and write. init: weights to start from,
-    of a run or pretrained; null: random ones.
+    pack: Literal["cross_document", "isolated"]
+
+
+class Pretraining(LightningModule):
+    """A BERT that learns from packed rows of raw text.
+
+    The loss is the mean cross-entropy of the predicted tokens (genlab.losses.language).
+
+    Args:
+        net: A BERT.
+        codec: Holds the vocabulary, and the lengths that sample and encode read and write.
+        optimizer: Is called with two parameter groups; biases and norms have no weight decay and,
+            with LAMB, no trust ratio.
+        objective: mlm: random words are masked. gpt: each next token. unilm: each text is split at
+            random, its beginning read bidirectionally and the rest predicted.
+        mask_rate: The fraction of the words that mlm masks, in (0, 1).
+        lr: The highest learning rate.
+        weight_decay: Of weights other than biases and norms.
+        num_warmup_steps: lr rises over so many units.
+        num_decay_steps: lr falls from there to 0 at this many units; None: it stays.
+        unit: Of these two: steps of the optimiser, or tokens that are read.
+        init: Weights to start from, of a run or pretrained (genlab.weights.source.find); None:
+            random weights.
     """
 
     modality = "text"
     formats = ("huggingface",)
     source_segment = 0
-    static = False  # training steps of fixed shapes (systems.graph)
+    static = False  # whether training steps have fixed shapes; genlab.training.graph sets it
 
     def __init__(
         self,
@@ -62,8 +79,8 @@ class Pretraining(LightningModule):
         mask_rate: OpenFraction = 0.15,
         lr: NonNegativeFloat = 1e-3,
         weight_decay: NonNegativeFloat = 0.01,
-        warmup: NonNegativeInt = 0,
-        decay: PositiveInt | None = None,
+        num_warmup_steps: NonNegativeInt = 0,
+        num_decay_steps: PositiveInt | None = None,
         unit: Literal["steps", "tokens"] = "steps",
         init: str | None = None,
     ):
@@ -74,107 +91,100 @@ class Pretraining(LightningModule):
             raise ValueError(f"model.unit={unit}: expected steps or tokens")
         if not 0 < mask_rate < 1:
             raise ValueError(
-                f"model.mask_rate={mask_rate}: expected a part of the words, between 0 and 1"
+                f"model.mask_rate={mask_rate}: expected a fraction of words, above 0 and below 1"
             )
-        if decay is not None and decay <= warmup:
+        check_decay(num_warmup_steps, num_decay_steps)
+        longest = codec.max_source + (codec.max_target if objective != "mlm" else 0)
+        if longest > net.max_length:
             raise ValueError(
-                f"model.decay={decay}: expected more than model.warmup={warmup}, or null"
+                f"net.max_length={net.max_length}: expected at least the {longest} tokens of "
+                "model.codec.max_source and, unless model.objective=mlm, model.codec.max_target"
             )
-        if codec.max_source + (codec.max_target if objective != "mlm" else 0) > net.max_length:
-            raise ValueError(
-                f"model.codec: max_source and max_target do not fit into net.max_length={net.max_length}"
-            )
-        self.net, self.codec, self.optimizer, self.objective, self.mask_rate = (
-            net,
-            codec,
-            optimizer,
-            objective,
-            mask_rate,
-        )
-        self.lr, self.weight_decay, self.init = lr, weight_decay, init
-        self.warmup, self.decay, self.unit = warmup, decay, unit
+        self.net = net
+        self.codec = codec
+        self.optimizer = optimizer
+        self.objective = objective
+        self.mask_rate = mask_rate
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.init = init
+        self.num_warmup_steps = num_warmup_steps
+        self.num_decay_steps = num_decay_steps
+        self.unit = unit
         self.target_segment = 1 if objective == "unilm" else 0
-        self.nll, self.right = MeanMetric(), MeanMetric()
+        self.nll = MeanMetric()
+        self.accuracy = MeanMetric()
 
     # --- the objective ----------------------------------------------------------------------------
 
-    def ask(self, batch: dict[str, Tensor]) -> tuple[Question, Tensor | str, Tensor | None]:
-        """(what is asked about a batch, its attention mask, its positions; None: straight through)."""
-        ids, documents, lengths, t = (
-            batch["ids"],
-            batch.get("documents"),
-            batch.get("lengths"),
-            self.codec.tokenizer,
-        )
+    def make_task(self, batch: dict[str, Tensor]) -> tuple[Task, Tensor | str, Tensor | None]:
+        """The task of a batch, its attention mask, and its positions (B, L); None: 0 to L-1."""
+        ids = batch["ids"]
+        documents = batch.get("documents")
+        lengths = batch.get("lengths")
+        tokenizer = self.codec.tokenizer
         inside = torch.ones_like(ids, dtype=torch.bool)
         if lengths is not None:
             inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         if self.objective == "mlm":
-            hideable = inside & (ids != t.cls_id) & (ids != t.sep_id)
-            question = masked(
+            maskable = inside & (ids != tokenizer.cls_id) & (ids != tokenizer.sep_id)
+            task = mask_words(
                 ids,
                 batch["starts"],
-                hideable,
+                maskable,
                 batch["keys"],
                 self.mask_rate,
-                t.mask_id,
+                tokenizer.mask_id,
                 self.net.vocab_size,
             )
-            mask = (
-                FULL if documents is None and lengths is None else bidirectional(inside, documents)
-            )
+            is_full = documents is None and lengths is None
+            mask = FULL if is_full else bidirectional(inside, documents)
         elif self.objective == "gpt":
-            question = next_tokens(ids, inside, documents, t.cls_id)
+            task = predict_next(ids, inside, documents, tokenizer.cls_id)
             mask = CAUSAL if documents is None else causal(inside, documents)
         else:
-            question, inside, documents = continued(
-                ids, inside, documents, batch["keys"], t.sep_id, t.pad_id
+            task, inside, documents = split_documents(
+                ids, inside, documents, batch["keys"], tokenizer.sep_id, tokenizer.pad_id
             )
-            mask = unilm(question.segments, inside, documents)
-        return question, mask, None if documents is None else positions_of(documents)
+            mask = unilm(task.segments, inside, documents)
+        return task, mask, None if documents is None else positions_of(documents)
 
     def predict(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(logits (M, V), tokens (M,)) of all that is asked about a batch, the head applied to that
-        alone.
+        """Logits (M, V) and labels (M,) of the predicted tokens of a batch.
 
-        In static training M is as many as there may be, the rest of tokens being IGNORED.
+        In static training M is the most that there may be, and the labels of the rest are IGNORED.
         """
-        question, mask, positions = self.ask(batch)
-        capacity, count = None, question.ids.numel()
+        task, mask, positions = self.make_task(batch)
+        capacity, count = None, task.ids.numel()
         if self.static and self.training:
-            capacity = most_masked(count, self.mask_rate) if self.objective == "mlm" else count
-        places, tokens = select(question.chosen, question.right, capacity)
-        hidden = self.net(question.ids, question.segments, mask, positions).flatten(0, 1)
-        return self.net.logits(hidden.index_select(0, places)).float(), tokens
+            capacity = bound_masked(count, self.mask_rate) if self.objective == "mlm" else count
+        places, labels = select(task.predicted, task.labels, capacity)
+        hidden = self.net(task.ids, task.segments, mask, positions).flatten(0, 1)
+        return self.net.logits(hidden.index_select(0, places)).float(), labels
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         """The loss of a batch."""
         return F.cross_entropy(*self.predict(batch))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """The loss as a mean over all that is asked in all processes, whose numbers of questions
-        differ.
-        """
-        logits, tokens = self.predict(batch)
-        count = (tokens != IGNORED).sum().float()
+        """The loss, a mean over the predicted tokens of all processes, whose numbers differ."""
+        logits, labels = self.predict(batch)
+        count = (labels != IGNORED).sum().float()
         if self.trainer.world_size > 1:
             count = self.trainer.strategy.reduce(count, reduce_op="mean")
-        loss = F.cross_entropy(logits, tokens, reduction="sum") / count.clamp(min=1)
+        loss = F.cross_entropy(logits, labels, reduction="sum") / count.clamp(min=1)
         self.log("train/loss", loss.detach(), batch_size=len(batch["ids"]))
         return loss
 
     def graph_key(self) -> tuple:
-        """What decides which kernels a step launches (trainer.graph=true); ValueError for what
-        cannot be captured.
-        """
+        """See genlab.systems.base.Captured."""
         refuse_checkpointing(self.net)
-        if (
-            self.objective == "unilm"
-            and getattr(self.trainer.datamodule, "pack", None) == "isolated"
-        ):
+        data = self.trainer.datamodule
+        isolated = isinstance(data, PacksRows) and data.pack == "isolated"
+        if self.objective == "unilm" and isolated:
             raise ValueError(
-                "trainer.graph=true: model.objective=unilm with data.pack=isolated makes rows as wide as their documents "
-                "demand; set data.pack=cross_document"
+                "trainer.graph=true: with model.objective=unilm and data.pack=isolated the width "
+                "of a row depends on its documents; set data.pack=cross_document"
             )
         return ()
 
@@ -195,27 +205,25 @@ class Pretraining(LightningModule):
             optimizer.param_groups[1]["adapt"] = False
             if "FSDP" in type(self.trainer.strategy).__name__:
                 raise ValueError(
-                    "optimizer=lamb: its norms are of whole tensors, which trainer=fsdp cuts; use optimizer=adamw"
+                    "optimizer=lamb: needs the norms of whole tensors, which trainer=fsdp shards; "
+                    "use optimizer=adamw"
                 )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return configure_schedule(optimizer, self.rate)
 
     def rate(self, step: int) -> float:
-        """The part of lr that step 0, 1, ... is taken with."""
-        done = step * self._per_step()
-        if done < self.warmup:
-            return (done + self._per_step()) / (self.warmup + self._per_step())
-        return (
-            1.0
-            if self.decay is None
-            else max(0.0, (self.decay - done) / (self.decay - self.warmup))
+        """The factor of lr in step 0, 1, ..."""
+        stride = self._per_step()
+        return warmup_decay(
+            step * stride,
+            self.num_warmup_steps,
+            self.num_decay_steps,
+            "linear",
+            stride=stride,
+            after=stride,
         )
 
     def _per_step(self) -> int:
-        """How far a step of the optimiser is in `unit`."""
+        """What a step of the optimiser counts in `unit`."""
         if self.unit == "steps":
             return 1
         trainer, data = self.trainer, self.trainer.datamodule
@@ -224,63 +232,62 @@ class Pretraining(LightningModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Takes over the vocabulary of the data, and for a new run the weights of `init`."""
         if stage != "fit":
             return
         data = self.trainer.datamodule
-        tokenizer, length = data.tokenizer, data.max_length
-        if len(tokenizer) != self.net.vocab_size:
+        if self.objective == "mlm" and data.tokenizer.mask_id is None:
             raise ValueError(
-                f"net.vocab_size={self.net.vocab_size}: the vocabulary of the data has {len(tokenizer)} tokens"
+                "data.vocab: expected a vocabulary with [MASK] for model.objective=mlm"
             )
-        if self.objective == "mlm" and tokenizer.mask_id is None:
-            raise ValueError("data.vocab: it has no [MASK], which model.objective=mlm needs")
-        if length + (self.objective == "unilm") > self.net.max_length:
+        most = self.net.max_length - (self.objective == "unilm")
+        if data.max_length > most:
             raise ValueError(
-                f"data.max_length={length}: expected at most net.max_length={self.net.max_length}, and one less with "
-                "model.objective=unilm, for the [SEP] of the split"
+                f"data.max_length={data.max_length}: expected at most {most}: net.max_length and, "
+                "with model.objective=unilm, one less, for the [SEP] of the split"
             )
-        self.codec.use(tokenizer)
-        if self.init is not None and self.trainer.ckpt_path is None:
-            report = fill(self.net, self.init, tokenizer.keep_tokens, tokenizer.vocab)
-            if self.trainer.is_global_zero:
-                print(report, file=sys.stderr)
+        initialise(self, data.tokenizer)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        logits, tokens = self.predict(batch)
-        if len(tokens):
-            self.nll.update(F.cross_entropy(logits, tokens, reduction="none"))
-            self.right.update((logits.argmax(1) == tokens).float())
+        logits, labels = self.predict(batch)
+        if len(labels):
+            self.nll.update(F.cross_entropy(logits, labels, reduction="none"))
+            self.accuracy.update((logits.argmax(1) == labels).float())
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({"val/loss": self.nll.compute(), "val/accuracy": self.right.compute()})
+        self.log_dict({"val/loss": self.nll.compute(), "val/accuracy": self.accuracy.compute()})
         self.nll.reset()
-        self.right.reset()
+        self.accuracy.reset()
 
     # --- verbs ------------------------------------------------------------------------------------
 
     def generate(
         self, examples: Sequence, decoding: Decoding | None = None, **options
     ) -> list[Generated]:
-        """mlm: each example's source with its [MASK]s filled; gpt: what follows it; unilm: what is
-        written to it.
+        """Texts for each example, whose `sources` are one text.
+
+        Objective mlm: the text with its [MASK]s filled. gpt: what follows it. unilm: a target for
+        it. options: seed and progress, see genlab.systems.text.writing.generate.
         """
-        write = {"mlm": fill_masks, "gpt": go_on, "unilm": generate}[self.objective]
+        write = {"mlm": fill_masks, "gpt": continue_texts, "unilm": generate}[self.objective]
         return write(self, examples, decoding or Decoding(), **options)
 
     def encode(self, texts: Sequence[str], pooling: str = "mean") -> Tensor:
-        """Vectors (N, D) float32 of texts, cut to the codec's max_source: the mean over the tokens,
-        or [CLS]'s.
+        """Vectors (N, D) float32 of texts, each cut to the codec's max_source tokens.
+
+        pooling: mean, over the tokens; or cls, the vector of [CLS], unless the objective is gpt.
         """
         if pooling not in ("mean", "cls") or (self.objective == "gpt" and pooling == "cls"):
             raise ValueError(
-                f"pooling={pooling}: expected mean, or, of a model that reads in both directions, cls"
+                f"pooling={pooling}: expected mean or, unless model.objective=gpt, cls"
             )
-        return vectors(self, texts, pooling, causal if self.objective == "gpt" else bidirectional)
+        make_mask = causal if self.objective == "gpt" else bidirectional
+        return embed_texts(self, texts, pooling, make_mask)
 
     def export(self, out: str, format: str = "huggingface") -> list[str]:
-        """Writes weights and vocabulary in one of `formats` into the directory `out`; the names of
-        its files.
+        """Writes weights and vocabulary in one of `formats` into the directory `out`.
+
+        Returns:
+            The names of the files.
         """
         return save(self.net, self.codec.tokenizer, out, decoder=self.objective == "gpt")
 

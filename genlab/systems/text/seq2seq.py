@@ -1,6 +1,8 @@
-"""Sequence to sequence with one BERT: it reads in both directions, and writes from left to right."""
+"""Sequence to sequence with one BERT, which reads bidirectionally and writes left to right.
 
-import sys
+Shapes: B rows of L tokens; M target tokens; V vocabulary; C condition_dim; N texts; D hidden_dim.
+"""
+
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,32 +16,42 @@ from genlab.losses.language import select
 from genlab.models.seq2seq.generation import Decoding
 from genlab.nn.masks import CAUSAL, bidirectional, unilm
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, PartialFraction, PositiveInt
-from genlab.systems.text.writing import Generated, generate, vectors
+from genlab.systems.text.initialisation import initialise
+from genlab.systems.text.writing import Generated, embed_texts, generate
 from genlab.training.graph import refuse_checkpointing
-from genlab.weights.bert import fill
+from genlab.training.schedules import check_decay, configure_schedule, warmup_decay
 from genlab.weights.huggingface import save
 
 __all__ = ["Seq2Seq"]
 
 
 class Seq2Seq(LightningModule):
-    """UNILM: a BERT `net` whose mask lets a source see itself, and a target the source and its own
-    past.
+    """UniLM: a BERT whose mask lets the source see itself, and the target the source and its past.
 
     The loss is the cross-entropy of each target token and the final [SEP], a mean over the target
-    tokens of the batch, after "Unified Language Model Pre-training", Dong et al. 2019, arXiv
-    1905.03197, trained by next tokens as in Su 2019, https://kexue.fm/archives/6933. codec: texts
-    to rows, with the vocabulary. optimizer: called with two parameter groups, of which biases and
-    norms have no weight decay. lr rises over warmup_steps, then falls to a hundredth at decay_steps
-    (null: it stays). adversarial: FGM's epsilon, the length of the step that the word embeddings
-    are moved against the loss (Miyato et al. 2016, arXiv 1605.07725); 0: none. target_segment: 1,
-    or 5 with source_segment 4 for UniLM's own weights.
-    init: pretrained weights to start from (genlab.weights.source.find); null: random ones.
+    tokens of the batch. "Unified Language Model Pre-training", Dong et al. 2019, arXiv 1905.03197,
+    trained by next tokens as in Su 2019, https://kexue.fm/archives/6933.
+
+    Args:
+        net: A BERT.
+        codec: Turns texts into rows; holds the vocabulary.
+        optimizer: Is called with two parameter groups; biases and norms have no weight decay.
+        lr: The highest learning rate.
+        weight_decay: Of weights other than biases and norms.
+        num_warmup_steps: lr rises over so many steps.
+        num_decay_steps: lr falls from there to a hundredth at this step; None: it stays.
+        label_smoothing: Of the cross-entropy.
+        adversarial: FGM's epsilon: the length of a step of the word embeddings along the gradient,
+            behind which the loss is taken once more (Miyato et al. 2016, arXiv 1605.07725); 0: no
+            such loss.
+        source_segment: The segment of the source; 4 for UniLM's own weights.
+        target_segment: The segment of the target; 5 for UniLM's own weights.
+        init: Pretrained weights to start from (genlab.weights.source.find); None: random weights.
     """
 
     modality = "text"
     formats = ("huggingface",)
-    static = False  # training steps of fixed shapes (systems.graph)
+    static = False  # whether training steps have fixed shapes; genlab.training.graph sets it
 
     def __init__(
         self,
@@ -48,8 +60,8 @@ class Seq2Seq(LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         lr: NonNegativeFloat = 1e-5,
         weight_decay: NonNegativeFloat = 0.01,
-        warmup_steps: NonNegativeInt = 0,
-        decay_steps: PositiveInt | None = None,
+        num_warmup_steps: NonNegativeInt = 0,
+        num_decay_steps: PositiveInt | None = None,
         label_smoothing: PartialFraction = 0.0,
         adversarial: NonNegativeFloat = 0.0,
         source_segment: NonNegativeInt = 0,
@@ -57,55 +69,58 @@ class Seq2Seq(LightningModule):
         init: str | None = None,
     ):
         super().__init__()
-        if decay_steps is not None and decay_steps <= warmup_steps:
+        check_decay(num_warmup_steps, num_decay_steps)
+        if adversarial < 0:
+            raise ValueError(f"model.adversarial={adversarial}: expected 0 or more")
+        if not 0 <= label_smoothing < 1:
             raise ValueError(
-                f"model.decay_steps={decay_steps}: expected more than model.warmup_steps={warmup_steps}, or null"
-            )
-        if adversarial < 0 or not 0 <= label_smoothing < 1:
-            raise ValueError(
-                f"model.adversarial={adversarial}, model.label_smoothing={label_smoothing}: expected 0 or more"
+                f"model.label_smoothing={label_smoothing}: expected 0 or more and below 1"
             )
         if codec.max_length > net.max_length:
             raise ValueError(
-                f"data.max_source + data.max_question + data.max_target = {codec.max_length}: expected at most "
-                f"net.max_length={net.max_length}"
+                f"net.max_length={net.max_length}: expected at least data.max_source + "
+                f"data.max_question + data.max_target = {codec.max_length}"
             )
-        self.net, self.codec, self.optimizer = net, codec, optimizer
-        self.lr, self.weight_decay, self.warmup_steps, self.decay_steps = (
-            lr,
-            weight_decay,
-            warmup_steps,
-            decay_steps,
-        )
-        self.label_smoothing, self.adversarial = label_smoothing, adversarial
-        self.source_segment, self.target_segment, self.init = source_segment, target_segment, init
-        self.nll, self.right = MeanMetric(), MeanMetric()
+        self.net = net
+        self.codec = codec
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.num_warmup_steps = num_warmup_steps
+        self.num_decay_steps = num_decay_steps
+        self.label_smoothing = label_smoothing
+        self.adversarial = adversarial
+        self.source_segment = source_segment
+        self.target_segment = target_segment
+        self.init = init
+        self.nll = MeanMetric()
+        self.accuracy = MeanMetric()
 
     # --- the objective ----------------------------------------------------------------------------
 
     def predict(
         self, batch: dict[str, Tensor], condition: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(logits (M, V), tokens (M,)) of all M target tokens of a batch, the head applied to them
-        alone.
+        """Logits (M, V) and tokens (M,) of all target tokens of a batch.
 
-        condition: (B, C), a vector that each row is written under. In static training M is as many
-        as there may be, the rest of tokens being IGNORED (losses.language).
+        In static training M is the most that there may be, and the rest of the tokens is IGNORED
+        (genlab.losses.language).
+
+        Args:
+            batch: ids and segments (B, L), lengths (B,).
+            condition: (B, C) the condition of each row.
         """
-        ids, target = batch["ids"], batch["segments"]
+        ids, target = batch["ids"], batch["segments"] == 1
         mask = CAUSAL  # of a language model, whose source is the [CLS]
         if self.codec.max_source:
-            mask = unilm(
-                target, torch.arange(ids.shape[1], device=ids.device) < batch["lengths"][:, None]
-            )
-        segments = torch.where(target == 1, self.target_segment, self.source_segment)
+            inside = torch.arange(ids.shape[1], device=ids.device) < batch["lengths"][:, None]
+            mask = unilm(batch["segments"], inside)
+        segments = torch.where(target, self.target_segment, self.source_segment)
         hidden = self.net(ids, segments, mask, condition=condition).flatten(0, 1)
-        predicted = F.pad(target[:, 1:] == 1, (0, 1))
-        capacity = (
-            min(len(ids) * self.codec.max_target, ids.numel())
-            if self.static and self.training
-            else None
-        )
+        predicted = F.pad(target[:, 1:], (0, 1))
+        capacity = None
+        if self.static and self.training:
+            capacity = min(len(ids) * self.codec.max_target, ids.numel())
         places, tokens = select(predicted, ids.roll(-1, 1), capacity)
         if condition is not None:
             condition = condition.index_select(0, places // ids.shape[1])
@@ -129,90 +144,76 @@ class Seq2Seq(LightningModule):
         return loss
 
     def graph_key(self) -> tuple:
-        """What decides which kernels a step launches (trainer.graph=true); ValueError for what
-        cannot be captured.
-        """
+        """See genlab.systems.base.Captured."""
         refuse_checkpointing(self.net)
         longest = self.trainer.datamodule.codec.max_target
         if longest > self.codec.max_target:
             raise ValueError(
-                f"trainer.graph=true: model.codec.max_target={self.codec.max_target}: the data's is {longest}"
+                f"trainer.graph=true: model.codec.max_target={self.codec.max_target}: expected at "
+                f"least the data's, {longest}"
             )
         return ()
 
     def configure_optimizers(self):
         trained = [p for p in self.parameters() if p.requires_grad]
-        weights, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
+        weights = [p for p in trained if p.ndim > 1]
+        others = [p for p in trained if p.ndim <= 1]
         groups = [
             {"params": weights, "weight_decay": self.weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
         optimizer = self.optimizer(groups, lr=self.lr)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        return configure_schedule(optimizer, self.rate)
 
     def rate(self, step: int) -> float:
-        """The part of lr that step 0, 1, ... is taken with."""
-        if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
-        if self.decay_steps is None:
-            return 1.0
-        left = (self.decay_steps - step) / (self.decay_steps - self.warmup_steps)
-        return max(left, 0.01)
+        """The factor of lr in step 0, 1, ..."""
+        return warmup_decay(
+            step, self.num_warmup_steps, self.num_decay_steps, "linear", floor=0.01, after=1
+        )
 
     def setup(self, stage: str) -> None:
-        """Takes over the vocabulary of the data, and for a new run the pretrained weights.
-
-        A resumed run has the same vocabulary: the data's fingerprint includes it.
-        """
         if stage == "fit":
-            tokenizer = self.trainer.datamodule.codec.tokenizer
-            if len(tokenizer) != self.net.vocab_size:
-                raise ValueError(
-                    f"net.vocab_size={self.net.vocab_size}: the vocabulary of the data has {len(tokenizer)} tokens"
-                )
-            self.codec.use(tokenizer)
-            if self.init is not None and self.trainer.ckpt_path is None:
-                report = fill(self.net, self.init, tokenizer.keep_tokens, tokenizer.vocab)
-                if self.trainer.is_global_zero:
-                    print(report, file=sys.stderr)
+            initialise(self, self.trainer.datamodule.codec.tokenizer)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits, tokens = self.predict(batch)
         self.nll.update(F.cross_entropy(logits, tokens, reduction="none"))
-        self.right.update((logits.argmax(1) == tokens).float())
+        self.accuracy.update((logits.argmax(1) == tokens).float())
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/perplexity", self.nll.compute().exp())
-        self.log("val/token_accuracy", self.right.compute())
+        self.log("val/token_accuracy", self.accuracy.compute())
         self.nll.reset()
-        self.right.reset()
+        self.accuracy.reset()
 
     # --- verbs ------------------------------------------------------------------------------------
 
     def generate(
         self, examples: Sequence, decoding: Decoding | None = None, **options
     ) -> list[Generated]:
-        """What is written to each example, which has `sources` (texts) and, to be answered out of
-        them, a `question`.
+        """A target for each example, or an answer.
 
-        options: seed, progress; see systems.writing.
+        Args:
+            examples: Each has `sources`, texts, and a `question` that is answered out of them, or
+                None and one source.
+            decoding: The options.
+            options: seed and progress, see genlab.systems.text.writing.generate.
         """
         return generate(self, examples, decoding or Decoding(), **options)
 
     def encode(self, texts: Sequence[str], pooling: str = "mean") -> Tensor:
-        """Vectors (N, D) float32 of texts, cut to data.max_source tokens: the mean over its tokens,
-        or [CLS]'s.
+        """Vectors (N, D) float32 of texts, each cut to data.max_source tokens.
+
+        pooling: mean, over the tokens; or cls, the vector of [CLS].
         """
         if pooling not in ("mean", "cls"):
             raise ValueError(f"pooling={pooling}: expected mean or cls")
-        return vectors(self, texts, pooling, bidirectional)
+        return embed_texts(self, texts, pooling, bidirectional)
 
     def export(self, out: str, format: str = "huggingface") -> list[str]:
-        """Writes weights and vocabulary in one of `formats` into the directory `out`; the names of
-        its files.
+        """Writes weights and vocabulary in one of `formats` into the directory `out`.
+
+        Returns:
+            The names of the files.
         """
         return save(self.net, self.codec.tokenizer, out)

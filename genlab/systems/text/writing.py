@@ -1,4 +1,4 @@
-"""Texts written to many sources, or answers to many questions, in batches of like length."""
+"""Texts for many sources, answers to many questions and vectors of many texts, batch by batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -9,13 +9,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from genlab.models.seq2seq.generation import Decoding, write
 
-__all__ = ["Decoding", "Generated", "generate", "vectors"]
+__all__ = ["BATCH_ROWS", "Decoding", "Generated", "draw_uniforms", "embed_texts", "generate"]
 
-ROWS = 64  # read at once
+BATCH_ROWS = 64  # rows that are read at once
+
+Windows = list[list[int]]  # the rows of token ids that are read for one example
 
 
 class Generated(NamedTuple):
-    """The texts written to one source or question, best first, and their scores (see Decoded)."""
+    """The texts for one source or question, best first, and their scores (see Decoded)."""
 
     texts: list[str]
     scores: list[float]
@@ -30,135 +32,174 @@ def generate(
     progress: Callable[[int], None] = lambda done: None,
     conditions: Tensor | None = None,
 ) -> list[Generated]:
-    """What is written to each example; all windows of all sources of a question vote on its answer.
+    """Texts for each example.
 
-    conditions (N, C): what each is written under. A language model goes on from each source, with
-    which its text begins.
+    All windows of all sources of a question vote on its answer. A language model continues each
+    source, and the text begins with it.
 
-    seed: for method=sample; a text is a function of it and of its example's place. progress: called
-    with the examples done.
+    Args:
+        system: A text system with `net`, `codec` and the segments of source and target.
+        examples: Each has `sources` and a `question`, or None for it.
+        decoding: The options.
+        seed: For method=sample: a text is a function of it and of its example's place.
+        progress: Is called with the number of examples that are done.
+        conditions: (N, C) the condition vector of each example.
+
+    Returns:
+        `decoding.num` texts for each example.
+
+    Raises:
+        ValueError: Only some examples have a question, a source does not fit, or an option has no
+            effect.
     """
     codec = system.codec
-    asked = {example.question is not None for example in examples}
-    if len(asked) > 1:
-        raise ValueError("some examples have a question and others none; write to them apart")
-    decoding = decoding.settled(True in asked)
-    max_length = decoding.longest(codec.max_target, "data.max_target of this model")
-    plain = iter(codec.sources([source for e in examples for source in e.sources]))
-    questions = codec.tokenizer.plain([e.question or "" for e in examples])
-    rows: list[list[list[int]]] = []
-    for example, ids in zip(examples, questions, strict=True):
-        question = None if example.question is None else ids
-        rows.append(
-            [window for _ in example.sources for window in codec.windows(next(plain), question)]
+    has_question = {example.question is not None for example in examples}
+    if len(has_question) > 1:
+        raise ValueError(
+            "question: some examples have one and others none; generate them separately"
         )
-        if question is None and len(rows[-1]) != 1:
-            raise ValueError(
-                f"{len(rows[-1])} windows or sources: only answers are voted on; data.stride=null cuts a source"
-            )
+    answers = True in has_question
+    decoding = decoding.resolve(answers)
+    max_length = decoding.limit_length(codec.max_target, "data.max_target of this model")
+    windows = make_windows(codec, examples)
     if not codec.max_source:
-        longest = max(len(windows[0]) for windows in rows) - 1
-        if longest > codec.max_target - 2:
-            most = f"data.max_target - 2 = {codec.max_target - 2}"
-            raise ValueError(f"prompt: a beginning of {longest} tokens; expected at most {most}")
-        max_length = decoding.longest(
-            codec.max_target - longest, f"data.max_target without the {longest} of the beginning"
+        prompt = max(len(rows[0]) for rows in windows) - 1
+        if prompt > codec.max_target - 2:
+            raise ValueError(
+                f"prompt: {prompt} tokens; expected at most data.max_target - 2 = "
+                f"{codec.max_target - 2}"
+            )
+        max_length = decoding.limit_length(
+            codec.max_target - prompt, f"data.max_target without the {prompt} tokens of the prompt"
         )
-    uniforms = None
-    if decoding.method == "sample":
-        random = torch.Generator().manual_seed(seed)
-        uniforms = torch.rand(len(rows), decoding.num, max_length, generator=random)
-    out: dict[int, Generated] = {}
-    for chunk in chunks(rows):
-        drawn = None if uniforms is None else uniforms[chunk].to(system.device)
-        under = None if conditions is None else conditions[chunk].to(system.device)
-        texts = answered(
-            system, [rows[i] for i in chunk], decoding, max_length, drawn, True in asked, under
+    uniforms = draw_uniforms(decoding, len(windows), max_length, seed)
+    generated: dict[int, Generated] = {}
+    for batch in batch_by_length(windows):
+        texts = generate_batch(
+            system,
+            [windows[i] for i in batch],
+            decoding,
+            max_length,
+            answers,
+            None if uniforms is None else uniforms[batch].to(system.device),
+            None if conditions is None else conditions[batch].to(system.device),
         )
-        out |= zip(chunk, texts, strict=True)
-        progress(len(out))
-    return [out[i] for i in range(len(rows))]
+        generated |= zip(batch, texts, strict=True)
+        progress(len(generated))
+    return [generated[i] for i in range(len(windows))]
 
 
-def chunks(rows: list[list[list[int]]]) -> Iterator[list[int]]:
-    """Examples of like length, together of at most ROWS rows, or a single one."""
-    chunk: list[int] = []
-    for i in sorted(range(len(rows)), key=lambda i: max(map(len, rows[i]))):
-        if chunk and sum(len(rows[j]) for j in chunk) + len(rows[i]) > ROWS:
-            yield chunk
-            chunk = []
-        chunk.append(i)
-    yield from [chunk] if chunk else []
+def make_windows(codec, examples: Sequence) -> list[Windows]:
+    """The windows of all sources of each example."""
+    sources = iter(codec.sources([source for e in examples for source in e.sources]))
+    questions = codec.tokenizer.plain([e.question or "" for e in examples])
+    made: list[Windows] = []
+    for example, question in zip(examples, questions, strict=True):
+        if example.question is None:
+            question = None
+        rows = [row for _ in example.sources for row in codec.windows(next(sources), question)]
+        if question is None and len(rows) != 1:
+            raise ValueError(
+                f"source: {len(rows)} windows or sources for one text, but only those of a "
+                "question can vote; set data.stride=null, which cuts a long source"
+            )
+        made.append(rows)
+    return made
 
 
-def answered(
+def draw_uniforms(decoding: Decoding, count: int, max_length: int, seed: int) -> Tensor | None:
+    """(count, num, max_length) random numbers in [0, 1) for method=sample; None for others."""
+    if decoding.method != "sample":
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, decoding.num, max_length, generator=generator)
+
+
+def batch_by_length(windows: list[Windows]) -> Iterator[list[int]]:
+    """Numbers of examples of similar length, with at most BATCH_ROWS rows, or of a single one."""
+    batch: list[int] = []
+    for i in sorted(range(len(windows)), key=lambda i: max(map(len, windows[i]))):
+        if batch and sum(len(windows[j]) for j in batch) + len(windows[i]) > BATCH_ROWS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def generate_batch(
     system,
-    rows: list[list[list[int]]],
+    windows: list[Windows],
     decoding: Decoding,
     max_length: int,
+    answers: bool,
     uniforms: Tensor | None,
-    asked: bool,
-    condition: Tensor | None = None,
+    condition: Tensor | None,
 ) -> Iterator[Generated]:
-    """What is written to the windows `rows` of each of some examples, read at once."""
+    """Texts for the examples with these windows, which are read at once."""
     codec, tokenizer = system.codec, system.codec.tokenizer
-    flat = [torch.tensor(window) for windows in rows for window in windows]
-    ids = pad_sequence(flat, True, tokenizer.pad_id).to(system.device)
-    lengths = torch.tensor([len(window) for window in flat], device=system.device)
-    options = {
-        "condition": condition,
-        "free": None if condition is None else system.condition.free(len(condition)),
-    }
-    if asked:
-        options["groups"] = torch.tensor(
-            [i for i, windows in enumerate(rows) for _ in windows], device=system.device
+    rows = [torch.tensor(row) for example in windows for row in example]
+    ids = pad_sequence(rows, True, tokenizer.pad_id).to(system.device)
+    segments = torch.full_like(ids, system.source_segment)
+    lengths = torch.tensor([len(row) for row in rows], device=system.device)
+    groups = passages = None
+    if answers:
+        groups = torch.tensor(
+            [i for i, example in enumerate(windows) for _ in example], device=system.device
         )
+        # What an answer may copy is the passage: what stands between [CLS] and the first [SEP].
         copied = [
-            torch.tensor(window[1 : window.index(tokenizer.sep_id)])
-            for windows in rows
-            for window in windows
+            torch.tensor(row[1 : row.index(tokenizer.sep_id)])
+            for example in windows
+            for row in example
         ]
-        options["passages"] = pad_sequence(copied, True, -1).to(system.device)
+        passages = pad_sequence(copied, True, -1).to(system.device)
     decoded = write(
         system.net,
-        (ids, torch.full_like(ids, system.source_segment), lengths),
+        (ids, segments, lengths),
         decoding,
         end=tokenizer.sep_id,
         max_length=max_length,
         banned=codec.banned,
+        groups=groups,
+        passages=passages,
         uniforms=uniforms,
         target_segment=system.target_segment,
-        **options,
+        condition=condition,
+        free=None if condition is None else system.condition.free(len(condition)),
     )
-    for (window, *_), tokens, sizes, scores in zip(
-        rows, *(part.tolist() for part in decoded[:3]), strict=True
-    ):
-        start = [] if codec.max_source else window[1:]
-        yield Generated(
-            [codec.text([*start, *text[:size]]) for text, size in zip(tokens, sizes, strict=True)],
-            scores,
-        )
+    tokens, sizes, scores = (part.tolist() for part in decoded[:3])
+    for example, of_tokens, of_sizes, of_scores in zip(windows, tokens, sizes, scores, strict=True):
+        prompt = [] if codec.max_source else example[0][1:]
+        texts = [
+            codec.text([*prompt, *text[:size]])
+            for text, size in zip(of_tokens, of_sizes, strict=True)
+        ]
+        yield Generated(texts, of_scores)
 
 
 @torch.no_grad()
-def vectors(system, texts: Sequence[str], pooling: str, see: Callable[[Tensor], Tensor]) -> Tensor:
-    """(N, D) float32 of texts, cut to the codec's max_source tokens: the mean over the tokens, or,
-    not `mean`, [CLS]'s.
+def embed_texts(
+    system, texts: Sequence[str], pooling: str, make_mask: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Vectors (N, D) float32 of texts.
 
-    see: from which tokens are real, bool (B, L), to the attention mask.
+    Args:
+        system: A text system with `net`, `codec` and `source_segment`.
+        texts: N texts, each cut to the codec's max_source tokens.
+        pooling: mean, over the tokens; or cls, the vector of [CLS].
+        make_mask: From real tokens (B, L), bool, to the attention mask (genlab.nn.masks).
     """
-    codec, t, codes = system.codec, system.codec.tokenizer, []
-    for i in range(0, len(texts), ROWS):
-        rows = [
-            torch.tensor(codec.row(ids[: codec.max_source - 2]))
-            for ids in t.plain(list(texts[i : i + ROWS]))
-        ]
-        ids = pad_sequence(rows, True, t.pad_id).to(system.device)
-        real = (
-            torch.arange(ids.shape[1], device=ids.device)
-            < torch.tensor([len(row) for row in rows]).to(ids)[:, None]
-        )
-        hidden = system.net(ids, torch.full_like(ids, system.source_segment), see(real)).float()
-        mean = (hidden * real[..., None]).sum(1) / real.sum(1, keepdim=True)
-        codes.append(mean if pooling == "mean" else hidden[:, 0])
-    return torch.cat(codes) if codes else torch.zeros(0, system.net.dim)
+    codec, tokenizer = system.codec, system.codec.tokenizer
+    vectors = []
+    for start in range(0, len(texts), BATCH_ROWS):
+        plain = tokenizer.plain(list(texts[start : start + BATCH_ROWS]))
+        rows = [torch.tensor(codec.row(ids[: codec.max_source - 2])) for ids in plain]
+        ids = pad_sequence(rows, True, tokenizer.pad_id).to(system.device)
+        lengths = torch.tensor([len(row) for row in rows]).to(ids)
+        inside = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        segments = torch.full_like(ids, system.source_segment)
+        hidden = system.net(ids, segments, make_mask(inside)).float()
+        mean = (hidden * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)
+        vectors.append(mean if pooling == "mean" else hidden[:, 0])
+    return torch.cat(vectors) if vectors else torch.zeros(0, system.net.hidden_dim)

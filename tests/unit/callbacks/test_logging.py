@@ -1,6 +1,7 @@
-"""metrics.csv, the divergence guard and the seeds of steps."""
+"""metrics.csv, the divergence guard and the seed of each step."""
 
 import csv
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_values_of_one_step_share_a_row_whatever_is_saved_between(tmp_path):
+def test_values_of_one_step_share_a_row_even_if_saved_in_between(tmp_path):
     logger = CSVLogger(str(tmp_path))
     for step in (10, 20):
         logger.log_metrics({"a": step + 0.5}, step)
@@ -27,12 +28,11 @@ def test_values_of_one_step_share_a_row_whatever_is_saved_between(tmp_path):
         assert rows(tmp_path)[-1] == {"step": str(step), "a": str(step + 0.5), "b": str(step)}
     logger.log_metrics({"a": 1}, 30)
     logger.finalize("success")
-    assert [row["step"] for row in rows(tmp_path)] == ["10", "20", "30"] and rows(tmp_path)[2][
-        "b"
-    ] == ""
+    assert [row["step"] for row in rows(tmp_path)] == ["10", "20", "30"]
+    assert rows(tmp_path)[2]["b"] == ""
 
 
-def test_a_resume_drops_the_rows_after_its_step_and_a_torn_line(tmp_path):
+def test_a_resume_drops_later_rows_and_a_cut_line(tmp_path):
     logger = CSVLogger(str(tmp_path))
     for step in (10, 20, 30):
         logger.log_metrics({"a": step}, step)
@@ -44,44 +44,32 @@ def test_a_resume_drops_the_rows_after_its_step_and_a_torn_line(tmp_path):
     assert [row["step"] for row in rows(tmp_path)] == ["10", "20"]
     again.log_metrics({"a": 21, "new": 1}, 21)
     again.finalize("success")
-    assert [row["step"] for row in rows(tmp_path)] == ["10", "20", "21"] and rows(tmp_path)[0][
-        "new"
-    ] == ""
+    assert [row["step"] for row in rows(tmp_path)] == ["10", "20", "21"]
+    assert rows(tmp_path)[0]["new"] == ""
 
 
-def test_the_guard_stops_at_a_loss_that_is_no_number():
+def test_the_guard_stops_at_nan_and_inf():
     guard, trainer = DivergenceGuard(), SimpleNamespace(global_step=7)
     guard.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0)}, None, 0)
     for bad in (float("nan"), float("inf")):
-        with pytest.raises(Diverged, match=r"step 7: the loss is .*model\.generator_lr="):
+        with pytest.raises(Diverged, match=r"^step 7: .*model\.generator_lr="):
             guard.on_train_batch_end(trainer, None, {"loss": torch.tensor(bad)}, None, 0)
     network = nn.Linear(2, 2)
     check_weights(network, 3)
     network.bias.data[0] = float("nan")
-    with pytest.raises(Diverged, match="step 3: bias is no longer finite"):
+    with pytest.raises(Diverged, match=r"^step 3: bias "):
         check_weights(network, 3)
 
 
 def test_randomness_is_a_function_of_seed_step_and_rank():
-    assert (
-        len(
-            {
-                step_seed(seed, step, rank)
-                for seed in range(5)
-                for step in range(5)
-                for rank in range(5)
-            }
-        )
-        == 125
-    )
-    trainer = SimpleNamespace(
-        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=12)), global_rank=0
-    )
+    seeds = {step_seed(*numbers) for numbers in itertools.product(range(5), repeat=3)}
+    assert len(seeds) == 125
+    fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=12))
+    trainer = SimpleNamespace(fit_loop=fit_loop, global_rank=0)
+    system = SimpleNamespace(device=torch.device("cpu"))
     draws = []
     for noise in (1, 2):
         torch.manual_seed(noise)
-        Reseed(5).on_train_batch_start(
-            trainer, SimpleNamespace(device=torch.device("cpu")), None, 0
-        )
+        Reseed(5).on_train_batch_start(trainer, system, None, 0)
         draws.append(torch.randn(3))
     assert torch.equal(*draws)

@@ -1,4 +1,4 @@
-"""The line of a training that goes on: its rate, the time left, the losses."""
+"""The progress line: speed, time left and losses."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,10 @@ def line(capsys, logged: dict[str, float], seconds_a_step: float, monkeypatch) -
     """What is printed after the second of ten steps, of 8 images each."""
     clock = iter(seconds_a_step * step for step in range(3))
     monkeypatch.setattr("genlab.callbacks.progress.time.monotonic", lambda: next(clock))
-    progress, system = RunProgress(every_seconds=2 * seconds_a_step), SimpleNamespace()
+    progress, system = (
+        RunProgress(every_seconds=2 * seconds_a_step),
+        SimpleNamespace(modality="image"),
+    )
     counts = {
         "max_steps": 10,
         "max_epochs": None,
@@ -27,12 +30,12 @@ def line(capsys, logged: dict[str, float], seconds_a_step: float, monkeypatch) -
 
 
 @pytest.mark.parametrize(("seconds", "rate", "left"), [(0.1, "80", "1"), (64.0, "0.12", "512")])
-def test_the_rate_of_a_slow_step_is_not_nothing(capsys, monkeypatch, seconds, rate, left):
+def test_the_speed_of_slow_steps_has_two_digits(capsys, monkeypatch, seconds, rate, left):
     shown = line(capsys, {"train/loss": 0.25}, seconds, monkeypatch)
     assert shown == f"step 2/10  {rate} images/s  {left} s left  loss 0.25\n"
 
 
-def test_groups_of_values_do_not_fill_the_line(capsys, monkeypatch):
+def test_groups_of_values_are_left_out_of_the_line(capsys, monkeypatch):
     logged = {
         "train/bits_per_dim": 1.5,
         "val/bits_per_dim": 2.0,

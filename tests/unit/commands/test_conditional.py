@@ -1,4 +1,4 @@
-"""sample and encode of models of texts under a condition, and an image encoder that is another run."""
+"""sample and encode of conditional text models, and an image encoder that is another run."""
 
 import json
 import shutil
@@ -13,9 +13,9 @@ from genlab.systems.text.encoders import Backbone, RunEncoder
 
 SMALL = [
     "net=bert_tiny",
-    "net.dim=16",
+    "net.hidden_dim=16",
     "net.num_layers=1",
-    "net.hidden_dim=32",
+    "net.intermediate_dim=32",
     "trainer=cpu",
     "trainer.max_steps=3",
 ]
@@ -46,7 +46,7 @@ def ask(tmp_path, command):
     return rows
 
 
-def test_texts_are_written_under_labels(run, ask, capsys):
+def test_texts_are_written_on_labels(run, ask, capsys):
     rows = ask(
         run, "sample", "label={topic: capital, form: question}", "num=2", "prompt=the", "seed=4"
     )
@@ -57,7 +57,7 @@ def test_texts_are_written_under_labels(run, ask, capsys):
     assert len(ask(run, "sample", "num=9")) == 9 and "texts.jsonl  9" in capsys.readouterr().out
 
 
-def test_texts_go_from_one_label_to_another(run, ask):
+def test_texts_are_interpolated_between_labels(run, ask):
     rows = ask(
         run,
         "sample",
@@ -75,17 +75,14 @@ def test_texts_go_from_one_label_to_another(run, ask):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["label=captial"], "Did you mean 'capital'"),
-        (
-            ["label=[capital]", "mode=interpolate"],
-            "goes from one condition to another, and 1 are given",
-        ),
-        (["source=a"], "this model is given no source"),
-        (["steps=3"], "is for mode=interpolate"),
-        (["mode=walk"], "expected grid or interpolate"),
-        (["question=a"], "question: has no meaning for a model of texts with a condition"),
+        (["label=captial"], r"^label=captial: .*'capital'"),
+        (["label=[capital]", "mode=interpolate"], "^mode=interpolate: "),
+        (["source=a"], "^source=a: "),
+        (["steps=3"], "^steps=3: "),
+        (["mode=walk"], "^mode=walk: "),
+        (["question=a"], "^question: "),
         (["num=0"], "num=0: "),
-        (["input=x.jsonl"], "input=: this model needs none"),
+        (["input=x.jsonl"], "^input=: "),
     ],
 )
 def test_what_cannot_be_done_is_refused(run, ask, words, message):
@@ -93,7 +90,7 @@ def test_what_cannot_be_done_is_refused(run, ask, words, message):
         ask(run, "sample", *words)
 
 
-def test_texts_are_told_apart_by_bayes_rule(run, ask, tmp_path, capsys):
+def test_texts_are_classified_by_bayes_rule(run, ask, tmp_path, capsys):
     ask(run, "encode", "split=test", "field=form", f"out={tmp_path / 'a.npz'}")
     found = np.load(tmp_path / "a.npz")
     assert found["codes"].shape == (20, 2) and sorted(found["values"]) == ["question", "statement"]
@@ -104,9 +101,7 @@ def test_texts_are_told_apart_by_bayes_rule(run, ask, tmp_path, capsys):
     ask(run, "encode", f"input={tmp_path / 'in.txt'}", f"out={tmp_path / 'b.npz'}")
     found = np.load(tmp_path / "b.npz")
     assert found["codes"].shape == (2, 8) and found["labels"].tolist() == [-1, -1]
-    with pytest.raises(
-        config.ConfigError, match=r"field=from: expected one of topic, form.*'form'"
-    ):
+    with pytest.raises(config.ConfigError, match=r"^field=from: .*'form'"):
         ask(run, "encode", "split=test", "field=from")
 
 
@@ -132,9 +127,7 @@ def test_a_run_that_encodes_for_another_is_needed_no_more(trained_in, tiny, ask,
     )
     ask(tmp_path / "caption", "encode", "split=test", f"out={tmp_path / 'c.npz'}")
     assert np.load(tmp_path / "c.npz")["codes"].shape == (500, 128)
-    with pytest.raises(
-        ValueError, match=r"images of \(1, 28, 28\); the run .* was trained on \(1, 32, 32\)"
-    ):
+    with pytest.raises(ValueError, match=r"^data: .*\(1, 32, 32\).*\(1, 28, 28\)"):
         model.condition({"image": torch.zeros(1, 1, 28, 28)})
 
 
@@ -144,7 +137,7 @@ def test_a_backbone_takes_pretrained_weights_and_can_be_frozen(tmp_path):
     other = torchvision.models.get_model("resnet18", weights=None)
     torch.save(other.state_dict(), tmp_path / "w.pt")
     frozen = Backbone("resnet18", str(tmp_path / "w.pt"), True, 8)
-    frozen.begin()
+    frozen.load_weights()
     other.fc = torch.nn.Flatten()
     x = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
     mean, std = (
@@ -159,10 +152,10 @@ def test_a_backbone_takes_pretrained_weights_and_can_be_frozen(tmp_path):
         "map.bias",
     ]
     for wrong, message in (
-        ({"name": "resnet81"}, "Did you mean 'resnet18'"),
+        ({"name": "resnet81"}, r"^model\.condition\.name=resnet81: .*'resnet18'"),
         ({"frozen": True}, r"model\.condition\.weights=null"),
     ):
         with pytest.raises(ValueError, match=message):
             Backbone(**wrong)
-    with pytest.raises(ValueError, match=r"model\.condition\.run: give the run"):
+    with pytest.raises(ValueError, match=r"^model\.condition\.run=null"):
         RunEncoder()

@@ -8,7 +8,8 @@ import torch
 
 from genlab import config
 from genlab.commands import options
-from genlab.commands.text import read_input, refuse, whiten
+from genlab.commands.text import whiten
+from genlab.commands.text_input import read_records
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +19,9 @@ def run(trained_in, tmp_path_factory):
     words = [
         "model=unilm_qa",
         "net=bert_tiny",
-        "net.dim=16",
+        "net.hidden_dim=16",
         "net.num_layers=1",
-        "net.hidden_dim=32",
+        "net.intermediate_dim=32",
         "trainer=cpu",
     ]
     words += [
@@ -41,8 +42,14 @@ def ask(run, tmp_path, command):
 
 
 def test_a_question_is_answered_from_the_command_line(ask, tmp_path, capsys):
-    ask("sample", "question=What is the capital of Peru?", 'passages=["The capital of Peru is Lima.", "Cuba is warm."]',
-        "decoding.abstain=1", "decoding.method=beam", "decoding.num=2")  # fmt: skip
+    ask(
+        "sample",
+        "question=What is the capital of Peru?",
+        'passages=["The capital of Peru is Lima.", "Cuba is warm."]',
+        "decoding.abstain=1",
+        "decoding.method=beam",
+        "decoding.num=2",
+    )
     (row,) = [json.loads(line) for line in (tmp_path / "texts.jsonl").read_text().splitlines()]
     assert (
         row["question"] == "What is the capital of Peru?"
@@ -53,9 +60,10 @@ def test_a_question_is_answered_from_the_command_line(ask, tmp_path, capsys):
 
 
 def test_a_file_of_questions_is_answered(ask, tmp_path):
-    given = [{"id": "x", "question": "Where does Peru lie?", "passages": ["Peru lies in South America."]},
-             {"question": "How do chemists write gold?", "passages": ["They write Au for gold.", "Gold."]}]  # fmt: skip
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    peru = {"question": "Where does Peru lie?", "passages": ["Peru lies in South America."]}
+    gold = {"question": "How do chemists write it?", "passages": ["They write Au.", "Gold."]}
+    rows = [{"id": "x", **peru}, gold]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     ask("sample", f"input={tmp_path / 'in.jsonl'}", f"out={tmp_path / 'out.jsonl'}")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["x", "2"]
@@ -64,15 +72,15 @@ def test_a_file_of_questions_is_answered(ask, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "give one of source="),
-        (["source=a", "question=b", "passages=[c]"], "give one of"),
-        (["question=b"], "go together"),
-        (["source=a", "mode=walk"], "mode: is for models of images"),
-        (["source=a", "num=3"], "num: is for models of images"),
-        (["source=a", "decoding.abstain=0.5"], r"decoding\.abstain=0\.5: means nothing"),
+        ([], "source="),
+        (["source=a", "question=b", "passages=[c]"], "source="),
+        (["question=b"], "^question=, passages=: "),
+        (["source=a", "mode=walk"], "^mode: "),
+        (["source=a", "num=3"], "^num: "),
+        (["source=a", "decoding.abstain=0.5"], r"^decoding\.abstain=0\.5: "),
         (
             ["question=a", "passages=[b]", "decoding.beams=4"],
-            r"decoding\.beams=4: means nothing to method greedy",
+            r"^decoding\.beams=4: ",
         ),
         (["question=a", "passages=[b]", "out=x.txt"], r"out=x\.txt"),
     ],
@@ -82,17 +90,28 @@ def test_what_cannot_be_done_is_refused(ask, words, message):
         ask("sample", *words)
 
 
-def test_a_bad_line_of_input_is_named(tmp_path):
+@pytest.mark.parametrize(
+    "bad",
+    [
+        '{"x": 1}',
+        '{"question": "a"}',
+        "{",
+        '{"source": ""}',
+        '{"question": "a", "passages": [1]}',
+    ],
+)
+def test_a_bad_line_of_input_is_named(tmp_path, bad):
     path = tmp_path / "in.jsonl"
-    for bad, why in (('{"x": 1}', "expected an object"), ('{"question": "a"}', "passages"), ("{", "in.jsonl:2"),
-                     ('{"source": ""}', "empty"), ('{"question": "a", "passages": [1]}', "expected a text")):  # fmt: skip
-        path.write_text('{"source": "fine"}\n' + bad + "\n")
-        with pytest.raises(config.ConfigError, match=rf"in\.jsonl:2: .*|{why}") as caught:
-            read_input(path)
-        assert why in str(caught.value)
+    path.write_text('{"source": "fine"}\n' + bad + "\n")
+    with pytest.raises(config.ConfigError, match=r"in\.jsonl:2: "):
+        read_records(path)
+
+
+def test_an_empty_file_of_input_is_refused(tmp_path):
+    path = tmp_path / "in.jsonl"
     path.write_text("\n")
-    with pytest.raises(config.ConfigError, match="nothing in it"):
-        read_input(path)
+    with pytest.raises(config.ConfigError, match=r"^input="):
+        read_records(path)
 
 
 def test_sentence_vectors_are_written_and_whitened(ask, tmp_path):
@@ -106,7 +125,7 @@ def test_sentence_vectors_are_written_and_whitened(ask, tmp_path):
     (tmp_path / "lines.txt").write_text("one\n\ntwo\n")
     ask("encode", f"input={tmp_path / 'lines.txt'}", "pooling=cls", f"out={tmp_path / 'c.npz'}")
     assert np.load(tmp_path / "c.npz")["codes"].shape == (2, 16)
-    with pytest.raises(ValueError, match="method: is for models of images"):
+    with pytest.raises(ValueError, match=r"^method: "):
         ask("encode", "split=test", "method=optimize")
 
 
@@ -120,16 +139,16 @@ def test_whitening_is_what_it_says():
     for wrong in (0, 7):
         with pytest.raises(config.ConfigError, match=f"whiten={wrong}"):
             whiten(codes, wrong)
-    with pytest.raises(config.ConfigError, match="fewer than the 5 texts"):
+    with pytest.raises(config.ConfigError, match=r"^whiten=6: "):
         whiten(codes[:5], 6)
 
 
-def test_settings_of_texts_mean_nothing_to_images():
+def test_options_of_text_models_are_refused_for_image_models():
     class Images:
         modality = "image"
 
-    with pytest.raises(config.ConfigError, match="source: is for models of texts"):
-        refuse("sample", Images(), ["run=x", "source=a"])
-    refuse("sample", Images(), ["run=x", "mode=walk"])
-    with pytest.raises(config.ConfigError, match=r"decoding\.bems.*Did you mean 'beams'"):
+    with pytest.raises(config.ConfigError, match=r"^source: "):
+        options.refuse_foreign_options("sample", Images(), ["run=x", "source=a"])
+    options.refuse_foreign_options("sample", Images(), ["run=x", "mode=walk"])
+    with pytest.raises(config.ConfigError, match=r"decoding\.bems.*'beams'"):
         options.read("sample", {"decoding": {"bems": 3}})

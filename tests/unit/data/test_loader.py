@@ -1,10 +1,12 @@
+"""Batches: from stored images and a draw to tensors, from the step that training has reached."""
+
 import pickle
 
 import numpy as np
 import pytest
 import torch
 
-from genlab.data.images.arrays import Arrays, Batches, MappedImages, normalize
+from genlab.data.images.arrays import Arrays, ImageBatches, MappedImages, normalize
 from genlab.data.loader import StepLoader
 from genlab.data.sampler import Draw, StepSampler
 from genlab.errors import DataError
@@ -20,10 +22,9 @@ def stored(noise, tmp_path):
 
 def test_bytes_become_minus_one_to_one_exactly_at_the_ends():
     found = normalize(torch.arange(256, dtype=torch.uint8))
+    expected = torch.linspace(-1, 1, 256, dtype=torch.float64)
     assert found.dtype == torch.float32 and found[0] == -1 and found[255] == 1
-    assert torch.allclose(
-        found.double(), torch.linspace(-1, 1, 256, dtype=torch.float64), atol=1e-7
-    )
+    assert torch.allclose(found.double(), expected, atol=1e-7)
 
 
 def test_every_byte_comes_back_from_its_normal_value():
@@ -31,18 +32,10 @@ def test_every_byte_comes_back_from_its_normal_value():
     assert torch.equal(normalize(values).add(1).mul(127.5).round().to(torch.uint8), values)
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        0,
-        5,
-        slice(None),
-        slice(2, 7),
-        torch.tensor([3, 0, 3]),
-        torch.tensor([5]),
-        torch.tensor([0])[:0],
-    ],
-)
+ROWS = (torch.tensor([3, 0, 3]), torch.tensor([5]), torch.tensor([0])[:0])
+
+
+@pytest.mark.parametrize("key", [0, 5, slice(None), slice(2, 7), *ROWS])
 def test_mapped_images_are_indexed_as_the_tensor_in_memory_is(key, stored):
     pixels, images = stored
     found = images[key]
@@ -75,10 +68,9 @@ def test_mapped_images_are_pickled_without_their_content(tmp_path, noise):
 
 def test_a_selection_of_arrays_keeps_images_labels_and_paths_together(stored):
     pixels, images = stored
+    paths = [str(row) for row in range(12)]
     for kind in (images, torch.from_numpy(pixels)):
-        some = Arrays(kind, torch.arange(12), [str(row) for row in range(12)]).select(
-            np.array([4, 1])
-        )
+        some = Arrays(kind, torch.arange(12), paths).select(np.array([4, 1]))
         assert torch.equal(some.images[:], torch.from_numpy(pixels[[4, 1]]))
         assert some.labels.tolist() == [4, 1] and some.paths == ["4", "1"] and len(some) == 2
     assert Arrays(images).select(np.array([4])).labels is None
@@ -88,17 +80,15 @@ def test_a_batch_holds_the_rows_of_its_draw_mirrored_where_drawn(stored):
     pixels, images = stored
     draw = Draw(torch.tensor([5, 0, 7]), torch.tensor([True, False, True]))
     for kind in (images, torch.from_numpy(pixels)):
-        batch = Batches(Arrays(kind, torch.arange(100, 112)))[draw]
-        expected = torch.from_numpy(
-            np.stack([pixels[5][..., ::-1], pixels[0], pixels[7][..., ::-1]])
-        )
-        assert torch.equal(batch["image"], expected)
+        batch = ImageBatches(Arrays(kind, torch.arange(100, 112)))[draw]
+        expected = np.stack([pixels[5][..., ::-1], pixels[0], pixels[7][..., ::-1]])
+        assert torch.equal(batch["image"], torch.from_numpy(expected))
         assert batch["label"].tolist() == [105, 100, 107] and batch["index"].tolist() == [5, 0, 7]
 
 
 def test_a_batch_has_no_label_where_there_is_none_and_is_scaled_where_asked(stored):
     pixels, images = stored
-    batch = Batches(Arrays(images), scaled=True)[Draw(torch.tensor([2]))]
+    batch = ImageBatches(Arrays(images), scaled=True)[Draw(torch.tensor([2]))]
     assert set(batch) == {"image", "index"}
     assert torch.equal(batch["image"], normalize(torch.from_numpy(pixels[2:3])))
 
@@ -113,9 +103,9 @@ def test_each_iteration_starts_with_the_step_that_training_has_reached(num_worke
     _, images = stored
     step = 0
     sampler = StepSampler(12, 2, seed=1, flip=True)
-    loader = StepLoader(Batches(Arrays(images)), sampler, lambda: step, num_workers)
+    loader = StepLoader(ImageBatches(Arrays(images)), sampler, lambda: step, num_workers)
     reference = StepSampler(12, 2, seed=1, flip=True)
-    plain = Batches(Arrays(images[:]))
+    plain = ImageBatches(Arrays(images[:]))
     for step in (0, 6, 8):
         reference.position = step
         assert len(loader) == 6 and flat(loader) == flat(map(plain.__getitem__, reference))
@@ -131,12 +121,10 @@ def test_a_checkpoint_trained_in_another_order_is_refused(stored):
 
     def loader(**changed):
         options = {"count": 12, "batch_size": 2, "seed": 1} | changed
-        return StepLoader(Batches(Arrays(images)), StepSampler(**options))
+        return StepLoader(ImageBatches(Arrays(images)), StepSampler(**options))
 
     state = loader().state_dict()
     loader().load_state_dict(state)
     for changed in ({"seed": 2}, {"batch_size": 3}, {"count": 11}, {"world_size": 2}):
-        with pytest.raises(
-            DataError, match=r"another order|order set by .* set seed, data\.batch_size"
-        ):
+        with pytest.raises(DataError, match=r"set seed, data\.batch_size"):
             loader(**changed).load_state_dict(state)

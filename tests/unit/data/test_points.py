@@ -1,3 +1,5 @@
+"""Sets of points: fixed splits, known densities, batches, and points read from files."""
+
 import math
 from types import SimpleNamespace
 
@@ -11,15 +13,12 @@ from genlab.errors import DataError
 
 @pytest.mark.parametrize("name", SETS)
 def test_splits_are_fixed_and_different(name):
-    data, again = (
-        PointSet(name, seed=5, num_train=500, num_test=300),
-        PointSet(name, seed=6, num_train=500, num_test=300),
-    )
+    data = PointSet(name, seed=5, num_train=500, num_test=300)
+    again = PointSet(name, seed=6, num_train=500, num_test=300)
     for split, count in (("train", 500), ("val", 2000), ("test", 300)):
         points = data.arrays(split)
-        assert (
-            points.shape == (count, 2) and points.dtype == torch.float32 and points.isfinite().all()
-        )
+        assert points.shape == (count, 2) and points.dtype == torch.float32
+        assert points.isfinite().all()
         assert torch.equal(points, again.arrays(split)) and data.describe(split)["count"] == count
     assert not torch.equal(data.arrays("train")[:300], data.arrays("test"))
     assert data.fingerprint() == again.fingerprint() != PointSet(name, num_train=501).fingerprint()
@@ -36,25 +35,23 @@ def test_a_known_density_integrates_to_one_and_is_that_of_the_points(name):
     assert density.sum().item() * (12 / side) ** 2 == pytest.approx(1, abs=2e-3)
     # Moments by the density and by the points agree within four standard errors.
     points = data.arrays("test").double()
-    for f in (
+    moments = (
         lambda p: p.square().sum(-1),
         lambda p: p[..., 0] * p[..., 1],
         lambda p: (p * 2).sin().prod(-1),
-    ):
+    )
+    for f in moments:
         expected = (f(grid) * density).sum() * (12 / side) ** 2
         assert abs(f(points).mean() - expected) < 4 * f(points).std() / len(points) ** 0.5 + 2e-3
     assert data.log_density(points).isfinite().all()
 
 
 def test_the_entropy_of_the_checkerboard():
-    assert torch.allclose(
-        -PointSet("checkerboard").log_density(torch.tensor([[-3.0, -3.0]])),
-        torch.tensor(math.log(32)),
-    )
-    assert (
-        PointSet("checkerboard").log_density(torch.tensor([[-1.0, -3.0], [5.0, 5.0]])).exp().sum()
-        == 0
-    )
+    data = PointSet("checkerboard")
+    inside = data.log_density(torch.tensor([[-3.0, -3.0]]))
+    assert torch.allclose(-inside, torch.tensor(math.log(32)))
+    outside = torch.tensor([[-1.0, -3.0], [5.0, 5.0]])
+    assert data.log_density(outside).exp().sum() == 0
     assert PointSet("moons").log_density(torch.zeros(1, 2)) is None
 
 
@@ -79,14 +76,11 @@ def test_a_batch_is_a_function_of_the_step_and_the_ranks_share_it():
 
 def test_held_out_points_come_once_in_order():
     data = PointSet("rings", num_val=100)
-    assert torch.equal(
-        torch.cat([batch["point"] for batch in data.loader("val", 32)]), data.arrays("val")
-    )
+    points = [batch["point"] for batch in data.loader("val", 32)]
+    assert torch.equal(torch.cat(points), data.arrays("val"))
     picked = data.pick("val", 10, seed=1)
-    assert (
-        torch.equal(picked["point"], data.arrays("val")[picked["index"]])
-        and len(set(picked["index"].tolist())) == 10
-    )
+    assert torch.equal(picked["point"], data.arrays("val")[picked["index"]])
+    assert len(set(picked["index"].tolist())) == 10
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The page that decodes in the browser gives the pictures that torch gives."""
+"""The page that decodes in the browser shows the pictures that torch computes."""
 
 import base64
 import json
@@ -17,12 +17,10 @@ from genlab.export.program import Unknown, program
 from genlab.report import html
 
 RUNTIME = Path(html.__file__).parent / "runtime.js"
-READY = {
-    "ready": "body[data-ready]",
-    "schemes": ("file:", "data:", "blob:"),
-}  # a dropped picture is a blob
+# A dropped picture is a blob.
+READY = {"ready": "body[data-ready]", "schemes": ("file:", "data:", "blob:")}
 NODE = shutil.which("node")
-# of recipes, how far the page may be from torch: weights in float16 have 11 bits
+# Recipes, and how far the page may be from torch: weights in float16 have 11 bits
 CASES = {
     "dcgan": (["model=dcgan"], 0.005),
     "dcgan_conditional": (
@@ -42,21 +40,18 @@ CASES = {
     "ogan_group": (["model=ogan", "net.discriminator.norm=group"], 0.005),
     "sagan": (["model=sagan"], 0.01),
     "stylegan": (["model=stylegan"], 0.005),
-    "biggan": (["model=biggan", "net.generator.dim=4", "model.num_classes=10"], 0.01),
-    "pggan": (["model=pggan", "net.generator.dim=16"], 0.01),
+    "biggan": (["model=biggan", "net.generator.hidden_dim=4", "model.num_classes=10"], 0.01),
+    "pggan": (["model=pggan", "net.generator.hidden_dim=16"], 0.01),
 }
 QUICK = ("dcgan", "dcgan_conditional", "ogan", "sagan")
-SHAKEN = {
-    "sagan": 0.02,
-    "biggan": 0.02,
-    "dcgan_shuffle": 0.05,
-}  # how far weights are moved, else 0.15
+# Standard deviation of the noise on weights, 0.15 for other cases
+NOISE = {"sagan": 0.02, "biggan": 0.02, "dcgan_shuffle": 0.05}
 
 
-def system_of(composed, words, shaken):
-    """An untrained model whose weights and statistics are all different."""
+def system_of(composed, words, noise):
+    """An untrained model, with noise on its weights and statistics."""
     small = (
-        ["net.generator.width_multiple=2"]
+        ["net.generator.hidden_dim=16"]
         if words[0] in ("model=dcgan", "model=ogan", "model=stylegan")
         else []
     )
@@ -64,23 +59,20 @@ def system_of(composed, words, shaken):
     system = config.build_system(settings).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(1)
     for value in system.parameters():
-        value.add_(shaken * torch.randn(value.shape, generator=generator))
+        value.add_(noise * torch.randn(value.shape, generator=generator))
     for name, value in system.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             value.copy_(0.1 + 0.3 * torch.rand(value.shape, generator=generator))
-    system.stand(1)  # a generator's statistics fit it, or an error grows from layer to layer
+    system.stand(1)  # statistics that do not fit would make errors grow from layer to layer
     calm(system.generator, torch.randn(8, system.latent_dim, generator=generator), system.labels(8))
     data = settings["data"]
     return system, (data["channels"], data["image_size"], data["image_size"])
 
 
 def calm(generator, z, y):
-    """Scales the last convolution so that tanh does not saturate: a chaos of weights would enlarge
-    every rounding.
-    """
-    last = [
-        m for m in generator.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.ConvTranspose2d)
-    ][-1]
+    """Scales the last convolution so that tanh does not saturate, which keeps errors small."""
+    kinds = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    last = [module for module in generator.modules() if isinstance(module, kinds)][-1]
     if not torch.nn.utils.parametrize.is_parametrized(last):
         spread = generator(z, y).clamp(-0.999, 0.999).atanh().std()
         last.weight.div_(2 * spread)
@@ -88,15 +80,14 @@ def calm(generator, z, y):
 
 
 def in_node(made, inputs):
-    """What runtime.js makes of each of some inputs, (N, ...)."""
+    """The outputs of runtime.js for a program and inputs (N, ...)."""
     code = f"""const {{load}} = require({json.dumps(str(RUNTIME))});
       const {{made, inputs}} = JSON.parse(require("fs").readFileSync(0)), run = load(made);
       console.log(JSON.stringify(inputs.map((one) => Array.from(run(...one)))));"""
     rows = [[part[i].flatten().tolist() for part in inputs] for i in range(len(inputs[0]))]
     text = json.dumps({"made": made, "inputs": rows})
-    done = subprocess.run(
-        [NODE, "-e", code], input=text, capture_output=True, text=True, timeout=120
-    )
+    options = {"capture_output": True, "text": True, "timeout": 120}
+    done = subprocess.run([NODE, "-e", code], input=text, **options)
     assert done.returncode == 0, done.stderr
     return torch.tensor(json.loads(done.stdout))
 
@@ -108,7 +99,7 @@ def in_node(made, inputs):
 )
 def test_the_runtime_decodes_and_encodes_as_torch_does(case, composed):
     words, most = CASES[case]
-    system, shape = system_of(composed, words, SHAKEN.get(case, 0.15))
+    system, shape = system_of(composed, words, NOISE.get(case, 0.15))
     verbs = images.graphs(system, shape)
     assert set(verbs) == ({"decode", "encode"} if "ogan" in case else {"decode"})
     for module in verbs.values():
@@ -123,24 +114,22 @@ class Strange(torch.nn.Module):
         return torch.special.erfinv(x)
 
 
-def test_an_operation_that_is_not_known_is_named():
+def test_an_operation_that_the_page_lacks_is_named():
     with pytest.raises(Unknown, match="erfinv"):
         program(images.Verb(Strange(), "decode", torch.zeros(5, 3)))
 
 
 @pytest.fixture(scope="module")
 def run(trained_in, tiny, tmp_path_factory):
-    """A tiny O-GAN with classes, and its pages."""
+    """The run of a tiny O-GAN with classes, and its page."""
     folder = tmp_path_factory.mktemp("explorer") / "run"
     words = [word for word in tiny if not word.startswith(("explorer", "callbacks.grids"))]
     trained_in(folder, "model=ogan", "data=digits", "model.num_classes=10", *words)
     assert (folder / "explorer.html").exists()
     path = folder / "checkpoints" / "last.ckpt"
     checkpoint = runs.read_checkpoint(path)
-    for state in (
-        checkpoint["state_dict"],
-        checkpoint["ema"],
-    ):  # an untrained one makes grey pictures
+    # Noise, because an untrained generator makes grey pictures
+    for state in (checkpoint["state_dict"], checkpoint["ema"]):
         for name, value in state.items():
             if value.dim() > 1 and name.startswith("generator"):
                 value.add_(0.2 * torch.randn(value.shape))
@@ -162,33 +151,25 @@ def content_of(page):
 
 def test_a_run_leaves_the_page_and_its_report_links_it(run):
     page = (run / "explorer.html").read_text()
-    assert (
-        'href="explorer.html"' in (run / "report.html").read_text() and 'href="report.html"' in page
-    )
+    assert 'href="explorer.html"' in (run / "report.html").read_text()
+    assert 'href="report.html"' in page
     assert "://" not in page
     content = content_of(run / "explorer.html")
-    assert (
-        content["shape"] == [1, 16, 16]
-        and content["num_classes"] == 10
-        and "training images" in content["about"]
-    )
+    assert content["shape"] == [1, 16, 16] and content["num_classes"] == 10
+    assert "training images" in content["about"]
     shares = content["shares"]
     assert len(shares) == 10 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
 
 
-def test_what_cannot_be_explored_is_said_in_the_report(run, tmp_path, monkeypatch):
+def test_the_report_says_why_there_is_no_page(run, tmp_path, monkeypatch):
     shutil.copytree(run, tmp_path / "run")
     monkeypatch.setattr(explorer, "MAX_BYTES", 10)
     reason = explorer.explore(tmp_path / "run", data_of(run))
     assert "format=explorer" in reason and not (tmp_path / "run" / "explorer.html").exists()
-    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text()) | {
-        "no_explorer": reason
-    }
-    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
-    assert (
-        "No page to explore the codes: its weights are"
-        in html.write_report(tmp_path / "run").read_text()
-    )
+    path = tmp_path / "run" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"no_explorer": reason}))
+    report = html.write_report(tmp_path / "run").read_text()
+    assert reason.partition("`")[0] in report
 
 
 def test_directions_of_a_generator_alone_are_those_in_which_pictures_change():
@@ -196,18 +177,14 @@ def test_directions_of_a_generator_alone_are_those_in_which_pictures_change():
         def forward(self, z, labels=None):
             return z * torch.tensor([1.0, 3.0, 0.5, 2.0])
 
-    found = explorer.measured(
-        images.Verb(Stretch(), "decode", torch.zeros(5, 4)), torch.randn(8, 4)
-    )
-    rows = (
-        torch.frombuffer(bytearray(base64.b64decode(found["directions"])), dtype=torch.float16)
-        .view(4, 4)
-        .float()
-    )
+    stretch = images.Verb(Stretch(), "decode", torch.zeros(5, 4))
+    found = explorer.measured_directions(stretch, torch.randn(8, 4))
+    halves = bytearray(base64.b64decode(found["directions"]))
+    rows = torch.frombuffer(halves, dtype=torch.float16).view(4, 4).float()
     assert torch.allclose(rows, torch.eye(4)[[1, 3, 0, 2]], atol=1e-3)
-    assert found["shares"] == pytest.approx(
-        [9 / 14.25, 4 / 14.25, 1 / 14.25, 0.25 / 14.25], rel=1e-3
-    )
+    squares = [9, 4, 1, 0.25]
+    expected = [square / sum(squares) for square in squares]
+    assert found["shares"] == pytest.approx(expected, rel=1e-3)
 
 
 def picture(page, name):
@@ -222,9 +199,8 @@ def test_the_page_in_a_browser(run, opened, tmp_path):
     x = data_of(run).pick("val", 2)["image"]
     grey = x[1, 0].add(1).mul(127.5).round().byte()
     Image.fromarray(grey.numpy()).save(tmp_path / "dropped.png")
-    with opened(
-        run / "explorer.html", **READY, viewport={"width": 390, "height": 800}, color_scheme="dark"
-    ) as page:
+    phone = {"viewport": {"width": 390, "height": 800}, "color_scheme": "dark"}
+    with opened(run / "explorer.html", **READY, **phone) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 28)"
         page.select_option("#label", "3")
@@ -234,11 +210,10 @@ def test_the_page_in_a_browser(run, opened, tmp_path):
         assert (picture(page, "given") - grey).abs().max() <= 1
         assert (picture(page, "again") - want).abs().max() <= 2 and want.std() > 1
         page.locator("#sliders input").first.focus()
-        before = page.input_value("#sliders input >> nth=0")
+        before = float(page.input_value("#sliders input >> nth=0"))
         page.keyboard.press("ArrowRight")
-        assert float(page.input_value("#sliders input >> nth=0")) == pytest.approx(
-            float(before) + 0.05, abs=0.051
-        )
+        after = float(page.input_value("#sliders input >> nth=0"))
+        assert after == pytest.approx(before + 0.05, abs=0.051)
         page.locator("#between").focus()
         page.keyboard.press("End")
         page.wait_for_function("document.body.dataset.ready > 2")
@@ -259,17 +234,13 @@ def test_a_generator_alone_has_a_page_with_its_classes(trained_in, tiny, opened,
     labels = ["net/modulation=conditional", "model.num_classes=10", "data=digits"]
     trained_in(tmp_path / "run", "model=dcgan", *labels, *words)
     content = content_of(tmp_path / "run" / "explorer.html")
-    assert (
-        content["encode"] is None
-        and content["held_out"] is None
-        and "change most" in content["about"]
-    )
+    assert content["encode"] is None and content["held_out"] is None
+    assert "change most" in content["about"]
     with opened(tmp_path / "run" / "explorer.html", **READY) as page:
         assert page.locator("#label option").count() == 10 and page.locator("#file").count() == 0
         page.locator("#random").press("Enter")
         page.select_option("#label", "7")
         page.locator("#play").press("Enter")
-        while (
-            page.evaluate("+document.body.dataset.ready") <= 3
-        ):  # the page's policy forbids what waits inside of it
+        # Polled from here, because the page's policy forbids wait_for_function's own script
+        while page.evaluate("+document.body.dataset.ready") <= 3:
             page.wait_for_timeout(50)

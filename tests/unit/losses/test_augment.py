@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from genlab.losses.augment import DiffAugment
+from genlab.losses.augment import DiffAugment, translate
 
 IMAGES = torch.rand(40, 3, 16, 16) * 2 - 1
 
@@ -31,15 +31,22 @@ def test_translation_moves_up_to_an_eighth_and_brings_in_zeros():
     assert {dy for dy, _ in found} == {dx for _, dx in found} == {-2, -1, 0, 1, 2}
 
 
+def test_translate_moves_each_image_by_its_own_pixels_and_fills_the_border():
+    x = torch.arange(12.0).view(1, 1, 3, 4).expand(2, 1, 3, 4)
+    dy, dx = torch.tensor([1, 0]).view(2, 1, 1), torch.tensor([-2, 9]).view(2, 1, 1)
+    moved = translate(x, dy, dx, fill=-1.0)[:, 0]
+    assert moved[0].tolist() == [[-1, -1, -1, -1], [2, 3, -1, -1], [6, 7, -1, -1]]
+    assert (moved[1] == -1).all()
+
+
 def test_cutout_blanks_a_square_of_half_the_side():
     cut = drawn("cutout")(IMAGES)
     blank = (cut == 0).all(1)
     assert torch.equal(torch.where(blank[:, None], torch.zeros(()), IMAGES), cut)
     rows, columns = blank.any(2).sum(1), blank.any(1).sum(1)
     assert (rows * columns == blank.sum((1, 2))).all()  # a rectangle
-    assert (
-        rows.max() == columns.max() == 8 and rows.min() >= 4 and columns.min() >= 4
-    )  # cut off by the border
+    assert rows.max() == columns.max() == 8
+    assert rows.min() >= 4 and columns.min() >= 4  # cut off by the border
 
 
 def test_colour_keeps_the_picture_up_to_brightness_saturation_and_contrast():
@@ -63,5 +70,5 @@ def test_all_passes_of_a_step_see_one_transform_and_gradients_pass():
 
 
 def test_an_unknown_policy_is_named():
-    with pytest.raises(ValueError, match=r"augment\.policy=\['colour'\]"):
+    with pytest.raises(ValueError, match=r"^augment\.policy=\['colour'\]"):
         DiffAugment(["colour", "cutout"])

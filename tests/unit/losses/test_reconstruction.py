@@ -59,7 +59,7 @@ def test_a_feature_distance_is_that_of_the_pixels_and_of_each_map():
     network = nn.Conv2d(3, 5, 3)
     distance = FeatureDistance(lambda data: lambda x: [network(x), network(x).square()])
     x, y = images(size=16).float()
-    with pytest.raises(ValueError, match="bind"):
+    with pytest.raises(ValueError, match=r"^loss: .*system\.bind"):
         distance(x, y)
     distance.bind(Data())
     maps = [(network(x) - network(y)).abs(), (network(x).square() - network(y).square()).abs()]
@@ -69,5 +69,5 @@ def test_a_feature_distance_is_that_of_the_pixels_and_of_each_map():
 
 
 def test_a_network_without_a_gradient_is_refused():
-    with pytest.raises(ValueError, match="no gradient"):
+    with pytest.raises(ValueError, match=r"^loss\.network: "):
         FeatureDistance(lambda data: lambda x: [x.round().to(torch.uint8)]).bind(Data())

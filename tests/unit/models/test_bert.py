@@ -8,21 +8,20 @@ from genlab.models.seq2seq.key_value_cache import Cache
 from genlab.nn import masks
 
 V = 50
+SIZES = {
+    "vocab_size": V,
+    "hidden_dim": 24,
+    "num_layers": 3,
+    "num_heads": 4,
+    "intermediate_dim": 40,
+    "max_length": 40,
+}
 
 
 def bert(**changes) -> BERT:
-    settings = {
-        "vocab_size": V,
-        "dim": 24,
-        "num_layers": 3,
-        "num_heads": 4,
-        "hidden_dim": 40,
-        "max_length": 40,
-    } | changes
-    model = BERT(**settings).double().eval()
-    for (
-        parameter
-    ) in model.parameters():  # away from the initialisation, where logits hardly depend on anything
+    model = BERT(**SIZES | changes).double().eval()
+    # Away from the initialisation, where logits hardly depend on anything.
+    for parameter in model.parameters():
         parameter.data.add_(0.2 * torch.randn_like(parameter))
     return model
 
@@ -37,7 +36,7 @@ def test_every_parameter_gets_a_gradient():
 
 
 def test_the_initialisation_is_berts():
-    model = BERT(vocab_size=2000, dim=128, num_layers=2, num_heads=4, hidden_dim=256)
+    model = BERT(vocab_size=2000, hidden_dim=128, num_layers=2, num_heads=4, intermediate_dim=256)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2:
             assert parameter.abs().max() <= 0.04 and 0.015 < parameter.std() < 0.02, name
@@ -87,15 +86,7 @@ def test_packed_documents_are_as_they_are_alone():
 
 
 def test_recomputing_layers_gives_the_same_gradients():
-    settings = {
-        "vocab_size": V,
-        "dim": 24,
-        "num_layers": 3,
-        "num_heads": 4,
-        "hidden_dim": 40,
-        "max_length": 40,
-    }
-    models = [BERT(**settings, checkpointing=flag).double().train() for flag in (False, True)]
+    models = [BERT(**SIZES, checkpointing=flag).double().train() for flag in (False, True)]
     models[1].load_state_dict(models[0].state_dict())
     ids = torch.randint(1, V, (2, 10))
     for model in models:
@@ -109,7 +100,12 @@ def test_recomputing_layers_gives_the_same_gradients():
 def test_recomputing_layers_stores_less():
     def stored(checkpointing: bool) -> int:
         model = BERT(
-            V, dim=24, num_layers=4, num_heads=4, hidden_dim=96, checkpointing=checkpointing
+            V,
+            hidden_dim=24,
+            num_layers=4,
+            num_heads=4,
+            intermediate_dim=96,
+            checkpointing=checkpointing,
         ).train()
         sizes: list[int] = []
         with torch.autograd.graph.saved_tensors_hooks(
@@ -150,7 +146,7 @@ def test_cached_steps_equal_running_the_whole_row(num_beams, target_segment, sta
     ids = torch.randint(1, V, (5, 12))  # what stands behind a row's length must not matter
     cache = Cache(3, ids, num_beams, 8, target_segment, static)
     hidden, _ = model.prefill(ids, None, lengths, num_beams, 8, target_segment, cache=cache)
-    first = model.logits(model.last(hidden, lengths))
+    first = model.logits(model.take_last(hidden, lengths))
     sources = [ids[b, :n] for b, n in enumerate(lengths)]
     for b, source in enumerate(sources):
         assert torch.allclose(
@@ -218,11 +214,11 @@ def test_the_segment_of_what_is_written_matters():
     model = bert()
     ids, lengths = torch.randint(1, V, (1, 6)), torch.tensor([6])
     tokens = torch.tensor([[4]])
-    right, wrong = (
+    with_segment, without = (
         model.step(tokens, model.prefill(ids, None, lengths, target_segment=s, max_new_tokens=2)[1])
         for s in (1, 0)
     )
-    assert (right - wrong).abs().max() > 0.01
+    assert (with_segment - without).abs().max() > 0.01
 
 
 def test_beams_share_the_memory_of_their_source():
@@ -241,21 +237,19 @@ def test_beams_share_the_memory_of_their_source():
 def test_what_cannot_be_decoded_is_refused():
     model = bert()
     ids, lengths = torch.randint(1, V, (1, 30)), torch.tensor([30])
-    with pytest.raises(ValueError, match=r"max_new_tokens=11 do not fit into net\.max_length=40"):
+    with pytest.raises(ValueError, match=r"^net\.max_length=40: .* max_new_tokens=11"):
         model.prefill(ids, None, lengths, max_new_tokens=11)
-    with pytest.raises(ValueError, match="target_segment=2: expected 0 to 1"):
+    with pytest.raises(ValueError, match=r"^target_segment=2"):
         model.prefill(ids, None, lengths, max_new_tokens=1, target_segment=2)
     _, cache = model.prefill(ids, None, lengths, max_new_tokens=1)
     model.step(torch.tensor([[1]]), cache)
-    with pytest.raises(ValueError, match="full: prefill asked for max_new_tokens=1"):
+    with pytest.raises(ValueError, match=r"^max_new_tokens=1"):
         model.step(torch.tensor([[1]]), cache)
-    with pytest.raises(ValueError, match="call eval"):
+    with pytest.raises(ValueError, match=r"^prefill"):
         model.train().prefill(ids, None, lengths, max_new_tokens=1)
-    with pytest.raises(
-        ValueError, match=r"41 tokens in a row: expected at most net\.max_length=40"
-    ):
+    with pytest.raises(ValueError, match=r"^net\.max_length=40: .* 41 tokens"):
         model(torch.ones(1, 41, dtype=torch.long))
-    with pytest.raises(ValueError, match="dim=25"):
-        BERT(V, dim=25, num_heads=4)
-    with pytest.raises(ValueError, match="activation=gelu2"):
+    with pytest.raises(ValueError, match=r"^net\.hidden_dim=25"):
+        BERT(V, hidden_dim=25, num_heads=4)
+    with pytest.raises(ValueError, match=r"^net\.activation=gelu2"):
         BERT(V, activation="gelu2")

@@ -20,8 +20,8 @@ NUM_PARTS = {32: 4, 64: 5, 128: 6, 256: 7}
 @pytest.mark.parametrize("image_size", NUM_PARTS)
 def test_shapes_at_every_size_with_and_without_labels(image_size, num_classes):
     latent_dim = 2 * NUM_PARTS[image_size]
-    generator = Generator(image_size, 3, latent_dim, num_classes, dim=1, embedding_dim=4)
-    discriminator = Discriminator(image_size, 3, 5, num_classes, dim=1)
+    generator = Generator(image_size, 3, latent_dim, num_classes, hidden_dim=1, embedding_dim=4)
+    discriminator = Discriminator(image_size, 3, 5, num_classes, hidden_dim=1)
     y = torch.tensor([0, 2]) if num_classes else None
     images = generator(torch.randn(2, latent_dim), y)
     assert images.shape == (2, 3, image_size, image_size) and images.abs().max() <= 1
@@ -59,8 +59,8 @@ def test_parameter_counts_at_128_are_those_of_compare_gan():
     # google/compare_gan, resnet_biggan_test.py: ImageNet's 1000 classes at 128 pixels, attention at
     # 64
     with torch.device("meta"):
-        generator = Generator(128, 3, 120, 1000, attention=64)
-        discriminator = Discriminator(128, 3, 1, 1000, attention=64)
+        generator = Generator(128, 3, 120, 1000, attention_size=64)
+        discriminator = Discriminator(128, 3, 1, 1000, attention_size=64)
     widths = [96 * m for m in (16, 16, 8, 4, 2, 1)]
     assert count(generator) == count_of_generator(widths, 20, 128, 1000, 2 * 96) == 70_433_988
     assert (
@@ -80,7 +80,7 @@ def test_parameter_counts_at_128_are_those_of_compare_gan():
     ],
 )
 def test_widths_of_the_discriminator_and_where_it_halves(size, multiples, halvings):
-    layers = Discriminator(size, 3, 1, dim=2).layers
+    layers = Discriminator(size, 3, 1, hidden_dim=2).layers
     assert [block.conv2.out_channels for block in layers] == [2 * m for m in multiples]
     assert [block.conv1.out_channels for block in layers] == [2 * m for m in multiples]  # wide
     assert [block.down for block in layers] == [i < halvings for i in range(len(layers))]
@@ -96,7 +96,7 @@ def test_widths_of_the_discriminator_and_where_it_halves(size, multiples, halvin
     ],
 )
 def test_widths_of_the_generator(size, multiples):
-    generator = Generator(size, 3, NUM_PARTS[size], dim=2)
+    generator = Generator(size, 3, NUM_PARTS[size], hidden_dim=2)
     widths = [generator.blocks[0].conv1.in_channels] + [
         block.conv2.out_channels for block in generator.blocks
     ]
@@ -105,8 +105,8 @@ def test_widths_of_the_generator(size, multiples):
 
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_every_parameter_gets_a_gradient(num_classes):
-    generator = Generator(32, 3, 8, num_classes, dim=2, embedding_dim=3, attention=16)
-    discriminator = Discriminator(32, 3, 4, num_classes, dim=2, attention=16)
+    generator = Generator(32, 3, 8, num_classes, hidden_dim=2, embedding_dim=3, attention_size=16)
+    discriminator = Discriminator(32, 3, 4, num_classes, hidden_dim=2, attention_size=16)
     y = torch.tensor([0, 1, 2, 0]) if num_classes else None
     discriminator(generator(torch.randn(4, 8), y), y).square().sum().backward()
     for network in (generator, discriminator):
@@ -116,11 +116,9 @@ def test_every_parameter_gets_a_gradient(num_classes):
 
 def test_the_modulation_is_its_formula():
     torch.manual_seed(0)
-    layer, h, c = (
-        LinearModulation(6, 5).double(),
-        torch.randn(8, 6, 3, 3).double(),
-        torch.randn(8, 5).double(),
-    )
+    layer = LinearModulation(6, 5).double()
+    h = torch.randn(8, 6, 3, 3).double()
+    c = torch.randn(8, 5).double()
     gain, bias = (torch.randn(6, 5).double() for _ in range(2))
     with torch.no_grad():
         layer.gain.parametrizations.weight.original.copy_(gain)
@@ -171,7 +169,7 @@ def test_a_discriminator_block_is_its_formula(c_out, down, first):
 
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_each_block_is_conditioned_on_its_own_part_of_z_beside_the_shared_embedding(num_classes):
-    generator = Generator(32, 1, 8, num_classes, dim=1, embedding_dim=3)
+    generator = Generator(32, 1, 8, num_classes, hidden_dim=1, embedding_dim=3)
     seen = []
     for block in generator.blocks:
         block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
@@ -184,8 +182,8 @@ def test_each_block_is_conditioned_on_its_own_part_of_z_beside_the_shared_embedd
 
 
 def test_weights_are_orthogonal_and_normalised_all_but_the_generators_embedding():
-    generator = Generator(32, 3, 8, 3, dim=4, embedding_dim=6, attention=16)
-    discriminator = Discriminator(32, 3, 5, 3, dim=4, attention=16)
+    generator = Generator(32, 3, 8, 3, hidden_dim=4, embedding_dim=6, attention_size=16)
+    discriminator = Discriminator(32, 3, 5, 3, hidden_dim=4, attention_size=16)
     for network in (generator, discriminator):
         for name, module in network.named_modules():
             if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
@@ -199,17 +197,17 @@ def test_weights_are_orthogonal_and_normalised_all_but_the_generators_embedding(
         )
 
 
-def test_the_last_norm_is_blind_to_the_condition():
-    assert type(Generator(32, 3, 8, 3, dim=1).norm) is nn.BatchNorm2d
+def test_the_last_norm_ignores_the_condition():
+    assert type(Generator(32, 3, 8, 3, hidden_dim=1).norm) is nn.BatchNorm2d
 
 
 @pytest.mark.parametrize(
     ("image_size", "attention"), [(32, 8), (32, 16), (64, 32), (128, 64), (128, 8)]
 )
-def test_features_attend_once_at_the_size_asked_for(image_size, attention):
+def test_features_attend_once_at_attention_size(image_size, attention):
     latent_dim = NUM_PARTS[image_size]
-    generator = Generator(image_size, 1, latent_dim, dim=1, attention=attention)
-    discriminator = Discriminator(image_size, 1, 1, dim=1, attention=attention)
+    generator = Generator(image_size, 1, latent_dim, hidden_dim=1, attention_size=attention)
+    discriminator = Discriminator(image_size, 1, 1, hidden_dim=1, attention_size=attention)
     sizes = []
     for network in (generator, discriminator):
         for module in network.modules():
@@ -223,20 +221,14 @@ def test_features_attend_once_at_the_size_asked_for(image_size, attention):
 
 @pytest.mark.parametrize("norm", [AdaIN, SelfModulation, ConditionalBatchNorm])
 def test_other_modulations_fit(norm):
-    generator = Generator(32, 1, 8, 3, dim=1, embedding_dim=3, norm=norm)
+    generator = Generator(32, 1, 8, 3, hidden_dim=1, embedding_dim=3, norm=norm)
     assert generator(torch.randn(2, 8), torch.tensor([0, 2])).shape == (2, 1, 32, 32)
 
 
 def test_what_it_cannot_be_is_refused():
-    with pytest.raises(
-        ValueError, match=r"latent_dim=100: .* 6 equal parts.*as 120 \(model\.latent_dim=\)"
-    ):
-        Generator(128, 3, 100, dim=1)
-    with pytest.raises(
-        ValueError, match=r"image_size=48: .*32, 64, 128, 256 \(data\.image_size=\)"
-    ):
+    with pytest.raises(ValueError, match=r"^latent_dim=100: .*model\.latent_dim="):
+        Generator(128, 3, 100, hidden_dim=1)
+    with pytest.raises(ValueError, match=r"^image_size=48: .*data\.image_size="):
         Discriminator(48, 3, 1)
-    with pytest.raises(
-        ValueError, match=r"attention=64: at image_size=64 expected null or one of 8, 16, 32"
-    ):
-        Generator(64, 3, 5, attention=64)
+    with pytest.raises(ValueError, match=r"^attention_size=64"):
+        Generator(64, 3, 5, attention_size=64)

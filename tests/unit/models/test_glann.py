@@ -12,7 +12,7 @@ from genlab.models.glann import Generator, Mapping
 def test_an_image_of_the_right_shape_and_range_and_a_gradient_everywhere(
     size, channels, batch_norm
 ):
-    network = Generator(size, channels, 10, dim=4, hidden_dim=32, batch_norm=batch_norm)
+    network = Generator(size, channels, 10, hidden_dim=4, dense_dim=32, batch_norm=batch_norm)
     images = network(torch.randn(5, 10))
     assert images.shape == (5, channels, size, size) and images.abs().max() <= 1
     images.square().sum().backward()
@@ -34,21 +34,20 @@ def test_the_layers_are_those_of_the_released_code():
         if ".3." not in name and ".1." not in name
     )
     std = network.dense[2].weight.std().item()
-    assert std == pytest.approx(
-        (2 * 2 / (1024 + 128 * 49)) ** 0.5, rel=0.01
-    )  # Xavier with gain sqrt(2)
+    xavier = 2**0.5 * (2 / (1024 + 128 * 49)) ** 0.5  # with gain sqrt(2)
+    assert std == pytest.approx(xavier, rel=0.01)
 
 
-def test_its_end_is_the_sources_sigmoid_on_0_to_1():
-    network = Generator(28, 1, 8, dim=2, hidden_dim=16).double().eval()
+def test_its_end_is_the_released_codes_sigmoid_on_0_to_1():
+    network = Generator(28, 1, 8, hidden_dim=2, dense_dim=16).double().eval()
     z = torch.randn(4, 8, dtype=torch.double)
     torch.testing.assert_close(network(z), 2 * network.deconvs(network.dense(z)).sigmoid() - 1)
 
 
 def test_labels_and_odd_sizes_are_refused_by_key():
-    with pytest.raises(ValueError, match=r"net\.generator\.num_classes=10"):
+    with pytest.raises(ValueError, match=r"^net\.generator\.num_classes=10"):
         Generator(32, 1, 8, num_classes=10)
-    with pytest.raises(ValueError, match="image_size=30"):
+    with pytest.raises(ValueError, match=r"^image_size=30"):
         Generator(30, 1, 8)
 
 

@@ -18,7 +18,7 @@ LEVELS = [0, 0.375, 1, 1.75, 2, 2.5, 3]
 def pair(num_classes=0, spectral_norm=False, kernel_size=4, style=False):
     """A growing generator and discriminator for 32x32 pixels, sizes 4, 8, 16, 32, in float64."""
     torch.manual_seed(0)
-    options = {"width_multiple": 1, "kernel_size": kernel_size}
+    options = {"hidden_dim": 8, "kernel_size": kernel_size}
     if style:
         generator = stylegan.Generator(32, 3, 6, num_classes, num_layers=2, **options)
     else:
@@ -46,22 +46,17 @@ def test_at_the_last_level_they_are_the_plain_networks_exactly(
 
 
 def test_the_plain_network_is_the_loop_over_its_stages_written_out():
-    generator, z = (
-        dcgan.Generator(16, 3, 6, width_multiple=2, norm=SelfModulation),
-        torch.randn(4, 6),
-    )
+    generator = dcgan.Generator(16, 3, 6, hidden_dim=16, norm=SelfModulation)
+    z = torch.randn(4, 6)
     h = generator.dense(z).unflatten(1, (-1, 4, 4))
     for norm, deconv in zip(generator.norms, generator.deconvs, strict=True):
         h = deconv(norm(h, z).relu())
     assert torch.equal(generator(z), h.tanh())
-    discriminator, x = dcgan.Discriminator(16, 3, 6, width_multiple=2), torch.randn(4, 3, 16, 16)
+    discriminator, x = dcgan.Discriminator(16, 3, 6, hidden_dim=16), torch.randn(4, 3, 16, 16)
     h = nn.Sequential(*discriminator.stages())(x)
     assert torch.equal(discriminator(x), discriminator.head(h.flatten(1)))
-    assert (
-        [stage[0].out_channels for stage in discriminator.stages()]
-        == generator.widths[::-1]
-        == [16, 32]
-    )
+    assert [stage[0].out_channels for stage in discriminator.stages()] == [16, 32]
+    assert generator.widths == [32, 16]
 
 
 @pytest.mark.parametrize("style", [False, True])
@@ -85,23 +80,21 @@ def test_a_generated_image_is_the_written_out_blend(level, style):
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_discriminators_input_is_the_written_out_blend(level):
     _, network = pair(num_classes=3)
-    x, y, (k, a) = (
-        torch.randn(4, 3, 32, 32).double(),
-        torch.tensor([0, 1, 2, 0]),
-        (int(level), level % 1),
-    )
+    x = torch.randn(4, 3, 32, 32).double()
+    y = torch.tensor([0, 1, 2, 0])
+    k = int(level)
+    a = level % 1
     network.set_level(level)
     layers = network.network.layers
-    to_4, to_8, to_16 = layers[5:8], layers[2:5], layers[:2]
+    to_4 = layers[5:8]
+    to_8 = layers[2:5]
+    to_16 = layers[:2]
     starts = [
         nn.functional.leaky_relu(network.images[i][0](avg_pool2d(x, 32 // size)), 0.2)
         for i, size in enumerate([4, 8, 16])
     ]
-    downs = [
-        to_4(starts[1]),
-        to_8(starts[2]),
-        to_16(x),
-    ]  # features at 4, 8, 16 that come from the next size
+    # Features at 4, 8 and 16 that come from the next size
+    downs = [to_4(starts[1]), to_8(starts[2]), to_16(x)]
     h = [*starts, None][k] if not a else (1 - a) * starts[k] + a * downs[k]
     if level == 3:
         k, h = 2, to_16(x)
@@ -156,8 +149,8 @@ def test_every_parameter_of_a_level_gets_a_gradient_and_no_other(level):
 
 @pytest.mark.parametrize("image_size", [8, 16, 64, 128])
 def test_shapes_at_every_size_and_level(image_size):
-    generator = growing.Generator(image_size, 1, 6, width_multiple=1)
-    discriminator = growing.Discriminator(image_size, 1, 5, width_multiple=1)
+    generator = growing.Generator(image_size, 1, 6, hidden_dim=8)
+    discriminator = growing.Discriminator(image_size, 1, 5, hidden_dim=8)
     assert (
         generator.sizes == discriminator.sizes == [2**i for i in range(2, 10) if 2**i <= image_size]
     )
@@ -192,7 +185,7 @@ def test_no_precision_and_no_average_of_floats_touches_the_level():
 
 @pytest.mark.parametrize("level", [-0.1, 3.1])
 def test_a_level_that_is_not_there_is_refused(level):
-    with pytest.raises(ValueError, match=r"expected 0 \(4 pixels\) to 3 \(32 pixels\)"):
+    with pytest.raises(ValueError, match=r"^level="):
         pair()[0].set_level(level)
 
 
@@ -214,12 +207,10 @@ def test_the_ways_in_and_out_keep_the_scale_of_what_they_are_given():
 
 
 def test_a_network_that_is_not_strided_is_refused_by_name():
-    with pytest.raises(
-        ValueError, match=r"biggan\.Generator cannot grow \(it has no widths, channels, condition"
-    ):
-        GrowingGenerator(biggan.Generator(32, 3, 4, dim=1))
-    with pytest.raises(ValueError, match=r"biggan\.Discriminator cannot grow \(it has no stages\)"):
-        GrowingDiscriminator(biggan.Discriminator(32, 3, 1, dim=1))
+    with pytest.raises(ValueError, match=r"^genlab\.models\.gan\.biggan\.Generator "):
+        GrowingGenerator(biggan.Generator(32, 3, 4, hidden_dim=1))
+    with pytest.raises(ValueError, match=r"^genlab\.models\.gan\.biggan\.Discriminator "):
+        GrowingDiscriminator(biggan.Discriminator(32, 3, 1, hidden_dim=1))
 
 
 @pytest.mark.parametrize(
@@ -232,4 +223,4 @@ def test_a_network_that_is_not_strided_is_refused_by_name():
 )
 def test_a_config_gives_them_the_plain_networks_arguments(grown, plain):
     assert inspect.signature(grown) == inspect.signature(plain)
-    assert type(grown(32, 3, 6, width_multiple=1).network) is plain
+    assert type(grown(32, 3, 6, hidden_dim=8).network) is plain

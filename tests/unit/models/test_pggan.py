@@ -14,8 +14,8 @@ from genlab.nn.norm import AdaIN, SelfModulation, couples_batch
 @pytest.mark.parametrize("num_classes", [0, 3])
 @pytest.mark.parametrize("image_size", [8, 16, 32, 64, 128, 256])
 def test_shapes_at_every_size_with_and_without_labels(image_size, num_classes):
-    generator = Generator(image_size, 3, 7, num_classes, dim=4)
-    discriminator = Discriminator(image_size, 3, 5, num_classes, dim=4)
+    generator = Generator(image_size, 3, 7, num_classes, hidden_dim=4)
+    discriminator = Discriminator(image_size, 3, 5, num_classes, hidden_dim=4)
     y = torch.tensor([0, 2]) if num_classes else None
     for level in (0, 0.5, len(generator.sizes) - 1):
         generator.set_level(level)
@@ -37,28 +37,20 @@ def test_parameter_counts_are_those_of_the_paper_at_1024():
     in_blocks = sum(conv(a, b) + conv(b, b) for a, b in pairs)
     images = sum(conv(width, 3, 1) for width in widths)
     expected = 512 * 16 * 512 + 16 * 512 + conv(512, 512) + in_blocks + images
-    assert (
-        sum(p.numel() for p in generator.parameters())
-        == expected
-        == pytest.approx(23.1e6, rel=2e-3)
-    )
+    assert sum(p.numel() for p in generator.parameters()) == expected
+    assert expected == pytest.approx(23.1e6, rel=2e-3)
     in_blocks = sum(conv(b, b) + conv(b, a) for a, b in pairs)
     images = sum(conv(3, width, 1) for width in widths)
     expected = images + in_blocks + conv(513, 512) + 16 * 512 * 512 + 512 + 512 + 1
-    assert (
-        sum(p.numel() for p in discriminator.parameters())
-        == expected
-        == pytest.approx(23.1e6, rel=2e-3)
-    )
+    assert sum(p.numel() for p in discriminator.parameters()) == expected
+    assert expected == pytest.approx(23.1e6, rel=2e-3)
 
 
 @pytest.mark.parametrize("num_classes", [0, 3])
 @pytest.mark.parametrize("level", [0, 0.25, 1, 1.75, 2])
 def test_every_parameter_of_a_level_gets_a_gradient_and_no_other(level, num_classes):
-    generator, discriminator = (
-        Generator(16, 3, 6, num_classes, dim=4),
-        Discriminator(16, 3, 4, num_classes, dim=4),
-    )
+    generator = Generator(16, 3, 6, num_classes, hidden_dim=4)
+    discriminator = Discriminator(16, 3, 4, num_classes, hidden_dim=4)
     y = torch.tensor([0, 1, 2, 0]) if num_classes else None
     for network in (generator, discriminator):
         network.set_level(level)
@@ -99,7 +91,8 @@ def test_the_equalised_rate_is_its_formula(gain):
 
 def test_every_weight_is_stored_at_unit_scale_and_keeps_the_scale_of_what_it_is_given():
     torch.manual_seed(0)
-    generator, discriminator = Generator(32, 3, 64, 5, dim=64), Discriminator(32, 3, 64, 5, dim=64)
+    generator = Generator(32, 3, 64, 5, hidden_dim=64)
+    discriminator = Discriminator(32, 3, 64, 5, hidden_dim=64)
     for network in (generator, discriminator):
         for name, parameter in network.named_parameters():
             if name.endswith("bias"):
@@ -107,9 +100,8 @@ def test_every_weight_is_stored_at_unit_scale_and_keeps_the_scale_of_what_it_is_
             else:
                 assert parameter.std().item() == pytest.approx(1, abs=0.1), name
     h = generator.first[1][1](torch.randn(8, 64, 8, 8))
-    assert h.std().item() == pytest.approx(
-        2**0.5, rel=0.15
-    )  # He: a ReLU halves the mean square that follows
+    # He's gain: the ReLU that follows halves the mean square.
+    assert h.std().item() == pytest.approx(2**0.5, rel=0.15)
 
 
 def test_pixel_norm_is_its_formula():
@@ -135,8 +127,8 @@ def test_minibatch_stddev_is_its_formula(batch, size):
 
 
 def test_minibatch_stddev_says_that_it_couples_a_batch_and_can_be_left_out():
-    assert couples_batch(Discriminator(16, 3, 1, dim=4))
-    alone = Discriminator(16, 3, 1, dim=4, group_size=1)
+    assert couples_batch(Discriminator(16, 3, 1, hidden_dim=4))
+    alone = Discriminator(16, 3, 1, hidden_dim=4, group_size=1)
     assert not couples_batch(alone)
     x = torch.randn(4, 3, 16, 16)
     torch.testing.assert_close(alone(x)[:1], alone(x[:1]))
@@ -168,7 +160,8 @@ def features(generator, c, size):
 @pytest.mark.parametrize(("k", "a"), [(0, 0), (0, 0.375), (1, 0), (1, 0.75), (2, 0)])
 def test_a_generated_image_is_the_written_out_blend(k, a, num_classes):
     torch.manual_seed(0)
-    generator, z = Generator(16, 3, 6, num_classes, dim=4).double(), torch.randn(2, 6).double()
+    generator = Generator(16, 3, 6, num_classes, hidden_dim=4).double()
+    z = torch.randn(2, 6).double()
     y = torch.tensor([2, 0]) if num_classes else None
     c = torch.cat([unit(z), torch.eye(3).double()[y]], 1) if num_classes else unit(z)
     generator.set_level(k + a)
@@ -183,7 +176,7 @@ def test_a_generated_image_is_the_written_out_blend(k, a, num_classes):
 @pytest.mark.parametrize(("k", "a"), [(0, 0), (0, 0.375), (1, 0), (1, 0.75), (2, 0)])
 def test_the_discriminators_input_is_the_written_out_blend(k, a):
     torch.manual_seed(0)
-    network, x = Discriminator(16, 3, 4, dim=4).double(), torch.randn(4, 3, 16, 16).double()
+    network, x = Discriminator(16, 3, 4, hidden_dim=4).double(), torch.randn(4, 3, 16, 16).double()
     network.set_level(k + a)
 
     def leaky(h):
@@ -205,5 +198,5 @@ def test_the_discriminators_input_is_the_written_out_blend(k, a):
 
 @pytest.mark.parametrize("norm", [AdaIN, SelfModulation])
 def test_other_modulations_fit(norm):
-    generator = Generator(16, 1, 6, 3, dim=4, norm=norm)
+    generator = Generator(16, 1, 6, 3, hidden_dim=4, norm=norm)
     assert generator(torch.randn(2, 6), torch.tensor([0, 2])).shape == (2, 1, 16, 16)

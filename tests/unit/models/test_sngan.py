@@ -71,8 +71,8 @@ BLOCKS = {
 @pytest.mark.parametrize("image_size", [32, 64, 128, 256])
 def test_shapes_at_every_size(image_size, num_classes):
     y = torch.tensor([0, 9]) if num_classes else None
-    generator = Generator(image_size, 3, 7, num_classes, dim=2)
-    discriminator = Discriminator(image_size, 3, 5, num_classes, dim=2)
+    generator = Generator(image_size, 3, 7, num_classes, hidden_dim=2)
+    discriminator = Discriminator(image_size, 3, 5, num_classes, hidden_dim=2)
     images = generator(torch.randn(2, 7), y)
     assert images.shape == (2, 3, image_size, image_size) and images.abs().max() <= 1
     assert discriminator(images, y).shape == (2, 5)
@@ -82,25 +82,20 @@ def test_shapes_at_every_size(image_size, num_classes):
 def test_parameter_counts_follow_the_layer_table(image_size):
     blocks, d = BLOCKS[image_size]
     first, last = blocks[0][0], blocks[-1][1]
-    g = (
-        (128 + 1) * 16 * first
-        + sum(g_block(*widths) for widths in blocks)
-        + 2 * last
-        + conv(3, last, 3)
-    )
+    g = (128 + 1) * 16 * first  # dense
+    g += sum(g_block(*widths) for widths in blocks)
+    g += 2 * last + conv(3, last, 3)
     d += {32: 128}.get(image_size, 1024) + 1  # dense
     with torch.device("meta"):
-        generator, discriminator = (
-            Generator(image_size, 3, 128),
-            Discriminator(image_size, 3, 1, spectral_norm=False),
-        )
+        generator = Generator(image_size, 3, 128)
+        discriminator = Discriminator(image_size, 3, 1, spectral_norm=False)
     assert num_parameters(generator) == g
     assert num_parameters(discriminator) == d
 
 
 @pytest.mark.parametrize(("image_size", "num_down"), [(32, 2), (64, 5), (128, 5), (256, 6)])
 def test_discriminator_halves_the_size_in_its_first_blocks(image_size, num_down):
-    blocks = Discriminator(image_size, 1, 1, dim=1).blocks
+    blocks = Discriminator(image_size, 1, 1, hidden_dim=1).blocks
     sizes = [image_size >> i for i in range(1, num_down + 1)] + [image_size >> num_down] * (
         len(blocks) - num_down
     )
@@ -153,7 +148,8 @@ def test_no_block_changes_its_input():
 
 
 def test_discriminator_sums_over_all_pixels():
-    discriminator, x = Discriminator(32, 3, 2, dim=2).double(), torch.randn(2, 3, 32, 32).double()
+    discriminator = Discriminator(32, 3, 2, hidden_dim=2).double()
+    x = torch.randn(2, 3, 32, 32).double()
     dense = discriminator.head.dense
     features = discriminator.blocks(x).clamp_min(0).mean((2, 3)) * 8 * 8
     torch.testing.assert_close(discriminator(x), features @ dense.weight.T + dense.bias)
@@ -162,8 +158,8 @@ def test_discriminator_sums_over_all_pixels():
 @pytest.mark.parametrize("upsample", ["nearest", "bilinear", "zero_insert"])
 @pytest.mark.parametrize("norm", [BatchNorm, ConditionalBatchNorm, SelfModulation, AdaIN])
 def test_every_parameter_gets_a_gradient(norm, upsample):
-    generator = Generator(32, 3, 8, 10, dim=2, upsample=upsample, norm=norm)
-    discriminator = Discriminator(32, 3, 4, 10, dim=2)
+    generator = Generator(32, 3, 8, 10, hidden_dim=2, upsample=upsample, norm=norm)
+    discriminator = Discriminator(32, 3, 4, 10, hidden_dim=2)
     y = torch.arange(4)
     discriminator(generator(torch.randn(4, 8), y), y).square().sum().backward()
     for network in (generator, discriminator):
@@ -172,10 +168,8 @@ def test_every_parameter_gets_a_gradient(norm, upsample):
 
 
 def test_convolutions_start_with_gain_root_two_and_shortcuts_dense_and_output_layers_with_one():
-    generator, discriminator = (
-        Generator(32, 3, 64, dim=4),
-        Discriminator(32, 3, 16, dim=16, spectral_norm=False),
-    )
+    generator = Generator(32, 3, 64, hidden_dim=4)
+    discriminator = Discriminator(32, 3, 16, hidden_dim=16, spectral_norm=False)
     for network in (generator, discriminator):
         for name, layer in network.named_modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -187,17 +181,16 @@ def test_convolutions_start_with_gain_root_two_and_shortcuts_dense_and_output_la
 
 
 def test_a_norm_keeps_the_start_that_it_brings_and_its_weights_without_spectral_norm():
-    generator = Generator(32, 3, 8, 10, dim=2, spectral_norm=True, norm=ConditionalBatchNorm)
+    generator = Generator(32, 3, 8, 10, hidden_dim=2, spectral_norm=True, norm=ConditionalBatchNorm)
     norms = [m for m in generator.modules() if isinstance(m, ConditionalBatchNorm)]
     assert len(norms) == 7 and not any(norm.embedding.weight.any() for norm in norms)
     normalised = [m for m in generator.modules() if parametrize.is_parametrized(m)]
-    assert (
-        len(normalised) == 3 * 3 + 2
-    )  # three convolutions a block, the dense layer, the last convolution
+    # Three convolutions per block, the dense layer and the last convolution
+    assert len(normalised) == 3 * 3 + 2
 
 
 def test_every_layer_of_the_discriminator_has_spectral_norm_one():
-    discriminator = Discriminator(32, 3, 4, 10, dim=2).double()
+    discriminator = Discriminator(32, 3, 4, 10, hidden_dim=2).double()
     for _ in range(300):
         advance_spectral_norm(discriminator)
     layers = [
@@ -208,18 +201,16 @@ def test_every_layer_of_the_discriminator_has_spectral_norm_one():
         assert parametrize.is_parametrized(layer, "weight")
         assert torch.linalg.svdvals(layer.weight.flatten(1))[0].item() == pytest.approx(1, rel=1e-3)
     for network in (
-        Discriminator(32, 3, 4, dim=2, spectral_norm=False),
-        Generator(32, 3, 4, dim=2),
+        Discriminator(32, 3, 4, hidden_dim=2, spectral_norm=False),
+        Generator(32, 3, 4, hidden_dim=2),
     ):
         assert not any(parametrize.is_parametrized(m) for m in network.modules())
 
 
 def test_labels_add_their_embeddings_product_with_the_features():
-    discriminator, x, y = (
-        Discriminator(32, 3, 4, 10, dim=2).double(),
-        torch.randn(3, 3, 32, 32).double(),
-        torch.arange(3),
-    )
+    discriminator = Discriminator(32, 3, 4, 10, hidden_dim=2).double()
+    x = torch.randn(3, 3, 32, 32).double()
+    y = torch.arange(3)
     features = discriminator.blocks(x).relu().sum((2, 3))
     term = (discriminator.head.embedding.weight[y] * features).sum(1, keepdim=True).expand(3, 4)
     torch.testing.assert_close(discriminator(x, y) - discriminator(x), term)
@@ -227,7 +218,7 @@ def test_labels_add_their_embeddings_product_with_the_features():
 
 @pytest.mark.parametrize("norm", [BatchNorm, SelfModulation, AdaIN])
 def test_in_eval_mode_an_image_depends_on_its_own_code_alone(norm):
-    generator, z = Generator(32, 3, 8, dim=2, norm=norm).double(), torch.randn(5, 8).double()
+    generator, z = Generator(32, 3, 8, hidden_dim=2, norm=norm).double(), torch.randn(5, 8).double()
     generator(z)  # the running statistics move off their start
     generator.eval()
     torch.testing.assert_close(torch.cat([generator(code[None]) for code in z]), generator(z))
@@ -236,13 +227,11 @@ def test_in_eval_mode_an_image_depends_on_its_own_code_alone(norm):
 @pytest.mark.parametrize("image_size", [16, 28, 48, 512])
 @pytest.mark.parametrize("network", [Generator, Discriminator])
 def test_a_size_without_a_layer_table_is_refused(network, image_size):
-    with pytest.raises(ValueError, match=r"32, 64, 128, 256 \(data\.image_size=\)"):
+    with pytest.raises(ValueError, match=r"^image_size=.*data\.image_size="):
         network(image_size, 3, 8)
 
 
 @pytest.mark.parametrize("upsample", ["deconv", "pixel_shuffle", "cubic"])
 def test_an_upsample_with_weights_or_unknown_is_refused_with_the_list(upsample):
-    with pytest.raises(
-        ValueError, match=f"upsample='{upsample}': expected nearest, bilinear or zero_insert"
-    ):
-        Generator(32, 3, 8, dim=2, upsample=upsample)
+    with pytest.raises(ValueError, match=f"^upsample='{upsample}'"):
+        Generator(32, 3, 8, hidden_dim=2, upsample=upsample)

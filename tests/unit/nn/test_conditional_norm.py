@@ -1,4 +1,4 @@
-"""Layer norms under a condition: the formula, and a network that starts as it was without."""
+"""Conditional layer norm: the formula, and a network that starts as if there was no condition."""
 
 import re
 
@@ -7,18 +7,18 @@ import torch
 from torch.nn import functional as F
 
 from genlab.models.seq2seq.bert import BERT
-from genlab.models.seq2seq.generation import Cached, Decoding, Guided, Recomputed, write
+from genlab.models.seq2seq.generation import CachedScorer, Decoding, GuidedScorer, write
 from genlab.nn import masks
 from genlab.nn.conditional_norm import ConditionalLayerNorm
-from genlab.weights.bert import load
+from genlab.weights.bert import load, to_huggingface
 
 V, C = 40, 6
 SIZES = {
     "vocab_size": V,
-    "dim": 24,
+    "hidden_dim": 24,
     "num_layers": 3,
     "num_heads": 4,
-    "hidden_dim": 40,
+    "intermediate_dim": 40,
     "max_length": 40,
 }
 BY = ("layer_norm", "prefix", "embedding")
@@ -49,9 +49,8 @@ def test_the_formula(hidden):
                 norm.bias + norm.shift.weight @ a[row],
             )
             assert torch.allclose(found[row, token], gain * normal + shift, atol=1e-12)
-    assert torch.allclose(
-        norm(h, c[:, None].expand(3, 5, C)), found, atol=1e-12
-    )  # a condition a token
+    of_each_token = c[:, None].expand(3, 5, C)
+    assert torch.allclose(norm(h, of_each_token), found, atol=1e-12)
     assert torch.equal(norm(h), F.layer_norm(h, (8,), norm.weight, norm.bias, 1e-12))
 
 
@@ -103,23 +102,21 @@ def test_every_parameter_of_the_condition_gets_a_gradient(by):
 @pytest.mark.parametrize("by", BY)
 @pytest.mark.parametrize("target_segment", [0, 1])
 @pytest.mark.parametrize("guidance", [None, 0.0, 2.5])
-def test_cached_is_uncached_under_a_condition(by, target_segment, guidance):
+def test_cached_is_uncached_with_a_condition(by, target_segment, guidance, recomputed):
     """target_segment 0: a language model that goes on from a beginning; 1: sequence to sequence."""
     model = bert(condition_by=by)
     lengths = torch.tensor([2, 7, 4, 1])
     ids = torch.where(torch.arange(7) < lengths[:, None], torch.randint(5, V, (4, 7)), 0)
-    rows, c, free = (
-        (ids, torch.zeros_like(ids), lengths),
-        torch.randn(4, C).double(),
-        torch.randn(1, C).double(),
-    )
+    rows = (ids, torch.zeros_like(ids), lengths)
+    c = torch.randn(4, C).double()
+    free = torch.randn(1, C).double()
     kept = []
-    for kind in (Cached, Recomputed):
+    for kind in (CachedScorer, recomputed):
         scorer = kind(model, *rows, 3, 9, target_segment, c)
         if guidance is not None:
             both = [torch.cat([part, part]) for part in rows]
             under = kind(model, *both, 3, 9, target_segment, torch.cat([c, free.expand(4, C)]))
-            scorer = Guided(under, guidance)
+            scorer = GuidedScorer(under, guidance)
         found = [scorer.start()[:, None].expand(-1, 3, -1)]
         torch.manual_seed(3)
         count = 4
@@ -133,7 +130,7 @@ def test_cached_is_uncached_under_a_condition(by, target_segment, guidance):
     for a, b in zip(*kept, strict=True):
         assert torch.allclose(a, b, atol=1e-11)
     written = []
-    for kind in (Cached, Recomputed):
+    for kind in (CachedScorer, recomputed):
         options = {
             "end": 3,
             "max_length": 9,
@@ -153,30 +150,24 @@ def test_guidance_of_one_is_the_condition_and_of_none_is_no_condition():
     c, free = torch.randn(2, C).double(), torch.randn(2, C).double()
 
     def guided(scale):
-        scorer = Cached(
+        scorer = CachedScorer(
             model, *(torch.cat([part, part]) for part in rows), 1, 4, 0, torch.cat([c, free])
         )
-        return Guided(scorer, scale).start()
+        return GuidedScorer(scorer, scale).start()
 
-    under, without = (Cached(model, *rows, 1, 4, 0, each).start() for each in (c, free))
+    under, without = (CachedScorer(model, *rows, 1, 4, 0, each).start() for each in (c, free))
     assert torch.allclose(guided(1.0), under, atol=1e-12) and torch.allclose(
         guided(0.0), without, atol=1e-12
     )
     assert torch.allclose(guided(3.0), 3 * under - 2 * without, atol=1e-10)
     assert not torch.allclose(under, without, atol=1e-3)
-    with pytest.raises(ValueError, match=r"decoding\.guidance=2: is for texts under a condition"):
+    with pytest.raises(ValueError, match=r"^decoding\.guidance=2"):
         write(model, rows, Decoding(guidance=2), end=3, max_length=4)
 
 
 def test_weights_without_a_condition_are_loaded_and_those_of_the_condition_reported():
-    plain, tensors = bert(condition_dim=0), {}
-    from genlab.weights.bert import _theirs
-
-    for ours, value in plain.state_dict().items():
-        for name, part in zip(_theirs(ours), value.chunk(len(_theirs(ours))), strict=True):
-            tensors[name] = part
-    model = bert(0.0)
-    report = load(model, tensors)
+    plain, model = bert(condition_dim=0), bert(0.0)
+    report = load(model, to_huggingface(plain.state_dict()))
     assert (
         "norm.gain.weight" in report.missing
         and len(report.missing) == 2 * 8
@@ -187,5 +178,5 @@ def test_weights_without_a_condition_are_loaded_and_those_of_the_condition_repor
 
 
 def test_an_activation_without_units_is_refused():
-    with pytest.raises(ValueError, match=r"net\.condition_activation=silu"):
+    with pytest.raises(ValueError, match=r"^net\.condition_activation=silu"):
         BERT(**SIZES, condition_dim=C, condition_activation="silu")

@@ -22,42 +22,32 @@ def off(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found.double() - expected).norm() / expected.norm()).item()
 
 
-INTERPRETED = (
-    os.environ.get("TRITON_INTERPRET") == "1"
-)  # which Triton wants to know before it is imported
+# Triton reads this when it is imported.
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @pytest.fixture(params=["interpreted", pytest.param("cuda", marks=pytest.mark.gpu)])
 def place(request, monkeypatch):
-    """The device, and the kernels that were asked for."""
+    """The device, and the names of the kernels that ran."""
     if request.param == "interpreted" and not INTERPRETED:
         pytest.skip("runs in a process of its own")
-    found = SimpleNamespace(device="cpu" if INTERPRETED else "cuda", asked=[])
+    found = SimpleNamespace(device="cpu" if INTERPRETED else "cuda", ran=[])
     if INTERPRETED:
         monkeypatch.setattr(decode, "fits", lambda x: x.dtype == torch.float32)
-    from genlab.nn import decoder_kernels as decode_kernels
+    from genlab.nn import decoder_kernels
 
     for name in ("attend", "add_norm"):
-        real = getattr(decode_kernels, name)
-        patched = lambda *given, real=real, name=name: found.asked.append(name) or real(*given)  # noqa: E731
-        monkeypatch.setattr(decode_kernels, name, patched)
+        real = getattr(decoder_kernels, name)
+        patched = lambda *given, real=real, name=name: found.ran.append(name) or real(*given)  # noqa: E731
+        monkeypatch.setattr(decoder_kernels, name, patched)
     return found
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="Triton comes with torch for CUDA")
 @pytest.mark.skipif(INTERPRETED, reason="is in that process")
 def test_all_of_this_by_tritons_interpreter():
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        __file__,
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "not gpu",
-    ]
+    options = ["-q", "-p", "no:cacheprovider", "-m", "not gpu"]
+    command = [sys.executable, "-m", "pytest", __file__, *options]
     done = subprocess.run(
         command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True
     )
@@ -92,7 +82,7 @@ def test_attention_to_a_cache(place, dtype, beams, num_heads, dim, places, first
         off(found, scaled_dot_product_attention(heads[0].double(), keys, values, bias.double()))
         < CLOSE[dtype]
     )
-    assert place.asked == (["attend"] if takes(place, dtype) and dim != 48 else [])
+    assert place.ran == (["attend"] if takes(place, dtype) and dim != 48 else [])
 
 
 @pytest.mark.parametrize("dtype", CLOSE)
@@ -108,5 +98,5 @@ def test_a_sum_and_its_layer_norm(place, dtype, dim):
             h.double() + x.double(), (dim,), norm.weight.double(), norm.bias.double(), norm.eps
         )
     assert found.dtype == dtype and off(found, expected) < CLOSE[dtype]
-    assert place.asked == (["add_norm"] if takes(place, dtype) else [])
+    assert place.ran == (["add_norm"] if takes(place, dtype) else [])
     assert decode.add_norm(norm, h, x, None).requires_grad  # training goes torch's way

@@ -6,11 +6,9 @@ import torch
 from genlab.nn.head import Head
 from genlab.nn.norm import AdaIN, BatchNorm, ConditionalBatchNorm, SelfModulation
 
-H, C, Y = (
-    torch.randn(8, 6, 3, 3).double(),
-    torch.randn(8, 5).double(),
-    torch.tensor([0, 1, 2, 0, 1, 2, 2, 2]),
-)
+H = torch.randn(8, 6, 3, 3).double()
+C = torch.randn(8, 5).double()
+Y = torch.tensor([0, 1, 2, 0, 1, 2, 2, 2])
 
 
 def normalised(h, dims=(0, 2, 3), eps=1e-3):
@@ -63,7 +61,7 @@ def test_adain():
     torch.testing.assert_close(layer(H, C), modulated(normalised(H, (2, 3), 1e-5), gamma, beta))
 
 
-def test_plain_batch_norm_is_blind_to_condition_and_label():
+def test_plain_batch_norm_ignores_condition_and_label():
     layer = BatchNorm(6, 5, 3).double()
     torch.testing.assert_close(layer(H, C, Y), normalised(H))
 

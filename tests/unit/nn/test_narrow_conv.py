@@ -1,4 +1,4 @@
-"""Convolutions to few channels: the plain one's values and derivatives, to the second order."""
+"""Convolutions to few channels have the values and the first two derivatives of the plain one."""
 
 import pytest
 import torch
@@ -7,8 +7,7 @@ from torch.nn.functional import conv2d
 from genlab.nn import narrow_conv
 from genlab.nn.narrow_conv import adjoint_kernel, conv2d_same, conv2d_same_weight_gradient
 
-# C_in, C_out, H, W, K, L: sizes that take blocks of 2x2, 4x4, 2x1, 1x2 pixels or none, forward or
-# backward
+# C_in, C_out, H, W, K, L: sizes with blocks of 2x2, 4x4, 2x1, 1x2 pixels or none, forward or backward
 CASES = [
     (16, 4, 4, 6, 3, 3),
     (20, 1, 8, 8, 3, 3),
@@ -20,7 +19,9 @@ CASES = [
 
 
 def both(case, monkeypatch):
-    """(the plain convolution's output, ours, x, weight, bias) in float64, channels last."""
+    """The outputs of the plain convolution and of ours, and x, weight and bias, in float64 and
+    channels last.
+    """
     monkeypatch.setattr(narrow_conv, "MIN_WORK", 0)
     c_in, c_out, height, width, *kernel = case
     torch.manual_seed(0)
@@ -33,7 +34,7 @@ def both(case, monkeypatch):
 @pytest.mark.parametrize("case", CASES)
 def test_the_plain_convolution(case, monkeypatch):
     plain, ours, *tensors = both(case, monkeypatch)
-    assert type(ours.grad_fn).__name__ == "_Conv2dSameBackward"  # not torch's by another path
+    assert type(ours.grad_fn).__name__ == "_Conv2dSameBackward"  # else both would be torch's
     torch.testing.assert_close(ours, plain)
     grad = torch.randn_like(plain)
     first = [torch.autograd.grad(y, tensors, grad, create_graph=True) for y in (plain, ours)]
@@ -51,10 +52,8 @@ def test_blocks_fill_the_lanes(monkeypatch):
     assert blocks == [(2, 2), (2, 2), (2, 2), (2, 1), (1, 1), (1, 1), (1, 1)]  # 14 has no fours
     uneven = x[:, :, :8, :7].contiguous(memory_format=torch.channels_last)
     assert narrow_conv._block(uneven, torch.zeros(1, 64, 3, 3)) == (4, 1)
-    assert narrow_conv._block(x.contiguous(), torch.zeros(4, 64, 3, 3)) == (
-        1,
-        1,
-    )  # not channels last
+    not_channels_last = x.contiguous()
+    assert narrow_conv._block(not_channels_last, torch.zeros(4, 64, 3, 3)) == (1, 1)
 
 
 @pytest.mark.parametrize("case", CASES[:3])

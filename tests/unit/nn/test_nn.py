@@ -40,11 +40,9 @@ def test_spectral_norm_differentiates_sigma():
 
 def test_self_modulation_is_its_formula():
     torch.manual_seed(0)
-    layer, h, z = (
-        SelfModulation(6, 5, hidden_dim=7).double(),
-        torch.randn(8, 6, 3, 3).double(),
-        torch.randn(8, 5).double(),
-    )
+    layer = SelfModulation(6, 5, hidden_dim=7).double()
+    h = torch.randn(8, 6, 3, 3).double()
+    z = torch.randn(8, 5).double()
     mean, var = h.mean((0, 2, 3), keepdim=True), h.var((0, 2, 3), unbiased=False, keepdim=True)
     (a, _, b), (c, _, d) = layer.mlps
     gamma = (z @ a.weight.T + a.bias).relu() @ b.weight.T + b.bias
@@ -74,5 +72,5 @@ def test_which_norms_couple_a_batch():
     assert not couples_batch(
         nn.Sequential(discriminator_norm("group", 8), discriminator_norm("none", 8))
     )
-    with pytest.raises(ValueError, match="expected batch, group or none"):
+    with pytest.raises(ValueError, match=r"^norm="):
         discriminator_norm("instance", 8)

@@ -1,4 +1,4 @@
-"""Pictures hold the pixels they were given, where a reader expects them."""
+"""Pictures hold the pixels of their images, in reading order."""
 
 import numpy as np
 import pytest
@@ -34,25 +34,22 @@ def flat(values, channels=1, size=32):
 def test_a_grid_is_read_row_by_row(tmp_path):
     path = save_grid(flat([-1.0, 0.0, 1.0, -0.5, 0.5]), tmp_path / "made" / "grid.png")
     assert pixels_of(path).ndim == 2
-    assert [int(cell(path, r, c).max()) for r, c in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))] == [
-        0,
-        128,
-        255,
-        64,
-        191,
-    ]
+    places = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    assert [int(cell(path, *place).max()) for place in places] == [0, 128, 255, 64, 191]
     assert cell(path, 1, 2).max() == 0  # filled up with black
 
 
-def test_small_images_are_enlarged_by_whole_pixels_and_large_ones_are_not(tmp_path):
-    image = torch.rand(1, 3, 16, 16) * 2 - 1
-    expected = ((image[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    assert (
-        cell(save_grid(image, tmp_path / "a.png"), 0, 0) == expected.repeat(4, 0).repeat(4, 1)
-    ).all()
+def in_bytes(image):
+    return ((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+
+
+def test_small_images_are_enlarged_by_a_whole_factor_and_large_ones_are_not(tmp_path):
+    small = torch.rand(1, 3, 16, 16) * 2 - 1
+    shown = cell(save_grid(small, tmp_path / "a.png"), 0, 0)
+    assert (shown == in_bytes(small[0]).repeat(4, 0).repeat(4, 1)).all()
     large = torch.rand(1, 3, 100, 100) * 2 - 1
-    expected = ((large[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    assert (cell(save_grid(large, tmp_path / "b.png"), 0, 0, 100) == expected).all()
+    shown = cell(save_grid(large, tmp_path / "b.png"), 0, 0, 100)
+    assert (shown == in_bytes(large[0])).all()
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 18])
@@ -74,8 +71,5 @@ def test_rows_with_their_ends(tmp_path):
 def test_a_gif_has_every_frame_and_never_ends(tmp_path):
     frames = torch.linspace(-1, 1, 5).view(5, 1, 1, 1, 1).expand(5, 4, 3, 32, 32)
     with Image.open(save_gif(frames, tmp_path / "walk.gif")) as gif:
-        assert (
-            gif.n_frames == 5
-            and gif.info["loop"] == 0
-            and gif.size == (2 * (SEEN_SIDE + GAP) + GAP,) * 2
-        )
+        assert gif.n_frames == 5 and gif.info["loop"] == 0
+        assert gif.size == (2 * (SEEN_SIDE + GAP) + GAP,) * 2

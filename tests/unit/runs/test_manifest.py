@@ -1,4 +1,4 @@
-"""Manifest, checkpoints and what is refused."""
+"""The manifest and the checkpoints of a run directory."""
 
 import json
 
@@ -12,25 +12,21 @@ def test_a_manifest_is_claimed_once_and_written_whole(tmp_path):
     runs.Manifest.create(tmp_path / "run", {"model": "dcgan"})  # killed before its first step
     manifest = runs.Manifest.create(tmp_path / "run", {"model": "ogan"})
     manifest.update(status="finished", steps=3)
-    with pytest.raises(runs.RunError, match="there is a run in it already"):
+    with pytest.raises(runs.RunError, match=r"^hydra\.run\.dir="):
         runs.Manifest.create(tmp_path / "run", {})
     again = runs.Manifest.read(tmp_path / "run")
-    assert (
-        again.content["status"] == "finished"
-        and again.content["model"] == "ogan"
-        and again.content["steps"] == 3
-    )
+    assert again.content["status"] == "finished"
+    assert again.content["model"] == "ogan" and again.content["steps"] == 3
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["manifest.json"]
 
 
-def test_what_failed_before_its_first_step_holds_no_directory(tmp_path):
-    runs.Manifest.create(tmp_path, {"model": "ogan", "steps": 0}).update(
-        status="failed", error="a typo"
-    )
+def test_a_run_that_failed_before_its_first_step_does_not_keep_its_directory(tmp_path):
+    failed = runs.Manifest.create(tmp_path, {"model": "ogan", "steps": 0})
+    failed.update(status="failed", error="a typo")
     again = runs.Manifest.create(tmp_path, {"model": "glow", "steps": 0})
     assert again.content["model"] == "glow" and "error" not in runs.Manifest.read(tmp_path).content
     again.update(status="failed", steps=1)
-    with pytest.raises(runs.RunError, match="there is a run in it already"):
+    with pytest.raises(runs.RunError, match=r"^hydra\.run\.dir="):
         runs.Manifest.create(tmp_path, {})
 
 
@@ -40,18 +36,16 @@ def test_other_processes_of_a_run_write_nothing(tmp_path):
 
 
 def test_a_damaged_manifest_is_named(tmp_path):
-    with pytest.raises(runs.RunError, match=r"there is no manifest\.json"):
+    with pytest.raises(runs.RunError, match=r"manifest\.json"):
         runs.Manifest.read(tmp_path)
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(runs.RunError, match=r"manifest\.json: not readable"):
+    with pytest.raises(runs.RunError, match=r"manifest\.json: "):
         runs.Manifest.read(tmp_path)
 
 
 def test_the_environment_names_versions_and_hardware():
     about = json.loads(json.dumps(runs.environment()))
-    assert (
-        about["versions"]["torch"] == torch.__version__.split("+")[0] or about["versions"]["torch"]
-    )
+    assert about["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert about["hardware"] and "python" in about["versions"]
 
 
@@ -68,30 +62,29 @@ def test_a_checkpoint_with_objects_in_it_is_refused_and_not_executed(tmp_path):
     trace = Path("/tmp/genlab_was_executed")
     trace.unlink(missing_ok=True)
     torch.save({"state_dict": {}, "evil": Evil()}, tmp_path / "evil.ckpt")
-    with pytest.raises(runs.RunError, match="not a readable checkpoint"):
+    with pytest.raises(runs.RunError, match=r"evil\.ckpt: "):
         runs.read_checkpoint(tmp_path / "evil.ckpt")
     assert not trace.exists()
 
 
-def test_which_checkpoint_is_meant(tmp_path):
+def test_ckpt_is_best_last_or_a_path(tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     (folder / "last.ckpt").write_bytes(b"")
-    assert runs.checkpoint_path(tmp_path) == runs.checkpoint_path(
-        "elsewhere", str(folder / "last.ckpt")
-    )
-    with pytest.raises(runs.RunError, match=r"ckpt=best: .* has last\.ckpt"):
+    last = folder / "last.ckpt"
+    assert runs.checkpoint_path(tmp_path) == runs.checkpoint_path("elsewhere", str(last)) == last
+    with pytest.raises(runs.RunError, match=r"^ckpt=best: .*last\.ckpt"):
         runs.checkpoint_path(tmp_path, "best")
 
 
 def test_saving_replaces_a_checkpoint_or_leaves_it_alone(tmp_path):
-    io, path = runs.AtomicCheckpointIO(), tmp_path / "checkpoints" / "last.ckpt"
+    io = runs.AtomicCheckpointIO()
+    path = tmp_path / "checkpoints" / "last.ckpt"
     io.save_checkpoint({"state_dict": {}}, path)
     with pytest.raises(Exception, match=r"local object .*<lambda>"):
         io.save_checkpoint({"step": lambda: 0}, path)
-    assert (
-        runs.read_checkpoint(path) == {"state_dict": {}} and len(list(path.parent.iterdir())) == 1
-    )
+    assert runs.read_checkpoint(path) == {"state_dict": {}}
+    assert len(list(path.parent.iterdir())) == 1
 
 
 def test_a_held_manifest_is_written_when_it_is_released(tmp_path):

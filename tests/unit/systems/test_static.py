@@ -34,6 +34,7 @@ CASES = [
     "labels to a source",
     "image",
 ]
+INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 WAITS = (
     "_local_scalar_dense",
     "nonzero",
@@ -47,19 +48,14 @@ WAITS = (
 
 
 class Unwaiting(TorchDispatchMode):
-    """Refuses what waits for a device, has a shape that the data decide, or takes values from the
-    host's memory.
+    """Refuses operations that wait for the device, have a shape that depends on the data, or read
+    the host's memory.
     """
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function._schema.name.removeprefix("aten::")
         assert name not in WAITS, name
-        if name.removeprefix("_unsafe_") in (
-            "index",
-            "index_put",
-            "index_put_",
-            "_index_put_impl_",
-        ):
+        if name.removeprefix("_unsafe_") in INDEXING:
             assert all(i is None or i.dtype not in (torch.bool, torch.uint8) for i in args[1]), (
                 "an index of truth values"
             )
@@ -79,26 +75,13 @@ def made(case: str, seed: int = 0):
     codec = Codec(source, 12, 8 if kind == "qa" else 0)
     codec.use(Tokenizer(VOCAB))
     width = 6 if kind in ("labels", "image") else 0
-    net = BERT(
-        len(VOCAB),
-        16,
-        2,
-        2,
-        32,
-        65,
-        dropout=0.0,
-        attention_dropout=0.0,
-        init_std=0.6,
-        condition_dim=width,
-    )
+    options = {"dropout": 0.0, "attention_dropout": 0.0, "init_std": 0.6}
+    net = BERT(len(VOCAB), 16, 2, 2, 32, 65, **options, condition_dim=width)
     if case in PRETRAINING:
         system = Pretraining(net, codec, torch.optim.AdamW, kind)
-        ids = torch.cat(
-            [
-                torch.tensor([2, *torch.randint(5, 45, (n,)).tolist(), 3])
-                for n in (18, 30, 25, 3, 40) * 30
-            ]
-        )
+        sizes = (18, 30, 25, 3, 40) * 30
+        documents = [torch.tensor([2, *torch.randint(5, 45, (n,)).tolist(), 3]) for n in sizes]
+        ids = torch.cat(documents)
         rows = Rows((2 * ids + 1).numpy(), 64, codec.tokenizer, "isolated" in case, seed, None)
         batch = rows[RowDraw(torch.arange(30) + seed, torch.zeros(30, dtype=torch.long))]
     else:
@@ -107,22 +90,20 @@ def made(case: str, seed: int = 0):
             for i in range(8)
         ]
         texts[0] = (words(18, seed), words(11, seed + 50))
-        asked = "w1 w2" if kind == "qa" else None
+        question = "w1 w2" if kind == "qa" else None
         examples = [
-            Example(str(i), (s if source else "",), ((t,),), asked)
+            Example(str(i), (s if source else "",), ((t,),), question)
             for i, (s, t) in enumerate(texts)
         ]
         if kind == "qa":
             examples = [
-                Example(e.id, e.sources, ((" ".join(e.sources[0].split()[:2]),),), asked)
+                Example(e.id, e.sources, ((" ".join(e.sources[0].split()[:2]),),), question)
                 for e in examples
             ]
         labels = torch.randint(-1, 2, (8, 2), generator=torch.Generator().manual_seed(seed))
-        given = (
-            {"labels": labels}
-            if kind == "labels"
-            else {"image": torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)}
-        )
+        given = {"labels": labels}
+        if kind != "labels":
+            given = {"image": torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)}
         encoded = Encoded(examples, codec) if not width else Drawn(examples, codec, given)
         batch = TextBatches(encoded, 0, 0.0)[TextDraw(torch.arange(8))]
         if width:
@@ -130,7 +111,7 @@ def made(case: str, seed: int = 0):
             condition = (
                 Labels(values, 6)
                 if kind == "labels"
-                else Backbone(weights=None, frozen=False, dim=6)
+                else Backbone(weights=None, frozen=False, condition_dim=6)
             )
             system = Conditional(
                 net, codec, torch.optim.AdamW, condition, target_segment=int(source > 0)
@@ -228,7 +209,7 @@ def test_lengths_that_are_not_said_are_those_of_full_rows(objective):
         ), name
 
 
-def test_the_head_sees_no_more_places_than_may_be_asked():
+def test_the_head_sees_no_more_places_than_may_be_predicted():
     seen = []
     for case, most in (("mlm", 30 * 64 // 3), ("seq2seq", 8 * 12)):
         system, batch = made(case)
@@ -237,7 +218,7 @@ def test_the_head_sees_no_more_places_than_may_be_asked():
         system(batch)
         assert int(batch.get("segments", torch.ones(1)).sum()) <= seen[-1] <= most
         system.eval()(batch)
-        assert seen[-1] < seen[-2]  # as many as are asked
+        assert seen[-1] < seen[-2]  # as many as are predicted
 
 
 def test_what_cannot_be_captured_is_named():
@@ -252,7 +233,7 @@ def test_what_cannot_be_captured_is_named():
         (
             "seq2seq",
             lambda s: setattr(s._trainer.datamodule, "codec", Codec(20, 13, 0)),
-            r"max_target=12: the data's is 13",
+            r"model\.codec\.max_target=12: .*13",
         ),
     ):
         system, _ = made(case)

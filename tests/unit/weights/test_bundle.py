@@ -79,8 +79,11 @@ tf1 = tf.compat.v1
 tf1.disable_eager_execution()
 rng, arrays = np.random.default_rng(0), {}
 for i in range(300):  # more than one block of the index
-    arrays[f"bert/encoder/layer_{i}/attention/self/query/kernel"] = rng.normal(size=(17, 9)).astype("f4")
-arrays |= {"global_step": np.array(3, "i8"), "half": rng.normal(size=4).astype("f2"), "double": rng.normal(size=(2, 3))}
+    name = f"bert/encoder/layer_{i}/attention/self/query/kernel"
+    arrays[name] = rng.normal(size=(17, 9)).astype("f4")
+arrays["global_step"] = np.array(3, "i8")
+arrays["half"] = rng.normal(size=4).astype("f2")
+arrays["double"] = rng.normal(size=(2, 3))
 variables = [tf1.get_variable(n, initializer=tf.constant(a)) for n, a in arrays.items()]
 brain = tf1.get_variable("brain", initializer=tf.cast(tf.constant([1.5, -2.0]), tf.bfloat16))
 text = tf1.get_variable("text", initializer=tf.constant(["not", "numbers"]))

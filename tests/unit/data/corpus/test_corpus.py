@@ -1,4 +1,4 @@
-"""Raw text to packed rows: nothing lost, nothing twice, whatever was interrupted and whoever reads."""
+"""Raw text to packed rows: nothing lost and nothing twice, interrupted or not, by any process."""
 
 import gzip
 import json
@@ -14,23 +14,11 @@ from genlab.data.corpus.documents import read_documents
 from genlab.data.corpus.shards import Writer, chunks, prepare
 from genlab.data.text.tokenizer import Tokenizer
 from genlab.errors import DataError
-from genlab.seeds import shuffled
+from genlab.seeds import permute
 
-VOCAB = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    *(f"w{i}" for i in range(50)),
-    "##s",
-    "北",
-    "京",
-    "大",
-    "学",
-    "在",
-    ".",
-]
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+VOCAB += [f"w{i}" for i in range(50)]
+VOCAB += ["##s", "北", "京", "大", "学", "在", "."]
 
 
 def texts(count=60, seed=0) -> list[str]:
@@ -55,7 +43,7 @@ def corpus(tmp_path, vocab, documents=None, **options) -> Corpus:
     path = tmp_path / "corpus.txt"
     if not path.exists():
         path.write_text("\n\n".join(documents or texts()), encoding="utf-8")
-    sizes = {"max_length": 16, "batch_size": 4, "val_part": 0.1, "test_part": 0.1}
+    sizes = {"max_length": 16, "batch_size": 4, "val_fraction": 0.1, "test_fraction": 0.1}
     return Corpus(**{"path": str(path), "vocab": vocab, **sizes, **options})
 
 
@@ -83,25 +71,22 @@ def test_a_document_without_end_comes_in_parts(tmp_path, monkeypatch):
     content = "".join(f"line {i:02d}\n" for i in range(20)) + "x" * 120
     (tmp_path / "a.txt").write_text(content)
     parts = list(read_documents(tmp_path / "a.txt"))
-    assert max(map(len, parts)) <= 50 and "".join("".join(parts).split()) == "".join(
-        content.split()
-    )
+    assert max(map(len, parts)) <= 50
+    assert "".join("".join(parts).split()) == "".join(content.split())
 
 
 def test_bad_files_and_lines_are_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"other": 1}\n{"text": 2}\nno json\n')
-    with pytest.raises(
-        DataError, match=r"a\.jsonl:2: .*there is no field 'text'.*data\.on_error=skip"
-    ):
+    with pytest.raises(DataError, match=r"a\.jsonl:2: .*'text'.*data\.on_error=skip"):
         list(read_documents(tmp_path / "a.jsonl"))
     skipped = []
     assert list(read_documents(tmp_path / "a.jsonl", on_error="skip", skipped=skipped)) == ["good"]
     assert [place.rpartition(":")[2] for place, _ in skipped] == ["2", "3", "4"]
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"some text " * 5000)[:-20])
-    with pytest.raises(DataError, match=r"b\.txt\.gz: not readable.*EOFError"):
+    with pytest.raises(DataError, match=r"b\.txt\.gz: .*EOFError"):
         list(read_documents(tmp_path / "b.txt.gz"))
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="UTF-8"):
+    with pytest.raises(DataError, match=r"c\.txt:1: "):
         list(read_documents(tmp_path / "c.txt"))
 
 
@@ -117,17 +102,15 @@ def test_what_is_stored_is_what_the_tokenizer_says(tmp_path):
     tokenizer, documents = Tokenizer(VOCAB), texts()
     shards = prepare(tmp_path / "a", lambda: iter(documents), tokenizer, characters=300)
     assert len(shards.files) > 5
-    assert all_tokens(shards) == [i for text in documents for i in tokenizer.encode(text).ids]
+    plain = tokenizer.plain(documents)
+    expected = [i for ids in plain for i in (tokenizer.cls_id, *ids, tokenizer.sep_id)]
+    assert all_tokens(shards) == expected
     stream = shards.stream("train")
-    for start, stop in (
-        (0, 1),
-        (3, 500),
-        (len(stream) - 4, len(stream) + 9),
-    ):  # within one shard and over several
-        assert (stream[start:stop] >> 1).tolist() == all_tokens(shards)[start:stop]
-    assert shards.total("documents", "train") == 60 and shards.total("tokens", "train") == len(
-        stream
-    )
+    # Within one shard and over several.
+    for start, stop in ((0, 1), (3, 500), (len(stream) - 4, len(stream) + 9)):
+        assert (stream[start:stop] >> 1).tolist() == expected[start:stop]
+    assert shards.total("documents", "train") == 60
+    assert shards.total("tokens", "train") == len(stream)
 
 
 def test_an_interrupted_preparation_goes_on(tmp_path, monkeypatch):
@@ -145,11 +128,12 @@ def test_an_interrupted_preparation_goes_on(tmp_path, monkeypatch):
         prepare(tmp_path / "a", lambda: iter(documents), tokenizer, characters=300)
     (tmp_path / "a" / "00001.tokens").write_bytes(b"cut")  # as a crash of the machine may leave it
     again = []
-    monkeypatch.setattr(
-        Writer,
-        "write",
-        lambda self, file, some: (again.append(file.name), original(self, file, some)),
-    )
+
+    def note(self, file, some):
+        again.append(file.name)
+        original(self, file, some)
+
+    monkeypatch.setattr(Writer, "write", note)
     shards = prepare(tmp_path / "a", lambda: iter(documents), tokenizer, characters=300)
     assert again[:2] == ["00001.tokens", "00004.tokens"] and not set(again[1:]) & set(written)
     whole = prepare(tmp_path / "b", lambda: iter(documents), tokenizer, characters=300)
@@ -159,16 +143,17 @@ def test_an_interrupted_preparation_goes_on(tmp_path, monkeypatch):
 
 
 def test_several_processes_make_the_same_shards(tmp_path):
-    tokenizer, documents = Tokenizer(VOCAB), texts()
+    documents = texts()
+
+    def made(processes):
+        sizes = {"processes": processes, "characters": 500}
+        return prepare(
+            tmp_path / str(processes), lambda: iter(documents), Tokenizer(VOCAB), **sizes
+        )
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        two = prepare(
-            tmp_path / "a", lambda: iter(documents), tokenizer, processes=2, characters=500
-        )
-    assert (
-        two.sha256
-        == prepare(tmp_path / "b", lambda: iter(documents), tokenizer, characters=500).sha256
-    )
+        assert made(2).sha256 == made(1).sha256
 
 
 def test_words_start_where_spaces_and_jieba_say():
@@ -197,12 +182,12 @@ def test_chunks_hold_every_document_once():
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 1000, 4097])
 def test_the_shuffle_is_a_permutation(count):
     for key in range(5):
-        assert sorted(shuffled(np.arange(count), count, key).tolist()) == list(range(count))
+        assert sorted(permute(np.arange(count), count, key).tolist()) == list(range(count))
 
 
 def test_the_shuffle_looks_like_chance():
     count, keys = 50, 4000
-    places = np.stack([shuffled(np.arange(count), count, key) for key in range(keys)])
+    places = np.stack([permute(np.arange(count), count, key) for key in range(keys)])
     seen = np.stack([(places == row).sum(0) for row in range(count)])  # (row, place)
     chi2 = ((seen - keys / count) ** 2 / (keys / count)).sum()
     degrees = (count - 1) ** 2
@@ -299,25 +284,17 @@ def test_no_token_is_lost_or_seen_twice_in_an_epoch(tmp_path, vocab, workers, wo
 
 
 def test_a_rows_keys_are_those_of_its_epoch_and_place(tmp_path, vocab):
-    rows, static = (
-        corpus(tmp_path, vocab).rows("train"),
-        corpus(tmp_path, vocab, masks=2).rows("train"),
-    )
+    rows = corpus(tmp_path, vocab).rows("train")
+    static = corpus(tmp_path, vocab, masks=2).rows("train")
 
     def keys(rows, row, epoch):
-        return int(
-            rows[RowDraw(torch.tensor([row]), None if epoch is None else torch.tensor([epoch]))][
-                "keys"
-            ]
-        )
+        epochs = None if epoch is None else torch.tensor([epoch])
+        return int(rows[RowDraw(torch.tensor([row]), epochs)]["keys"])
 
     assert len({keys(rows, row, epoch) for row in range(5) for epoch in (None, *range(6))}) == 35
     assert keys(rows, 1, None) == keys(rows, 1, None)
-    assert (
-        [keys(static, 1, e) for e in (0, 1)]
-        == [keys(static, 1, e) for e in (2, 3)]
-        == [keys(static, 1, e) for e in (4, 5)]
-    )
+    first, second, third = ([keys(static, 1, e) for e in (i, i + 1)] for i in (0, 2, 4))
+    assert first == second == third
     assert keys(static, 1, 0) != keys(static, 1, 1)
     other = corpus(tmp_path, vocab, seed=2)
     assert keys(other.rows("train"), 1, 0) != keys(rows, 1, 0)
@@ -336,7 +313,7 @@ def test_documents_of_a_row_are_numbered(tmp_path, vocab):
 
 
 def test_copies_of_a_text_are_in_one_split(tmp_path, vocab):
-    data = corpus(tmp_path, vocab, texts(30) * 3, val_part=0.2, test_part=0.2)
+    data = corpus(tmp_path, vocab, texts(30) * 3, val_fraction=0.2, test_fraction=0.2)
     assert all(data.describe(split)["documents"] % 3 == 0 for split in ("train", "val", "test"))
 
 
@@ -351,26 +328,21 @@ def test_files_are_found_by_patterns_and_have_their_own_splits(tmp_path, vocab):
         str(tmp_path / "part2.txt"),
         root=str(tmp_path),
         vocab=vocab,
-        test_part=0.0,
+        test_fraction=0.0,
     )
     assert [f.name for f in data.files("train")] == ["part0.txt", "part1.txt"]
     assert [data.describe(split)["documents"] for split in ("train", "val", "test")] == [2, 1, 0]
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match=r"data\.path=.*none"):
         Corpus(str(tmp_path / "none*.txt"), vocab=vocab).setup()
-    with pytest.raises(DataError, match="give text files"):
+    with pytest.raises(DataError, match=r"^data\.path: "):
         Corpus(vocab=vocab).setup()
 
 
 def test_the_fingerprint_is_of_text_vocabulary_and_settings(tmp_path, vocab):
     first = corpus(tmp_path, vocab).fingerprint()
     assert corpus(tmp_path, vocab).fingerprint() == first
-    for options in (
-        {"max_length": 17},
-        {"pack": "isolated"},
-        {"words": "pieces"},
-        {"val_part": 0.2},
-        {"masks": 3},
-    ):
+    changes = ({"max_length": 17}, {"pack": "isolated"}, {"words": "pieces"}, {"masks": 3})
+    for options in (*changes, {"val_fraction": 0.2}):
         assert corpus(tmp_path, vocab, **options).fingerprint() != first, options
     (tmp_path / "other.txt").write_text("\n".join(VOCAB + ["new"]) + "\n", encoding="utf-8")
     assert corpus(tmp_path, str(tmp_path / "other.txt")).fingerprint() != first
@@ -393,12 +365,12 @@ def test_settings_without_meaning_are_refused(tmp_path, vocab):
         ({"max_length": 4}, "max_length"),
         ({"masks": 0}, "masks"),
         ({"pack": "tight"}, "pack"),
-        ({"val_part": 0.6, "test_part": 0.4}, "val_part"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, "val_fraction"),
         ({"vocab": None, "simplified": True}, "simplified"),
     ):
         with pytest.raises(DataError, match=f"data.{key}"):
             corpus(tmp_path, **{"vocab": vocab} | wrong)
     with pytest.raises(DataError, match=r"data\.words"):
         corpus(tmp_path, vocab, words="syllables").setup()
-    with pytest.raises(DataError, match="give input="):
+    with pytest.raises(DataError, match="input="):
         corpus(tmp_path, vocab).examples("test")

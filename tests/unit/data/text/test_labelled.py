@@ -38,17 +38,17 @@ def test_labels_come_with_their_texts_and_out_of_training_alone(tmp_path):
     assert sorted(data.label_values["stars"]) == ["1", "2"]
     for split in ("train", "val", "test"):
         labels = data.given(split)["labels"]
-        for example, (mood, stars) in zip(data.examples(split), labels.tolist(), strict=True):
-            told = [
+        for example, row in zip(data.examples(split), labels.tolist(), strict=True):
+            known = [
                 "" if i < 0 else names[i]
-                for i, names in zip((mood, stars), data.label_values.values(), strict=True)
+                for i, names in zip(row, data.label_values.values(), strict=True)
             ]
-            assert told == (["", ""] if example.targets[0][0] == "rare" else list(example.labels))
+            rare = example.targets[0][0] == "rare"
+            assert known == (["", ""] if rare else list(example.labels))
     batch = next(iter(data.loader("val")))
     assert batch["labels"].shape == (4, 2) and batch["ids"][:, 0].eq(2).all()
-    assert (
-        batch["segments"][:, 0].eq(0).all() and batch["segments"][:, 1].eq(1).all()
-    )  # all but [CLS] is written
+    # All but [CLS] is written.
+    assert batch["segments"][:, 0].eq(0).all() and batch["segments"][:, 1].eq(1).all()
 
 
 def test_a_table_gives_the_same_as_json_lines(tmp_path):
@@ -71,21 +71,22 @@ def test_a_table_gives_the_same_as_json_lines(tmp_path):
 def test_the_fingerprint_tells_other_labels(tmp_path):
     one, other = rows(), rows()
     other[7]["mood"] = "bad"
-    assert (
-        made(lines(tmp_path / "a.jsonl", one)).fingerprint()
-        != made(lines(tmp_path / "b.jsonl", other)).fingerprint()
-    )
+    prints = {
+        made(lines(tmp_path / name, content)).fingerprint()
+        for name, content in (("a.jsonl", one), ("b.jsonl", other))
+    }
+    assert len(prints) == 2
 
 
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({"mood": ["a"]}, {}, r"a\.jsonl:3: mood: expected a label"),
-        ({"text": ""}, {}, r"a\.jsonl:3: text: it is empty"),
-        ({}, {"fields": ["mod"]}, "there is no 'mod'"),
+        ({"mood": ["a"]}, {}, r"a\.jsonl:3: mood: "),
+        ({"text": ""}, {}, r"a\.jsonl:3: text: "),
+        ({}, {"fields": ["mod"]}, r"a\.jsonl:1: .*'mod'.*data\.fields"),
         ({}, {"fields": []}, r"data\.fields=\[\]"),
         ({}, {"source_field": "text"}, r"data\.source_field=text, data\.max_source=0"),
-        ({}, {"min_count": 50}, "mood has 0 values of data.min_count=50"),
+        ({}, {"min_count": 50}, r"data\.fields: mood .*data\.min_count"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path, change, options, message):
@@ -130,22 +131,15 @@ def test_the_sentences_are_those_of_the_table():
     data = FactSentences()
     splits = {split: data.examples(split) for split in ("train", "val", "test")}
     texts = [e.targets[0][0] for examples in splits.values() for e in examples]
-    # fewer than 3,120 in one case: two elements may share what one sentence asks
-    assert (
-        len(splits["test"]) == 400
-        and len(splits["val"]) == 200
-        and len(texts) == 81 * 4 * 6 + 49 * 4 * 6
-    )
-    assert len(data.label_values["topic"]) == 8 and set(data.label_values["form"]) == {
-        "statement",
-        "question",
-    }
-    assert all(
-        (e.labels[1] == "question") == e.targets[0][0].endswith("?") for e in splits["train"]
-    )
-    assert not {e.targets[0][0] for e in splits["test"]} & {
-        e.targets[0][0] for e in splits["train"]
-    }
+    # Countries and elements have four topics each, with three statements and three questions.
+    assert len(texts) == 81 * 4 * 6 + 49 * 4 * 6
+    assert len(splits["test"]) == 400 and len(splits["val"]) == 200
+    assert len(data.label_values["topic"]) == 8
+    assert set(data.label_values["form"]) == {"statement", "question"}
+    for e in splits["train"]:
+        assert (e.labels[1] == "question") == e.targets[0][0].endswith("?")
+    train, test = ({e.targets[0][0] for e in splits[split]} for split in ("train", "test"))
+    assert not train & test
     assert Facts(num_train=20, num_val=5, num_test=5).fingerprint() != data.fingerprint()
 
 
@@ -166,13 +160,13 @@ def test_captions_are_made_of_classes_and_one_is_drawn_each_time():
     assert len(drawn) == 2 and encoded.row(0, None, 0.0)[1] == encoded.targets[0][0]
     with pytest.raises(DataError, match=r"data\.templates"):
         LabelledImages(MNIST5k(), ["a digit"])
-    with pytest.raises(DataError, match=r"data\.words: 1 words for the 10 classes"):
-        LabelledImages(MNIST5k(), ["{label}"], ["x"]).words  # noqa: B018
+    with pytest.raises(DataError, match=r"data\.words: "):
+        _ = LabelledImages(MNIST5k(), ["{label}"], ["x"]).words
 
 
 @pytest.fixture
 def coco(tmp_path, monkeypatch):
-    """A tiny COCO: three training images, five to validate and test on, in a shuffled order of ids."""
+    """A tiny COCO: three training images, five to validate and test on, with shuffled ids."""
     monkeypatch.setenv("GENLAB_DATA", str(tmp_path / "data"))
     root = tmp_path / "coco"
     (root / "annotations").mkdir(parents=True)
@@ -203,28 +197,21 @@ def test_coco_is_read_as_it_is(coco):
         for i, example in enumerate(data.examples(split)):
             number = int(example.id.split("_")[-1].removesuffix(".jpg"))
             image = data.given(split)["image"][torch.tensor([i])]
-            assert (
-                image.shape == (1, 3, 16, 16)
-                and abs(int(image[0, 0].float().mean()) - 40 * number) <= 3
-            )
+            assert image.shape == (1, 3, 16, 16)
+            assert abs(int(image[0, 0].float().mean()) - 40 * number) <= 3
     ids = {e.id for split in ("val", "test") for e in data.examples(split)}
     assert len(ids) == 5 and next(iter(data.loader("test")))["image"].shape == (2, 3, 16, 16)
-    assert (
-        data.fingerprint()
-        == CocoCaptions(root=str(coco), image_size=16, num_val=2, vocab_size=100).fingerprint()
-    )
+    again = CocoCaptions(root=str(coco), image_size=16, num_val=2, vocab_size=100)
+    assert data.fingerprint() == again.fingerprint()
 
 
 def test_a_coco_that_lacks_something_says_what(coco, tmp_path):
-    with pytest.raises(
-        DataError, match=r"data\.root: there is no annotations/captions_train2014\.json below"
-    ):
+    with pytest.raises(DataError, match=r"data\.root: .*annotations/captions_train2014\.json"):
         CocoCaptions(root=str(tmp_path)).setup()
     (coco / "train2014" / "COCO_train2014_000000000001.jpg").unlink()
     options = {"root": str(coco), "image_size": 16, "num_val": 2, "vocab_size": 100}
-    with pytest.raises(
-        DataError, match=r"image COCO_train2014_000000000001\.jpg is not in .*on_error=skip"
-    ):
+    name = r"COCO_train2014_000000000001\.jpg"
+    with pytest.raises(DataError, match=rf"{name} .*data\.on_error=skip"):
         CocoCaptions(**options).setup()
     data = CocoCaptions(**options, on_error="skip")
     data.setup()

@@ -2,14 +2,16 @@
 
 import itertools
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from genlab.data.base import DataSet, HasExamples
 from genlab.data.text.codec import Codec, pad
 from genlab.data.text.facts import Facts, read_table
-from genlab.data.text.module import Pairs, SquadJSON, WebQA, split_documents
+from genlab.data.text.module import Pairs, SquadJSON, TextDataModule, WebQA, split_documents
 from genlab.data.text.records import Example
 from genlab.data.text.rows import Encoded, LengthSampler, TextBatches, TextDraw, occurs
 from genlab.data.text.tokenizer import Tokenizer
@@ -36,19 +38,13 @@ def text(*numbers) -> str:
 # --- codec ----------------------------------------------------------------------------------------
 
 
-def test_rows_are_laid_out_as_the_source_says():
+def test_rows_have_the_special_tokens_of_bert_and_are_cut():
     c, t = codec(), Tokenizer(VOCAB)
-    (source, question, target) = t.plain([text(1, 2), text(50, 51), text(3)])
+    source, question, target, long = t.plain([text(1, 2), text(50, 51), text(3), text(*range(9))])
     assert c.windows(source, question) == [[2, *source, 3, *question, 3]]
     assert c.windows(source) == [[2, *source, 3]] and c.ending(target) == [*target, 3]
-    assert c.row(source, t.plain([text(*range(9))])[0]) == [
-        2,
-        *source,
-        3,
-        *t.plain([text(0, 1, 2)])[0],
-        3,
-    ]
-    assert c.ending(t.plain([text(*range(9))])[0]) == [*t.plain([text(0, 1, 2, 3)])[0], 3]
+    assert c.row(source, long) == [2, *source, 3, *long[:3], 3]
+    assert c.ending(long) == [*long[:4], 3]
 
 
 @pytest.mark.parametrize("length", range(0, 45))
@@ -56,27 +52,23 @@ def test_rows_are_laid_out_as_the_source_says():
 def test_windows_cover_the_source_and_fit(length, stride):
     starts = codec(stride=stride).starts(length)
     covered = {i for start in starts for i in range(start, min(start + 10, length))}
-    assert (
-        covered == set(range(length))
-        and starts == sorted(set(starts))
-        and starts[-1] <= max(length - 10, 0)
-    )
+    assert covered == set(range(length)) and starts == sorted(set(starts))
+    assert starts[-1] <= max(length - 10, 0)
     assert all(b - a <= stride for a, b in itertools.pairwise(starts))
 
 
 def test_a_cut_source_loses_the_side_that_is_asked():
-    assert codec(stride=None).starts(25) == [0] and codec(stride=None, truncate="left").starts(
-        25
-    ) == [15]
+    assert codec(stride=None).starts(25) == [0]
+    assert codec(stride=None, truncate="left").starts(25) == [15]
 
 
 def test_settings_without_meaning_are_refused():
     for wrong in ({"max_source": 2}, {"stride": 0}, {"stride": 11}, {"truncate": "middle"}):
-        with pytest.raises(DataError, match="expected"):
+        with pytest.raises(DataError, match=rf"data\.{next(iter(wrong))}="):
             codec(**wrong)
-    with pytest.raises(DataError, match="without"):
+    with pytest.raises(DataError, match=r"data\.max_question=0"):
         codec(max_question=0).row([7], [8])
-    with pytest.raises(DataError, match="no vocabulary yet"):
+    with pytest.raises(DataError):
         _ = Codec().tokenizer
 
 
@@ -84,17 +76,13 @@ def test_the_vocabulary_travels_in_the_state():
     c = codec()
     other = Codec()
     other.load_state_dict(c.state_dict())
-    assert (
-        other.tokenizer.state() == c.tokenizer.state()
-        and other.text([7, 8]) == c.text([7, 8]) == "w1 w2"
-    )
+    assert other.tokenizer.state() == c.tokenizer.state()
+    assert other.text([7, 8]) == c.text([7, 8]) == "w1 w2"
     kept = Codec()
     kept.use(Tokenizer(VOCAB[:8], False, [0, 100, 101, 102, 103, 8, 9, 11]))
     other.load_state_dict(kept.state_dict())
-    assert (
-        other.tokenizer.keep_tokens == [0, 100, 101, 102, 103, 8, 9, 11]
-        and not other.tokenizer.lowercase
-    )
+    assert other.tokenizer.keep_tokens == [0, 100, 101, 102, 103, 8, 9, 11]
+    assert not other.tokenizer.lowercase
     assert c.banned == [0, 1, 2, 4]
 
 
@@ -102,9 +90,8 @@ def test_marks_like_commas_become_commas_where_the_data_say_so():
     c = codec(commas=True)
     comma = VOCAB.index(",")
     (ids,) = c.sources(["w1、w2；w3，w4 w5"])
-    assert ids == [7, comma, 8, comma, 9, comma, 10, comma, 11] and c.targets(["w1 w2"]) == [
-        [7, comma, 8]
-    ]
+    assert ids == [7, comma, 8, comma, 9, comma, 10, comma, 11]
+    assert c.targets(["w1 w2"]) == [[7, comma, 8]]
 
 
 def test_padding_is_on_the_right():
@@ -122,9 +109,8 @@ def test_occurs_is_a_search_for_whole_ids():
             window[i : i + len(part)].tolist() == part.tolist() for i in range(13 - len(part))
         )
         assert occurs(window.astype(np.int32).tobytes(), part.astype(np.int32).tobytes()) == truth
-    assert not occurs(
-        np.array([256, 1], np.int32).tobytes(), np.array([1 << 16], np.int32).tobytes()
-    )  # across two ids
+    window, part = np.array([256, 1], np.int32), np.array([1 << 16], np.int32)
+    assert not occurs(window.tobytes(), part.tobytes())  # its bytes lie across two ids
 
 
 def test_training_reads_a_window_with_the_answer_and_says_when_there_is_none():
@@ -151,7 +137,7 @@ def test_questions_without_an_answer_come_as_often_as_asked_and_from_both_places
     assert 340 <= len(empty) <= 460 and not any(text(14, 15) in source for source in empty)
     foreign = sum(any(word in source for word in ("w45", "w59", "w40")) for source in empty)
     assert 0.35 <= foreign / len(empty) <= 0.65
-    with pytest.raises(DataError, match="one document"):
+    with pytest.raises(DataError, match=r"^data\.no_answer: "):
         [Encoded(examples[:1], c).row(0, np.random.RandomState(i), 0.9) for i in range(30)]
 
 
@@ -191,30 +177,21 @@ def test_a_batch_is_a_function_of_seed_epoch_and_examples():
         assert torch.equal(whole["ids"][row, :n], again["ids"][place, :n])
     assert not torch.equal(whole["ids"], batches[TextDraw(torch.arange(8), 6)]["ids"])
     for ids, segments, n in zip(whole["ids"], whole["segments"], whole["lengths"], strict=True):
-        assert (
-            segments[:n].tolist() == sorted(segments[:n].tolist())
-            and ids[n - 1] == 3
-            and not ids[n:].any()
-        )
+        assert segments[:n].tolist() == sorted(segments[:n].tolist())
+        assert ids[n - 1] == 3 and not ids[n:].any()
         assert not segments[n:].any() and segments[:n].any()
 
 
 def test_rows_are_padded_to_a_multiple_and_never_beyond_the_longest_there_may_be():
     c = codec()
     e = Encoded([asked([text(*range(n))], [(text(1),)], document=str(n)) for n in (3, 5, 30)], c)
-    for draw, multiple, width in (
-        ([0], 1, 10),
-        ([0], 8, 16),
-        ([0, 1], 4, 12),
-        ([2], 16, 21),
-        ([0], 64, 21),
-    ):
+    cases = (([0], 1, 10), ([0], 8, 16), ([0, 1], 4, 12), ([2], 16, 21), ([0], 64, 21))
+    for draw, multiple, width in cases:
         plain = TextBatches(e, 3, 0.0)[TextDraw(torch.tensor(draw), 0)]
         wide = TextBatches(e, 3, 0.0, multiple)[TextDraw(torch.tensor(draw), 0)]
         n = plain["ids"].shape[1]
-        assert wide["ids"].shape[1] == wide["segments"].shape[1] == width and torch.equal(
-            wide["lengths"], plain["lengths"]
-        )
+        assert wide["ids"].shape[1] == wide["segments"].shape[1] == width
+        assert torch.equal(wide["lengths"], plain["lengths"])
         for name in ("ids", "segments"):
             assert torch.equal(wide[name][:, :n], plain[name]) and not wide[name][:, n:].any()
     with pytest.raises(DataError, match=r"data\.pad_to_multiple_of=0"):
@@ -256,12 +233,8 @@ def test_no_document_is_in_two_splits():
     assert sorted(np.concatenate(list(splits.values()))) == list(range(300))
     assert 30 <= len(splits["val"]) < 37 and 50 <= len(splits["test"]) < 57
     documents = [{examples[i].document for i in rows} for rows in splits.values()]
-    assert (
-        not documents[0] & documents[1]
-        and not documents[0] & documents[2]
-        and not documents[1] & documents[2]
-    )
-    with pytest.raises(DataError, match="leave nothing"):
+    assert not any(one & other for one, other in itertools.combinations(documents, 2))
+    with pytest.raises(DataError, match=r"data\.num_val or data\.num_test"):
         split_documents(examples[:7], 1, 1)
 
 
@@ -291,7 +264,7 @@ def test_files_of_their_own_make_splits_and_repeat_and_extra_only_train(tmp_path
     same = SquadJSON(path=str(one), test_path=str(two), extra_path=str(three), repeat=2, **options)
     assert data.fingerprint() == same.fingerprint()
     assert data.fingerprint() != SquadJSON(path=str(one), **options).fingerprint()
-    with pytest.raises(DataError, match=r"data\.path: give the file"):
+    with pytest.raises(DataError, match=r"^data\.path: "):
         SquadJSON().setup()
     with pytest.raises(DataError, match=r"lower data\.batch_size"):
         SquadJSON(path=str(one), **options | {"batch_size": 400}).train_dataloader()
@@ -335,9 +308,42 @@ def test_webqa_reads_its_list(tmp_path):
 
     path.write_text(json.dumps([entry(i) for i in range(20)]))
     data = WebQA(path=str(path), num_val=3, num_test=3, commas=True, batch_size=4)
-    assert (
-        len(data.examples("train")) == 14 and next(iter(data.train_dataloader()))["segments"].any()
-    )
+    assert len(data.examples("train")) == 14
+    assert next(iter(data.train_dataloader()))["segments"].any()
+
+
+# --- a format of one's own ------------------------------------------------------------------------
+
+
+class Dialogues(TextDataModule):
+    """A dialogue a line, with tabs between turns."""
+
+    name = "dialogues"
+
+    def read_examples(self, path):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            yield str(number), partial(self.example, f"{path.name}:{number}", line)
+
+    def example(self, id, line):
+        *turns, answer = line.split("\t")
+        if not turns:
+            raise ValueError("expected two turns or more")
+        return Example(id, (" ".join(turns),), ((answer,),), document=id)
+
+
+def test_a_format_of_ones_own_is_one_method(tmp_path):
+    path = tmp_path / "d.txt"
+    lines = [f"hello {i}\thow are you\tfine {i}" for i in range(30)]
+    path.write_text("\n".join([*lines, "alone"]))
+    options = {"path": str(path), "num_val": 4, "num_test": 5, "batch_size": 4, "max_question": 0}
+    with pytest.raises(DataError, match=r"d\.txt:31: .*data\.on_error=skip"):
+        Dialogues(**options).setup()
+    data = Dialogues(**options, on_error="skip")
+    data.setup()
+    assert isinstance(data, DataSet) and isinstance(data, HasExamples)
+    assert [len(data.examples(split)) for split in ("train", "val", "test")] == [21, 4, 5]
+    assert data.given("val") == {} and data.split_key("val") == "num_val" and data.skipped
+    assert next(iter(data.train_dataloader()))["segments"].any()
 
 
 # --- facts ----------------------------------------------------------------------------------------
@@ -358,7 +364,7 @@ def test_facts_are_exchanged_in_training_and_true_in_the_test():
     assert {kind: len(rows) for kind, rows in table.items()} == {"country": 81, "element": 49}
     true = {}
     for split in ("train", "val", "test"):
-        examples, told = data.examples(split), []
+        examples, is_true = data.examples(split), []
         assert 0.1 <= sum(not e.accepted for e in examples) / len(examples) <= 0.45
         assert {len(e.sources) for e in examples} == {1 if split == "train" else 2}
         for e in examples:
@@ -368,13 +374,12 @@ def test_facts_are_exchanged_in_training_and_true_in_the_test():
             for source, target in answered:
                 assert target in source
                 if any(target == row[field] for row in names.values() for field in row):
-                    told.append(target in names[name].values())
+                    is_true.append(target in names[name].values())
                 else:  # all that is said
                     assert all(name.lower() in part.lower() for part in target.split(". "))
-        true[split] = sum(told) / len(told)
+        true[split] = sum(is_true) / len(is_true)
     assert true["val"] == true["test"] == 1 and true["train"] < 0.5
     unknown = data.codec.tokenizer.unk_id
-    assert not any(
-        (source == unknown).any() for sources in data.encoded("test").sources for source in sources
-    )
+    sources = (source for sources in data.encoded("test").sources for source in sources)
+    assert not any((source == unknown).any() for source in sources)
     assert len(data.encoded("train").rows) == 400

@@ -1,9 +1,12 @@
+"""Records of pairs, SQuAD and WebQA files: read, named by their place, or skipped."""
+
 import gzip
 import json
+from functools import partial
 
 import pytest
 
-from genlab.data.text.records import read_pairs, read_squad, read_webqa
+from genlab.data.text.records import read_files, read_pairs, read_squad, read_webqa
 from genlab.errors import DataError
 
 
@@ -18,30 +21,23 @@ def write(path, content):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_pairs_are_json_lines(tmp_path, name):
-    path = write(
-        tmp_path / name,
-        '\ufeff{"source": " 春眠 ", "target": ["a", "b"], "more": 1}\n\n{"source": "x", "target": "y"}\n',
-    )
-    first, second = read_pairs([path], "raise").examples
-    assert (first.sources, first.targets, first.accepted, first.question) == (
-        ("春眠",),
-        (("a", "b"),),
-        ("a", "b"),
-        None,
-    )
+    first = '{"source": " 春眠 ", "target": ["a", "b"], "more": 1}'
+    path = write(tmp_path / name, f'\ufeff{first}\n\n{{"source": "x", "target": "y"}}\n')
+    first, second = read_files([path], read_pairs, "raise").examples
+    assert first.sources == ("春眠",) and first.question is None
+    assert first.targets == (("a", "b"),) and first.accepted == ("a", "b")
     assert first.id == f"{name}:1" and second.id == f"{name}:3" and second.targets == (("y",),)
 
 
 def test_pairs_are_columns(tmp_path):
     named = write(tmp_path / "a.tsv", "title\tabstract\r\nT\tA\r\n")
     bare = write(tmp_path / "b.tsv", "T\tA\n")
-    for path, fields in ((named, ("abstract", "title")), (bare, (1, 0))):
-        (example,) = read_pairs([path], "raise", *fields).examples
+    for path, source, target in ((named, "abstract", "title"), (bare, 1, 0)):
+        reader = partial(read_pairs, source=source, target=target)
+        (example,) = read_files([path], reader, "raise").examples
         assert example.sources == ("A",) and example.accepted == ("T",)
-    with pytest.raises(
-        DataError, match=r"b\.tsv:1: no column source, target among T, A; set data\.source_field"
-    ):
-        read_pairs([bare], "raise")
+    with pytest.raises(DataError, match=r"b\.tsv:1: .*source, target.*data\.source_field"):
+        read_files([bare], read_pairs, "raise")
 
 
 BAD_PAIRS = [
@@ -57,8 +53,8 @@ BAD_PAIRS = [
 def test_a_bad_pair_is_named_by_its_line_or_skipped(tmp_path, bad):
     path = write(tmp_path / "a.jsonl", '{"source": "x", "target": "y"}\n' + bad + "\n")
     with pytest.raises(DataError, match=r"a\.jsonl:2: .*data\.on_error=skip"):
-        read_pairs([path], "raise")
-    records = read_pairs([path], "skip")
+        read_files([path], read_pairs, "raise")
+    records = read_files([path], read_pairs, "skip")
     assert len(records.examples) == 1 and records.skipped[0][0] == f"{path}:2"
 
 
@@ -86,7 +82,7 @@ SQUAD = {
 
 
 def test_squad_files_are_read_as_they_are(tmp_path):
-    one, two, three = read_squad([write(tmp_path / "s.json", SQUAD)], "raise").examples
+    one, two, three = read_files([write(tmp_path / "s.json", SQUAD)], read_squad, "raise").examples
     assert (
         one.targets == (("Au",),)
         and one.question == "Symbol?"
@@ -119,8 +115,8 @@ def test_a_bad_question_is_named_by_its_place_or_skipped(tmp_path, change, place
     change(content)
     path = write(tmp_path / "s.json", content)
     with pytest.raises(DataError, match=r"s\.json:" + place + ": "):
-        read_squad([path], "raise")
-    records = read_squad([path], "skip")
+        read_files([path], read_squad, "raise")
+    records = read_files([path], read_squad, "skip")
     assert len(records.skipped) == 1 and records.examples
 
 
@@ -135,7 +131,7 @@ WEBQA = [
 
 
 def test_webqa_lists_lend_an_answer_to_all_passages(tmp_path):
-    one, two = read_webqa([write(tmp_path / "w.json", WEBQA)], "raise").examples
+    one, two = read_files([write(tmp_path / "w.json", WEBQA)], read_webqa, "raise").examples
     assert (
         one.sources == ("甲和乙", "丙")
         and one.targets == (("甲 乙",), ("甲 乙",))
@@ -145,20 +141,22 @@ def test_webqa_lists_lend_an_answer_to_all_passages(tmp_path):
 
 
 def test_what_is_no_such_file_is_said(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere\.json: there is no such file"):
-        read_squad([tmp_path / "nowhere.json"], "raise")
-    with pytest.raises(DataError, match=r"s\.json:1: not JSON"):
-        read_squad([write(tmp_path / "s.json", '{"data": [')], "raise")
-    with pytest.raises(DataError, match=r's\.json:\[0\]: expected a list "paragraphs"'):
-        read_squad([write(tmp_path / "s.json", WEBQA)], "raise")
-    with pytest.raises(DataError, match=r"w\.json:data\[0\]: there is no 'question'"):
-        read_webqa([write(tmp_path / "w.json", SQUAD)], "raise")
-    with pytest.raises(DataError, match=r"passages.*list"):
-        read_webqa([write(tmp_path / "w.json", [{"question": "x", "passages": []}])], "raise")
-    with pytest.raises(DataError, match="no usable record"):
-        read_webqa([write(tmp_path / "w.json", [])], "skip")
+    with pytest.raises(DataError, match=r"nowhere\.json: "):
+        read_files([tmp_path / "nowhere.json"], read_squad, "raise")
+    with pytest.raises(DataError, match=r"s\.json:1: "):
+        read_files([write(tmp_path / "s.json", '{"data": [')], read_squad, "raise")
+    with pytest.raises(DataError, match=r's\.json:\[0\]: .*"paragraphs"'):
+        read_files([write(tmp_path / "s.json", WEBQA)], read_squad, "raise")
+    with pytest.raises(DataError, match=r"w\.json:data\[0\]: .*'question'"):
+        read_files([write(tmp_path / "w.json", SQUAD)], read_webqa, "raise")
+    with pytest.raises(DataError, match=r"w\.json:.*passages"):
+        read_files(
+            [write(tmp_path / "w.json", [{"question": "x", "passages": []}])], read_webqa, "raise"
+        )
+    with pytest.raises(DataError, match=r"w\.json: "):
+        read_files([write(tmp_path / "w.json", [])], read_webqa, "skip")
     with pytest.raises(DataError, match=r"data\.on_error=maybe"):
-        read_webqa([], "maybe")
+        read_files([], read_webqa, "maybe")
     (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="UTF-8"):
-        read_pairs([tmp_path / "b.jsonl"], "raise")
+    with pytest.raises(DataError, match=r"b\.jsonl:1: "):
+        read_files([tmp_path / "b.jsonl"], read_pairs, "raise")

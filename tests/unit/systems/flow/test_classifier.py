@@ -32,7 +32,7 @@ def test_a_classifier_is_exactly_invertible_and_makes_no_images():
     assert not any(hasattr(system, verb) for verb in ("sample", "log_prob", "interpolate"))
 
 
-def test_shifted_moves_whole_images_by_at_most_so_much():
+def test_shifted_moves_whole_images_by_at_most_as_many_pixels():
     x = torch.full((200, 1, 7, 7), -1.0)
     x[:, :, 3, 3] = 1
     moved = shifted(x, 2)
@@ -44,7 +44,7 @@ def test_shifted_moves_whole_images_by_at_most_so_much():
 
 def test_the_hybrid_loss_is_cross_entropy_and_bits():
     net = IResNetClassifier([1, 4, 4], 3, 1, 4, head="conv", log_det=Exact())
-    system = HybridFlow(net, ADAM, 1e-3, levels=17, likelihood_weight=2.0)
+    system = HybridFlow(net, ADAM, 1e-3, num_bins=17, likelihood_weight=2.0)
     x, y, logged = images(), torch.tensor([0, 1, 2, 0, 1, 2]), {}
     system.log_dict = logged.update
     torch.manual_seed(1)
@@ -61,13 +61,13 @@ def test_the_hybrid_loss_is_cross_entropy_and_bits():
 
 def test_what_is_refused():
     net = IResNetClassifier([1, 4, 4], 3, 1, 4, inject=1)
-    with pytest.raises(ValueError, match="adds no channels"):
+    with pytest.raises(ValueError, match=r"^net: "):
         HybridFlow(net, ADAM, 1e-3)
-    with pytest.raises(ValueError, match="expected a classifier"):
+    with pytest.raises(ValueError, match=r"^net: "):
         HybridFlow(IResNet([1, 4, 4], 1, 4, log_det=Exact()), ADAM, 1e-3)
-    with pytest.raises(ValueError, match=r"model\.likelihood_weight=0"):
+    with pytest.raises(ValueError, match=r"^model\.likelihood_weight=0"):
         HybridFlow(net, ADAM, 1e-3, likelihood_weight=0.0)
-    with pytest.raises(ValueError, match=r"model\.shift=-1"):
+    with pytest.raises(ValueError, match=r"^model\.shift=-1"):
         InvertibleClassifier(net, ADAM, 1e-3, shift=-1)
-    with pytest.raises(ValueError, match=r"model\.decay_steps=5"):
-        InvertibleClassifier(net, ADAM, 1e-3, warmup_steps=9, decay_steps=5)
+    with pytest.raises(ValueError, match=r"^model\.num_decay_steps=5"):
+        InvertibleClassifier(net, ADAM, 1e-3, num_warmup_steps=9, num_decay_steps=5)

@@ -27,8 +27,8 @@ class Unnormed(nn.Identity):
 def build(update):
     torch.manual_seed(0)
     net = {
-        "generator": Generator(16, 1, 6, width_multiple=1, norm=Unnormed),
-        "discriminator": Discriminator(16, 1, 6, width_multiple=1, norm="group"),
+        "generator": Generator(16, 1, 6, hidden_dim=8, norm=Unnormed),
+        "discriminator": Discriminator(16, 1, 6, hidden_dim=8, norm="group"),
     }
     return OGAN(
         net, GANQP(), 6, partial(torch.optim.SGD), 1e-3, 1e-3, out_dim=6, update=update

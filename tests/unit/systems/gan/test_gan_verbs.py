@@ -7,6 +7,7 @@ from torch import nn
 from genlab.losses.gan import Hinge
 from genlab.models.gan.dcgan import Discriminator, Generator
 from genlab.nn.norm import ConditionalBatchNorm
+from genlab.systems.base import HasGenerator
 from genlab.systems.gan.gan import GAN
 from genlab.systems.latent.inversion import invert
 
@@ -15,27 +16,24 @@ def build(num_classes=0, **options):
     torch.manual_seed(0)
     norm = {"norm": ConditionalBatchNorm} if num_classes else {}
     net = {
-        "generator": Generator(16, 1, 6, num_classes, width_multiple=2, **norm),
-        "discriminator": Discriminator(16, 1, 1, num_classes, width_multiple=2),
+        "generator": Generator(16, 1, 6, num_classes, hidden_dim=16, **norm),
+        "discriminator": Discriminator(16, 1, 1, num_classes, hidden_dim=16),
     }
     return GAN(
         net, Hinge(), 6, torch.optim.SGD, 1e-3, 1e-3, num_classes=num_classes, **options
     ).eval()
 
 
-def test_labels_are_those_asked_for_or_all_in_turn():
+def test_labels_are_the_given_ones_or_all_in_turn():
     system = build(3)
     assert system.labels(7).tolist() == [0, 1, 2, 0, 1, 2, 0]
-    assert system.labels(4, 2).tolist() == [2, 2, 2, 2] and system.labels(3, [2, 0]).tolist() == [
-        2,
-        0,
-        2,
-    ]
+    assert system.labels(4, 2).tolist() == [2, 2, 2, 2]
+    assert system.labels(3, [2, 0]).tolist() == [2, 0, 2]
     for wrong in (3, -1, [0, 9], []):
         with pytest.raises(ValueError, match=r"^label="):
             system.labels(4, wrong)
     assert build().labels(4) is None
-    with pytest.raises(ValueError, match="trained without labels"):
+    with pytest.raises(ValueError, match=r"^label=1"):
         build().labels(4, 1)
 
 
@@ -66,6 +64,16 @@ def test_standing_statistics_are_those_of_the_samples():
     )
     assert not norm.training and norm.momentum == 0.01
     assert all(torch.equal(system.state_dict()[name], value) for name, value in before.items())
+
+
+def test_generated_images_are_the_decoded_ones_with_gradients():
+    system = build(3)
+    y = torch.tensor([0, 2])
+    z = system.prior(2, seed=0).requires_grad_()
+    images = system.generate_images(z, y)
+    assert isinstance(system, HasGenerator) and torch.equal(images, system.decode(z.detach(), y))
+    (gradient,) = torch.autograd.grad(images.sum(), z)
+    assert gradient.abs().sum() > 0
 
 
 def test_optimisation_finds_the_codes_of_a_generators_own_images():

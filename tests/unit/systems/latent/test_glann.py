@@ -22,7 +22,7 @@ TINY = [
     "data.image_size=16",
     "data.num_train=100",
     "data.batch_size=20",
-    "net.generator.dim=4",
+    "net.generator.hidden_dim=4",
 ]
 TINY += [
     "net.generator.hidden_dim=32",
@@ -41,7 +41,10 @@ TINY += [
 
 def build(cls=GLO, count=30, **options):
     torch.manual_seed(0)
-    net = {"generator": Generator(16, 1, 6, dim=4, hidden_dim=32), "mapping": Mapping(3, 6, 12)}
+    net = {
+        "generator": Generator(16, 1, 6, hidden_dim=4, dense_dim=32),
+        "mapping": Mapping(3, 6, 12),
+    }
     system = cls(net, options.pop("loss", Laplacian(2)), 6, torch.optim.SGD, **options).eval()
     system.codes.allocate(torch.randn(count, 6))
     for norm in system.generator.modules():  # so that eval mode makes varied images
@@ -82,13 +85,12 @@ def test_each_image_has_its_own_code_wherever_it_lies_in_the_shuffle(
 
 
 def test_a_step_moves_the_codes_of_its_batch_alone(trained_in, tmp_path):
-    codes = trained(trained_in, tmp_path / "run", "model=glo", "trainer.max_steps=3")["state_dict"][
-        "codes.moves"
-    ]
-    assert codes.sum() == 60 and codes.max() == 1
+    run = trained(trained_in, tmp_path / "run", "model=glo", "trainer.max_steps=3")
+    moves = run["state_dict"]["codes.moves"]
+    assert moves.sum() == 60 and moves.max() == 1
 
 
-@pytest.mark.parametrize("stop", [3, 7, 9, 14])  # in GLO's second pass or not, at and inside IMLE's
+@pytest.mark.parametrize("stop", [3, 7, 9, 14])  # in GLO's first and second epoch, in IMLE's
 @pytest.mark.parametrize(
     "option", ["model.reset_optimizer=true", "trainer.accumulate_grad_batches=2"]
 )
@@ -119,26 +121,16 @@ def test_each_stage_moves_its_own_parts(trained_in, tmp_path):
         )
 
     first, glo, imle, last = states
-    assert (
-        same(first, glo, "mapping")
-        and not same(first, glo, "generator")
-        and not same(first, glo, "codes.values")
-    )
-    assert (
-        same(glo, last, "generator")
-        and same(imle, last, "codes")
-        and not same(imle, last, "mapping")
-    )
+    assert same(first, glo, "mapping")
+    assert not same(first, glo, "generator") and not same(first, glo, "codes.values")
+    assert same(glo, last, "generator") and same(imle, last, "codes")
+    assert not same(imle, last, "mapping")
     assert glo["codes.mean"].shape == (100, 8) and imle["codes.mean"].shape == (0, 8)
     torch.testing.assert_close(imle["codes.values"].norm(dim=1), torch.ones(100))
-    assert (
-        len(glo["matches.noise"]) == 0
-        and imle["matches.noise"].shape == (100, 32)
-        and imle["matches.begun"] == 7
-    )
-    assert same(imle, last, "matches.begun") and not same(
-        imle, last, "matches.noise"
-    )  # a new pass, new noises
+    assert len(glo["matches.noise"]) == 0
+    assert imle["matches.noise"].shape == (100, 32) and imle["matches.begun"] == 7
+    assert same(imle, last, "matches.begun")
+    assert not same(imle, last, "matches.noise")  # drawn anew at each epoch
 
 
 def test_rates_are_halved_by_passes_of_their_stage(trained_in, tmp_path):
@@ -150,10 +142,8 @@ def test_rates_are_halved_by_passes_of_their_stage(trained_in, tmp_path):
     ]
     state = trained(trained_in, tmp_path / "run", *words, "trainer.max_steps=24")
     rates = {g["name"]: g["lr"] for g in state["optimizer_states"][0]["param_groups"]}
-    assert rates == {
-        "generator": 1e-3 * 0.5**4,
-        "mapping": 1e-3 * 0.5,
-    }  # steps 0 to 23 in passes of 5; IMLE's from 12 on
+    # Steps 0 to 23 in epochs of 5; those of IMLE are 12 to 23.
+    assert rates == {"generator": 1e-3 * 0.5**4, "mapping": 1e-3 * 0.5}
 
 
 def prepared(monkeypatch, **options):
@@ -195,17 +185,17 @@ def test_candidates_are_drawn_in_blocks_of_equal_size():
 
 def test_the_sampler_is_the_gaussian_until_the_mapping_is_trained_and_can_be_chosen():
     system = build(GLANN, glo_steps=5)
-    assert torch.equal(system.prior(4, 1), system.gaussian(4, 1))
+    assert torch.equal(system.prior(4, 1), system.draw_gaussian(4, 1))
     system.matches.noise = torch.zeros(30, 3)
-    assert torch.equal(system.prior(4, 1), system.mapped(4, 1))
+    assert torch.equal(system.prior(4, 1), system.map_noise(4, 1))
     system.sampler = "gaussian"
-    assert torch.equal(system.prior(4, 1), system.gaussian(4, 1))
+    assert torch.equal(system.prior(4, 1), system.draw_gaussian(4, 1))
 
 
 def test_the_fitted_gaussian_has_the_codes_moments_before_it_is_projected():
     system = build(space="ball", count=400)
     system.codes.values.mul_(0.02).add_(0.1)  # so far inside that no sample is projected
-    drawn = system.gaussian(40_000, 0)
+    drawn = system.draw_gaussian(40_000, 0)
     torch.testing.assert_close(drawn.mean(0), system.codes.values.mean(0), atol=1e-3, rtol=0)
     torch.testing.assert_close(
         torch.cov(drawn.T), torch.cov(system.codes.values.T), atol=1e-5, rtol=0
@@ -264,8 +254,18 @@ def test_codes_are_searched_for_under_inference_mode_too():
     assert not any(p.grad is not None for p in system.parameters())
 
 
+@pytest.mark.parametrize("per_batch", [False, True])
+def test_generated_images_are_the_decoded_ones_with_gradients(per_batch):
+    system = build(batch_statistics=per_batch)
+    z = torch.randn(3, 6).requires_grad_()
+    images = system.generate_images(z)
+    assert torch.equal(images, system.decode(z.detach()))
+    (gradient,) = torch.autograd.grad(images.sum(), z)
+    assert gradient.abs().sum() > 0
+
+
 def test_imle_pulls_the_nearest_fake_to_each_image():
-    net = {"generator": Generator(16, 1, 6, dim=4, hidden_dim=32)}
+    net = {"generator": Generator(16, 1, 6, hidden_dim=4, dense_dim=32)}
     system = IMLE(net, L2(), 6, torch.optim.SGD)
     x = torch.rand(5, 1, 16, 16, dtype=torch.double)
     fake = torch.rand(9, 1, 16, 16, dtype=torch.double, requires_grad=True)
@@ -280,16 +280,18 @@ def test_imle_pulls_the_nearest_fake_to_each_image():
 
 def test_parts_that_do_not_fit_are_refused_by_key():
     for cls, options in ((GLO, {}), (IMLE, {}), (GLANN, {"glo_steps": 1})):
-        net = {"generator": Generator(16, 1, 6, dim=4), "mapping": Mapping(3, 6)}
-        with pytest.raises(ValueError, match=r"loss: .* needs a distance"):
+        net = {"generator": Generator(16, 1, 6, hidden_dim=4), "mapping": Mapping(3, 6)}
+        with pytest.raises(ValueError, match=r"^loss: "):
             cls(net, Hinge(), 6, torch.optim.SGD, **options)
-        with pytest.raises(ValueError, match=r"net\.discriminator=null"):
+        with pytest.raises(ValueError, match=r"^net\.discriminator: "):
             cls(net | {"discriminator": torch.nn.Linear(1, 1)}, L2(), 6, torch.optim.SGD, **options)
-    with pytest.raises(ValueError, match=r"net\.mapping"):
-        GLANN({"generator": Generator(16, 1, 6, dim=4)}, L2(), 6, torch.optim.SGD, glo_steps=1)
-    with pytest.raises(ValueError, match=r"model\.glo_steps=-1"):
+    with pytest.raises(ValueError, match=r"^net\.mapping: "):
+        GLANN(
+            {"generator": Generator(16, 1, 6, hidden_dim=4)}, L2(), 6, torch.optim.SGD, glo_steps=1
+        )
+    with pytest.raises(ValueError, match=r"^model\.glo_steps=-1"):
         build(GLANN, glo_steps=-1)
-    with pytest.raises(ValueError, match=r"scale=0\.9"):
+    with pytest.raises(ValueError, match=r"^code_scale=0\.9"):
         build().reconstruct(torch.zeros(1, 1, 16, 16), 0.9)
 
 
@@ -297,9 +299,8 @@ def test_codes_begin_as_the_principal_components_of_the_images():
     images = torch.randint(
         0, 256, (40, 1, 5, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
-    images[:, :, 0] = (
-        images[:, :, 1] // 2 + images[:, :, 2] // 3
-    )  # some directions say more than others
+    # Some directions have more variance than others.
+    images[:, :, 0] = images[:, :, 1] // 2 + images[:, :, 2] // 3
     state = torch.get_rng_state()
     codes = initial_codes(images, 6, "pca", 0)
     assert torch.equal(torch.get_rng_state(), state)
@@ -318,9 +319,9 @@ def test_codes_that_cannot_begin_so_are_refused_by_key():
     images = torch.zeros(5, 1, 2, 2, dtype=torch.uint8)
     with pytest.raises(
         ValueError,
-        match=r"model\.code_init=pca: 5 images of 4 numbers .* model\.latent_dim=4 or less",
+        match=r"^model\.code_init=pca: .*model\.latent_dim=4",
     ):
         initial_codes(images, 8, "pca", 0)
-    with pytest.raises(ValueError, match=r"model\.code_init='random': expected normal or pca"):
+    with pytest.raises(ValueError, match=r"^model\.code_init='random'"):
         initial_codes(images, 2, "random", 0)
     assert initial_codes(images, 3, "pca", 0).isfinite().all()  # black images alone

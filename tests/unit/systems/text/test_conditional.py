@@ -1,4 +1,4 @@
-"""Texts under a condition: what is learned, left out, scored and written."""
+"""Conditional texts: what is learned, dropped, scored and generated."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from genlab.data.text.rows import Drawn, TextBatches, TextDraw
 from genlab.data.text.tokenizer import Tokenizer
 from genlab.models.seq2seq.bert import BERT
 from genlab.models.seq2seq.generation import Decoding
-from genlab.nn.conditions import Labels, leave_out
+from genlab.nn.conditions import Labels, drop_conditions
 from genlab.systems.text.conditional import Conditional
 
 WORDS = [f"w{i}" for i in range(40)]
@@ -21,18 +21,9 @@ def made(max_source=0, stir=0.6, values=VALUES, **options) -> Conditional:
     torch.manual_seed(0)
     codec = Codec(max_source, 8, 0)
     codec.use(Tokenizer(VOCAB))
-    net = BERT(
-        len(VOCAB),
-        16,
-        2,
-        2,
-        32,
-        40,
-        dropout=0.0,
-        attention_dropout=0.0,
-        init_std=0.6,
-        condition_dim=6,
-    )
+    sizes = (len(VOCAB), 16, 2, 2, 32, 40)
+    options_of_net = {"dropout": 0.0, "attention_dropout": 0.0, "init_std": 0.6}
+    net = BERT(*sizes, **options_of_net, condition_dim=6)
     for parameter in net.parameters():
         parameter.data.add_(stir * torch.randn_like(parameter))
     target = {"target_segment": int(max_source > 0)}
@@ -76,9 +67,8 @@ def test_the_score_is_the_sum_over_tokens_read_one_by_one(max_source):
             where = torch.where(segments[:t] == 1, system.target_segment, 0)
             hidden = system.net(ids[None, :t], where[None], mask, condition=c[i : i + 1])
             total += system.net.logits(hidden[:, -1], c[i : i + 1]).log_softmax(1)[0, ids[t]].item()
-        assert found[i].item() == pytest.approx(
-            total, abs=1e-4
-        )  # cross-entropy is taken in float32
+        # Cross-entropy is computed in float32.
+        assert found[i].item() == pytest.approx(total, abs=1e-4)
     each = system.score([data], c)
     assert torch.allclose(each.diagonal(), found, atol=1e-5) and not torch.allclose(
         each[:, 0], each[:, 1], atol=1e-2
@@ -99,12 +89,12 @@ def test_labels_are_the_sum_of_their_embeddings_and_none_is_an_embedding_too():
     )
 
 
-def test_conditions_are_left_out_as_often_as_said_and_only_in_training():
+def test_conditions_are_dropped_at_the_given_rate_and_only_in_training():
     torch.manual_seed(0)
-    gone = leave_out(20_000, 0.2, torch.device("cpu"), 2)
+    gone = drop_conditions(20_000, 0.2, torch.device("cpu"), 2)
     assert gone.all(1).double().mean() == pytest.approx(0.2 + 0.8 * 0.04, abs=0.01)
     assert gone[:, 0].double().mean() == pytest.approx(0.2 + 0.8 * 0.2, abs=0.01)
-    assert leave_out(20_000, 0.2, torch.device("cpu")).double().mean() == pytest.approx(
+    assert drop_conditions(20_000, 0.2, torch.device("cpu")).double().mean() == pytest.approx(
         0.2, abs=0.01
     )
     system = made(condition_dropout=0.5)
@@ -136,27 +126,21 @@ def test_a_label_is_found_by_its_name_and_a_bad_one_lists_the_known():
         "author": None,
     }
     for wanted, message in (
-        (
-            "du fo",
-            r"label=du fo: expected one of 5x4, 7x4, li bai, du fu, wang wei\. Did you mean 'du fu'\?",
-        ),
-        (
-            {"autor": "du fu"},
-            r"the field=autor: expected one of form, author\. Did you mean 'author'\?",
-        ),
-        ({"form": "9x9"}, r"label\.form=9x9: expected one of 5x4, 7x4"),
+        ("du fo", r"^label=du fo: .* 5x4, 7x4, li bai, du fu, wang wei\..*'du fu'"),
+        ({"autor": "du fu"}, r"autor: .* form, author\..*'author'"),
+        ({"form": "9x9"}, r"^label\.form=9x9: .* 5x4, 7x4"),
     ):
         with pytest.raises(ValueError, match=message):
             condition.numbers(wanted)
     both = Labels({"a": ["x", "y"], "b": ["x", "z"]}, 4)
-    with pytest.raises(ValueError, match=r"a and b have it; say which, as in label=\{a: x\}"):
+    with pytest.raises(ValueError, match=r"^label=x: .* a and b .*label=\{a: x\}"):
         both.numbers("x")
     many = Labels({"a": [f"n{i}" for i in range(50)]}, 4)
-    with pytest.raises(ValueError, match="and 30 more"):
+    with pytest.raises(ValueError, match=r"^label=q: .* 30 more"):
         many.numbers("q")
 
 
-def test_a_language_model_goes_on_from_a_beginning_and_texts_do_not_depend_on_their_company():
+def test_a_language_model_continues_a_prompt_and_texts_do_not_depend_on_each_other():
     system = made()
     examples = [Example(str(i), (start,), ((),)) for i, start in enumerate(["", "w5 w6", "w7", ""])]
     given = {"labels": torch.tensor([[0, 0], [1, 1], [0, 2], [1, -1]])}
@@ -170,9 +154,8 @@ def test_a_language_model_goes_on_from_a_beginning_and_texts_do_not_depend_on_th
         != system.generate(examples, given=given, seed=4)
     )
     alone = system.generate(examples[:1], given={"labels": given["labels"][:1]}, seed=3)
-    assert (
-        alone[0].texts == texts[0].texts or len(texts[0].texts[0].split()) > 5
-    )  # a longer prompt beside it cuts it shorter
+    # A longer prompt in the batch cuts a text shorter.
+    assert alone[0].texts == texts[0].texts or len(texts[0].texts[0].split()) > 5
     guided = system.generate(examples, Decoding(guidance=4.0), given, seed=3)
     assert guided != texts
     assert system.generate(examples, Decoding(guidance=1.0), given, seed=3) == texts
@@ -183,19 +166,16 @@ def test_a_language_model_goes_on_from_a_beginning_and_texts_do_not_depend_on_th
 
 
 def test_settings_without_meaning_are_refused():
-    with pytest.raises(ValueError, match=r"net\.condition_dim=6: expected model\.condition\.dim=5"):
+    with pytest.raises(ValueError, match=r"^net\.condition_dim=6"):
         Conditional(made().net, made().codec, torch.optim.AdamW, Labels(VALUES, 5))
-    with pytest.raises(ValueError, match=r"model\.condition_dropout=1"):
+    with pytest.raises(ValueError, match=r"^model\.condition_dropout=1"):
         made(condition_dropout=1)
-    with pytest.raises(
-        ValueError,
-        match=r"decoding\.guidance=2: needs a model trained with model\.condition_dropout",
-    ):
+    with pytest.raises(ValueError, match=r"^decoding\.guidance=2: .*model\.condition_dropout"):
         made(condition_dropout=0.0).generate([Example("0", ("",), ((),))], Decoding(guidance=2))
 
 
 def test_a_condition_starts_as_short_as_an_embedding_of_bert():
-    condition = Labels({"form": ["a", "b"], "dynasty": ["c"]}, dim=256)
+    condition = Labels({"form": ["a", "b"], "dynasty": ["c"]}, condition_dim=256)
     weights = torch.cat([table.weight.flatten() for table in condition.tables])
     assert weights.abs().max() <= 0.04
     assert 0.015 < weights.std() < 0.02  # 0.02, cut at twice as much
