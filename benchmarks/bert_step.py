@@ -1,13 +1,13 @@
-"""Time of a fine-tuning step of UNILM, against transformers' BERT of the same shape.
+"""Time of a fine-tuning step of UniLM, against transformers' BERT of the same shape.
 
     python benchmarks/bert_step.py
     python benchmarks/bert_step.py --dim 384 --layers 6 --heads 12 --vocab 30522 --batch 16
 
-A batch has 16 rows of a source and a target, whose lengths vary as real ones do (at least half of
---length). genlab's batches hold rows of similar length (bucketed), padded to the longest, and its
-head sees the target tokens alone. transformers' are what its own loop makes: rows in their order,
-padded to --length, with the head on every position and labels of -100 where nothing is learned.
-Both have the same mask (given to transformers as its 4-D mask), AdamW and float32, and no dropout.
+Both read the same 16 rows of a source and a target, whose lengths vary from half of the longest on.
+genlab's batch holds rows of similar length, padded to the longest, and its head sees only target
+tokens. transformers does what its own loop does: rows as they come, padded to --length, the head on
+every position, labels -100 where nothing is learned. Both have the same mask (transformers as its
+4-D mask), AdamW and float32, without dropout.
 """
 
 import argparse
@@ -134,9 +134,9 @@ def main() -> None:
     times = {case: ms / a.batches for case, ms in times.items()}
     print(f"{timing.machine(a.device)}; {vars(a)}")
     for case, ms in times.items():
-        rate = 1e3 * a.batch / ms
+        speed = 1e3 * a.batch / ms
         ratio = times["transformers"] / ms
-        print(f"{case:<22}{ms:9.1f} ms a step  {rate:7.1f} texts/s  ratio {ratio:5.2f}")
+        print(f"{case:<22}{ms:9.1f} ms a step  {speed:7.1f} texts/s  ratio {ratio:5.2f}")
     timing.save(a.json, {"bert step": {"baseline": "transformers", "ms": times}})
 
 

@@ -47,7 +47,7 @@ def explain(error: Exception, command: str, words: Sequence[str] = ()) -> str:
         return _unreadable(error)
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1], command, words)
-    if match := re.search(r"Could not find '([^']+)'", text):
+    if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
         return _unknown_option(match[1], text)
     if "Config group override must be a string or a list" in text:
         return _group_without_option(words)
@@ -105,7 +105,9 @@ def _unknown_option(path: str, text: str) -> str:
     extra = EXTRAS.get(path)
     install = f" It comes with an extra: pip install 'genlab[{extra}]'."
     hint = install if extra else closest(option, options)
-    return f"unknown option {group}={option}.{hint} Options: {', '.join(options)}."
+    # Hydra lists no options where one of a list of choices is wrong.
+    listed = f" Options: {', '.join(options)}." if options else ""
+    return f"unknown option {group}={option}.{hint}{listed}"
 
 
 def _group_without_option(words: Sequence[str]) -> str:
