@@ -1,14 +1,13 @@
-"""Time of a fine-tuning step of UNILM, against transformers' BERT of the same shape on the same
-texts.
+"""Time of a fine-tuning step of UniLM, against transformers' BERT of the same shape.
 
-    python benchmarks/bert_step.py [--dim 384 --layers 6 --heads 12 --vocab 30522] [--batch 16]
-    [--length 256] [--target 32]
+    python benchmarks/bert_step.py
+    python benchmarks/bert_step.py --dim 384 --layers 6 --heads 12 --vocab 30522 --batch 16
 
-16 rows of a source and a target, of lengths that vary as real ones do (half of the longest at
-least). genlab's batch holds rows of like length (bucketed), padded to the longest, and its head
-sees target tokens alone; transformers' is what its own loop does: rows as they come, padded to
---length, the head on every position, labels -100 where nothing is to be learned. Both have the same
-mask (given to transformers as its 4-D mask), AdamW and float32, without dropout.
+Both read the same 16 rows of a source and a target, whose lengths vary from half of the longest on.
+genlab's batch holds rows of similar length, padded to the longest, and its head sees only target
+tokens. transformers does what its own loop does: rows as they come, padded to --length, the head on
+every position, labels -100 where nothing is learned. Both have the same mask (transformers as its
+4-D mask), AdamW and float32, without dropout.
 """
 
 import argparse
@@ -24,7 +23,7 @@ from genlab.nn.masks import unilm
 
 
 def rows(a, seed: int, num: int) -> list[tuple[int, int]]:
-    """(source length, target length) of num rows."""
+    """(source length, target length) of `num` rows."""
     draw = torch.Generator().manual_seed(seed)
     lengths = torch.randint(a.length // 2, a.length - a.target + 1, (num,), generator=draw)
     targets = torch.randint(a.target // 4, a.target + 1, (num,), generator=draw)
@@ -123,24 +122,21 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     drawn = rows(a, 0, a.batch * a.batches)
     bucketed = sorted(drawn, key=sum)
-    parts = {
-        name: [r[i : i + a.batch] for i in range(0, len(r), a.batch)]
-        for name, r in (("drawn", drawn), ("sorted", bucketed))
-    }
+    starts = range(0, len(drawn), a.batch)
+    drawn_batches = [drawn[i : i + a.batch] for i in starts]
+    bucketed_batches = [bucketed[i : i + a.batch] for i in starts]
     steps = {
-        "transformers": by_transformers(a, parts["drawn"]),
-        "genlab": by_genlab(a, parts["sorted"]),
+        "transformers": by_transformers(a, drawn_batches),
+        "genlab": by_genlab(a, bucketed_batches),
+        "genlab, not bucketed": by_genlab(a, drawn_batches),
     }
-    steps["genlab, not bucketed"] = by_genlab(a, parts["drawn"])
-    times = {
-        case: ms / a.batches
-        for case, ms in timing.medians(steps, a.rounds, a.device, warmup=1).items()
-    }
+    times = timing.medians(steps, a.rounds, a.device, warmup=1)
+    times = {case: ms / a.batches for case, ms in times.items()}
     print(f"{timing.machine(a.device)}; {vars(a)}")
     for case, ms in times.items():
-        print(
-            f"{case:<22}{ms:9.1f} ms a step  {1e3 * a.batch / ms:7.1f} texts/s  ratio {times['transformers'] / ms:5.2f}"
-        )
+        speed = 1e3 * a.batch / ms
+        ratio = times["transformers"] / ms
+        print(f"{case:<22}{ms:9.1f} ms a step  {speed:7.1f} texts/s  ratio {ratio:5.2f}")
     timing.save(a.json, {"bert step": {"baseline": "transformers", "ms": times}})
 
 

@@ -1,12 +1,13 @@
-"""The checkerboard that each upsampler draws, seen in the Fourier spectrum of a generator's images.
+"""The checkerboard that each upsampler draws, seen in the spectrum of a generator's images.
 
-    python benchmarks/checkerboard.py docs/images/checkerboard.png                 DCGAN generators as they are initialised
-    python benchmarks/checkerboard.py out.png run=<dir> run=<dir> ...              trained generators of run directories
+    python benchmarks/checkerboard.py docs/images/checkerboard.png
+    python benchmarks/checkerboard.py out.png run=<dir> run=<dir> ...
 
-A stride of two leaves its mark at half of the sampling frequency, those of the layers before it at
-a quarter, an eighth and so on. `peak` is the power at these frequencies over the power right beside
-them, a geometric mean: 1 is a picture without a grid ("Deconvolution and Checkerboard Artifacts",
-Odena et al. 2016, doi 10.23915/distill.00003).
+The first takes freshly initialised DCGAN generators, the second trained generators of run
+directories. A stride of two leaves its mark at half of the sampling frequency, those of the layers
+before it at a quarter, an eighth and so on. `peak` is the geometric mean of the power at these
+frequencies over the power right beside them: 1 is an image without a grid ("Deconvolution and
+Checkerboard Artifacts", Odena et al. 2016, doi 10.23915/distill.00003).
 """
 
 import argparse
@@ -25,17 +26,16 @@ from genlab.nn.upsample import Upsampling
 
 
 def spectrum(images: Tensor) -> Tensor:
-    """Mean power (H, W) of images (N, C, H, W) with their means taken off, frequency 0 in the
-    middle.
-    """
+    """Mean power (H, W) of images (N, C, H, W) minus their means, frequency 0 in the middle."""
     images = images.mean(1)
     images = images - images.mean((1, 2), keepdim=True)
     return torch.fft.fftshift(torch.fft.fft2(images).abs().square().mean(0))
 
 
 def peak(power: Tensor) -> float:
-    """The power on the lattice of eighths of the sampling frequency over that beside it: a
-    geometric mean.
+    """The power at eighths of the sampling frequency over the power beside them.
+
+    It is the geometric mean over the lattice of these frequencies.
     """
     size = power.shape[0]
     power = torch.fft.ifftshift(power)

@@ -1,18 +1,22 @@
-"""Tokens written a second: BERT's cache against reading the whole row again for each token, and
-against transformers.
+"""Tokens a second of BERT's decoding with a cache, against decoding without, and transformers.
 
-python benchmarks/decode.py [--preset bert_base] [--device cuda] [--dim 256 --layers 4 --heads 4]
-[--batch 16] [--prefix 256]
+    python benchmarks/decode.py
+    python benchmarks/decode.py --preset bert_base --device cuda
+    python benchmarks/decode.py --dim 256 --layers 4 --heads 4 --batch 16 --prefix 256
 
-Greedy, every text of full length (its end is banned), random weights; rounds are interleaved and
-their median is taken. The ratio is against `again`, the same network and decoder without a cache.
-On CUDA `cached` replays a CUDA graph for each token, `first` is a call that has to capture it,
-`eager` has the cache without a graph and `plain` the graph without genlab's kernels; reading the
-sources, which all of these times include, is `prefill`. --preset bert_base: 64 sources of 256
-tokens, 64 written to each, bfloat16. transformers writes with its BertLMHeadModel of the same shape
-and its DynamicCache; its prefix is masked causally, since generate() knows no prefix mask: the same
-work. bert4torch writes with its UNILM and its beam search as its examples do it, one source after
-the other and no cache. Each of the two is measured where it is installed.
+Decoding is greedy, every text has full length (its end is banned) and weights are random; rounds
+are interleaved and their median counts. The ratio is against `again`, the same network and decoder
+without a cache, which reads the whole row again for each token. --preset bert_base: 64 sources of
+256 tokens, 64 tokens written to each, bfloat16.
+
+On CUDA, `cached` replays a CUDA graph for each token, `first` is a call that has to capture it,
+`eager` has the cache without a graph, `plain` has the graph without genlab's kernels, and `prefill`
+is reading the sources, which all of these times include.
+
+transformers writes with its BertLMHeadModel of the same shape and its DynamicCache. Its prefix is
+masked causally, since generate() has no prefix mask: the work is the same. bert4torch writes with
+its UNILM and beam search as its examples do, source by source and without a cache. Each is measured
+if it is installed.
 """
 
 import argparse
@@ -189,7 +193,7 @@ def main() -> None:
         "--preset",
         choices=PRESETS,
         default="small",
-        help="the sizes and the dtype, where nothing else is said",
+        help="defaults of the sizes and the dtype",
     )
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], parents=[preset])
     for name in PRESETS["small"]:
@@ -205,7 +209,7 @@ def main() -> None:
     same = torch.equal(runs["again"](), runs["cached"]())
     times = timing.medians(runs, options.rounds, options.device, warmup=1)
     print(f"{timing.machine(options.device)}; {vars(options)}")
-    print(f"the texts of both are {'the same' if same else 'not the same, by rounding'}")
+    print(f"the texts of again and cached are {'the same' if same else 'different, by rounding'}")
     for name, ms in times.items():
         rate = 1000 * options.batch * options.answer / ms
         print(f"{name:<14}{ms:9.1f} ms  {rate:9.0f} tokens/s  ratio {times['again'] / ms:5.2f}")

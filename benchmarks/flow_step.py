@@ -1,8 +1,8 @@
-"""Time and memory of a training step and of the inverse of residual flows, against normflows on the
-same network.
+"""Time and memory of a step and of the inverse of residual flows, against normflows.
 
-    pip install normflows; python benchmarks/flow_step.py [--channels 4 --size 14 --width 64
-    --blocks 4 --batch 64 --terms 5]
+    pip install normflows
+    python benchmarks/flow_step.py
+    python benchmarks/flow_step.py --channels 4 --size 14 --width 64 --blocks 4 --batch 64 --terms 5
 
 Both have the same weights (checked: equal outputs), LipSwish, c 0.97, and products of J to the
 power `terms` in the gradient of the log-determinant: normflows with n_power_series = terms, genlab
@@ -161,11 +161,10 @@ def training_step(case: str, a):
 
 @torch.no_grad()
 def inverse_of(case: str, a):
-    """(a function z -> x, z and the x that it is of) of a case."""
+    """(the inverse z -> x, z, and the x that z was computed from) of a case."""
     theirs = case.startswith("normflows")
-    stop = (
-        {"atol": 1e-12, "rtol": 0.0} if case.endswith("as exact") else {}
-    )  # normflows': of squared steps
+    # normflows' tolerances are of squared steps.
+    stop = {"atol": 1e-12, "rtol": 0.0} if case.endswith("as exact") else {}
     net = build(case, a, at_bound=True).to(a.device).eval()
     x = torch.randn(a.batch, a.channels, a.size, a.size, device=a.device) + 2
     z = x
@@ -216,9 +215,8 @@ def main() -> None:
     inverse_times = timing.medians(
         {case: partial(f, z) for case, (f, z, _) in inverses.items()}, a.rounds, a.device
     )
-    os.environ["MALLOC_MMAP_THRESHOLD_"] = (
-        "65536"  # of the processes below: freed tensors leave the resident set
-    )
+    # For the processes below: freed tensors leave the resident set.
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     memory = timing.memories(training_step, CASES, a, device=a.device)
     table = Table(box=None)
     for column in ("case", "ms a step", "times as fast as normflows", "MiB a step"):

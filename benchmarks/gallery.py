@@ -1,14 +1,18 @@
-"""Trains what README and docs show, and makes their pictures and tables again.
+"""Trains what README and docs show, and makes their images and tables.
 
-    make gallery                                              everything, about eleven hours of two idle cores
-    python benchmarks/gallery.py --list                       the entries, their hours and commands
-    python benchmarks/gallery.py ogan_mnist5k                 one entry, three seeds
-    python benchmarks/gallery.py ogan_mnist5k --run <dir>     its pictures and its row, from a run that is there
-    python benchmarks/gallery.py ogan_mnist5k --with trainer.max_steps=20 --images /tmp/images      a rehearsal
+    make gallery
+    python benchmarks/gallery.py --list
+    python benchmarks/gallery.py ogan_mnist5k
+    python benchmarks/gallery.py ogan_mnist5k --run <dir>
+    python benchmarks/gallery.py ogan_mnist5k --with trainer.max_steps=20 --images /tmp/images
 
-Hours are those that the experiments' headers note; gan_comparison's are reckoned from the images a
-second in its page. Runs lie in outputs/gallery/<entry>/<seed>. A finished one is taken as it is and
-a stopped one goes on, so the command can be given again after any interruption. Pictures are of the
+The first makes everything, in about eleven hours of two idle cores; --list prints the entries with
+their hours and commands; with a name it makes one entry, of all its seeds; --run takes its images
+and its row from an existing run; the last line is a rehearsal.
+
+Hours are those of the experiments' headers; gan_comparison's are computed from the images a second
+in its page. Runs are in outputs/gallery/<entry>/<seed>. A finished run is used as it is and a
+stopped one is resumed, so the command can be repeated after any interruption. Images are of the
 first seed. The rows of README's tables are printed.
 """
 
@@ -34,8 +38,10 @@ SAMPLES, PAIRS, LINES = "mode=grid num=64", "mode=reconstruct num=32", "mode=int
 
 
 class Entry(NamedTuple):
-    """A recipe and its seeds; hours of two cores for all of them; {the end of a picture's name: how
-    it is sampled}.
+    """A recipe.
+
+    train: the overrides. hours: of two cores, for all seeds. pictures: the end of an image's name
+    -> how it is sampled.
     """
 
     train: str
@@ -58,7 +64,7 @@ ENTRIES = {
         (1,),
         {"samples": SAMPLES, "reconstructions": PAIRS},
     ),
-    # its reconstructions would stand beside pictures that are not ours to hand on
+    # No reconstructions: they would show images of CIFAR-10, which has no licence to publish them.
     "ogan_cifar10": Entry(
         "experiment=ogan_cifar10 trainer.precision=bf16-mixed", 0.7, (1, 2, 3), {"samples": SAMPLES}
     ),
@@ -70,30 +76,35 @@ ENTRIES = {
         "experiment=residual_flow_digits", 0.4, (1,), {"samples": SAMPLES}
     ),
 }
-# What is no run but a few commands: {entry: (hours, commands)}; {images}, {runs}: the folders;
-# {more}: what --with gives.
+# Entries made by a few commands: entry -> (hours, commands); {images} and {runs} are the folders,
+# {more} the overrides of --with.
 COMMANDS = {
     "gan_comparison": (
         4.0,
         [
-            "genlab train -m experiment=gan_comparison model=dcgan,sngan,sagan,selfmod,stylegan,ogan "
-            "data=fashion_mnist,cifar10 trainer.precision=bf16-mixed {more} hydra.sweep.dir={runs}/gan_comparison",
+            "genlab train -m experiment=gan_comparison "
+            "model=dcgan,sngan,sagan,selfmod,stylegan,ogan data=fashion_mnist,cifar10 "
+            "trainer.precision=bf16-mixed {more} hydra.sweep.dir={runs}/gan_comparison",
             "genlab train -m experiment=gan_comparison model=dcgan,selfmod seed=2,3 "
-            "data=fashion_mnist,cifar10 trainer.precision=bf16-mixed {more} hydra.sweep.dir={runs}/gan_comparison",
+            "data=fashion_mnist,cifar10 trainer.precision=bf16-mixed {more} "
+            "hydra.sweep.dir={runs}/gan_comparison",
             "python benchmarks/gan_step.py --recipes --json {runs}/gan_comparison/speed.json",
-            "python benchmarks/gan_comparison.py {runs}/gan_comparison --speed {runs}/gan_comparison/speed.json "
+            "python benchmarks/gan_comparison.py {runs}/gan_comparison "
+            "--speed {runs}/gan_comparison/speed.json "
             "--figure {images}/gan_comparison.png",
         ],
     ),
     "points": (
         0.5,
         [
-            f"genlab train -m experiment=points_{flow} data=moons,circles,rings,checkerboard,eight_gaussians,pinwheel,"
-            f"swiss_roll,two_spirals {{more}} hydra.sweep.dir={{runs}}/points_{flow}"
+            f"genlab train -m experiment=points_{flow} data=moons,circles,rings,checkerboard,"
+            "eight_gaussians,pinwheel,swiss_roll,two_spirals "
+            f"{{more}} hydra.sweep.dir={{runs}}/points_{flow}"
             for flow in ("glow", "iresnet")
         ]
         + [
-            "python benchmarks/points.py {runs}/points_glow {runs}/points_iresnet --figure {images}/points.png"
+            "python benchmarks/points.py {runs}/points_glow {runs}/points_iresnet "
+            "--figure {images}/points.png"
         ],
     ),
     "growth": (0.1, ["python benchmarks/growth.py {images}/growth.png"]),
@@ -127,10 +138,8 @@ def main() -> None:
         parser.error(f"{', '.join(sorted(unknown))}: expected {', '.join(names)}")
     if chosen.run is not None and (len(chosen.entries) != 1 or chosen.entries[0] not in ENTRIES):
         parser.error(f"--run: give it with one of {', '.join(ENTRIES)}")
-    filled, rows = (
-        {"images": chosen.images, "runs": chosen.runs, "more": shlex.join(chosen.more)},
-        [],
-    )
+    filled = {"images": chosen.images, "runs": chosen.runs, "more": shlex.join(chosen.more)}
+    rows: list[str] = []
     for name in chosen.entries or names:
         hours = ENTRIES[name].hours if name in ENTRIES else COMMANDS[name][0]
         print(f"# {name}: about {hours:g} h of two cores", flush=True)
@@ -164,17 +173,11 @@ def main() -> None:
 
 
 def training(entry: Entry, seed: int, folder: Path, more: list[str]) -> list[str] | None:
-    """The command that trains, or goes on with, one seed in `folder`; None where it is finished."""
+    """The command that trains or resumes one seed in `folder`; None where it is finished."""
     manifest = folder / "manifest.json"
     if not manifest.is_file() or not (folder / "checkpoints" / "last.ckpt").is_file():
-        return [
-            "genlab",
-            "train",
-            *entry.train.split(),
-            f"seed={seed}",
-            *more,
-            f"hydra.run.dir={folder}",
-        ]
+        words = [*entry.train.split(), f"seed={seed}", *more, f"hydra.run.dir={folder}"]
+        return ["genlab", "train", *words]
     if json.loads(manifest.read_text())["status"] != "finished":
         return ["genlab", "train", f"run={folder}"]
     measured = (folder / "eval" / "metrics.json").is_file()
@@ -182,7 +185,7 @@ def training(entry: Entry, seed: int, folder: Path, more: list[str]) -> list[str
 
 
 def draw(run: Path, how: str, picture: Path, dry: bool) -> None:
-    """Samples `how` from a run, and keeps the picture alone."""
+    """Samples from a run as `how` says, and keeps the image alone."""
     with tempfile.TemporaryDirectory() as folder:
         call(["genlab", "sample", f"run={run}", *how.split(), f"out={folder}"], dry)
         if not dry:
@@ -201,14 +204,15 @@ def row(name: str, runs: list[Path]) -> str:
 
 
 def call(command: list[str], dry: bool) -> None:
-    """Prints a command and runs it with this interpreter's own programs; ends where it fails."""
+    """Prints a command and runs it with this interpreter's programs; exits if it fails."""
     print(f"  {shlex.join(command)}", flush=True)
     own = {"python": [sys.executable], "genlab": [sys.executable, "-m", "genlab.cli"]}
     if not dry:
         done = subprocess.run([*own[command[0]], *command[1:]])
         if done.returncode:
             raise SystemExit(
-                f"{shlex.join(command)}: ended with {done.returncode}; the same command goes on from there"
+                f"{shlex.join(command)}: failed with exit status {done.returncode}; "
+                "repeat the command to resume"
             )
 
 

@@ -1,13 +1,14 @@
 """The table and the figure of docs/gan_comparison.md, from the runs of a sweep.
 
-    genlab train -m experiment=gan_comparison model=dcgan,sngan,sagan,selfmod,stylegan,ogan
-    data=fashion_mnist,cifar10 python benchmarks/gan_step.py --recipes --json speed.json python
-    benchmarks/gan_comparison.py outputs/multirun/<stamp> --speed speed.json --figure
-    docs/images/gan_comparison.png
+    genlab train -m experiment=gan_comparison data=fashion_mnist,cifar10 \\
+        model=dcgan,sngan,sagan,selfmod,stylegan,ogan
+    python benchmarks/gan_step.py --recipes --json speed.json
+    python benchmarks/gan_comparison.py outputs/multirun/<stamp> --speed speed.json \\
+        --figure docs/images/gan_comparison.png
 
-Folders may be several sweeps: runs of one model and data set that differ in their seed share a row.
-Speed is images a second of the step alone, and memory what a step adds at its peak, both at 32x32
-in one channel.
+Several sweeps may be given: runs of one model and data set with different seeds share a row. Speed
+is images a second of the step alone, and memory what a step adds at its peak, both at 32x32 in one
+channel.
 """
 
 import argparse
@@ -34,20 +35,18 @@ def read(folders: list[Path]) -> dict[tuple[str, str], list[Path]]:
 
 
 def row(data: str, model: str, runs: list[Path], speed: dict, case: str) -> str:
+    """The row of a model on a data set, as Markdown."""
     values = [json.loads((run / "eval" / "metrics.json").read_text()) for run in runs]
     cells = [", ".join(f"{v[name]['value']:.3g}" for v in values) for name in METRICS]
     measured = next(
         (found for key, found in speed.items() if f"model={model} " in key and case in found["ms"]),
         None,
     )
-    cells += (
-        [
-            f"{1e3 * measured['batch_size'] / measured['ms'][case]:.0f}",
-            f"{measured['mib'][case]:.0f}",
-        ]
-        if measured
-        else ["", ""]
-    )
+    if measured:
+        rate = 1e3 * measured["batch_size"] / measured["ms"][case]
+        cells += [f"{rate:.0f}", f"{measured['mib'][case]:.0f}"]
+    else:
+        cells += ["", ""]
     return " | ".join((f"| {data}", f"`{model}`", *cells)) + " |"
 
 
@@ -71,9 +70,8 @@ def main() -> None:
     arguments = parser.parse_args()
     found = read(arguments.folders)
     speed = json.loads(arguments.speed.read_text()) if arguments.speed else {}
-    print(
-        "| data | model | FID | precision | recall | diversity | images/s | peak MiB |\n|---|---|---|---|---|---|---|---|"
-    )
+    print("| data | model | FID | precision | recall | diversity | images/s | peak MiB |")
+    print("|---" * 8 + "|")
     for (data, model), runs in found.items():
         print(row(data, model, runs, speed, arguments.case))
     sets = list(dict.fromkeys(data for data, _ in found))

@@ -1,16 +1,18 @@
-"""How long one step of a GAN takes under each model.update, against the loop that most code writes.
+"""Time of one step of a GAN with each model.update, against the loop that most code writes.
 
-    python benchmarks/gan_step.py                                    O-GAN at 32x32, widths C 128 and 256, batch 64
-    python benchmarks/gan_step.py net=selfmod data.image_size=64     any overrides of `genlab train`
-    python benchmarks/gan_step.py --recipes [sngan sagan ...]        GAN recipes at 32x32, batch 64, without a penalty
+    python benchmarks/gan_step.py
+    python benchmarks/gan_step.py net=selfmod data.image_size=64
+    python benchmarks/gan_step.py --recipes [sngan sagan ...]
 
-The baseline is the plain alternating eager loop: contiguous tensors, one default Adam a player, the
-discriminator left trainable in the generator's step, the fakes of the discriminator's step made
-with a graph. The others run as in genlab
-train: channels last, one fused Adam; `shared, bf16` is shared under trainer.precision=bf16-mixed.
-All cases share one process and take turns, so that whatever else the machine does hits all of them;
-the median counts. Memory is what a step adds to the resident set at its peak, in a process of its
-own (CPU), or the allocator's peak (CUDA).
+The first measures O-GAN at 32x32 with widths C 128 and 256, batch 64; the second takes any
+overrides of `genlab train`; --recipes measures GAN recipes at 32x32, batch 64, without a penalty.
+
+The baseline is the plain alternating eager loop: contiguous tensors, one default Adam a network,
+the discriminator left trainable in the generator's step, the fakes of the discriminator's step made
+with a graph. The others run as in `genlab train`: channels last, one fused Adam; `shared, bf16` is
+shared with trainer.precision=bf16-mixed. All cases share one process and take turns, so that other
+load affects all of them; the median counts. Memory is what a step adds to the resident set at its
+peak, in a process of its own (CPU), or the allocator's peak (CUDA).
 """
 
 import argparse
@@ -43,8 +45,9 @@ def build(overrides: list[str], update: str, channels_last: bool):
 
 
 def make_step(case: str, overrides: list[str], device: torch.device):
-    """A function that does one whole step of `case`, optimiser included; ValueError where the
-    update is refused.
+    """Returns a function that does one whole step of `case`, optimiser included.
+
+    Raises ValueError where the update is refused.
     """
     plain, (update, _, precision) = case == BASELINE, case.partition(", ")
     system, cfg = build(overrides, "shared" if plain else update, channels_last=not plain)
@@ -79,9 +82,7 @@ def players(system):
 
 
 def plain_step(system, optimizer_d, optimizer_g, x) -> None:
-    """The textbook: D's step on detached fakes, then G's step through a D that still collects
-    gradients.
-    """
+    """The textbook step: D on detached fakes, then G through a D that still collects gradients."""
     generator, discriminator = system.generator, system.discriminator
 
     def code(z, outputs):
@@ -131,10 +132,8 @@ def run(overrides: list[str], rounds: int, device: torch.device, console: Consol
         )
     console.print(table)
     for case, why in refused.items():
-        console.print(
-            f"  {case}: refused ({why.partition(':')[2].strip().partition(',')[0]})",
-            highlight=False,
-        )
+        short = why.partition(":")[2].strip().partition(",")[0]
+        console.print(f"  {case}: refused ({short})", highlight=False)
     return {"baseline": BASELINE, "batch_size": batch_size, "ms": times, "mib": memory}
 
 

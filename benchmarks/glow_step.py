@@ -1,7 +1,8 @@
 """Time of a training step of Glow, against normflows' Glow of the same shape.
 
-    pip install normflows; python benchmarks/glow_step.py [--size 32 --num_steps 8 --hidden_dim 64
-    --num_scales 3 --batch 64]
+    pip install normflows
+    python benchmarks/glow_step.py
+    python benchmarks/glow_step.py --size 32 --num_steps 8 --hidden_dim 64 --num_scales 3 --batch 64
 
 Both have the same number of scales, steps and channels, affine couplings (sigmoid), ActNorms in the
 networks of the couplings, mixing matrices as P L U and Adamax; half of the channels leave after

@@ -1,15 +1,18 @@
-"""How long a training step takes on a GPU, all that `genlab train` does around it included: eager,
-and as one CUDA graph.
+"""Time of a training step on a GPU, eager and as one CUDA graph, with all that surrounds it.
 
-    python benchmarks/graph_step.py                    every work of the table
-    python benchmarks/graph_step.py ogan128 glow       some of them, or --cases to see the names
+    python benchmarks/graph_step.py
+    python benchmarks/graph_step.py ogan128 glow
+    python benchmarks/graph_step.py ogan32 --cases graph
 
-Each case is a run of genlab's trainer on random images that lie on the GPU, with logging, the
-average of the weights, the divergence guard and the progress line on, and validation, pictures and
-checkpoints off. The first steps do not count. The baselines are the forms that most code has:
-`reference` is the source's (one loss, three passes of the discriminator, float32), `alternating`
-two steps a batch with TF32, `eager` the model's own float32, `fed` an image at a time by a
-DataLoader of 8 workers.
+The first measures every work in WORKS, the second some of them, the third one case of a work and
+its baseline.
+
+Each case is a run of genlab's trainer on random images that are on the GPU. Logging, the average of
+the weights, the divergence guard and the progress line are on; validation, images and checkpoints
+are off. The first steps do not count. The baselines are the forms that most code has: `reference`
+is Su's (one loss, three passes of the discriminator, float32), `alternating` has two steps a batch
+with TF32, `eager` is the model's own float32, `fed` reads one image at a time by a DataLoader of 8
+workers.
 """
 
 import argparse
@@ -186,9 +189,8 @@ class Clock(Callback):
 def measure(overrides: list[str], num_steps: int, run_dir: Path) -> tuple[float, float]:
     """(milliseconds a step, GiB of GPU memory at the peak)"""
     words = [word for word in (*ALWAYS, *overrides) if "=" in word]
-    if any(
-        "glo" in word or "iresnet" in word for word in overrides
-    ):  # models without an optimiser of their own to choose
+    # These models have no optimiser to choose.
+    if any("glo" in word or "iresnet" in word for word in overrides):
         words.remove("optimizer=adam")
     if not any(word.startswith(("model=glow", "model=iresnet")) for word in overrides):
         words.append("callbacks.quality=null")

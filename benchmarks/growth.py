@@ -1,12 +1,12 @@
-"""How time grows: of a GAN's step with image size and batch, of BERT's with length and vocabulary,
-of a batch with items.
+"""How times grow with sizes: a GAN's step, BERT's step, and a batch from a memory map.
 
-    python benchmarks/growth.py [docs/images/growth.png]       a few minutes of two idle cores
+    python benchmarks/growth.py docs/images/growth.png
 
-O-GAN as in `genlab train model=ogan` (128 channels at 4x4 at every size), a BERT of 4 layers of 256
-with its UNILM mask, and batches of 64 out of a memory map of 10^3 to 10^7 images of 32x32 (a sparse
-file: pages that were never written cost no disk). A slope is that of log(ms) over log(size), of the
-last doubling and of the whole curve.
+It takes a few minutes of two idle cores. O-GAN is that of `genlab train model=ogan` (128 channels
+at 4x4 at every size), over image size and batch; BERT has 4 layers of 256 with its UNILM mask, over
+length and vocabulary; batches of 64 are read from a memory map of 10^3 to 10^7 images of 32x32 (a
+sparse file: pages that were never written take no disk space). A slope is that of log(ms) over
+log(size), of the last doubling and of the whole curve.
 """
 
 import argparse

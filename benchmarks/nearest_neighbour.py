@@ -1,12 +1,12 @@
-"""Time of the exact nearest-neighbour search of IMLE, against its matrix product alone and
-scikit-learn's brute force.
+"""Time of IMLE's exact nearest-neighbour search, against its matrix product and scikit-learn.
 
-    python benchmarks/nearest_neighbour.py                   10,000 codes of 64 numbers among 20,000 candidates
-    python benchmarks/nearest_neighbour.py 60000 120000 64   GLANN's own size
+    python benchmarks/nearest_neighbour.py
+    python benchmarks/nearest_neighbour.py 60000 120000 64
     python benchmarks/nearest_neighbour.py --threads 2 --budget 8388608
 
-The floor is the matrix product X Y^T in the same blocks, without looking at it. All return the same
-rows, which is checked.
+The first searches 10,000 codes of 64 numbers among 20,000 candidates; the second has the size of
+GLANN's own. The floor is the matrix product X Y^T in the same blocks, whose result is not used.
+scikit-learn's search is by brute force. Both searches return the same rows, which is checked.
 """
 
 import argparse

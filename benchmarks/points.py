@@ -1,7 +1,7 @@
-"""The densities that sweeps over the sets of points have learned, a row a sweep, beside the data.
+"""The densities that sweeps over the point sets have learned, a row a sweep, beside the data.
 
-python benchmarks/points.py outputs/train/points_glow/<stamp> outputs/train/points_iresnet/<stamp>
---figure points.png
+    python benchmarks/points.py outputs/multirun/<stamp> outputs/multirun/<stamp> \\
+        --figure points.png
 """
 
 import argparse
@@ -58,15 +58,11 @@ def main() -> None:
             torch.linspace(bottom, top, SIZE), torch.linspace(left, right, SIZE), indexing="ij"
         )
         for axis, sweep in zip(column[1:], found, strict=True):
-            density = (
-                runs.load(sweep[name])
-                .log_prob(torch.stack([x, y], -1).view(-1, 2))
-                .exp()
-                .view(SIZE, SIZE)
-            )
-            axis.imshow(
-                density, origin="lower", extent=view, vmin=0, vmax=density.flatten().quantile(0.995)
-            )
+            system = runs.load(sweep[name])
+            grid = torch.stack([x, y], -1).view(-1, 2)
+            density = system.log_prob(grid).exp().view(SIZE, SIZE)
+            highest = density.flatten().quantile(0.995)
+            axis.imshow(density, origin="lower", extent=view, vmin=0, vmax=highest)
         for axis in column:
             axis.set(
                 xlim=view[:2],

@@ -248,7 +248,7 @@ def main() -> None:
                 {"": lambda: bench.rows[next(bench.draws)]}, 4 * a.rounds
             ).values()
             print(
-                f"loader alone, one process: {1e3 * tokens / ms:,.0f} tokens/s (aim 600,000)",
+                f"loader alone, one process: {1e3 * tokens / ms:,.0f} tokens/s (target 600,000)",
                 flush=True,
             )
         make = {name: lambda n=name: bench.ours("compiled" in n, "graph" in n) for name in OURS}

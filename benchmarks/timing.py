@@ -1,6 +1,4 @@
-"""What every benchmark does alike: cases that take turns, their medians, the memory that a step
-adds, and where it ran.
-"""
+"""What the benchmarks share: cases that take turns, their medians, memory, the machine's name."""
 
 import argparse
 import json
@@ -28,8 +26,9 @@ def synchronize(device: torch.device | str) -> None:
 def medians(
     steps: dict[str, Callable], rounds: int, device: torch.device | str = "cpu", warmup: int = 2
 ) -> dict[str, float]:
-    """Median milliseconds of each step; in each of the `rounds` all take their turn, so that
-    whatever else the machine does hits all of them.
+    """Median milliseconds of each step.
+
+    In each round all steps take their turn, so that other load on the machine affects all of them.
     """
     for step in steps.values():
         for _ in range(warmup):
@@ -48,9 +47,10 @@ def medians(
 def medians_apart(
     make_step: Callable, cases: Iterable[str], rounds: int, *args, device="cpu", warmup: int = 2
 ) -> dict:
-    """`medians` of make_step(case, *args), each case in a process of its own that waits while the
-    others take their turn: what a process pays for memory depends on all that it has ever done. To
-    ask a process takes some 0.1 ms of it.
+    """`medians` of make_step(case, *args), each case in its own process.
+
+    What a process pays for memory depends on all that it has done before. A process waits while the
+    others take their turn; calling it costs about 0.1 ms.
     """
     with ExitStack() as stack:
         steps = {}
@@ -73,11 +73,13 @@ def _turn(device: str) -> None:
 
 
 def added_memory(step: Callable, device: torch.device | str = "cpu", repeats: int = 3) -> float:
-    """MiB that a step adds at its peak to what lies in memory between steps: of the resident set,
-    to be called in a process of its own (Linux; NaN elsewhere), or the allocator's peak (CUDA).
+    """MiB that a step adds at its peak to the memory in use between steps.
+
+    On a CPU it is of the resident set, and must be called in a process of its own (Linux; NaN
+    elsewhere); on CUDA it is the allocator's peak.
     """
     for _ in range(2):
-        step()  # the optimiser's state and the libraries' own buffers are there from now on
+        step()  # allocates the optimiser's state and the libraries' own buffers
     if torch.device(device).type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -95,14 +97,13 @@ def added_memory(step: Callable, device: torch.device | str = "cpu", repeats: in
 def memories(
     make_step: Callable, cases: Iterable[str], *args, device: torch.device | str = "cpu"
 ) -> dict[str, float]:
-    """`added_memory` of make_step(case, *args), each case in a fresh process with as many threads
-    as this one.
+    """`added_memory` of make_step(case, *args), each case in a fresh process.
+
+    Its number of threads is that of this process.
     """
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return {
-            case: pool.apply(_memory, (make_step, case, args, str(device), torch.get_num_threads()))
-            for case in cases
-        }
+        options = (args, str(device), torch.get_num_threads())
+        return {case: pool.apply(_memory, (make_step, case, *options)) for case in cases}
 
 
 def _memory(make_step: Callable, case: str, args: tuple, device: str, num_threads: int) -> float:
@@ -116,7 +117,7 @@ def _status_mib(key: str) -> float:
 
 
 def chip(device: torch.device | str = "cpu") -> str:
-    """The name of what computes."""
+    """The name of the processor or GPU."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name()
     names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
@@ -129,12 +130,13 @@ def _cpuinfo() -> list[str]:
 
 
 def machine(device: torch.device | str = "cpu") -> str:
-    """One line: versions, chip, cores and threads."""
-    return f"torch {version('torch')}, {chip(device)}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    """One line: version, chip, cores and threads."""
+    threads = torch.get_num_threads()
+    return f"torch {version('torch')}, {chip(device)}, {os.cpu_count()} cores, {threads} threads"
 
 
 def arguments(parser: argparse.ArgumentParser, rounds: int) -> argparse.Namespace:
-    """The command line, with the options that every benchmark has."""
+    """Parses the command line, with the options that every benchmark has."""
     parser.add_argument(
         "--rounds", type=int, default=rounds, help="turns of each case; their median counts"
     )
@@ -147,8 +149,9 @@ def arguments(parser: argparse.ArgumentParser, rounds: int) -> argparse.Namespac
 
 
 def save(path: Path | None, results: dict[str, dict]) -> None:
-    """Writes {work: {"baseline": case, "ms": {case: median}, "mib": {case: memory}}}, if a path was
-    given.
+    """Writes the results if a path was given.
+
+    They are {work: {"baseline": case, "ms": {case: median}, "mib": {case: memory}}}.
     """
     if path is not None:
         path.write_text(json.dumps(results, indent=2) + "\n")

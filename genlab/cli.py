@@ -170,7 +170,7 @@ def run_task(command: str, argv: list[str], traceback: bool, cfg):
         command: train, sample, encode, eval or export.
         argv: The original sys.argv, which is restored first: Lightning's launcher starts the other
             processes of a DDP run from it. It is an argument because the workers of a Hydra
-            launcher import this module anew.
+            launcher import this module again.
         traceback: Whether errors are shown as they are, with their traceback.
         cfg: The composed config.
     """

@@ -47,7 +47,7 @@ def explain(error: Exception, command: str, words: Sequence[str] = ()) -> str:
         return _unreadable(error)
     if match := re.search(r"Could not override '([^']+)'", text):
         return _unknown_key(match[1], command, words)
-    if match := re.search(r"Could not find '([^']+)'", text):
+    if match := re.search(r"Could not (?:find|load) '([^']+)'", text):
         return _unknown_option(match[1], text)
     if "Config group override must be a string or a list" in text:
         return _group_without_option(words)
@@ -105,7 +105,9 @@ def _unknown_option(path: str, text: str) -> str:
     extra = EXTRAS.get(path)
     install = f" It comes with an extra: pip install 'genlab[{extra}]'."
     hint = install if extra else closest(option, options)
-    return f"unknown option {group}={option}.{hint} Options: {', '.join(options)}."
+    # Hydra lists no options where one of a list of choices is wrong.
+    listed = f" Options: {', '.join(options)}." if options else ""
+    return f"unknown option {group}={option}.{hint}{listed}"
 
 
 def _group_without_option(words: Sequence[str]) -> str:
@@ -119,8 +121,8 @@ def renamed(key: str, command: str, config: dict[str, Any]) -> str | None:
 
     Args:
         key: Dotted.
-        command: Whose own keys `key` may be one of.
-        config: Composed, in which the key is missing; `_target_` beside it says whose it is.
+        command: train, sample, encode, eval or export; a key without a dot is one of its options.
+        config: The composed config, whose `_target_` beside the key says what the key belongs to.
     """
     parent, _, name = key.rpartition(".")
     if not parent:
@@ -149,7 +151,7 @@ def keys_of(config: dict[str, Any]) -> list[str]:
 
 
 def choices(words: Sequence[str]) -> tuple[str, ...]:
-    """What a command line says of groups, as overrides: one value of each, and its --config-dir."""
+    """The options that a command line chooses (one of each group), and its --config-dir."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd")
     own, rest = parser.parse_known_args(list(words))

@@ -29,7 +29,7 @@ PATHS = (
     "init",
     "weights_path",
 )
-# Those of them that take several paths, too
+# Those that also take a list of paths
 LISTS = ("path", "val_path", "test_path", "extra_path")
 # Hydra's own folders, in which ${...} is an interpolation: hydra.run.dir='runs/${name}'
 FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")

@@ -1,8 +1,11 @@
 """Fixtures of all tests: they compose configs and train runs inside this process."""
 
 import importlib
+import json
 import os
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,6 +51,69 @@ def seeded():
 @pytest.fixture(scope="session")
 def tiny():
     return TINY
+
+
+class Warm:
+    """Runs `genlab` in children of one process that has imported everything (see warm.py)."""
+
+    def __init__(self):
+        program = [sys.executable, str(Path(__file__).with_name("warm.py"))]
+        self.environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        self.process = subprocess.Popen(
+            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environment
+        )
+
+    def run(self, words, cwd, out, err, **options) -> tuple[int, int]:
+        """(exit code, changes of files below `below`) of `genlab <words>`; see `start`."""
+        return self.start(words, cwd, out, err, **options).wait()
+
+    def start(
+        self, words, cwd, out, err, *, env=None, below="", kill_at=0, largest_file=0
+    ) -> "Started":
+        """Starts `genlab <words>`, its streams appended to the files `out` and `err`.
+
+        It is killed right before change number `kill_at` of a file below `below`, if that is not 0,
+        and no file of it may be larger than `largest_file` bytes.
+        """
+        wish = {"argv": list(words), "cwd": str(cwd), "out": str(out), "err": str(err)}
+        wish |= {"env": self.environment | (env or {}), "below": str(below), "kill_at": kill_at}
+        return Started(self, self.ask(wish | {"largest_file": largest_file})["pid"])
+
+    def ask(self, wish: dict) -> dict:
+        print(json.dumps(wish), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+
+class Started:
+    """A run of `genlab` that goes on beside the test."""
+
+    def __init__(self, warm: Warm, pid: int):
+        self.warm = warm
+        self.pid = pid
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self.warm.ask({"wait": self.pid, "block": False})["code"]
+
+    def send_signal(self, signum: int) -> None:
+        os.kill(self.pid, signum)
+
+    def wait(self) -> tuple[int, int]:
+        """Its exit code, negative of a signal, and how many changes it made, once it has ended."""
+        answer = self.warm.ask({"wait": self.pid, "block": True})
+        return answer["code"], answer["changes"]
+
+
+@pytest.fixture(scope="session")
+def warm():
+    warm = Warm()
+    yield warm
+    warm.close()
 
 
 @pytest.fixture(scope="session")

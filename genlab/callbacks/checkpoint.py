@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from genlab.callbacks.divergence import check_weights
+from genlab.metrics.directions import higher_is_better
 from genlab.ranges import PositiveFloat, PositiveInt
 from genlab.signals import Interrupted, handled
 
@@ -42,6 +43,12 @@ class Checkpoint(LightningCheckpoint):
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
     ):
+        higher = None if monitor is None else higher_is_better(monitor)
+        if higher is not None and mode != (needed := "max" if higher else "min"):
+            raise ValueError(
+                f"callbacks.checkpoint.mode={mode}: {'higher' if higher else 'lower'} values of "
+                f"{monitor} are better; give callbacks.checkpoint.mode={needed}"
+            )
         self.monitor = monitor
         self.mode = mode
         self.every_num_steps = every_num_steps

@@ -30,7 +30,7 @@ class CSVLogger(Logger):
         self.columns: list[str] = ["step"]
         self.row: dict[str, Any] = {}
         self.changed = False  # since the row was last saved
-        self.start: int | None = None  # offset of the current row in the file, once it is there
+        self.start: int | None = None  # offset of the current row in the file, once it is saved
 
     @property
     def name(self) -> str:

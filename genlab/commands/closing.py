@@ -36,7 +36,8 @@ def close_run(job: Job, trainer, system: System, data) -> None:
     if "evaluation" in stages:
         _mark(manifest, "evaluation", "running")
         try:
-            results = evaluation.measure(run_dir, data, allow=settings["allow"])
+            chosen = {key: settings[key] for key in ("metrics", "features") if settings.get(key)}
+            results = evaluation.measure(run_dir, data, allow=settings["allow"], **chosen)
         except Exception:
             _mark(manifest, "evaluation", "failed")
             raise

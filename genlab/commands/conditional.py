@@ -59,7 +59,7 @@ def sample_conditional(system, settings: Settings, run_dir: Path, overrides: Seq
     examples = [Example(str(n), (starts[j],), ((),)) for n, (_, j) in enumerate(pairs)]
     generated = system.generate(
         examples,
-        build_decoding(settings),
+        build_decoding(settings["decoding"], settings["allow"], system.codec.tokenizer),
         conditions=conditions[torch.tensor([i for i, _ in pairs])],
         seed=settings["seed"],
     )

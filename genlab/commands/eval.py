@@ -2,10 +2,13 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from genlab import config, console, runs
 from genlab.commands import options
@@ -22,24 +25,23 @@ from genlab.commands.common import (
     with_vocabulary,
 )
 from genlab.commands.data import is_data_of_run, require_own_data, require_split, set_up
-from genlab.commands.text import measure_texts
+from genlab.commands.text import build_decoding
 from genlab.errors import ConfigError, DataError
-from genlab.evaluation.classification import evaluate_classifier
-from genlab.evaluation.density import evaluate_density
-from genlab.evaluation.images import evaluate_images
+from genlab.evaluation.base import Results, Settings, evaluate
 from genlab.files import explain_error, refuse_links, why_unwritable
 from genlab.report.html import write_report
-from genlab.report.images import save_rows
-from genlab.report.plots import save_prd
-from genlab.report.points import save_histograms, save_points, window
-from genlab.report.tables import certificate_table, metrics_table
+from genlab.report.tables import metrics_table
 from genlab.runs.schema import TrainedManifest
-from genlab.systems.base import Classifies, HasLikelihood, Samples
+from genlab.systems.base import Generates, HasLikelihood, Samples
 
-__all__ = ["measure", "run"]
+__all__ = ["build_metrics", "measure", "run"]
 
-DEFAULTS = {"_target_": "genlab.metrics.features.auto"}
+FEATURES = {"_target_": "genlab.metrics.features.auto"}
+STANDARD = yaml.safe_load(files("genlab.conf").joinpath("metrics/standard.yaml").read_text())
 OF_MEASURE = (  # options that `run` hands on to `measure`
+    "metrics",
+    "features",
+    "allow",
     "ckpt",
     "weights",
     "device",
@@ -53,11 +55,11 @@ OF_MEASURE = (  # options that `run` hands on to `measure`
 )
 
 
-def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[str, float]:
+def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> Results:
     """Writes <run>/eval/metrics.json and the report, and prints a table.
 
     Returns:
-        {metric: value}.
+        {metric: {"value": ..., and what produced it}}, as in metrics.json.
     """
     settings = options.read("eval", cfg, overrides)
     run_path = require_run(settings, "eval")
@@ -66,8 +68,8 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     # The report needs the manifest; a damaged one is refused before what takes long.
     runs.read_manifest(run_path, TrainedManifest)
     out = _writable_folder(run_path, run_dir)
-    nodes = {name: settings.get(name) for name in ("data", "metrics", "ood", "allow")}
-    config.validate(nodes, {"metrics": ["data"]})
+    names = ("data", "metrics", "features", "ood", "allow")
+    config.validate({name: settings.get(name) for name in names}, {"features": ["data"]})
     data = build_data(settings | {"data": with_vocabulary(settings["data"], run_path)})
     set_up(data)
     require_own_data(run_path, data, overrides)
@@ -79,8 +81,6 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
     results = measure(
         run_path,
         data,
-        settings["metrics"],
-        settings["allow"],
         ood=ood,
         texts={"decoding": settings["decoding"], "measure": settings["measure"]},
         overrides=overrides,
@@ -93,7 +93,7 @@ def run(cfg, run_dir: Path, overrides: list[str], sweep: bool = False) -> dict[s
         if any((out / "eval").glob(pattern)):
             print(f"{name} {out / 'eval' / pattern}")
     print(f"report   {report}")
-    return {name: entry["value"] for name, entry in results.items()}
+    return results
 
 
 def _writable_folder(run_path: Path, other: Path) -> Path:
@@ -137,9 +137,10 @@ def build_ood(node: Mapping[str, Any], data, allow: Sequence[str] = ()):
 def measure(
     run_path: Path,
     data,
-    metrics: Mapping[str, Any] = DEFAULTS,
-    allow: Sequence[str] = (),
     *,
+    metrics: Mapping[str, Any] = STANDARD,
+    features: Mapping[str, Any] = FEATURES,
+    allow: Sequence[str] = (),
     ckpt: str = "last",
     weights: str = "ema",
     device: str = "auto",
@@ -154,7 +155,7 @@ def measure(
     texts: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     out: Path | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> Results:
     """Measures a run on data, and writes the metrics and pictures.
 
     Besides eval/metrics.json these are, of image models, neighbours.png (a sample a row, then the
@@ -165,7 +166,8 @@ def measure(
     Args:
         run_path: The run directory.
         data: The data module, set up.
-        metrics: The config of the feature network, for images.
+        metrics: Configs of the evaluators, by name.
+        features: The config of the feature network, for images.
         allow: What the run's config may build besides genlab's own classes.
         ckpt, weights, device: See genlab eval, as of all options below.
         split: The real examples for reconstructions and codes; samples are compared with train.
@@ -191,53 +193,37 @@ def measure(
     opened = {"ckpt": ckpt, "weights": weights, "device": device, "allow": allow}
     system = load_system(opened, run_path)
     options.refuse_foreign_options("eval", system, overrides)
-    samples_images = system.modality == "image" and isinstance(system, Samples)
     if ood is not None:
         require(system, HasLikelihood, f"ood={ood.name}", "a model with a likelihood")
     if temperature is not None:
         require(system, Samples, f"temperature={temperature}", "a model that samples")
         options_for(system.prior, {"temperature": temperature}, "temperature")
-        if not samples_images:
+        if system.modality != "image":
             raise ConfigError(f"temperature={temperature}: is of samples of image models alone")
     choose_sampler(system, sampler)
     bind_data(system, data)
     recompute_statistics(system, standing)
-    features = config.build(metrics, allow, data=data).to(system.device) if samples_images else None
     own_data = is_data_of_run(run_path, data)
-    chosen = {"split": split, "batch_size": batch_size, "seed": seed}
-    results: dict[str, dict[str, Any]] = {}
-    files: list[Callable[[], Any]] = []
+    texts = texts or {}
+    decoding = None
+    if isinstance(system, Generates):
+        tokenizer = system.codec.tokenizer
+        decoding = build_decoding(texts.get("decoding") or {}, allow, tokenizer)
     with progress_bar() as progress:
-        if system.modality == "text":
-            settings = {"split": split, "num": num, "seed": seed, **(texts or {})}
-            results |= measure_texts(system, data, out, settings, progress)
-        if isinstance(system, Classifies):
-            found = evaluate_classifier(system, data, **chosen, progress=progress)
-            results |= found.results
-            files.append(partial(_save_certificate, out, found.certificate))
-        if isinstance(system, HasLikelihood):
-            view = None if system.modality == "image" else window(data.arrays("train"))
-            found = evaluate_density(
-                system, data, **chosen, num_samples=num, ood=ood, view=view, progress=progress
-            )
-            results |= found.results
-            files.append(partial(_save_certificate, out, found.certificate))
-            files.append(partial(_save_density, out, found, data, split, view))
-            files.append(partial(_save_scores, out, found.scores, system))
-        if samples_images:
-            found = evaluate_images(
-                system,
-                data,
-                features,
-                **chosen,
-                num_samples=num,
-                temperature=temperature,
-                own_data=bool(own_data),
-                progress=progress,
-            )
-            results |= found.results
-            files.append(partial(save_rows, found.neighbours, out / "eval" / "neighbours.png"))
-            files.append(partial(save_prd, *found.prd, out / "eval" / "prd.png"))
+        chosen = Settings(
+            split=split,
+            num=num,
+            batch_size=batch_size,
+            seed=seed,
+            temperature=temperature,
+            own_data=own_data,
+            ood=ood,
+            features=partial(config.build, features, allow, data=data),
+            decoding=decoding,
+            measure=texts.get("measure"),
+            progress=progress,
+        )
+        results, pages = evaluate(system, data, build_metrics(metrics, allow), chosen)
     used = {"weights": weights, "ckpt": str(ckpt), "data": data.name, "own_data": own_data}
     if system.modality == "text":
         used |= dict.fromkeys(("features_hash", "comparable", "crop", "resize"))
@@ -251,33 +237,12 @@ def measure(
     results = {name: entry | used for name, entry in results.items()}
     # The table first: the disk may have no room for the files.
     console.console(sys.stdout).print(metrics_table(results))
-    for write in files:
-        write()
+    for name, write in pages.items():
+        write(out / "eval" / name)
     runs.write_text(out / "eval" / "metrics.json", json.dumps(results, indent=2) + "\n")
     return results
 
 
-def _save_certificate(out: Path, certificate: dict[str, Any] | None) -> None:
-    """<out>/eval/certificate.json, and a table of the blocks with the largest bounds."""
-    if certificate is not None:
-        text = json.dumps(certificate, indent=2) + "\n"
-        runs.write_text(out / "eval" / "certificate.json", text)
-        console.console(sys.stdout).print(certificate_table(certificate))
-
-
-def _save_density(out: Path, found, data, split: str, view) -> None:
-    """<out>/eval/density.png, where the density was measured on a grid over the plane."""
-    if found.density is not None:
-        panels = {
-            f"{split} split": data.arrays(split),
-            "samples": found.samples,
-            "density": found.density,
-        }
-        save_points(panels, out / "eval" / "density.png", view)
-
-
-def _save_scores(out: Path, scores: Mapping[str, Any], system) -> None:
-    """<out>/eval/ood.png, where there are two data sets."""
-    if scores:
-        histograms = {name: system.scaled(values) for name, values in scores.items()}
-        save_histograms(histograms, out / "eval" / "ood.png", system.measure)
+def build_metrics(metrics: Mapping[str, Any], allow: Sequence[str] = ()) -> dict[str, Any]:
+    """The evaluators of the config group `metrics`, by name."""
+    return {name: config.build(node, allow) for name, node in metrics.items() if node is not None}

@@ -62,7 +62,7 @@ OF_IMAGE_MODELS = {  # and of models of points
         "data",
     },
     "encode": {"method", "label", "seed", "tolerance", "log_prob"},
-    "eval": {"standing", "batch_size", "metrics", "sampler", "temperature", "ood"},
+    "eval": {"standing", "batch_size", "features", "sampler", "temperature", "ood"},
 }
 OF_TEXT_MODELS = {
     "sample": {"source", "question", "passages", "decoding", "prompt"},
@@ -142,7 +142,8 @@ class Eval(Run):
 
     out: None = None  # the results go into the run directory
     data: Node | dict[str, Any] = field(default_factory=dict)
-    metrics: Node | None = None
+    metrics: dict[str, Node | None] = field(default_factory=dict)
+    features: Node | None = None
     ood: Node | None = None
     split: Split = "test"
     num: PositiveInt = 10_000
@@ -178,6 +179,8 @@ class Train:
     augment: Node | None = None
     callbacks: dict[str, Node | None] | None = None
     logger: dict[str, Node | None] | None = None
+    metrics: dict[str, Node | None] | None = None
+    features: Node | None = None
     run: Text | None = None
     ckpt: Text = "last"
     seed: Seed = 1

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,12 @@ from genlab.commands.text_input import read_examples, read_lines, read_records
 from genlab.console import console
 from genlab.data.text.formats import format_of
 from genlab.errors import ConfigError
-from genlab.evaluation.conditional import evaluate_conditional
-from genlab.evaluation.language import evaluate_language
-from genlab.evaluation.text import evaluate_texts
-from genlab.systems.base import HasConditions, Pretrained
 from genlab.systems.text.writing import Decoding
 from genlab.tensors import save_arrays
 
 __all__ = [
     "build_decoding",
     "encode_texts",
-    "measure_texts",
     "print_texts",
     "sample_texts",
     "shorten",
@@ -39,10 +34,30 @@ MAX_SHOWN = 20  # rows of a printed table
 MAX_CHARACTERS = 60  # of a source in it
 
 
-def build_decoding(settings: Mapping[str, Any]) -> Decoding:
-    """The Decoding of `decoding.*`; ValueError for a name or value that it does not take."""
-    options = settings.get("decoding") or {}
-    return Decoding(**{name: value for name, value in options.items() if value is not None})
+def build_decoding(options: Mapping[str, Any], allow: Sequence[str], tokenizer) -> Decoding:
+    """The Decoding of `decoding.*`.
+
+    Args:
+        options: The keys below `decoding`; null leaves one at its default.
+        allow: What its rules may be built from besides genlab's own classes.
+        tokenizer: The model's, which each rule is built with.
+
+    Raises:
+        ConfigError: For a rule that is no node, or whose arguments do not fit.
+        ValueError: For another option or value that Decoding does not take.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    rules = given.pop("rules", [])
+    for i, rule in enumerate(rules):
+        if not isinstance(rule, Mapping) or "_target_" not in rule:
+            raise ConfigError(
+                f"decoding.rules[{i}]: expected a node with _target_, as in "
+                "decoding.rules=[{_target_: mypackage.MyRule}]"
+            )
+    node = {"decoding": {"rules": rules}, "allow": list(allow)}
+    config.validate(node, {"decoding.*": ["tokenizer"]})
+    built = [config.build(rule, allow, tokenizer=tokenizer) for rule in rules]
+    return Decoding(**given, rules=tuple(built))
 
 
 # --- sample ---------------------------------------------------------------------------------------
@@ -52,7 +67,11 @@ def sample_texts(system, settings: Mapping[str, Any], run_dir: Path) -> None:
     """Writes <out> (JSON lines: id, question or source, texts, scores) and prints a table."""
     examples = read_examples(settings)
     out = output_file(settings, run_dir, "texts.jsonl")
-    generated = system.generate(examples, build_decoding(settings), seed=settings["seed"])
+    generated = system.generate(
+        examples,
+        build_decoding(settings["decoding"], settings["allow"], system.codec.tokenizer),
+        seed=settings["seed"],
+    )
     rows = []
     for example, one in zip(examples, generated, strict=True):
         row: dict[str, Any] = {"id": example.id}
@@ -147,41 +166,3 @@ def whiten(codes: Tensor, dim: int | bool) -> tuple[Tensor, Tensor, Tensor]:
     variances, directions = variances.flip(0)[:dim], directions.flip(1)[:, :dim]
     kernel = directions / variances.clamp(min=1e-12).sqrt()
     return (centred @ kernel).float(), mean.float(), kernel.float()
-
-
-# --- eval -----------------------------------------------------------------------------------------
-
-
-def measure_texts(
-    system, data, out: Path, settings: Mapping[str, Any], progress: Callable[[str, int, int], None]
-) -> dict[str, dict[str, Any]]:
-    """The metrics of a text model; the texts go to <out>/eval/texts.jsonl beside their references.
-
-    Args:
-        system: The text system.
-        data: The data module, set up.
-        out: The directory of the results.
-        settings: split, num, seed, decoding and measure of genlab eval.
-        progress: Called with (description, done, total).
-    """
-    options = {name: settings[name] for name in ("split", "num", "seed")}
-    options["progress"] = progress
-    if isinstance(system, Pretrained):
-        _refuse_for_pretrained(settings)
-        return evaluate_language(system, data, **options)
-    options["decoding"] = build_decoding(settings)
-    if isinstance(system, HasConditions):
-        judged = evaluate_conditional(system, data, **options)
-    else:
-        judged = evaluate_texts(system, data, **options, measure=settings.get("measure"))
-    if "bleu" not in judged.results and "rouge_l" in judged.results:
-        print("BLEU is not measured: pip install 'genlab[text]' for sacrebleu", file=sys.stderr)
-    write_rows(out / "eval" / "texts.jsonl", judged.rows)
-    return judged.results
-
-
-def _refuse_for_pretrained(settings: Mapping[str, Any]) -> None:
-    """Refuses options on how texts are written and compared: there are no references."""
-    for name in ("measure", "decoding"):
-        if any(value is not None for value in config.flatten(settings.get(name)).values()):
-            raise ConfigError(f"{name}: has no effect on a model that is trained on raw text")

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from genlab.callbacks.restored import restoring
 from genlab.commands import options
 from genlab.commands.closing import chosen_metric, close_run, print_results
 from genlab.commands.data import describe_data, fit_to_data, print_notes
+from genlab.commands.eval import build_metrics
 from genlab.commands.job import Job, Record
 from genlab.commands.resume import find_job
 from genlab.console import command, console
 from genlab.errors import ConfigError, RunError
+from genlab.evaluation.base import check_metrics
 from genlab.signals import Interrupted, handled, ignored
 
 __all__ = ["run"]
@@ -38,6 +40,7 @@ SUPPLIED = {
     "model": config.PARTS,
     "trainer": ["callbacks", "logger", "plugins", "default_root_dir"],
     "logger.*": ["save_dir"],
+    "features": ["data"],
 }
 # What can end a fit before its first step
 LIMITS = ("max_steps", "max_epochs", "max_time", "limit_train_batches")
@@ -79,6 +82,7 @@ def train(job: Job, sweep: bool) -> float | None:
     require_same_data(job, data)
     complete_settings(job, data)
     system = config.build_system(job.settings, job.settings["allow"])
+    require_metrics(job.settings, system)
     limit_onednn_cache(system)
     record = Record(job)
     trainer = build_trainer(job, record)
@@ -275,6 +279,14 @@ def build_trainer(job: Job, record: Record):
         plugins=[runs.AtomicCheckpointIO()],
         default_root_dir=run_dir,
     )
+
+
+def require_metrics(settings: Mapping[str, Any], system) -> None:
+    """Refuses metrics that the system cannot be measured by before the first step, not after the
+    last.
+    """
+    if settings["evaluate"] and settings.get("metrics"):
+        check_metrics(build_metrics(settings["metrics"], settings["allow"]), system)
 
 
 def limit_onednn_cache(system) -> None:

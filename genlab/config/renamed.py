@@ -113,7 +113,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 # size, the convolution next to the image had 8 width_multiple channels.
 UNITS = {"width_multiple": 8}
 
-# Command -> its own options, before -> today, in words
+# Options of commands, before -> today
 OPTIONS = {
     "sample": {"scale": "temperature=, and with mode=reconstruct code_scale="},
     "eval": {"scale": "temperature="},

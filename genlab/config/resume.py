@@ -23,6 +23,8 @@ GROUPS = {
     "trainer": "trainer",
     "callbacks": "callbacks",
     "logger": "loggers",
+    "metrics": "metrics",
+    "features": "feature network",
 }
 NEED_A_NEW_RUN = {"model", "net", "encoder", "experiment", "data"}
 NETWORK = (

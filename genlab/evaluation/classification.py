@@ -1,69 +1,101 @@
-"""How well an invertible classifier classifies, and whether it is invertible."""
+"""The numbers of a classifier, and of an invertible one whether it is invertible."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from genlab.evaluation.density import inversion
+from genlab.evaluation.base import (
+    Measured,
+    Progress,
+    Results,
+    Settings,
+    not_measured_over,
+)
+from genlab.evaluation.density import (
+    Certified,
+    certificate_files,
+    certificate_results,
+    inversion,
+)
+from genlab.systems.base import Bijective, Classifies, HasLikelihood, reconstructs
 
-__all__ = ["Classification", "evaluate_classifier"]
-
-Progress = Callable[[str, int, int], None]
+__all__ = ["Classification", "ClassificationEvaluation", "evaluate_classifier"]
 
 
-class Classification(NamedTuple):
-    """results: {metric: {value, split, count, ...}}. certificate: of the network, None if nothing
-    bounds its norms.
+class Classification:
+    """Accuracy and cross-entropy on the held-out split; of an invertible network also the errors of
+    its inverse.
+
+    Writes certificate.json (of a network that has one).
     """
 
-    results: dict[str, dict[str, Any]]
+    def fits(self, system: Any) -> bool:
+        """Whether `system` predicts classes."""
+        return isinstance(system, Classifies)
+
+    def measure(self, name: str, system: Any, data: Any, settings: Settings) -> Measured:
+        """See `evaluate_classifier`."""
+        found = evaluate_classifier(
+            system,
+            data,
+            split=settings.split,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            progress=settings.progress,
+        )
+        return Measured(found.results, certificate_files(found.certificate))
+
+
+class ClassificationEvaluation(NamedTuple):
+    """What `evaluate_classifier` found.
+
+    Attributes:
+        results: {metric: {value, split, count, ...}}.
+        certificate: Of the network; None if nothing bounds its norms.
+    """
+
+    results: Results
     certificate: dict[str, Any] | None
 
 
 def evaluate_classifier(
-    system,
-    data,
+    system: Any,
+    data: Any,
     *,
     split: str = "test",
     batch_size: int = 256,
     seed: int = 0,
     progress: Progress = lambda description, done, total: None,
-) -> Classification:
-    """Accuracy and cross-entropy (nats) on the held-out `split`; of a system that has no
-    likelihood, whose evaluation says as much, also the errors of its inverse and its certificate.
-    progress: called with (description, done, total).
+) -> ClassificationEvaluation:
+    """Accuracy in [0, 1] and cross-entropy in nats on the held-out `split`.
+
+    Of a bijection without a likelihood also the errors of its inverse and its certificate; with a
+    likelihood `evaluate_density` has these.
     """
     system.eval()
-    plain = dict.fromkeys(("reference", "features", "features_hash", "comparable")) | {"seed": seed}
-    right, losses = [], []
+    plain = not_measured_over(seed)
+    hits, losses = [], []
     loader = data.loader(split, batch_size)
     for done, batch in enumerate(loader, 1):
-        logits, y = system.classify(batch["image"]).cpu(), batch["label"].cpu()
-        right.append((logits.argmax(1) == y).double())
+        logits = system.classify(batch["image"]).cpu()
+        y = batch["label"].cpu()
+        hits.append((logits.argmax(1) == y).double())
         losses.append(cross_entropy(logits, y, reduction="none").double())
         progress(f"classes of the {split} split", done, len(loader))
-    entry = {"split": split, "count": sum(map(len, right)), **plain}
-    results = {
-        name: {
-            "value": values.mean().item(),
-            "standard_error": values.std().item() / math.sqrt(len(values)),
-        }
-        | entry
-        for name, values in (("accuracy", torch.cat(right)), ("cross_entropy", torch.cat(losses)))
-    }
-    if hasattr(system, "log_prob") or not system.net.bounded:
-        return Classification(results, None)
-    certificate = system.net.certificate()
-    for name, value in certificate.items():
-        if isinstance(value, int | float):
-            results[f"certificate_{name}"] = {
-                "value": value,
-                "split": "the weights",
-                "count": 1,
-            } | plain
-    return Classification(
-        results | inversion(system, data, split, batch_size, entry, progress), certificate
-    )
+    count = sum(map(len, hits))
+    entry = {"split": split, "count": count, **plain}
+    results = {}
+    for name, values in (("accuracy", torch.cat(hits)), ("cross_entropy", torch.cat(losses))):
+        error = values.std().item() / math.sqrt(count)
+        results[name] = {"value": values.mean().item(), "standard_error": error} | entry
+    has_inverse = isinstance(system, Bijective) and reconstructs(system)
+    if isinstance(system, HasLikelihood) or not has_inverse:
+        return ClassificationEvaluation(results, None)
+    certificate = None
+    if isinstance(system.net, Certified):
+        certificate = system.net.certificate()
+        results |= certificate_results(certificate, plain)
+    results |= inversion(system, data, split, batch_size, entry, progress)
+    return ClassificationEvaluation(results, certificate)

@@ -1,4 +1,7 @@
-"""Every number about an image model, each beside what it was measured with."""
+"""The numbers of an image model, each beside what it was measured with.
+
+Shapes: N images; Z numbers of a code; C, H, W of an image; D of the feature network.
+"""
 
 import hashlib
 import math
@@ -11,6 +14,13 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from genlab.data.images.arrays import normalize
+from genlab.evaluation.base import (
+    Measured,
+    Progress,
+    Results,
+    Settings,
+    not_measured_over,
+)
 from genlab.losses.code import pearson
 from genlab.metrics.features import FeatureNetwork, classifier
 from genlab.metrics.frechet import Gaussian, Moments, frechet_distance
@@ -22,23 +32,70 @@ from genlab.metrics.neighbours import (
     spread,
 )
 from genlab.metrics.prd import f_beta, prd_curve
-from genlab.metrics.store import cached
+from genlab.metrics.store import load_or_make
+from genlab.report.images import save_rows
+from genlab.report.plots import save_prd
+from genlab.systems.base import (
+    Adversarial,
+    Decodes,
+    Encodes,
+    HasSamplers,
+    HasStoredCodes,
+    Samples,
+    num_classes,
+    reconstructs,
+)
 
-__all__ = ["Evaluation", "evaluate_images"]
+__all__ = ["ImageEvaluation", "Images", "evaluate_images"]
 
 MAX_CLOUD = 10_000  # features a side for the measures that compare all pairs
-NUM_SHOWN, NUM_NEAREST = 10, 5  # samples beside their nearest training images
+NUM_SHOWN = 10  # samples that are shown beside their nearest training images,
+NUM_NEAREST = 5  # and how many of these each
 MAX_SEARCHED = 256  # held-out images whose codes are searched for, where there is no encoder
-Results = dict[str, dict[str, Any]]
-Progress = Callable[[str, int, int], None]
 
 
-class Evaluation(NamedTuple):
-    """results: {metric: {value, split, count, reference, features, features_hash, comparable,
-    seed}}.
+class Images:
+    """Samples compared with the train split over a feature network, and reconstructions.
 
-    prd: (precision, recall), each (1001,). neighbours (10, 6, C, H, W): a sample a row, then the
-    training images that lie nearest to it over the features.
+    Writes neighbours.png (a sample a row, then the training images that are nearest to it) and
+    prd.png (the precision-recall curve).
+    """
+
+    def fits(self, system: Any) -> bool:
+        """Whether `system` draws images."""
+        drawn = isinstance(system, Samples) and isinstance(system, Decodes)
+        return system.modality == "image" and drawn
+
+    def measure(self, name: str, system: Any, data: Any, settings: Settings) -> Measured:
+        """See `evaluate_images`."""
+        found = evaluate_images(
+            system,
+            data,
+            settings.features().to(system.device),
+            split=settings.split,
+            num_samples=settings.num,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            temperature=settings.temperature,
+            own_data=bool(settings.own_data),
+            progress=settings.progress,
+        )
+        files = {
+            "neighbours.png": partial(save_rows, found.neighbours),
+            "prd.png": partial(save_prd, *found.prd),
+        }
+        return Measured(found.results, files)
+
+
+class ImageEvaluation(NamedTuple):
+    """What `evaluate_images` found.
+
+    Attributes:
+        results: {metric: {value, split, count, reference, features, features_hash, comparable,
+            seed}}.
+        prd: (precision, recall) of the curve, each (1001,) in [0, 1].
+        neighbours: Images (10, 6, C, H, W): a sample a row, then the training images that are
+            nearest to it over the features.
     """
 
     results: Results
@@ -47,8 +104,8 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_images(
-    system,
-    data,
+    system: Any,
+    data: Any,
     features: FeatureNetwork,
     *,
     split: str = "test",
@@ -58,12 +115,25 @@ def evaluate_images(
     temperature: float | None = None,
     own_data: bool = False,
     progress: Progress = lambda description, done, total: None,
-) -> Evaluation:
-    """What can be measured of an image system: samples and the held-out `split` compared with the
-    train split over `features`, and the reconstructions of `split` where it encodes. own_data:
-    whether it was trained on `data`, so that codes stored for the train split are measured too.
-    temperature: of the samples' prior, for a system that takes one; below 1 truncates.
-    progress: called with (description, done, total).
+) -> ImageEvaluation:
+    """Compares samples and the held-out `split` with the train split over `features`, and `split`
+    with its reconstructions where the system encodes.
+
+    Args:
+        system: Draws images: Samples and Decodes of genlab.systems.base.
+        data: Image data, set up.
+        features: What images are compared by, on the system's device.
+        split: Held-out images: test or val.
+        num_samples: How many to draw.
+        batch_size: Images at a time.
+        seed: Of samples and subsets.
+        temperature: Scales the codes of the samples, for a system that takes it; below 1 truncates.
+        own_data: Whether the system was trained on `data`, so that the codes that it stored for the
+            train split are measured too.
+        progress: Is called with (description, done, total).
+
+    Raises:
+        ValueError: `split` has fewer than two images.
     """
     system.eval()
     count = len(data.arrays(split))
@@ -71,22 +141,21 @@ def evaluate_images(
         raise ValueError(
             f"split={split}: {data.name} has {count} images there; choose another split"
         )
-    encodes = hasattr(system, "encode") and hasattr(
-        system, "outputs"
-    )  # O-GAN: the discriminator is the encoder
-    keep = min(
-        MAX_CLOUD, num_samples, len(data.arrays("train"))
-    )  # equally many, or precision and recall lean
-    real = real_cloud(features, data, "train", keep, seed, batch_size, system.device, progress)
-    held_out = real_cloud(
-        features, data, split, min(MAX_CLOUD, count), seed, batch_size, system.device, progress
-    )
-    samples, correlations = Cloud(features, num_samples, keep, seed), []
-    spread_by = {} if temperature is None else {"temperature": temperature}
-    draw = partial(system.prior, num_samples, seed=seed, **spread_by)
-    z = draw()
-    labels = system.labels(num_samples) if getattr(system, "num_classes", 0) else None
-    for done, part in enumerate(z.split(batch_size), 1):
+    # Of an O-GAN the discriminator is the encoder: its outputs on samples are compared with codes.
+    encodes = isinstance(system, Encodes) and isinstance(system, Adversarial)
+    # Equally many of both kinds: precision and recall depend on the numbers.
+    keep = min(MAX_CLOUD, num_samples, len(data.arrays("train")))
+    device = system.device
+    real = real_cloud(features, data, "train", keep, seed, batch_size, device, progress)
+    most = min(MAX_CLOUD, count)
+    held_out = real_cloud(features, data, split, most, seed, batch_size, device, progress)
+    samples = Cloud(features, num_samples, keep, seed)
+    correlations = []
+    scaled = {} if temperature is None else {"temperature": temperature}
+    draw = partial(system.prior, num_samples, seed=seed, **scaled)
+    codes = draw()  # (N, Z)
+    labels = system.labels(num_samples) if num_classes(system) else None
+    for done, part in enumerate(codes.split(batch_size), 1):
         given = () if labels is None else (labels[(done - 1) * batch_size :][: len(part)],)
         images = system.decode(part, *given)
         samples.add(images)
@@ -94,13 +163,16 @@ def evaluate_images(
             correlations.append(pearson(part, system.outputs(images)))
         progress("samples", min(done * batch_size, num_samples), num_samples)
 
-    entry = {"reference": "train", "split": None, "count": num_samples, "seed": seed}
-    entry |= {
+    entry = {
+        "reference": "train",
+        "split": None,
+        "count": num_samples,
+        "seed": seed,
         "features": features.name,
         "features_hash": features.hash,
         "comparable": features.comparable,
     }
-    trained, sampled = real.points(), samples.points()
+    trained, sampled = real.points(), samples.points()  # (keep, D) each
     precision, recall = precision_recall(trained, sampled)
     density, coverage = density_coverage(trained, sampled)
     curve = prd_curve(trained, sampled, seed=seed)
@@ -114,48 +186,45 @@ def evaluate_images(
         "prd_precision": f_beta(*curve, 1 / 8),
         "prd_recall": f_beta(*curve, 8),
         "diversity": spread(sampled) / max(spread(trained), 1e-12),
-        "nearest_train": nearest(sampled, trained).distances.mean().item(),  # small for copies
-        "nearest_sample": nearest(trained, sampled)
-        .distances.mean()
-        .item(),  # large for a mode that is missing
+        # small for copies of training images
+        "nearest_train": nearest(sampled, trained).distances.mean().item(),
+        # large for a mode that is missing
+        "nearest_sample": nearest(trained, sampled).distances.mean().item(),
     }
     if features.head is not None:
-        values["inception_score" if features.comparable else "class_score"] = class_score(
-            features.head(sampled.to(system.device))
-        )
+        name = "inception_score" if features.comparable else "class_score"
+        values[name] = class_score(features.head(sampled.to(device)))
     results = {name: {"value": value, **entry} for name, value in values.items()}
+    # What real images score that the model has not seen
     floor = {"value": held_out.distance_to(real), **entry, "split": split, "count": count}
-    results["fid_floor"] = floor  # what real images that the model has not seen score
-    results["nearest_train_floor"] = floor | {
-        "value": nearest(held_out.points(), trained).distances.mean().item()
-    }
-    plain = dict.fromkeys(("reference", "features", "features_hash", "comparable")) | {"seed": seed}
+    results["fid_floor"] = floor
+    distances = nearest(held_out.points(), trained).distances
+    results["nearest_train_floor"] = floor | {"value": distances.mean().item()}
+    plain = not_measured_over(seed)
     if correlations:
-        correlation = torch.cat(correlations).double().mean().item()
-        results["code_correlation"] = {
-            "value": correlation,
-            "split": None,
-            "count": num_samples,
-            **plain,
-        }
-    if hasattr(system, "encode"):
+        value = torch.cat(correlations).double().mean().item()
+        results["code_correlation"] = {"value": value, "split": None, "count": num_samples, **plain}
+    if reconstructs(system):
         results |= reconstruction(system, data, split, batch_size, plain, progress)
-    if hasattr(system, "stored_codes"):
-        results |= stages(system, data, real, entry, draw, plain, batch_size, own_data, progress)
+    if isinstance(system, HasStoredCodes):
+        if isinstance(system, HasSamplers):
+            results |= other_samplers(system, real, entry, draw, batch_size)
+        if own_data:
+            results |= own_reconstructions(system, data, real, entry, plain, batch_size, progress)
+
     rows = samples.kept.nonzero()[:NUM_SHOWN, 0]
-    images = system.decode(
-        z[rows.to(z.device)], *(() if labels is None else (labels[rows.to(labels.device)],))
-    ).cpu()
-    beside = real.kept.nonzero()[:, 0][nearest(sampled[:NUM_SHOWN], trained, NUM_NEAREST).rows]
-    found = normalize(data.arrays("train").images[beside.flatten()].cpu()).unflatten(
-        0, beside.shape
-    )
-    return Evaluation(results, curve, torch.cat([images[:, None], found], 1))
+    given = () if labels is None else (labels[rows.to(labels.device)],)
+    images = system.decode(codes[rows.to(codes.device)], *given).cpu()
+    kept = real.kept.nonzero()[:, 0]
+    beside = kept[nearest(sampled[:NUM_SHOWN], trained, NUM_NEAREST).rows]
+    pixels = data.arrays("train").images[beside.flatten()].cpu()
+    found = normalize(pixels).unflatten(0, beside.shape)
+    return ImageEvaluation(results, curve, torch.cat([images[:, None], found], 1))
 
 
 def class_score(logits: Tensor, num_splits: int = 10) -> float:
-    """exp of the mean KL of p(y|x) from p(y), a mean over splits: the Inception Score where logits
-    (N, K) are Inception's.
+    """exp of the mean KL of p(y|x) from p(y), a mean over splits: the Inception Score where
+    `logits` (N, K) are Inception's.
 
     "Improved Techniques for Training GANs", Salimans et al. 2016, arXiv 1606.03498, section 4.
     """
@@ -166,17 +235,20 @@ def class_score(logits: Tensor, num_splits: int = 10) -> float:
     return torch.stack(scores).mean().item()
 
 
+# --- features -------------------------------------------------------------------------------------
+
+
 def real_cloud(
     features: FeatureNetwork,
-    data,
+    data: Any,
     split: str,
     keep: int,
     seed: int,
     batch_size: int,
-    device,
+    device: torch.device,
     progress: Progress,
 ) -> "Cloud":
-    """The features of a split, taken once for these images and this network and kept in
+    """The features of a split, computed once for these images and this network and kept under
     $GENLAB_DATA/features.
     """
     cloud = Cloud(features, len(data.arrays(split)), keep, seed)
@@ -191,81 +263,94 @@ def real_cloud(
 
     def use(content: dict[str, Any]) -> None:
         points, mean, covariance = content["points"], content["mean"], content["covariance"]
-        wanted = (
-            (int(cloud.kept.sum()), features.dim),
-            (features.dim,),
-            (features.dim, features.dim),
-        )
+        dim = features.dim
+        wanted = ((int(cloud.kept.sum()), dim), (dim,), (dim, dim))
         if (points.shape, mean.shape, covariance.shape) != wanted:
             raise ValueError(f"expected shapes {wanted}")
-        cloud.rows, cloud.known = [points], (mean, covariance)
+        cloud.rows = [points]
+        cloud.known = (mean, covariance)
 
-    cached(f"real-{data.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt", make, use)
+    load_or_make(f"real-{data.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt", make, use)
     return cloud
 
 
 class Cloud:
-    """Features of one set of `count` images: the moments of all, and `keep` of them at random as
-    points.
+    """Features of one set of images: the moments of all, and some of them at random as points.
+
+    Args:
+        features: The network.
+        count: How many images there will be.
+        keep: How many of them are kept as points.
+        seed: Of that choice.
     """
 
     def __init__(self, features: FeatureNetwork, count: int, keep: int, seed: int):
-        self.features, self.moments, self.rows, self.seen = features, Moments(features.dim), [], 0
-        self.known: Gaussian | None = None  # mean and covariance, where they were kept
+        self.features = features
+        self.moments = Moments(features.dim)
+        self.rows: list[Tensor] = []
+        self.seen = 0
+        self.known: Gaussian | None = None  # mean and covariance, where they were stored
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         self.kept = torch.zeros(count, dtype=torch.bool)
-        self.kept[torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:keep]] = (
-            True
-        )
+        self.kept[order[:keep]] = True
 
     def add(self, images: Tensor) -> None:
+        """Takes in images (N, C, H, W) in [-1, 1]."""
         found = self.features(images).cpu()
         self.moments.update(found)
         self.rows.append(found[self.kept[self.seen : self.seen + len(found)]])
         self.seen += len(found)
 
     def points(self) -> Tensor:
+        """(keep, D)."""
         return torch.cat(self.rows)
 
     def gaussian(self) -> Gaussian:
+        """(mean, covariance) of all."""
         return self.moments.compute() if self.known is None else self.known
 
     def distance_to(self, other: "Cloud") -> float:
+        """The Frechet distance."""
         return frechet_distance(self.gaussian(), other.gaussian()).item()
 
 
+# --- codes ----------------------------------------------------------------------------------------
+
+
 def reconstruction(
-    system, data, split: str, batch_size: int, plain: dict[str, Any], progress: Progress
+    system: Any,
+    data: Any,
+    split: str,
+    batch_size: int,
+    plain: dict[str, Any],
+    progress: Progress,
 ) -> Results:
-    """The code's mean and std on real images; MSE, SSIM and class agreement of their
-    reconstructions.
+    """MSE, SSIM and class agreement of the reconstructions of real images, and of an O-GAN the mean
+    and standard deviation of their codes.
     """
-    labelled, limit = (
-        data.arrays(split).labels is not None,
-        MAX_SEARCHED if hasattr(system, "stored_codes") else None,
-    )
+    labelled = data.arrays(split).labels is not None
     network = classifier(data).to(system.device) if labelled else None
+    limit = MAX_SEARCHED if isinstance(system, HasStoredCodes) else None
     sums: dict[str, float] = {}
     count = 0
-    for batch in _batches(
-        data, split, batch_size, f"reconstructions of the {split} split", progress
-    ):
+    description = f"reconstructions of the {split} split"
+    for batch in _batches(data, split, batch_size, description, progress):
         x = batch["image"].to(system.device)[: None if limit is None else limit - count]
         if not len(x):
             break
-        labels = {"labels": batch["label"]} if getattr(system, "num_classes", 0) else {}
-        again, values = system.reconstruct(x, **labels), {}
-        if hasattr(system, "outputs"):
+        labels = {"labels": batch["label"]} if num_classes(system) else {}
+        again = system.reconstruct(x, **labels)
+        values: dict[str, Tensor] = {}
+        if isinstance(system, Adversarial):
             outputs = system.outputs(x)
             values = {"code_mean": outputs.mean(1), "code_std": outputs.std(1, correction=0)}
-        values |= {
-            "reconstruction_mse": (x - again).square().mean((1, 2, 3)),
-            "reconstruction_ssim": structural_similarity_index_measure(
-                again, x, data_range=2.0, reduction="none"
-            ),
-        }
+        values["reconstruction_mse"] = (x - again).square().mean((1, 2, 3))
+        values["reconstruction_ssim"] = structural_similarity_index_measure(
+            again, x, data_range=2.0, reduction="none"
+        )
         if network is not None:
-            same = [network.network.logits(images).argmax(1) for images in (x, again)]
-            values["class_agreement"] = (same[0] == same[1]).double()
+            before, after = (network.network.logits(images).argmax(1) for images in (x, again))
+            values["class_agreement"] = (before == after).double()
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value.double().sum().item()
         count += len(x)
@@ -274,55 +359,65 @@ def reconstruction(
         for name, total in sums.items()
     }
     if network is not None:
-        used = {
+        results["class_agreement"] |= {
             "features": f"{network.name} ({network.accuracy:.1%} right)",
             "features_hash": network.hash,
+            "comparable": False,
         }
-        results["class_agreement"] |= used | {"comparable": False}
     return results
 
 
-def stages(
-    system,
-    data,
+def other_samplers(
+    system: Any,
     real: Cloud,
-    entry,
-    draw,
-    plain,
+    entry: dict[str, Any],
+    draw: Callable[[], Tensor],
     batch_size: int,
-    own_data: bool,
-    progress: Progress,
 ) -> Results:
-    """What each stage of a model with stored codes comes to: the FID of its other samplers and, of
-    the images that it was trained on, the FID and the error of their reconstructions from their own
-    codes, which no sampler can go below by much.
-    """
-    results, used = {}, system.sampler
+    """The FID of each sampler of the system, as fid_<sampler>."""
+    results = {}
+    used = system.sampler
     for name in system.samplers:
         system.sampler = name
         cloud = Cloud(real.features, entry["count"], 0, entry["seed"])
-        for z in draw().split(batch_size):
-            cloud.add(system.decode(z))
+        for codes in draw().split(batch_size):
+            cloud.add(system.decode(codes))
         results[f"fid_{name}"] = entry | {"value": cloud.distance_to(real)}
     system.sampler = used
-    if own_data:
-        codes, count, total = system.stored_codes(), len(data.arrays("train")), 0.0
-        cloud = Cloud(real.features, count, 0, 0)
-        batches = _batches(
-            data, "train", batch_size, "reconstructions of the train split", progress
-        )
-        for z, batch in zip(codes.split(batch_size), batches, strict=True):
-            again = system.decode(z)
-            cloud.add(again)
-            total += (again.cpu() - batch["image"]).double().square().mean((1, 2, 3)).sum().item()
-        own = {"split": "train", "count": count}
-        results["fid_reconstructions"] = entry | own | {"value": cloud.distance_to(real)}
-        results["train_reconstruction_mse"] = {"value": total / count, **own, **plain}
     return results
 
 
+def own_reconstructions(
+    system: Any,
+    data: Any,
+    real: Cloud,
+    entry: dict[str, Any],
+    plain: dict[str, Any],
+    batch_size: int,
+    progress: Progress,
+) -> Results:
+    """FID and error of the training images decoded from the codes stored for them, which no sampler
+    is much better than.
+    """
+    codes = system.stored_codes()
+    count = len(data.arrays("train"))
+    total = 0.0
+    cloud = Cloud(real.features, count, 0, 0)
+    description = "reconstructions of the train split"
+    batches = _batches(data, "train", batch_size, description, progress)
+    for part, batch in zip(codes.split(batch_size), batches, strict=True):
+        again = system.decode(part)
+        cloud.add(again)
+        total += (again.cpu() - batch["image"]).double().square().mean((1, 2, 3)).sum().item()
+    own = {"split": "train", "count": count}
+    return {
+        "fid_reconstructions": entry | own | {"value": cloud.distance_to(real)},
+        "train_reconstruction_mse": {"value": total / count, **own, **plain},
+    }
+
+
 def _batches(
-    data, split: str, batch_size: int, description: str, progress: Progress
+    data: Any, split: str, batch_size: int, description: str, progress: Progress
 ) -> Iterator[dict[str, Tensor]]:
     total = math.ceil(len(data.arrays(split)) / batch_size)
     for done, batch in enumerate(data.loader(split, batch_size), 1):

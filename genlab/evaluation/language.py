@@ -1,45 +1,89 @@
-"""Every number about a pretrained language model, each beside what it was measured with."""
+"""The numbers of a pretrained language model, each beside what it was measured with.
+
+Shapes: B rows; L tokens of a row; V tokens of the vocabulary.
+"""
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-__all__ = ["evaluate_language", "pseudo_perplexity"]
+from genlab.errors import ConfigError
+from genlab.evaluation.base import Measured, Progress, Results, Settings
+from genlab.systems.base import Pretrained
 
-PSEUDO_ROWS, PSEUDO_LENGTH = 32, 64  # each token costs a row to read
+__all__ = ["Language", "evaluate_language", "pseudo_perplexity"]
+
+# Each token of the pseudo-perplexity costs a row to read.
+PSEUDO_ROWS, PSEUDO_LENGTH = 32, 64
+
+
+class Language:
+    """How well a model trained on raw text predicts the held-out split."""
+
+    def fits(self, system: Any) -> bool:
+        """Whether `system` is trained on raw text."""
+        return isinstance(system, Pretrained)
+
+    def measure(self, name: str, system: Any, data: Any, settings: Settings) -> Measured:
+        """See `evaluate_language`.
+
+        Raises:
+            ConfigError: measure= or decoding.* are given, which are about written texts.
+        """
+        decoding = settings.decoding
+        chosen = {
+            "measure": settings.measure is not None,
+            "decoding": decoding is not None and decoding != type(decoding)(),
+        }
+        for key, is_chosen in chosen.items():
+            if is_chosen:
+                raise ConfigError(
+                    f"{key}: a model trained on raw text writes nothing that could be judged; "
+                    f"leave {key} out"
+                )
+        results = evaluate_language(
+            system,
+            data,
+            split=settings.split,
+            num=settings.num,
+            seed=settings.seed,
+            progress=settings.progress,
+        )
+        return Measured(results, {})
 
 
 @torch.no_grad()
 def evaluate_language(
-    system,
-    data,
+    system: Any,
+    data: Any,
     *,
     split: str = "test",
     num: int | None = None,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] = lambda description, done, total: None,
-) -> dict[str, dict[str, Any]]:
-    """{metric: {value, count, ...}} on the first `num` rows of `split`, of which the same is asked
-    each time.
+    progress: Progress = lambda description, done, total: None,
+) -> Results:
+    """Measures the first `num` rows of `split`, the same at every call.
 
-    loss (nats a token) and accuracy of what the objective asks; perplexity, exp of the loss, of gpt
-    and unilm; of mlm the pseudo-perplexity of the first 64 tokens of some rows.
+    loss (nats a token) and accuracy are those of the training objective. perplexity, exp of the
+    loss, is of gpt and unilm; of mlm there is the pseudo-perplexity of the first 64 tokens of some
+    rows.
+
+    Raises:
+        ValueError: `split` has no text.
     """
     loader = data.loader(split, num)
     if not len(loader):
         raise ValueError(f"split={split}: the corpus has no text there; choose another split")
-    total = right = 0.0
+    total = hits = 0.0
     count = tokens = 0
     start = time.monotonic()
     for i, batch in enumerate(loader):
-        logits, answers = system.predict(
-            {name: value.to(system.device) for name, value in batch.items()}
-        )
+        inputs = {name: value.to(system.device) for name, value in batch.items()}
+        logits, answers = system.predict(inputs)  # (M, V) and (M,) of the tokens to predict
         total -= logits.log_softmax(1).gather(1, answers[:, None]).double().sum().item()
-        right += (logits.argmax(1) == answers).sum().item()
+        hits += (logits.argmax(1) == answers).sum().item()
         count += len(answers)
         tokens += int(batch["lengths"].sum()) if "lengths" in batch else batch["ids"].numel()
         progress("rows", i + 1, len(loader))
@@ -53,23 +97,18 @@ def evaluate_language(
         "count": count,
         "objective": system.objective,
     }
-    entry |= {"mask_rate": system.mask_rate, "words": data.words} if mlm else {}
-    loss = total / count if count else float("nan")
+    if mlm:
+        entry |= {"mask_rate": system.mask_rate, "words": data.words}
+    loss = total / count if count else math.nan
+    accuracy = hits / count if count else math.nan
     results = {
         "loss": {"value": loss, **entry, "unit": "nats a token"},
-        "masked_accuracy" if mlm else "accuracy": {
-            "value": right / count if count else float("nan"),
-            **entry,
-        },
+        "masked_accuracy" if mlm else "accuracy": {"value": accuracy, **entry},
     }
     if mlm:
         value, scored = pseudo_perplexity(system, data, split, num, progress)
-        results["pseudo_perplexity"] = {
-            "value": value,
-            **entry,
-            "count": scored,
-            "length": PSEUDO_LENGTH,
-        }
+        about = {"count": scored, "length": PSEUDO_LENGTH}
+        results["pseudo_perplexity"] = {"value": value, **entry, **about}
     else:
         results["perplexity"] = {"value": math.exp(loss), **entry}
     results["tokens_per_second"] = {"value": tokens / max(seconds, 1e-9), **entry, "count": tokens}
@@ -78,26 +117,29 @@ def evaluate_language(
 
 @torch.no_grad()
 def pseudo_perplexity(
-    system, data, split: str, num: int | None, progress: Callable
+    system: Any, data: Any, split: str, num: int | None, progress: Progress
 ) -> tuple[float, int]:
-    """(exp of the mean -log p of each token given all others, how many), of the first 64 tokens of
-    the first rows.
+    """exp of the mean -log p of each token given all others, and how many tokens that were.
 
-    Salazar et al. 2020, "Masked Language Model Scoring", arXiv 1910.14659; [CLS] and [SEP] are not
-    counted.
+    Of the first 64 tokens of the first rows; [CLS] and [SEP] are not counted. Salazar et al. 2020,
+    "Masked Language Model Scoring", arXiv 1910.14659.
     """
-    t, total, count = system.codec.tokenizer, 0.0, 0
+    tokenizer = system.codec.tokenizer
+    total, count = 0.0, 0
     rows = min(num or PSEUDO_ROWS, PSEUDO_ROWS)
     texts = [ids for batch in data.loader(split, rows) for ids in batch["ids"][:, :PSEUDO_LENGTH]]
     for i, ids in enumerate(texts):
-        ids = ids.to(system.device)
-        places = ((ids != t.pad_id) & (ids != t.cls_id) & (ids != t.sep_id)).nonzero().flatten()
+        ids = ids.to(system.device)  # (L,)
+        counted = ids != tokenizer.pad_id
+        counted &= (ids != tokenizer.cls_id) & (ids != tokenizer.sep_id)
+        places = counted.nonzero().flatten()
         if len(places):
+            # One row a token, in which that token is masked
             row = torch.arange(len(places), device=ids.device)
-            hidden = ids.repeat(len(places), 1)
-            hidden[row, places] = t.mask_id
-            logits = system.net.logits(system.net(hidden)[row, places]).float()
+            masked = ids.repeat(len(places), 1)
+            masked[row, places] = tokenizer.mask_id
+            logits = system.net.logits(system.net(masked)[row, places]).float()
             total -= logits.log_softmax(1).gather(1, ids[places][:, None]).double().sum().item()
             count += len(places)
         progress("pseudo-perplexity", i + 1, len(texts))
-    return (math.exp(total / count) if count else float("nan")), count
+    return (math.exp(total / count) if count else math.nan), count

@@ -1,38 +1,100 @@
-"""Every number about a text model, each beside what it was measured with."""
+"""The numbers of a text model that rewrites sources or answers questions, each beside what it was
+measured with.
+"""
 
+import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
 
-from genlab.metrics.overlap import bleu, cmrc_scores, is_wide, rouge_l, sogou_scores, squad_scores
+from genlab.evaluation.base import Measured, Progress, Results, Settings
+from genlab.files import write_text
+from genlab.metrics.overlap import (
+    bleu,
+    cmrc_scores,
+    is_wide,
+    rouge_l,
+    sogou_scores,
+    squad_scores,
+)
+from genlab.systems.base import Generates, HasConditions, Pretrained
 
-__all__ = ["Judged", "comparable", "evaluate_texts", "judge", "without_answer"]
+__all__ = [
+    "Judged",
+    "Texts",
+    "comparable",
+    "evaluate_texts",
+    "is_chinese",
+    "judge",
+    "text_files",
+    "without_answer",
+    "write_texts",
+]
 
-Progress = Callable[[str, int, int], None]
+
+class Texts:
+    """What is written to sources, compared with accepted texts: ROUGE-L and BLEU; answers: exact
+    match and F1.
+
+    Writes texts.jsonl (each text beside the accepted ones).
+    """
+
+    def fits(self, system: Any) -> bool:
+        """Whether `system` writes texts to sources."""
+        other = isinstance(system, Pretrained | HasConditions)
+        return isinstance(system, Generates) and not other
+
+    def measure(self, name: str, system: Any, data: Any, settings: Settings) -> Measured:
+        """See `evaluate_texts`."""
+        judged = evaluate_texts(
+            system,
+            data,
+            split=settings.split,
+            num=settings.num,
+            seed=settings.seed,
+            decoding=settings.decoding,
+            measure=settings.measure,
+            progress=settings.progress,
+        )
+        return Measured(judged.results, text_files(judged))
 
 
 class Judged(NamedTuple):
-    """results: {metric: {value, split, count, ...}}. rows: what was written to each example, for a
-    table or file.
+    """What an evaluation of texts found.
+
+    Attributes:
+        results: {metric: {value, split, count, ...}}.
+        rows: What was written to each example, for a table or file.
     """
 
-    results: dict[str, dict[str, Any]]
+    results: Results
     rows: list[dict[str, Any]]
+
+
+def text_files(judged: Judged) -> dict[str, Callable[[Path], Any]]:
+    """texts.jsonl, the rows as JSON lines; says where BLEU is missing."""
+    if "bleu" not in judged.results and "rouge_l" in judged.results:
+        print("BLEU is not measured: pip install 'genlab[text]' for sacrebleu", file=sys.stderr)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in judged.rows)
+    return {"texts.jsonl": partial(write_text, text=lines)}
 
 
 def is_chinese(accepted: Sequence[Sequence[str]]) -> bool:
     """Whether most of the characters of the reference texts are CJK."""
-    characters = [c for right in accepted for text in right for c in text if not c.isspace()]
+    characters = [c for texts in accepted for text in texts for c in text if not c.isspace()]
     return 2 * sum(map(is_wide, characters)) > len(characters)
 
 
-def comparable(tokenizer, examples: Sequence) -> list[list[str]]:
-    """The accepted texts of each example as a model's vocabulary would write them, which is all
-    that it can be right in.
+def comparable(tokenizer: Any, examples: Sequence) -> list[list[str]]:
+    """The accepted texts of each example as a model's vocabulary would write them: a model cannot
+    write them in any other way.
     """
     return [[tokenizer.comparable(text) for text in example.accepted] for example in examples]
 
@@ -40,10 +102,16 @@ def comparable(tokenizer, examples: Sequence) -> list[list[str]]:
 def judge(
     texts: Sequence[str], accepted: Sequence[Sequence[str]], question: bool, measure: str
 ) -> dict[str, float]:
-    """The metrics of texts against their accepted ones: em, f1 (answers, by `measure`), else
-    rouge_l.
+    """The metrics of texts against their accepted ones, each in [0, 1].
 
-    measure: squad, cmrc or sogou.
+    Args:
+        texts: What was written.
+        accepted: The references of each text.
+        question: Whether the texts are answers.
+        measure: Of answers: squad, cmrc or sogou.
+
+    Returns:
+        em and f1 of answers, else rouge_l; nothing without texts.
     """
     if not texts:
         return {}
@@ -59,21 +127,46 @@ def without_answer(examples: Sequence) -> list:
     has an answer.
     """
     other = []
+    count = len(examples)
     for i, example in enumerate(examples):
-        there = (
-            examples[(i + k) % len(examples)] for k in range(len(examples) // 2 + 1, len(examples))
-        )
-        foreign = next((e for e in there if e.document != example.document), None)
+        # From half the set away on, since neighbours often come from one document
+        candidates = (examples[(i + k) % count] for k in range(count // 2 + 1, count))
+        foreign = next((e for e in candidates if e.document != example.document), None)
         if foreign is not None:
-            other.append(
-                replace(example, sources=foreign.sources, targets=((),) * len(foreign.sources))
-            )
+            targets = ((),) * len(foreign.sources)
+            other.append(replace(example, sources=foreign.sources, targets=targets))
     return other
 
 
+def write_texts(
+    system: Any,
+    settings: Settings,
+    examples: Sequence,
+    description: str,
+    **given: Any,
+) -> list[str]:
+    """The best text that `system` writes to each of `examples`.
+
+    Args:
+        system: Generates of genlab.systems.base.
+        settings: Its decoding, seed and progress count here.
+        examples: Of the data's split.
+        description: For the progress.
+        given: given={...}, the conditions of the examples, for a system that takes them.
+    """
+    written = system.generate(
+        examples,
+        settings.decoding,
+        seed=settings.seed,
+        progress=lambda done: settings.progress(description, done, len(examples)),
+        **given,
+    )
+    return [one.texts[0] for one in written]
+
+
 def evaluate_texts(
-    system,
-    data,
+    system: Any,
+    data: Any,
     *,
     split: str = "test",
     num: int | None = None,
@@ -82,13 +175,24 @@ def evaluate_texts(
     measure: str | None = None,
     progress: Progress = lambda description, done, total: None,
 ) -> Judged:
-    """What can be measured of a text system on the first `num` examples of `split` (null: all).
+    """Measures a text system on the first `num` examples of `split` (None: all).
 
-    measure: squad, cmrc or sogou, for answers; null: cmrc where the answers are Chinese, else
-    squad. Texts are compared with accepted ones in the case, marks and spacing that the model's
-    vocabulary has (`comparable`). Questions without an answer are counted apart, as
-    no_answer_accuracy; where the split has none, its questions are asked about the passages of
-    other documents.
+    Texts are compared with accepted ones in the case, marks and spacing that the model's vocabulary
+    has (`comparable`). Questions without an answer are counted apart, as no_answer_accuracy; where
+    the split has none, its questions are asked about the passages of other documents.
+
+    Args:
+        system: Generates of genlab.systems.base.
+        data: Text data, set up.
+        split: Held-out examples: test or val.
+        num: How many of them.
+        seed: Of decoding by sampling.
+        decoding: A genlab.systems.text.writing.Decoding; None for the model's own.
+        measure: Of answers: squad, cmrc or sogou; None: cmrc where they are Chinese, else squad.
+        progress: Is called with (description, done, total).
+
+    Raises:
+        ValueError: `split` has no examples.
     """
     examples = data.examples(split)[:num]
     if not examples:
@@ -98,88 +202,71 @@ def evaluate_texts(
     empty = [e for e in examples if not e.accepted]
     chinese = is_chinese([e.accepted for e in answered])
     measure = measure or ("cmrc" if chinese else "squad")
-
-    def write(some: Sequence, what: str) -> list[str]:
-        made = system.generate(
-            some, decoding, seed=seed, progress=lambda done: progress(what, done, len(some))
-        )
-        return [one.texts[0] for one in made]
+    settings = Settings(split=split, num=num, seed=seed, decoding=decoding, progress=progress)
 
     start = time.monotonic()
-    texts = write(answered, "answers" if question else "texts")
+    texts = write_texts(system, settings, answered, "answers" if question else "texts")
     seconds = time.monotonic() - start
-    entry = {"split": split, "reference": None, "features": None, "seed": seed}
-    entry |= {"decoding": "default" if decoding is None else str(decoding), "chinese": chinese}
+    count = len(answered)
+    entry = {
+        "split": split,
+        "reference": None,
+        "features": None,
+        "seed": seed,
+        "decoding": "default" if decoding is None else str(decoding),
+        "chinese": chinese,
+    }
     tokenizer = system.codec.tokenizer
     accepted = comparable(tokenizer, answered)
-    values: dict[str, float] = judge(texts, accepted, question, measure)
-    results = {
-        name: {
-            "value": value,
-            "count": len(answered),
-            **entry,
-            "features": measure if question else None,
-        }
-        for name, value in values.items()
-    }
+    values = judge(texts, accepted, question, measure)
+    about = {"count": count, **entry, "features": measure if question else None}
+    results: Results = {name: {"value": value, **about} for name, value in values.items()}
     rows = [
         {
-            "id": e.id,
-            "source": e.sources[0],
-            "question": e.question,
+            "id": example.id,
+            "source": example.sources[0],
+            "question": example.question,
             "text": text,
-            "accepted": list(e.accepted),
+            "accepted": list(example.accepted),
         }
-        for e, text in zip(answered, texts, strict=True)
+        for example, text in zip(answered, texts, strict=True)
     ]
     if answered and question:
         results["f1"]["mean_of_em_and_f1"] = (values["em"] + values["f1"]) / 2
         rate = fmean(not text for text in texts)
-        results["wrongly_unanswered"] = {"value": rate, "count": len(answered), **entry}
+        results["wrongly_unanswered"] = {"value": rate, "count": count, **entry}
     elif answered:
         found = bleu(texts, accepted, chinese, tokenizer.lowercase)
         if found is not None:
-            results["bleu"] = {
-                "value": found[0],
-                "count": len(answered),
-                **entry,
-                "features": found[1],
-            }
+            value, signature = found
+            results["bleu"] = {"value": value, "count": count, **entry, "features": signature}
     if question:
-        made_up = not empty
+        foreign = not empty
         empty = empty or without_answer(examples)
-        silent = write(empty, "questions without an answer")
+        silent = write_texts(system, settings, empty, "questions without an answer")
         if silent:
-            value = fmean(not text for text in silent)
             results["no_answer_accuracy"] = {
-                "value": value,
+                "value": fmean(not text for text in silent),
                 "count": len(silent),
                 **entry,
-                "foreign_passages": made_up,
+                "foreign_passages": foreign,
             }
     name = "answers_per_second" if question else "texts_per_second"
-    results[name] = {"value": len(answered) / max(seconds, 1e-9), "count": len(answered), **entry}
+    results[name] = {"value": count / max(seconds, 1e-9), "count": count, **entry}
     return Judged(results | perplexity(system, data, split, entry), rows)
 
 
 @torch.no_grad()
-def perplexity(system, data, split: str, entry: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """exp of the mean negative log-probability of the target tokens, [SEP] among them, each with
-    the right ones before.
+def perplexity(system: Any, data: Any, split: str, entry: dict[str, Any]) -> Results:
+    """exp of the mean negative log-probability of the target tokens, [SEP] among them, each given
+    the right ones before it.
     """
     total = count = 0.0
     for batch in data.loader(split):
-        logits, tokens = system.predict(
-            {name: value.to(system.device) for name, value in batch.items()}
-        )
+        inputs = {name: value.to(system.device) for name, value in batch.items()}
+        logits, tokens = system.predict(inputs)
         total -= logits.log_softmax(1).gather(1, tokens[:, None]).double().sum().item()
         count += len(tokens)
     value = float(torch.tensor(total / count).exp()) if count else float("nan")
-    return {
-        "perplexity": {
-            "value": value,
-            **entry,
-            "count": int(count),
-            "unit": "tokens of the whole split",
-        }
-    }
+    unit = "tokens of the whole split"
+    return {"perplexity": {"value": value, **entry, "count": int(count), "unit": unit}}

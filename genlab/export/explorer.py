@@ -6,6 +6,7 @@ Shapes: N images or codes; codes (N, Z); images (N, C, H, W) in [-1, 1]; K direc
 """
 
 import base64
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,6 @@ from genlab.export.images import Verb, graphs
 from genlab.export.program import program
 from genlab.report.html import page
 from genlab.systems.base import (
-    Adversarial,
     Encodes,
     HasClassNames,
     HasCodeScale,
@@ -148,7 +148,7 @@ def write_explorer(
     verbs = graphs(system, shape)
     if "decode" not in verbs:
         raise ValueError(f"{type(system).__name__} does not decode in one pass of tensors")
-    if not isinstance(system, Adversarial):
+    if system.latent_dim == math.prod(shape):
         verbs.pop("encode", None)  # a flow would only return the dropped picture itself
     size = sum(2 * value.numel() for verb in verbs.values() for value in verb.network.parameters())
     if max_bytes is not None and size > max_bytes:

@@ -13,11 +13,7 @@ from torch import Tensor, nn
 
 from genlab import runs
 from genlab.files import writing
-from genlab.losses.code import standardise
-from genlab.nn.invertible_linear import InvertibleLinear, apply_matrix
-from genlab.nn.residual import ResidualBlock, without_log_det
-from genlab.systems.base import Adversarial, Decodes, Encodes, HasBatchStatistics, num_classes
-from genlab.systems.latent.codes import Codes
+from genlab.systems.base import Decodes, HasGraphs, num_classes
 from genlab.tensors import save_safetensors, writing_torch
 
 __all__ = ["OPSET", "Verb", "graphs", "to_onnx", "to_safetensors", "to_torch_export"]
@@ -59,78 +55,11 @@ class Verb(nn.Module):
         return (self.first[:num].clone(), *labels)
 
 
-class Generator(nn.Module):
-    """Codes -> G(codes); codes of GLO and GLANN are first projected to their sphere or ball."""
-
-    def __init__(self, generator: nn.Module, codes: Codes | None):
-        super().__init__()
-        self.generator = generator
-        # Only the space of the codes, not the code of each training image
-        self.codes = None if codes is None else Codes(codes.values.shape[1], codes.space)
-
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.generator(z if self.codes is None else self.codes.inside(z), labels)
-
-
-class Encoder(nn.Module):
-    """Images x -> N(E(x)), the code of O-GAN."""
-
-    def __init__(self, discriminator: nn.Module):
-        super().__init__()
-        self.discriminator = discriminator
-
-    def forward(self, images: Tensor) -> Tensor:
-        return standardise(self.discriminator(images, None))
-
-
-class Inverted(nn.Module):
-    """The inverse of a trained InvertibleLinear.
-
-    Its matrix is inverted here, once, because ONNX cannot invert a matrix.
-    """
-
-    def __init__(self, linear: InvertibleLinear):
-        super().__init__()
-        weight, _ = linear.matrix()
-        self.register_buffer("weight", torch.linalg.inv(weight.detach().double()).to(weight.dtype))
-
-    def inverse(self, y: Tensor) -> Tensor:
-        return apply_matrix(self.weight, y)
-
-
-def for_inverse(net: nn.Module) -> nn.Module:
-    """A copy of `net` that serves for its inverse only."""
-    net = copy.deepcopy(net)
-    for module in list(net.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, InvertibleLinear):
-                setattr(module, name, Inverted(child))
-    return net
-
-
-class Bijection(nn.Module):
-    """A flow of images in one direction, without its log-determinant."""
-
-    def __init__(self, pixels: nn.Module, net: nn.Module, verb: str):
-        super().__init__()
-        self.pixels = pixels
-        self.net = for_inverse(net) if verb == "decode" else net
-        self.verb = verb
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.verb == "decode":
-            return self.pixels.inverse(self.net.inverse(x))
-        with without_log_det(self.net):
-            return self.net(self.pixels(x)[0])[0]
-
-
 def graphs(system: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Verb]:
     """The verbs of a system that are one pass of tensors.
 
-    They are found by the names of the system's networks: `generator` and `discriminator`, or
-    `pixels` and `net` of a flow. Two verbs are no single pass and are left out: codes found by
-    gradient descent (GLO, GLANN), and the inverse of a residual flow, which iterates to a fixed
-    point.
+    Codes found by gradient descent (GLO, GLANN) and the inverse of a residual flow, which iterates
+    to a fixed point, are none.
 
     Args:
         system: A trained system.
@@ -147,31 +76,19 @@ def graphs(system: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, Ve
         raise ValueError(
             f"{name} is a {system.modality} model; graphs can be exported of image models only"
         )
+    networks = system.graphs() if isinstance(system, HasGraphs) else {}
+    if not networks:
+        raise ValueError(f"{name} neither decodes nor encodes in one pass, so it has no graph")
     generator = torch.Generator().manual_seed(0)
     latent_dim = system.latent_dim if isinstance(system, Decodes) else 1
     codes = torch.randn(NUM_EXAMPLES, latent_dim, generator=generator)
     images = torch.rand(NUM_EXAMPLES, *image_shape, generator=generator) * 2 - 1
-    networks = dict(system.named_children())
     found = {}
-    if "generator" in networks:
-        if not _needs_batches(system):
-            network = Generator(networks["generator"], networks.get("codes"))
-            found["decode"] = Verb(network, "decode", codes, num_classes(system))
-        if isinstance(system, Encodes) and isinstance(system, Adversarial):
-            found["encode"] = Verb(Encoder(networks["discriminator"]), "encode", images)
-    elif {"pixels", "net"} <= networks.keys():
-        pixels, net = networks["pixels"], networks["net"]
-        if not any(isinstance(module, ResidualBlock) for module in net.modules()):
-            found["decode"] = Verb(Bijection(pixels, net, "decode"), "decode", codes)
-        found["encode"] = Verb(Bijection(pixels, net, "encode"), "encode", images)
-    if not found:
-        raise ValueError(f"{name} neither decodes nor encodes in one pass, so it has no graph")
+    if "decode" in networks:
+        found["decode"] = Verb(networks["decode"], "decode", codes, num_classes(system))
+    if "encode" in networks:
+        found["encode"] = Verb(networks["encode"], "encode", images)
     return found
-
-
-def _needs_batches(system: nn.Module) -> bool:
-    """Whether images are generated with the statistics of a batch, which one image lacks."""
-    return isinstance(system, HasBatchStatistics) and system.batch_statistics
 
 
 def to_safetensors(system: nn.Module, folder: Path, config: Mapping[str, Any]) -> Path:
@@ -239,7 +156,7 @@ def to_onnx(verb: Verb, path: Path) -> Path:
             feed = {name: value.numpy() for name, value in zip(verb.inputs, inputs, strict=True)}
             output = torch.from_numpy(session.run(None, feed)[0])
             error = (output - expected).abs().max().item()
-            # Written so that a NaN counts as a difference, too
+            # `not <=`, so that a NaN is an error as well
             if not error <= TOLERANCE * max(1.0, expected.abs().max().item()):
                 raise ValueError(
                     f"ONNX: {verb.verb} of {num} differs from torch by {error:.3g}; "

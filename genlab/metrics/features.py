@@ -1,18 +1,20 @@
-"""Feature networks: what a distance between image sets is measured over. Each names itself and
-hashes its weights.
+"""Feature networks: what image sets are compared by. Each has a name and a hash of its weights.
+
+Shapes: N images; C, H, W of an image; D features.
 """
 
 import hashlib
 import itertools
 import tempfile
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from genlab.errors import DataError
-from genlab.metrics.classifier import trained_classifier
-from genlab.metrics.store import pretrained
+from genlab.metrics.classifier import load_classifier
+from genlab.metrics.store import fetch_weights
 from genlab.tensors import read_torch
 
 __all__ = ["FeatureNetwork", "auto", "classifier", "inception", "random", "weights_hash"]
@@ -22,12 +24,17 @@ INCEPTION_SHA256 = "6726825d"  # the file's name carries the first eight digits
 
 
 class FeatureNetwork(nn.Module):
-    """Images (N, C, H, W) in [-1, 1] -> features float32 (N, dim), by a frozen network in eval
-    mode.
+    """A frozen network in eval mode, and what a report says of it.
 
-    name: what a report calls it. hash: 12 digits of the sha256 of its weights. comparable: whether
-    numbers over it can stand beside those of papers. accuracy: of its classifier on the test split,
-    where it is one. head: features -> class logits, where it classifies.
+    `hash` has 12 digits of the sha256 of its weights.
+
+    Args:
+        network: Images (N, C, H, W) in [-1, 1] -> features (N, D).
+        name: What a report calls it.
+        dim: D.
+        comparable: Whether numbers over it can stand beside those of papers.
+        accuracy: On the test split, where it is a classifier.
+        head: Features -> class logits, where it is a classifier.
     """
 
     def __init__(
@@ -42,14 +49,19 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.head = None if head is None else head.eval().requires_grad_(False)
-        self.name, self.dim, self.comparable, self.accuracy = name, dim, comparable, accuracy
+        self.name = name
+        self.dim = dim
+        self.comparable = comparable
+        self.accuracy = accuracy
         self.hash = weights_hash(network)
 
     def train(self, mode: bool = True) -> "FeatureNetwork":
+        """Stays in eval mode."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
+        """Features (N, D) float32 of images (N, C, H, W) in [-1, 1]."""
         return self.network(images.float()).float()
 
 
@@ -57,17 +69,22 @@ def weights_hash(network: nn.Module) -> str:
     """12 hex digits of a sha256 over the names and values of `network`'s parameters and buffers."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        values = value.detach().cpu().contiguous().numpy()
+        digest.update(name.encode() + values.tobytes())
     return digest.hexdigest()[:12]
 
 
 # --- random ---------------------------------------------------------------------------------------
 
 
-def random(data, seed: int = 0) -> FeatureNetwork:
-    """Fixed random convolutions with leaky ReLUs, dim 192: needs no labels and no download.
+def random(data: Any, seed: int = 0) -> FeatureNetwork:
+    """Fixed random convolutions with leaky ReLUs, D = 192: needs no labels and no download.
 
     Good for differences between models on one data set; blind to much that a trained network sees.
+
+    Args:
+        data: Has `channels`.
+        seed: Of the weights.
     """
     generator = torch.Generator().manual_seed(seed)
     widths, layers = (data.channels, 32, 48, 48), []
@@ -88,35 +105,41 @@ class _AtMost(nn.Module):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        return (
-            interpolate(x, size=(self.size, self.size), mode="area")
-            if x.shape[-1] > self.size
-            else x
-        )
+        if x.shape[-1] <= self.size:
+            return x
+        return interpolate(x, size=(self.size, self.size), mode="area")
 
 
 # --- classifier -----------------------------------------------------------------------------------
 
 
-def classifier(data) -> FeatureNetwork:
-    """The last hidden layer (dim 128) of a small classifier of the labelled set `data`, trained
-    once and cached.
+def classifier(data: Any) -> FeatureNetwork:
+    """The last hidden layer (D = 128) of a small classifier of the labelled set `data`, trained
+    once and stored.
 
-    `network.logits` gives its (N, num_classes). Raises DataError where `data` has no labels.
+    `network.logits` gives its logits (N, num_classes).
+
+    Raises:
+        DataError: `data` has no labels.
     """
     data.setup()
     if data.arrays("train").labels is None:
         raise DataError(
-            f"metrics=classifier needs labels, and {data.name} has none; use metrics=random or inception"
+            f"features=classifier needs labels, and {data.name} has none; use features=random or "
+            "features=inception"
         )
-    network, accuracy = trained_classifier(data)
-    name = f"classifier of {data.name}"
+    network, accuracy = load_classifier(data)
     return FeatureNetwork(
-        network, name, network.dim, comparable=False, accuracy=accuracy, head=network.head
+        network,
+        name=f"classifier of {data.name}",
+        dim=network.dim,
+        comparable=False,
+        accuracy=accuracy,
+        head=network.head,
     )
 
 
-def auto(data) -> FeatureNetwork:
+def auto(data: Any) -> FeatureNetwork:
     """`classifier` where the data set is labelled, else `random`."""
     data.setup()
     return random(data) if data.arrays("train").labels is None else classifier(data)
@@ -126,8 +149,8 @@ def auto(data) -> FeatureNetwork:
 
 
 class _Inception(nn.Module):
-    """torch-fidelity's extractor on images in [-1, 1]: rounded to uint8, grey repeated to RGB,
-    resized as TF 1.x did.
+    """torch-fidelity's extractor on images in [-1, 1]: they are rounded to uint8, grey is repeated
+    to RGB, and the size is changed as TensorFlow 1.x did.
     """
 
     def __init__(self, extractor: nn.Module):
@@ -139,33 +162,34 @@ class _Inception(nn.Module):
         return self.extractor(pixels.expand(-1, 3, -1, -1))[0]
 
 
-def inception(data=None, weights_path: str | None = None) -> FeatureNetwork:
+def inception(data: Any = None, weights_path: str | None = None) -> FeatureNetwork:
     """The 2048 pool3 features of the Inception network of 2015-12-05, ported from TensorFlow by
-    torch-fidelity.
+    torch-fidelity: the network of the literature's FID.
 
-    The network that the literature's FID means. weights_path: its file; where it is null it is
-    looked for in, then downloaded to, $GENLAB_DATA/features. Raises DataError if the extra `fid` is
-    missing, or the file is or is wrong.
+    Args:
+        data: Not used.
+        weights_path: The file of the weights; None: $GENLAB_DATA/features, downloaded where it is
+            not there.
+
+    Raises:
+        DataError: The extra `fid` is missing, or the file is missing or another one.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError:
         raise DataError(
-            "metrics=inception needs torch-fidelity: pip install 'genlab[fid]'"
+            "features=inception needs torch-fidelity: pip install 'genlab[fid]'"
         ) from None
-    instead = "metrics=classifier or metrics=random"
-    path = pretrained(
-        "Inception", INCEPTION_URL, INCEPTION_SHA256, weights_path, "metrics.weights_path", instead
+    instead = "features=classifier or features=random"
+    path = fetch_weights(
+        "Inception", INCEPTION_URL, INCEPTION_SHA256, weights_path, "features.weights_path", instead
     )
-    # torch-fidelity unpickles the file it is given, so it is given one that holds tensors and
-    # nothing else.
+    # torch-fidelity unpickles the file that it is given: so it gets one that has tensors alone.
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         torch.save(read_torch(path), file)
         file.flush()
         extractor = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], file.name)
-    head = nn.Linear(
-        2048, 1008, bias=False
-    )  # the Inception Score is taken of logits without their bias
+    head = nn.Linear(2048, 1008, bias=False)  # the Inception Score's logits have no bias
     head.weight = extractor.fc.weight
     name = "Inception 2015-12-05 (torch-fidelity)"
     return FeatureNetwork(_Inception(extractor), name, 2048, comparable=True, head=head)

@@ -1,15 +1,16 @@
 """Feature networks as a distance to train with: VGG16 as the literature has it, or any network of
-the metrics.
+genlab.metrics.features.
 """
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad
 
 from genlab.losses.reconstruction import FeatureDistance
-from genlab.metrics.store import pretrained
+from genlab.metrics.store import fetch_weights
 from genlab.tensors import read_torch
 
 __all__ = ["VGGMaps", "features", "vgg"]
@@ -20,12 +21,15 @@ TAPS = (3, 8, 13, 22, 30)  # after the ReLUs of conv1_2, conv2_2, conv3_2 and co
 
 
 class VGGMaps(nn.Module):
-    """Images (B, C, S, S) in [-1, 1] -> the taps of VGG16's convolutions that suit their size.
+    """The activations of VGG16's convolutions that suit the size of the images.
 
-    yedidh/glann: 2 taps up to 16 pixels, 3 up to 32, 4 up to 64, beyond that all 5 and the first 4
-    again of the images averaged in 4x4 blocks. Grey is repeated, 28 pixels are padded to 32 with
-    zeros (grey), ImageNet's mean and std are not applied, as there. Torchvision's ReLUs work in
-    place there, so that the taps 2, 7, 12, 21 are what 3, 8, 13, 22 are here.
+    As in yedidh/glann: 2 taps up to 16 pixels, 3 up to 32, 4 up to 64; beyond that all 5, and 4 of
+    the images averaged in 4x4 blocks. Grey is repeated, 28 pixels are padded to 32 with zeros
+    (grey), and ImageNet's mean and standard deviation are not applied. There the ReLUs work in
+    place, so that its taps 2, 7, 12 and 21 are 3, 8, 13 and 22 here.
+
+    Args:
+        layers: torchvision's vgg16().features.
     """
 
     def __init__(self, layers: nn.Sequential):
@@ -36,6 +40,7 @@ class VGGMaps(nn.Module):
         self.layers = layers.eval().requires_grad_(False)
 
     def taps(self, x: Tensor, num: int) -> list[Tensor]:
+        """The first `num` taps of images x (B, 3, H, W)."""
         found = []
         for i, layer in enumerate(self.layers[: TAPS[num - 1] + 1]):
             x = layer(x)
@@ -44,6 +49,7 @@ class VGGMaps(nn.Module):
         return found
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps (B, channels, H, W) of images (B, C, S, S) in [-1, 1]."""
         size = images.shape[-1]
         images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         if size == 28:
@@ -54,37 +60,42 @@ class VGGMaps(nn.Module):
 
 
 def vgg(weights_path: str | None = None) -> FeatureDistance:
-    """The distance over VGG16's taps that GLANN's results are with (arXiv 1812.08985).
+    """The distance over VGG16's taps, as in GLANN (arXiv 1812.08985).
 
-    weights_path: torchvision's file of the ImageNet weights; where it is null it is looked for in,
-    then downloaded to, $GENLAB_DATA/features, once training or encoding starts. Raises DataError if
-    it is missing or wrong.
+    The weights are read once training or encoding starts; a DataError then says where they are
+    missing or others.
+
+    Args:
+        weights_path: torchvision's file of the ImageNet weights; None: $GENLAB_DATA/features,
+            downloaded where it is not there.
     """
     return FeatureDistance(partial(_vgg_maps, weights_path))
 
 
-def _vgg_maps(weights_path: str | None, data) -> VGGMaps:
+def _vgg_maps(weights_path: str | None, data: Any) -> VGGMaps:
     from torchvision.models.vgg import cfgs, make_layers
 
-    path = pretrained(
+    path = fetch_weights(
         "VGG16", VGG_URL, VGG_SHA256, weights_path, "loss.weights_path", "loss=laplacian"
     )
     state = read_torch(path)
     layers = make_layers(cfgs["D"])
-    layers.load_state_dict(
-        {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
-    )
+    prefix = "features."
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    layers.load_state_dict(own)
     return VGGMaps(layers)
 
 
 def features(network: Callable) -> FeatureDistance:
-    """The distance over a network of genlab.metrics.features, `network`, which is called with
-    data=.
+    """The distance over the output of a network of genlab.metrics.features.
+
+    Args:
+        network: Is called with data=.
     """
     return FeatureDistance(partial(_one_map, network))
 
 
-def _one_map(network: Callable, data) -> "OneMap":
+def _one_map(network: Callable, data: Any) -> "OneMap":
     return OneMap(network(data=data).network)
 
 
@@ -96,4 +107,5 @@ class OneMap(nn.Module):
         self.network = network.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """One map of images (B, C, H, W) in [-1, 1]."""
         return [self.network(images)]

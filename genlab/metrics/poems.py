@@ -16,25 +16,26 @@ def is_form(value: str) -> bool:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a poem in one piece, between its marks."""
+    """The lines of a poem that is one string, which are between its marks."""
     return [line for line in re.split(r"[，。？！；、\s]+", text) if line]
 
 
 def has_form(text: str, form: str) -> bool:
-    """Whether it has the lines of the form, each of its characters, and a mark after each."""
+    """Whether a poem has the lines of the form, each of its characters and followed by a mark."""
     length, count = map(int, form.split("x"))
-    return (
-        re.fullmatch(rf"(?:[^，。？！；、\s]{{{length}}}[，。？！；、]){{{count}}}", text)
-        is not None
-    )
+    line = rf"[^，。？！；、\s]{{{length}}}[，。？！；、]"
+    return re.fullmatch(rf"(?:{line}){{{count}}}", text) is not None
 
 
 def rhymes() -> Callable[[str], frozenset[str]]:
-    """A function from a character to its rhymes in modern Mandarin, those of all its readings,
-    tones apart.
+    """A function from a character to its rhymes in modern Mandarin: those of all its readings,
+    without tones.
 
-    Rhymes have drifted apart since the Tang, so that real poems do not reach 1 either: compare with
-    theirs. ModuleNotFoundError without pypinyin.
+    Rhymes have drifted since the Tang dynasty, so real poems do not reach an agreement of 1 either:
+    compare with theirs.
+
+    Raises:
+        ModuleNotFoundError: pypinyin is missing.
     """
     if find_spec("pypinyin") is None:
         raise ModuleNotFoundError(f"rhymes need the package pypinyin: {EXTRA}")
@@ -42,19 +43,17 @@ def rhymes() -> Callable[[str], frozenset[str]]:
     from pypinyin.contrib.tone_convert import to_finals
 
     @cache
-    def of(character: str) -> frozenset[str]:
+    def rhymes_of(character: str) -> frozenset[str]:
         readings = pinyin(character, style=Style.NORMAL, heteronym=True, errors="ignore")
-        return frozenset(
-            rhyme(reading, to_finals(reading, v_to_u=False))
-            for reading in (readings[0] if readings else [])
-        )
+        found = readings[0] if readings else []
+        return frozenset(rhyme(reading, to_finals(reading, v_to_u=False)) for reading in found)
 
-    return of
+    return rhymes_of
 
 
 def rhyme(syllable: str, final: str) -> str:
-    """The rhyme of a syllable with its final, glides apart and near ones together: guang -> ang,
-    chun -> en, dong -> eng.
+    """The rhyme of a syllable with its final, without glides, and with near ones joined: guang ->
+    ang, chun -> en, dong -> eng.
     """
     if re.fullmatch(r"(zh|ch|sh|r|z|c|s)i", syllable):
         return "-i"
@@ -65,14 +64,14 @@ def rhyme(syllable: str, final: str) -> str:
 
 
 def rhyme_agreement(texts: Sequence[str], rhymes_of: Callable[[str], frozenset[str]]) -> float:
-    """The part of the pairs of even lines of a poem whose last characters have a rhyme in common,
-    over all poems.
+    """The fraction of the pairs of even lines of a poem whose last characters share a rhyme, over
+    all poems; NaN without pairs.
     """
-    pairs = right = 0
+    pairs = hits = 0
     for text in texts:
         ends = [rhymes_of(line[-1]) for line in lines_of(text)[1::2]]
         for i, one in enumerate(ends):
             for other in ends[i + 1 :]:
                 pairs += 1
-                right += bool(one & other)
-    return right / pairs if pairs else float("nan")
+                hits += bool(one & other)
+    return hits / pairs if pairs else float("nan")

@@ -14,17 +14,30 @@ def prd_curve(
     num_runs: int = 10,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """(precision, recall), each (num_angles,) in [0, 1], of features real and fake (N, D), equally
-    many.
+    """The curve of precision against recall, a mean over several clusterings.
 
-    "Assessing Generative Models via Precision and Recall", Sajjadi et al. 2018, arXiv 1806.00035,
-    Algorithm 1: both sets become histograms over k-means clusters of their union; precision(t) =
-    sum min(t q_real, q_fake) and recall = precision / t for slopes t = tan(angle). A mean over
-    num_runs clusterings. ValueError for sets of different size.
+    Both sets become histograms over k-means clusters of their union: precision(t) =
+    sum min(t q_real, q_fake) and recall = precision / t for slopes t = tan(angle). "Assessing
+    Generative Models via Precision and Recall", Sajjadi et al. 2018, arXiv 1806.00035, Algorithm 1.
+
+    Args:
+        real: Features (N, D).
+        fake: Features (N, D), as many.
+        num_clusters: Of a clustering.
+        num_angles: Points of the curve, A.
+        num_runs: Clusterings.
+        seed: Of their beginnings.
+
+    Returns:
+        (precision, recall), each (A,) in [0, 1].
+
+    Raises:
+        ValueError: The sets differ in size.
     """
     if len(real) != len(fake):
         raise ValueError(
-            f"a PRD curve compares equally many images, and has {len(real)} real and {len(fake)} fake ones"
+            f"a PRD curve compares equally many images, and there are {len(real)} real and "
+            f"{len(fake)} fake ones"
         )
     angles = torch.linspace(1e-6, torch.pi / 2 - 1e-6, num_angles, dtype=torch.float64)
     slopes = angles.tan()[:, None]
@@ -44,13 +57,17 @@ def prd_curve(
 
 
 def f_beta(precision: Tensor, recall: Tensor, beta: float) -> float:
-    """The largest F_beta on the curve: beta 8 weighs recall, 1/8 precision."""
+    """The largest F_beta on the curve: beta=8 weighs recall, beta=1/8 precision."""
     top = (1 + beta**2) * precision * recall
     return (top / (beta**2 * precision + recall).clamp_min(1e-12)).max().item()
 
 
 def _k_means(points: Tensor, k: int, generator: torch.Generator, num_steps: int = 30) -> Tensor:
-    """The cluster of each point (N,), by Lloyd's steps from k-means++ centres."""
+    """The cluster (N,) of each of points (N, D), by Lloyd's steps from k-means++ centres.
+
+    Not scikit-learn's, which is no dependency: k-means ends in a local optimum, and others than
+    these change the third digit of published PRD numbers.
+    """
     first = torch.randint(len(points), (1,), generator=generator)
     centres = points[first]
     distances = torch.cdist(points, centres)[:, 0].square()

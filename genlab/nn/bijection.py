@@ -1,4 +1,4 @@
-"""What is asked of the network of a flow: one Protocol a capability, asked with `isinstance`.
+"""What the network of a flow can do: one Protocol a capability, checked with `isinstance`.
 
 Members are methods or plain attributes, never submodules: from Python 3.12 on, `isinstance` with a
 Protocol does not see what torch keeps in `_modules`.

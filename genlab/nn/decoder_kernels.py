@@ -121,7 +121,8 @@ def add_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float) -> 
 
     It is computed in float32; the result has the wider of the two types.
     """
-    x, y, dim = x.contiguous(), y.contiguous(), x.shape[-1]
+    x, y = x.contiguous(), y.contiguous()
+    dim = x.shape[-1]
     out = torch.empty_like(x, dtype=torch.promote_types(x.dtype, y.dtype))
     _add_norm[(x.numel() // dim,)](
         x, y, weight, bias, out, dim, eps, WIDTH=triton.next_power_of_2(dim)

@@ -6,10 +6,13 @@ let sorted = null, down = false;
 function pick(i) {
   for (const one of document.querySelectorAll("[data-job]")) one.classList.toggle("picked", +one.dataset.job === i);
 }
-function colour(i) {  // the best job's in full, the worst job's pale
+// Whether it is known which way the metric is better: declared by it, or chosen on the page.
+const directed = () => !lower.indeterminate;
+function colour(i) {  // the best job's in full, the worst job's pale; without a direction the highest in full
   const known = jobs.map(value).filter((v) => v !== null), v = value(jobs[i]);
   if (v === null) return "var(--line)";
-  const low = Math.min(...known), part = (v - low) / (Math.max(...known) - low || 1), good = lower.checked ? 1 - part : part;
+  const low = Math.min(...known), fraction = (v - low) / (Math.max(...known) - low || 1);
+  const good = directed() && lower.checked ? 1 - fraction : fraction;
   return `color-mix(in oklab, var(--c0) ${Math.round(15 + 85 * good)}%, var(--line))`;
 }
 function cells(job) {
@@ -65,7 +68,9 @@ function draw() {
   drawn.hidden = !choice || !keys.length || !shown.length;
   if (!choice) return;
   const order = [...shown].sort((a, b) => (lower.checked ? 1 : -1) * (value(jobs[a]) - value(jobs[b])));
-  document.getElementById("best").textContent = order.length ? `best: job ${jobs[order[0]].number} with ${short(value(jobs[order[0]]))}` : "";
+  document.getElementById("best").textContent = !order.length ? ""
+    : !directed() ? "no best job: say whether lower is better"
+    : `best: job ${jobs[order[0]].number} with ${short(value(jobs[order[0]]))}`;
   if (drawn.hidden) return;
   const real = (k) => shown[k], at = document.getElementById("parallel"), strips = document.getElementById("strips");
   at.replaceChildren();
@@ -80,10 +85,14 @@ function draw() {
   }
   for (const one of drawn.querySelectorAll("[data-job]")) one.dataset.job = real(+one.dataset.job);
 }
-const guess = () => { lower.checked = !/accuracy|precision|recall|coverage|density|correlation|agreement|ssim|diversity|f1|em$|bleu|rouge|quality|auroc|score/.test(choice.value); };
+function direct() {
+  const higher = data.higher_is_better[choice.value];
+  lower.checked = higher === false;
+  lower.indeterminate = higher === null;
+}
 if (choice) {
-  guess();
-  choice.onchange = () => { guess(); draw(); };
+  direct();
+  choice.onchange = () => { direct(); draw(); };
   lower.onchange = draw;
   sorted = choice.value;
   down = !lower.checked;

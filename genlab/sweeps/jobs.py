@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -30,7 +30,9 @@ from genlab.signals import Handler, install
 __all__ = [
     "Jobs",
     "Measured",
+    "Result",
     "Status",
+    "Sweep",
     "folder_override",
     "job_folder",
     "read_status",
@@ -40,19 +42,36 @@ __all__ = [
 ]
 
 MAX_NAME = 80  # characters of a job's folder before the hash
-_started: list[Path] = []
+
+
+class Sweep(NamedTuple):
+    """A sweep that this process has started.
+
+    Attributes:
+        folder: hydra.sweep.dir.
+        higher_is_better: Of the optimised metric, as hydra.sweeper.direction has it; None where the
+            sweeper has no direction.
+    """
+
+    folder: Path
+    higher_is_better: bool | None
+
+
+_started: list[Sweep] = []
 
 
 # --- where a job goes -----------------------------------------------------------------------------
 
 
 def job_folder(overrides: Sequence[str], fixed: Sequence[str] = ()) -> str:
-    """The folder of the job with these overrides: what is swept, readable, and a hash of all of
-    them.
+    """The folder of the job with these overrides: what is swept, readable, and a hash of them all.
 
-    The same words give the same folder in any order and any sweep, so a sweep can be continued and
-    extended.
-    fixed: keys that are the same in all jobs, which the name leaves out.
+    The same overrides give the same folder in any order and any sweep, so a sweep can be continued
+    and extended.
+
+    Args:
+        overrides: The job's, as in model=ogan.
+        fixed: Keys that are the same in all jobs, which the name leaves out.
     """
     words = sorted(str(word) for word in overrides)
     swept = [word.partition("=") for word in words if key_of(word) not in fixed]
@@ -71,44 +90,40 @@ def _short(value: str) -> str:
 
 
 def stamp() -> str:
-    """When this command began, in microseconds, and its process: two that begin at once have
-    directories of their own.
+    """When this command began, in microseconds, and its process id, so that two commands that begin
+    at once get two directories.
     """
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{os.getpid()}"
 
 
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
-OmegaConf.register_new_resolver(
-    "stamp", stamp, replace=True, use_cache=True
-)  # the same throughout a command
+# Cached, so that it is the same throughout a command
+OmegaConf.register_new_resolver("stamp", stamp, replace=True, use_cache=True)
 
 
 def folder_override(words: Sequence[str]) -> list[str]:
     """What to add to the `words` of a sweep's command line, so that folders are named after what is
     swept alone.
     """
-    if not {"-m", "--multirun"} & set(words) or any(
-        word.startswith("hydra.sweep.subdir=") for word in words
-    ):
+    is_sweep = bool({"-m", "--multirun"} & set(words))
+    if not is_sweep or any(word.startswith("hydra.sweep.subdir=") for word in words):
         return []
     fixed = []
     for word in words:
         if "=" in word and not word.startswith("-"):
             override = OverridesParser.create().parse_override(word)
-            fixed += [] if override.is_sweep_override() else [override.key_or_group]
-    keys = ",".join(
-        sorted(
-            {key for key in fixed if re.fullmatch(r"[\w./]+", key) and not key.startswith("hydra")}
-        )
-    )
-    return (
-        [f"hydra.sweep.subdir='${{job_folder:${{hydra.overrides.task}},[{keys}]}}'"] if keys else []
-    )
+            if not override.is_sweep_override():
+                fixed.append(override.key_or_group)
+    named = {key for key in fixed if re.fullmatch(r"[\w./]+", key) and not key.startswith("hydra")}
+    if not named:
+        return []
+    keys = ",".join(sorted(named))
+    return [f"hydra.sweep.subdir='${{job_folder:${{hydra.overrides.task}},[{keys}]}}'"]
 
 
 class Jobs(Callback):
-    """Takes note of a sweep's directory when it starts, and makes it, for a study's database to go
-    in.
+    """Makes a sweep's directory when it starts, so that a study's database can go there, and
+    remembers it.
 
     A signal that asks the sweep to stop is passed on to the workers of a launcher (joblib), whose
     jobs save and end.
@@ -119,23 +134,34 @@ class Jobs(Callback):
         folder.mkdir(parents=True, exist_ok=True)
         for job in (folder, *(entry for entry in folder.iterdir() if entry.is_dir())):
             refuse_links(job)
-        _started.append(folder)
+        _started.append(Sweep(folder, sweeper_direction(config.hydra.sweeper)))
         begun = time.time()
         install(Handler(lambda signum: stop_workers(folder, begun, signum)))
 
 
+def sweeper_direction(sweeper: Any) -> bool | None:
+    """Whether a sweeper maximises (True) or minimises (False); None where it does not say, or has
+    several metrics.
+    """
+    direction = sweeper.get("direction")
+    name = getattr(direction, "name", direction)  # Optuna's is an enum
+    return {"maximize": True, "minimize": False}.get(name) if isinstance(name, str) else None
+
+
 def stop_workers(folder: Path, begun: float, signum: int) -> None:
-    """Signals the processes of this machine that run jobs in `folder` since `begun`; ends this one
-    where there is none.
+    """Sends SIGTERM to the processes of this machine that run jobs in `folder`; ends this process
+    where there are none.
+
+    Args:
+        folder: hydra.sweep.dir.
+        begun: When the sweep began; jobs whose status is older do not count. Unix seconds.
+        signum: The signal that this process got.
     """
     paths = [path for path in folder.glob("*/status.json") if path.stat().st_mtime >= begun]
     running = [read_status(path, Status) for path in paths]
     own = (socket.gethostname(), os.getpid())
-    workers = {
-        job["pid"]
-        for job in running
-        if job.get("status") == "running" and job.get("host") == own[0]
-    } - {own[1]}
+    here = [j for j in running if j.get("status") == "running" and j.get("host") == own[0]]
+    workers = {job["pid"] for job in here} - {own[1]}
     for pid in workers:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGTERM)
@@ -145,8 +171,8 @@ def stop_workers(folder: Path, begun: float, signum: int) -> None:
 
 @cache
 def watch_parent() -> None:
-    """In a launcher's worker: stops its job as SIGTERM does once the process that started the sweep
-    is gone.
+    """In a launcher's worker: stops its job, as SIGTERM does, once the process that started the
+    sweep is gone.
     """
     parent = os.getppid()
 
@@ -158,8 +184,8 @@ def watch_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="watch_parent").start()
 
 
-def started() -> Path | None:
-    """The directory of the sweep that this process has started."""
+def started() -> Sweep | None:
+    """The sweep that this process has started."""
     return _started[-1] if _started else None
 
 
@@ -173,32 +199,47 @@ def run_job(
     metric: str | None,
     number: int,
 ) -> Any:
-    """Runs `task`; <run_dir>/status.json says throughout how far it came, error.txt has the
-    traceback of a failure.
+    """Runs `task` and returns its result; <run_dir>/status.json always has the state of the job,
+    error.txt the traceback of a failure.
+
+    Args:
+        task: Returns the value of the optimised metric, the results of an evaluation
+            ({metric: {value, higher_is_better, ...}}), or None.
+        run_dir: The job's folder.
+        overrides: The job's, as in model=ogan.
+        metric: optimized_metric.
+        number: Of the job, from 0.
     """
     begun = time.monotonic()
     if started() is None:
         watch_parent()
-    status = {"status": "running", "number": number, "overrides": list(overrides), "metric": metric}
-    status |= {"host": socket.gethostname(), "pid": os.getpid()}
-    status |= {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+    status = {
+        "status": "running",
+        "number": number,
+        "overrides": list(overrides),
+        "metric": metric,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     _write(run_dir / "status.json", status)
     (run_dir / "error.txt").unlink(missing_ok=True)
     try:
         result = task()
     except BaseException as error:
         interrupted = isinstance(error, SystemExit | KeyboardInterrupt)
-        status |= {
-            "status": "interrupted" if interrupted else "failed",
-            "error": f"{type(error).__name__}: {error}",
-        }
+        status["status"] = "interrupted" if interrupted else "failed"
+        status["error"] = f"{type(error).__name__}: {error}"
         if not interrupted:
             write_text(run_dir / "error.txt", traceback.format_exc())
         raise
     else:
         status["status"] = "finished"
-        status |= {"value": result} if isinstance(result, float) else {}
-        status |= {"metrics": result} if isinstance(result, dict) else {}
+        if isinstance(result, float):
+            status["value"] = result
+        if isinstance(result, dict):
+            for key, name in (("metrics", "value"), ("higher_is_better", "higher_is_better")):
+                status[key] = {metric: entry[name] for metric, entry in result.items()}
         return result
     finally:
         _write(run_dir / "status.json", status | {"seconds": round(time.monotonic() - begun, 1)})
@@ -209,7 +250,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 class Measured(BaseModel):
-    """What of a job's manifest.json a summary tells."""
+    """What a summary needs of a job's manifest.json."""
 
     seconds: float = 0
     metrics: dict[str, float] = {}
@@ -222,13 +263,20 @@ class Status(Measured):
     number: int = 0
     overrides: list[str] = []
     metric: str | None = None
+    higher_is_better: dict[str, bool | None] = {}
     error: str | None = None
     value: float = 0
 
 
-def read_status(path: Path, schema: type[Measured]) -> dict[str, Any]:
-    """The content of a job's file, {} where there is none; where it is damaged, it says so as the
-    job's status.
+class Result(BaseModel):
+    """What a summary needs of an entry of a job's eval/metrics.json."""
+
+    higher_is_better: bool | None = None
+
+
+def read_status(path: Path, schema: Any) -> dict[str, Any]:
+    """The content of a job's JSON file, {} where there is none; of a damaged status.json, a status
+    that says so.
     """
     try:
         return read_json(path, schema)

@@ -14,11 +14,12 @@ Shapes: N inputs; images (N, C, H, W) in [-1, 1]; points (N, D); texts as lists;
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "CAPABILITIES",
     "Adversarial",
+    "Bijective",
     "BindsData",
     "Captured",
     "ChecksCapture",
@@ -28,11 +29,11 @@ __all__ = [
     "Encodes",
     "Exports",
     "Generates",
-    "HasBatchStatistics",
     "HasClassNames",
     "HasCodeScale",
     "HasConditions",
     "HasGenerator",
+    "HasGraphs",
     "HasLabels",
     "HasLikelihood",
     "HasPriorName",
@@ -123,6 +124,18 @@ class Invertible(Protocol):
 
 
 @runtime_checkable
+class Bijective(Protocol):
+    """Is one network with two directions: `net(x)` is (codes, log det), `net.inverse(codes)` is x.
+
+    Of images, `pixels` (genlab.nn.pixels) turns them into what the network sees.
+    """
+
+    def prepare(self, inputs: Tensor, /) -> tuple[Tensor, Tensor]:
+        """What the network sees of inputs (N, ...), and the log det (N,) of that step."""
+        ...
+
+
+@runtime_checkable
 class Interpolates(Protocol):
     """Draws images or points between two inputs."""
 
@@ -163,6 +176,19 @@ class HasGenerator(Protocol):
 
     def generate_images(self, codes: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (N, C, H, W) of codes (N, Z), with gradients."""
+        ...
+
+
+@runtime_checkable
+class HasGraphs(Protocol):
+    """Decodes or encodes images in one pass of tensors, which can be exported as a graph."""
+
+    def graphs(self) -> dict[str, nn.Module]:
+        """Networks in eval mode by verb; {} where settings rule a single pass out.
+
+        `decode` maps codes (N, Z), and labels (N,) where there are classes, to images; `encode`
+        maps images to codes.
+        """
         ...
 
 
@@ -232,13 +258,6 @@ class HasCodeScale(Protocol):
     """Multiplies the code of an input by `code_scale` before it is decoded again."""
 
     code_scale: float
-
-
-@runtime_checkable
-class HasBatchStatistics(Protocol):
-    """Can generate with the batch norm statistics of each batch: then one image cannot be made."""
-
-    batch_statistics: bool
 
 
 @runtime_checkable
@@ -374,15 +393,16 @@ CAPABILITIES = (
     HasLabels,
     HasClassNames,
     HasGenerator,
+    HasGraphs,
     Adversarial,
     HasLikelihood,
+    Bijective,
     Invertible,
     Classifies,
     HasStoredCodes,
     HasSamplers,
     HasPriorName,
     HasCodeScale,
-    HasBatchStatistics,
     HasStandingStatistics,
     Generates,
     HasConditions,

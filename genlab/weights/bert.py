@@ -356,13 +356,17 @@ def _canonical_names(ours: str) -> list[str]:
         part = layer[2].removeprefix("qkv.")
         attention = f"encoder.layer.{layer[1]}.attention.self"
         return [f"{attention}.{each}.{part}" for each in ("query", "key", "value")]
-    table, prefix, name = EMBEDDINGS, "", ours
     if layer:
-        table, prefix, name = LAYER, f"encoder.layer.{layer[1]}.", layer[2]
-    elif ours.startswith("head."):
-        table, name = HEAD, ours.removeprefix("head.")
+        return [f"encoder.layer.{layer[1]}." + _translate(LAYER, layer[2])]
+    if ours.startswith("head."):
+        return [_translate(HEAD, ours.removeprefix("head."))]
+    return [_translate(EMBEDDINGS, ours)]
+
+
+def _translate(table: Mapping[str, str], name: str) -> str:
+    """`name` with its start replaced, as the table says."""
     start = next(start for start in table if name.startswith(start))
-    return [prefix + table[start] + name.removeprefix(start)]
+    return table[start] + name.removeprefix(start)
 
 
 def to_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

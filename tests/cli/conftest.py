@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,28 +6,23 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def genlab():
+def genlab(warm, tmp_path_factory):
     """Runs the command line in a process of its own: genlab("train", "key=value", cwd=...,
     check=...).
     """
+    logs = tmp_path_factory.mktemp("logs")
+    program = str(Path(sys.executable).with_name("genlab"))
 
-    def run(*words, cwd, check=True, env=None, **options):
-        environment = (
-            os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"} | (env or {})
-        )
-        command = [str(Path(sys.executable).with_name("genlab")), *map(str, words)]
-        done = subprocess.run(
-            command,
-            cwd=cwd,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            **options,
-        )
+    def run(*words, cwd, check=True, env=None):
+        files = [logs / "out.txt", logs / "err.txt"]
+        for file in files:
+            file.unlink(missing_ok=True)
+        code, _ = warm.run(map(str, words), cwd, *files, env=env)
+        command = [program, *map(str, words)]
+        out, err = (file.read_text() for file in files)
         if check:
-            assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-        return done
+            assert code == 0, f"{' '.join(command)}\n{out}\n{err}"
+        return subprocess.CompletedProcess(command, code, out, err)
 
     return run
 

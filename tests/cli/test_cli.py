@@ -142,7 +142,7 @@ def test_the_other_words_need_only_the_run_directory(genlab, trained, tmp_path):
     words = ["input=made/grid.png", "data.resize=lanczos", "out=one.npz"]
     genlab("encode", f"run={trained}", *words, cwd=tmp_path)
     assert np.load(tmp_path / "one.npz")["codes"].shape == (1, 32)
-    done = genlab("eval", f"run={trained}", "metrics=random", "num=50", cwd=tmp_path)
+    done = genlab("eval", f"run={trained}", "features=random", "num=50", cwd=tmp_path)
     results = json.loads((trained / "eval" / "metrics.json").read_text())
     assert results["fid"]["features"].startswith("random") and results["fid"]["comparable"] is False
     assert results["fid"]["weights"] == "ema" and "metrics.json" in done.stdout

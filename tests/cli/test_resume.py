@@ -1,13 +1,9 @@
 """A run that was interrupted ends bit for bit where one that was not would have."""
 
 import json
-import os
 import random
-import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +15,6 @@ LONG = [
     "callbacks.checkpoint.every_num_steps=7",
     "trainer.val_check_interval=20",
 ]
-GENLAB = str(Path(sys.executable).with_name("genlab"))
 
 
 @pytest.fixture
@@ -45,54 +40,38 @@ def uninterrupted(genlab, tiny, tmp_path_factory):
     return folder / "run"
 
 
-def start(tiny, folder, *words):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [GENLAB, "train", *tiny, *LONG, *words]
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def start(warm, tmp_path):
+    """start(*words): `genlab train` that goes on beside the test; it writes to log.txt."""
+    log = tmp_path / "log.txt"
+    return lambda *words: warm.start(["train", *words], tmp_path, log, log)
 
 
 def wait_for(path: Path, process, seconds=120):
     end = time.monotonic() + seconds
     while not path.exists():
-        assert process.poll() is None and time.monotonic() < end, process.stdout.read()
+        assert process.poll() is None and time.monotonic() < end
         time.sleep(0.01)
 
 
-def test_killed_at_random_steps(assert_same_end, genlab, tiny, uninterrupted, tmp_path):
-    process = start(tiny, tmp_path, "hydra.run.dir=run")
+def test_killed_at_random_steps(assert_same_end, genlab, start, tiny, uninterrupted, tmp_path):
+    process = start(*tiny, *LONG, "hydra.run.dir=run")
     seed = random.randrange(2**32)
     draw = random.Random(seed)
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     for _ in range(3):
-        wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
+        wait_for(last, process)
         time.sleep(draw.uniform(0.0, 0.5))
-        process.kill()
-        process.communicate()
-        last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-        step = torch.load(last, weights_only=True)[
-            "global_step"
-        ]  # a kill never leaves half a checkpoint
-        if (
-            step == 60
-        ):  # killed in its last moments, perhaps before it could say that it had finished
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        # A kill never leaves half a checkpoint.
+        if torch.load(last, weights_only=True)["global_step"] == 60:
             break
         last.rename(tmp_path / "from.ckpt")
-        process = subprocess.Popen(
-            [GENLAB, "train", "run=run", f"ckpt={tmp_path / 'from.ckpt'}"],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode in (0, -9), (seed, output)
+        process = start("run=run", f"ckpt={tmp_path / 'from.ckpt'}")
+    else:
+        code, _ = process.wait()
+        assert code == 0, (seed, (tmp_path / "log.txt").read_text())
     if json.loads((tmp_path / "run" / "manifest.json").read_text())["status"] != "finished":
         genlab("train", "run=run", cwd=tmp_path)
     assert_same_end(tmp_path / "run", uninterrupted)
@@ -104,13 +83,14 @@ def test_killed_at_random_steps(assert_same_end, genlab, tiny, uninterrupted, tm
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_go_on(
-    assert_same_end, genlab, tiny, uninterrupted, tmp_path, signum, code
+    assert_same_end, genlab, start, tiny, uninterrupted, tmp_path, signum, code
 ):
-    process = start(tiny, tmp_path, "hydra.run.dir=run")
+    process = start(*tiny, *LONG, "hydra.run.dir=run")
     wait_for(tmp_path / "run" / "checkpoints" / "last.ckpt", process)
     process.send_signal(signum)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == code, output
+    found, _ = process.wait()
+    output = (tmp_path / "log.txt").read_text()
+    assert found == code, output
     assert "genlab train run=" in output and "saved" in output and "Traceback" not in output
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "interrupted" and 7 <= manifest["steps"] < 60
@@ -149,28 +129,16 @@ def test_a_run_killed_after_its_last_step_is_still_reported(genlab, uninterrupte
     assert "error" not in json.loads((tmp_path / "run" / "manifest.json").read_text())
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint_whole(tiny, tmp_path):
-    def limit():  # no file of this process may grow beyond what the first checkpoint fits in
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-
+def test_a_full_disk_leaves_the_previous_checkpoint_whole(warm, genlab, tiny, tmp_path):
     words = ["trainer.max_steps=7", "callbacks.grids=null", "hydra.run.dir=run"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    subprocess.run(
-        [GENLAB, "train", *tiny, *LONG, *words],
-        cwd=tmp_path,
-        env=environment,
-        check=True,
-        capture_output=True,
-    )
+    genlab("train", *tiny, *LONG, *words, cwd=tmp_path)
     before = (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes()
-    done = subprocess.run(
-        [GENLAB, "train", "run=run", "trainer.max_steps=20"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, preexec_fn=limit,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert (
-        "last.ckpt: could not be saved" in done.stderr and "the previous last.ckpt" in done.stderr
-    )
+    log = tmp_path / "log.txt"
+    words = ["train", "run=run", "trainer.max_steps=20"]
+    code, _ = warm.run(words, tmp_path, log, log, largest_file=10_000)
+    said = log.read_text()
+    assert code == 2, said
+    assert "last.ckpt: could not be saved" in said and "the previous last.ckpt" in said
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
     assert not list((tmp_path / "run" / "checkpoints").glob("*.tmp"))
 

@@ -60,7 +60,7 @@ def test_a_sweep_is_extended_without_doing_its_jobs_again(genlab, tiny, tmp_path
 
 
 def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(
-    genlab, tiny, tmp_path, same_weights
+    warm, genlab, tiny, tmp_path, same_weights
 ):
     import torch
 
@@ -71,16 +71,8 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(
         "trainer.val_check_interval=30",
     ]
     words += ["callbacks.grids=null", "seed=1,2"]
-    command = [
-        str(Path(sys.executable).with_name("genlab")),
-        "train",
-        "-m",
-        *words,
-        "hydra.sweep.dir=sweep",
-    ]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
-    )
+    log = tmp_path / "log.txt"
+    process = warm.start(["train", "-m", *words, "hydra.sweep.dir=sweep"], tmp_path, log, log)
     while not list((tmp_path / "sweep").glob("seed_1*/checkpoints/last.ckpt")):
         assert process.poll() is None
         time.sleep(0.01)
@@ -99,7 +91,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_if_it_had_not_been(
     assert json.loads((first / "manifest.json").read_text())["resumed"]
 
 
-def test_a_stopped_sweep_says_how_to_go_on(tiny, tmp_path):
+def test_a_stopped_sweep_says_how_to_go_on(warm, tiny, tmp_path):
     words = [
         *tiny,
         "trainer.max_steps=3000",
@@ -107,15 +99,16 @@ def test_a_stopped_sweep_says_how_to_go_on(tiny, tmp_path):
         "seed=1,2",
         "hydra.sweep.dir=sweep",
     ]
-    command = [str(Path(sys.executable).with_name("genlab")), "train", "-m", *words]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "log.txt"
+    process = warm.start(["train", "-m", *words], tmp_path, log, log)
     while not list((tmp_path / "sweep").glob("seed_1*/metrics.csv")):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate()
+    code, _ = process.wait()
+    told = log.read_text()
     assert (
-        process.returncode == 130
+        code == 130
         and "To go on" in told
         and "hydra.sweep.dir=sweep" in told
         and "Traceback" not in told

@@ -86,8 +86,9 @@ def test_points_are_encoded_with_their_log_probability(points, tmp_path, command
 
 
 def test_images_are_distinguished_from_another_set(images, tmp_path, command):
-    words = [f"run={images}", "num=40", "metrics=random", "ood=mnist5k"]  # 28 pixels, shrunk to 8
-    values = command("eval", tmp_path, *words)
+    words = [f"run={images}", "num=40", "features=random", "ood=mnist5k"]  # 28 pixels, shrunk to 8
+    results = command("eval", tmp_path, *words)
+    values = {name: entry["value"] for name, entry in results.items()}
     assert 0 <= values["ood_auroc"] <= 1
     assert values["pixels_changed"] == 0 and values["reconstruction_error"] < 1e-3
     found = json.loads((images / "eval" / "metrics.json").read_text())

@@ -277,7 +277,7 @@ def test_it_is_measured(run, composed):
     settings = config.resolve(composed(f"run={run}"))
     data = config.build(settings["data"])
     random = {"_target_": "genlab.metrics.features.random"}
-    results = evaluation.measure(run, data, random, num=60, device="cpu")
+    results = evaluation.measure(run, data, features=random, num=60, device="cpu")
     assert json.loads((run / "eval" / "metrics.json").read_text()) == results
     for name, entry in results.items():
         assert entry["value"] == entry["value"], name

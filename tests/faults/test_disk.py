@@ -134,7 +134,7 @@ def test_a_cache_of_pictures_without_room_says_where_it_could_go(
 def test_features_are_computed_though_they_cannot_be_kept(small_disk, monkeypatch, capsys):
     monkeypatch.setenv("GENLAB_DATA", str(small_disk))
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    assert cache.cached("x.pt", lambda: {"x": 3}, lambda content: content["x"]) == 3
+    assert cache.load_or_make("x.pt", lambda: {"x": 3}, lambda content: content["x"]) == 3
     assert f"{small_disk / 'features'}: the file system is read-only" in capsys.readouterr().err
 
 

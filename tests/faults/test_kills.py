@@ -4,11 +4,8 @@ not.
 
 import csv
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -138,32 +135,19 @@ def finished(run_dir: Path) -> bool:
 
 
 class Forks:
-    """Runs `genlab` in children of a warm process."""
+    """Runs `genlab train` in children of a warm process, killed where asked."""
 
-    def __init__(self, folder: Path):
-        environment = os.environ | {
-            "OMP_NUM_THREADS": "1",
-            "PYTHONWARNINGS": "ignore",
-            "GENLAB_DATA": str(folder / "data"),
-        }
-        program = [sys.executable, str(Path(__file__).with_name("forks.py"))]
-        self.process = subprocess.Popen(
-            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+    def __init__(self, warm, folder: Path):
+        self.warm = warm
+        self.environment = {"GENLAB_DATA": str(folder / "data")}
 
     def run(self, words, run_dir: Path, kill_at: int = 0) -> tuple[int, int]:
         """(exit code, changes below run_dir) of `genlab train <words>`."""
         log = run_dir.parent / "log.txt"
-        wish = {
-            "argv": ["train", *words],
-            "cwd": str(run_dir.parent),
-            "below": str(run_dir),
-            "kill_at": kill_at,
-        }
-        print(json.dumps(wish | {"log": str(log)}), file=self.process.stdin, flush=True)
-        answer = json.loads(self.process.stdout.readline())
-        assert answer["code"] in (0, -9), log.read_text()[-2000:]
-        return answer["code"], answer["changes"]
+        watched = {"env": self.environment, "below": run_dir, "kill_at": kill_at}
+        code, changes = self.warm.run(["train", *words], run_dir.parent, log, log, **watched)
+        assert code in (0, -9), log.read_text()[-2000:]
+        return code, changes
 
     def train(self, words, run_dir: Path, kills=()) -> int:
         """Trains until the run is finished, killed at each of `kills`; returns how many of these
@@ -182,12 +166,8 @@ class Forks:
 
 
 @pytest.fixture(scope="module")
-def forks(tmp_path_factory):
-    forks = Forks(tmp_path_factory.mktemp("forks"))
-    yield forks
-    forks.process.stdin.close()
-    forks.process.stdout.close()
-    forks.process.wait()
+def forks(warm, tmp_path_factory):
+    return Forks(warm, tmp_path_factory.mktemp("forks"))
 
 
 @pytest.fixture(scope="module")

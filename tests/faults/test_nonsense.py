@@ -258,6 +258,7 @@ def test_the_shipped_config_of_a_command_and_its_schema_agree(command):
         ("eval", "num", {}),
         ("eval", "batch_size", [[1]]),
         ("eval", "metrics", 7),
+        ("eval", "features", 7),
         ("eval", "ood", {"a": 1}),
         ("eval", "measure", "squad2"),
         ("export", "licence", 1e30),
@@ -298,7 +299,7 @@ def run(trained_in, tiny, tmp_path_factory):
         ("encode", ["split=test", "on_error=skip"], "on_error"),
         ("encode", ["split=test", "data.batch_size=abc"], "data.batch_size"),
         ("encode", ["split=test", "data._target_=7"], "data._target_"),
-        ("eval", ["metrics._target_=-0.5"], "metrics._target_"),
+        ("eval", ["features._target_=-0.5"], "features._target_"),
         ("export", ["format=-0.5"], "format"),
     ],
 )
@@ -321,7 +322,7 @@ def test_no_override_of_a_whole_command_is_a_traceback(
 ):
     monkeypatch.chdir(tmp_path)
     draw = random.Random(seed)
-    words = {"sample": ["num=2"], "encode": ["split=test"], "eval": ["num=40", "metrics=random"],
+    words = {"sample": ["num=2"], "encode": ["split=test"], "eval": ["num=40", "features=random"],
              "export": ["format=safetensors"]}  # fmt: skip
     texts = [
         "-1",
@@ -347,7 +348,7 @@ def test_no_override_of_a_whole_command_is_a_traceback(
         keys = [
             key
             for key in config.parameters(options.SCHEMAS[name])
-            if key not in ("run", "name", "allow", "out", "metrics")
+            if key not in ("run", "name", "allow", "out", "metrics", "features")
         ]
         keys = [key for key in keys if key != "data" and not (name == "eval" and key == "ood")]
         keys += [

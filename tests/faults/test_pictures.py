@@ -449,7 +449,7 @@ def test_classes_are_sampled_by_name(shared_cache, command, tmp_path):
 def test_changed_data_are_refused_unless_they_are_named(trained_in, command, tmp_path, capsys):
     run, folder = tmp_path / "run", save(tmp_path / "set", [f"{i}.png" for i in range(40)])
     trained_in(run, *TRAIN, f"data.path={folder}", "evaluate=false")
-    measuring = [f"run={run}", "num=8", "metrics=random"]  # which needs no training
+    measuring = [f"run={run}", "num=8", "features=random"]  # which needs no training
 
     def measured(*words):
         command("eval", tmp_path / "eval", *measuring, *words)
@@ -498,5 +498,5 @@ def test_a_set_without_the_split_asked_for_is_refused_first(shared_cache, comman
             f"run={shared_cache / 'run'}",
             "data.num_test=0",
             "num=8",
-            "metrics=random",
+            "features=random",
         )

@@ -70,7 +70,7 @@ def payloads(marker):
         },
         {"_target_": "genlab.files.write_text", "path": str(marker), "text": "x"},
         {"_target_": "genlab.runs.write_text", "path": str(marker), "text": "x"},
-        {"_target_": "genlab.metrics.store.pretrained", "name": "x", "url": f"file://{marker}"},
+        {"_target_": "genlab.metrics.store.fetch_weights", "name": "x", "url": f"file://{marker}"},
         {
             "_target_": "genlab.data.images.sets._package_file",
             "package": "antigravity",
@@ -160,7 +160,7 @@ def test_nothing_of_a_strangers_config_runs(stranger, tmp_path, command):
     verbs = [
         ["encode", "split=test"],
         ["sample", "num=2"],
-        ["eval", "num=8", "metrics=random"],
+        ["eval", "num=8", "features=random"],
         ["export"],
     ]
     for number, payload in enumerate(payloads(tmp_path / "marker")):

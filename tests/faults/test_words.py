@@ -16,7 +16,7 @@ from genlab.commands.text_input import read_examples
 from genlab.overrides import literal, value_of
 
 PATH_KEYS = ("run", "ckpt", "input", "out", "data.path", "data.root", "data.vocab", "model.init", "hydra.run.dir",
-             "hydra.sweep.dir", "+data.val_path", "model.condition.run", "metrics.weights_path")  # fmt: skip
+             "hydra.sweep.dir", "+data.val_path", "model.condition.run", "features.weights_path")  # fmt: skip
 NAMES = ["7", "./7", "2019", "1e3", "08", "1_000", "true", "holiday, 2019", "runs[/a]", "ogan[lr=2e-4]", "[bold]x", "{a:1}",
          "a=b", "it's", 'say "x"', "a b", " a", "ünï", "李白", "$(x)", "choice(a,b)", "a\\b", "${",
          "b;c", "#x", "a(1)"]  # fmt: skip

@@ -38,7 +38,17 @@ MAY_IMPORT = {
     "config": {"errors", "files", "overrides", "ranges", "reading", "safe_yaml"},
     "explain": {"config", "overrides"},
     "runs": {"config", "console", "errors", "files", "reading", "tensors", CONTRACT},
-    "sweeps": {"console", "errors", "files", "overrides", "reading", "report", "signals"},
+    "sweeps": {
+        "console",
+        "errors",
+        "files",
+        "metrics",
+        "overrides",
+        "reading",
+        "report",
+        "safe_yaml",
+        "signals",
+    },
     "commands": {
         "callbacks",
         "config",
@@ -58,7 +68,7 @@ MAY_IMPORT = {
         "training",
     },
     # what they do
-    "evaluation": {"console", "data", "errors", "files", "losses", "metrics", "systems", "tensors"},
+    "evaluation": {"console", "data", "errors", "files", "losses", "metrics", "report", "systems"},
     "export": {"files", "losses", "nn", "report", "runs", "systems", "tensors"},
     "report": {"config", "files", "reading", "runs"},
     "callbacks": {
@@ -251,7 +261,7 @@ GROUPS = (
     "trainer",
     "callbacks",
 )
-GROUPS += ("logger", "experiment", "debug", "sweep")
+GROUPS += ("logger", "experiment", "debug", "sweep", "metrics", "features")
 
 
 def at_home(group: str, option: str) -> list[str]:

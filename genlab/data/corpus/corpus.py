@@ -17,7 +17,13 @@ from torch import Tensor
 
 from genlab.console import progress
 from genlab.data.corpus.documents import read_documents
-from genlab.data.corpus.shards import CHARACTERS, alone, keep_tokenizer, kept_tokenizer, prepare
+from genlab.data.corpus.shards import (
+    CHARACTERS,
+    load_tokenizer,
+    one_at_a_time,
+    prepare,
+    save_tokenizer,
+)
 from genlab.data.corpus.tokens import VERSION, Shards, Stream
 from genlab.data.loader import StepLoader
 from genlab.data.module import StepDataModule
@@ -331,13 +337,13 @@ class Corpus(StepDataModule):
         # "with marks" sets it apart from older caches, whose vocabularies lack marks.
         folder = self._cache("vocab", self.stamp("train"), self.field, *settings, "with marks")
         file = folder / "vocab.json"
-        with alone(folder):
-            tokenizer = kept_tokenizer(file)
+        with one_at_a_time(folder):
+            tokenizer = load_tokenizer(file)
             if tokenizer is None:
                 texts = self._first_texts()
                 vocab = build_vocab(texts, self.wanted_size, self.vocab_kind, lowercase)
                 tokenizer = Tokenizer(vocab, lowercase)
-                keep_tokenizer(file, tokenizer)
+                save_tokenizer(file, tokenizer)
             return tokenizer
 
     def _first_texts(self) -> Iterator[str]:

@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-from genlab.data.text.formats import Row, an_object, check, format_of, json_rows, opened, parse
+from genlab.data.text.formats import Row, an_object, check, format_of, json_rows, open_text, parse
 from genlab.errors import DataError
 
 __all__ = ["read_documents"]
@@ -35,7 +35,7 @@ def read_documents(
     if format_of(path) in (".jsonl", ".json"):
         yield from _of_records(path, field, on_error, skipped)
     else:
-        with opened(path) as lines:
+        with open_text(path) as lines:
             yield from _of_lines(path, lines, on_error, skipped)
 
 
@@ -92,12 +92,12 @@ def _of_records(path: Path, field: str, on_error: str, skipped: list) -> Iterato
 
 def _rows(path: Path) -> Iterator[Row]:
     """The records of a file: one a line, for a file of any size, or those of another .json."""
-    with opened(path) as lines:
+    with open_text(path) as lines:
         first = next((line for line in lines if line.strip()), "")
     if format_of(path) == ".json" and not _is_record(first):
         yield from json_rows(path)
         return
-    with opened(path) as lines:
+    with open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield str(number), lambda line=line: an_object(parse(line))

@@ -31,7 +31,7 @@ from genlab.reading import is_intact, read_json, seal
 from genlab.seeds import fraction_of
 from genlab.weights.source import Vocabulary
 
-__all__ = ["CHARACTERS", "WORDS", "alone", "keep_tokenizer", "kept_tokenizer", "prepare"]
+__all__ = ["CHARACTERS", "WORDS", "load_tokenizer", "one_at_a_time", "prepare", "save_tokenizer"]
 
 CHARACTERS = 4 << 20  # of a shard
 WORDS = ("spaces", "jieba", "pieces")
@@ -138,8 +138,8 @@ def replace(file: Path, content: bytes) -> None:
         ) from None
 
 
-def kept_tokenizer(file: Path) -> Tokenizer | None:
-    """The tokenizer that was kept in `file`; None if there is none, or, with a warning, if it is
+def load_tokenizer(file: Path) -> Tokenizer | None:
+    """The tokenizer that is stored in `file`; None if there is none, or, with a warning, if it is
     damaged.
     """
     try:
@@ -155,8 +155,8 @@ def kept_tokenizer(file: Path) -> Tokenizer | None:
         return None
 
 
-def keep_tokenizer(file: Path, tokenizer: Tokenizer) -> None:
-    """Writes a tokenizer for `kept_tokenizer`."""
+def save_tokenizer(file: Path, tokenizer: Tokenizer) -> None:
+    """Writes a tokenizer for `load_tokenizer`."""
     replace(file, json.dumps(seal(tokenizer.state())).encode())
 
 
@@ -191,7 +191,7 @@ def chunks(documents: Iterable[str], characters: int) -> Iterator[list[str]]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def one_at_a_time(folder: Path) -> Iterator[None]:
     """One process at a time; the others wait."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -241,7 +241,7 @@ def prepare(
     index = folder / "index.json"
     arguments = (tokenizer.state(), words, fractions or {})
     itemsize = token_type(len(tokenizer)).itemsize
-    with alone(folder):
+    with one_at_a_time(folder):
         if (found := open_shards(index, itemsize)) is not None:
             return found
         pending: set[Future] = set()

@@ -20,7 +20,7 @@ __all__ = [
     "format_of",
     "json_of",
     "json_rows",
-    "opened",
+    "open_text",
     "parse",
     "refuse",
     "rows_of",
@@ -53,7 +53,7 @@ def check(text: str) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[io.TextIOBase]:
+def open_text(path: Path) -> Iterator[io.TextIOBase]:
     """A file as text, decompressed as its suffix says, without a byte order mark.
 
     Bytes that are not UTF-8 pass; `check` finds them.
@@ -86,8 +86,8 @@ def opened(path: Path) -> Iterator[io.TextIOBase]:
 
 
 def text_of(path: Path) -> str:
-    """The content of a file; see `opened`."""
-    with opened(path) as text:
+    """The content of a file; see `open_text`."""
+    with open_text(path) as text:
         return text.read()
 
 

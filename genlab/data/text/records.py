@@ -18,9 +18,9 @@ __all__ = [
     "Record",
     "Records",
     "a_text",
+    "read_files",
     "read_labelled",
     "read_pairs",
-    "read_files",
     "read_squad",
     "read_webqa",
 ]

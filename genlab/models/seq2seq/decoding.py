@@ -7,7 +7,7 @@ Shapes:
     t: tokens that each text has so far; T: the most it may have, Rules.max_length.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -15,7 +15,16 @@ from torch import Tensor
 
 from genlab.models.seq2seq.device_flag import DeviceFlag, drops_rows
 
-__all__ = ["Decoded", "LogProbs", "Rules", "Scorer", "beam_search", "greedy", "sample"]
+__all__ = [
+    "Decoded",
+    "LogProbs",
+    "Rules",
+    "Scorer",
+    "TokenRule",
+    "beam_search",
+    "greedy",
+    "sample",
+]
 
 NEVER = float("-inf")
 
@@ -79,6 +88,23 @@ class Decoded(NamedTuple):
     finished: Tensor
 
 
+class TokenRule(Protocol):
+    """Changes the scores of the next token, as a LogitsProcessor of Hugging Face does."""
+
+    def __call__(self, scores: Tensor, tokens: Tensor) -> Tensor:
+        """New scores.
+
+        Args:
+            scores: (B, K, V) log-probabilities of the next token of K texts for each of B rows.
+            tokens: (B, K, t) what these texts consist of so far. Rows that are done are left out,
+                so that B falls.
+
+        Returns:
+            (B, K, V), -inf for a token that may not come next.
+        """
+        ...
+
+
 class Rules:
     """Tokens that may not come next, whatever the model's scores are.
 
@@ -90,6 +116,7 @@ class Rules:
         min_length: The fewest tokens of a text, without its end.
         block_ngrams: No n-gram of this n occurs twice in a text; 0: no such rule.
         banned: Tokens that never occur.
+        more: Rules that are applied before these.
     """
 
     def __init__(
@@ -99,6 +126,7 @@ class Rules:
         min_length: int = 0,
         block_ngrams: int = 0,
         banned: Iterable[int] = (),
+        more: Sequence[TokenRule] = (),
     ):
         if max_length < 1 or not 0 <= min_length < max_length:
             raise ValueError(
@@ -115,10 +143,13 @@ class Rules:
         self.min_length = min_length
         self.block_ngrams = block_ngrams
         self.banned = sorted(set(banned) - {end})
+        self.more = more
         self.masks: dict[tuple, Tensor] = {}
 
     def __call__(self, scores: Tensor, tokens: Tensor) -> Tensor:
         """scores (B, K, V) after tokens (B, K, t), with -inf for what the rules exclude."""
+        for rule in self.more:
+            scores = rule(scores, tokens)
         end_scores = scores[..., self.end]
         too_short = tokens.shape[2] < self.min_length
         scores = scores.masked_fill(self._excluded(scores, too_short), NEVER)

@@ -203,7 +203,8 @@ def write(
     """
     decoding = decoding.resolve(groups is not None)
     num = decoding.beams or decoding.num
-    rules = Rules(end, max_length, decoding.min_length or 0, decoding.block_ngrams, banned)
+    shape = (decoding.min_length or 0, decoding.block_ngrams)
+    rules = Rules(end, max_length, *shape, banned, decoding.rules)
     guided = decoding.guidance is not None and decoding.guidance != 1
     if guided and (free is None or groups is not None):
         raise ValueError(

@@ -1,7 +1,8 @@
 """The options of text generation that a user sets, with their defaults and checks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from genlab.ranges import (
     Fraction,
@@ -48,6 +49,7 @@ class Decoding:
             Default: if an immediate end is the most probable token.
         guidance: Of a conditional model, the factor that extrapolates its logits from the
             unconditional to the conditional ones; 1 leaves the conditional ones.
+        rules: Rules of your own for the next token; see genlab.models.seq2seq.decoding.TokenRule.
     """
 
     method: Literal["greedy", "beam", "sample"] | None = None
@@ -63,6 +65,7 @@ class Decoding:
     extractive: bool | None = None
     abstain: Fraction | None = None
     guidance: NonNegativeFloat | None = None
+    rules: Sequence[Any] = ()
 
     def __post_init__(self):
         if self.beams is not None and self.beams < self.num:

@@ -19,6 +19,7 @@ from genlab.nn.residual import without_log_det
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from genlab.systems.base import Derived
 from genlab.systems.flow.flow import Flow, check_precision, configure_network, network_estimates
+from genlab.systems.flow.graphs import flow_graphs
 from genlab.training.schedules import check_decay, warmup_decay
 
 __all__ = ["HybridFlow", "InvertibleClassifier"]
@@ -127,6 +128,10 @@ class InvertibleClassifier(LightningModule):
     def decode(self, codes: Tensor) -> Tensor:
         """Images of codes, each pixel one of the grey values; injected channels are dropped."""
         return self.pixels.inverse(torch.cat([self.net.inverse(z) for z in self._batches(codes)]))
+
+    def graphs(self) -> dict[str, nn.Module]:
+        """`encode`, and `decode` where the inverse is no iteration."""
+        return flow_graphs(self.pixels, self.net)
 
     def reconstruct(self, images: Tensor, code_scale: float | None = None) -> Tensor:
         """Images of the exact codes of images, times `code_scale` where given."""

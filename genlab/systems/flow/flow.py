@@ -21,6 +21,7 @@ from genlab.nn.precision import float32_convolutions
 from genlab.nn.residual import ResidualBlock, without_log_det
 from genlab.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 from genlab.systems.base import Derived
+from genlab.systems.flow.graphs import flow_graphs
 from genlab.systems.latent.codes import draw
 from genlab.training.schedules import check_decay, configure_schedule, warmup_decay
 
@@ -226,6 +227,10 @@ class Flow(LightningModule):
     def sample(self, num: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Inputs (num, *shape) of codes of the prior with standard deviation `temperature`."""
         return self.decode(self.prior(num, seed, temperature))
+
+    def graphs(self) -> dict[str, nn.Module]:
+        """`encode`, and `decode` where the inverse is no iteration."""
+        return flow_graphs(self.pixels, self.net) if self.modality == "image" else {}
 
     def reconstruct(self, inputs: Tensor, code_scale: float | None = None) -> Tensor:
         """Inputs of the exact codes of inputs (N, *shape).

@@ -340,6 +340,10 @@ class GAN(LightningModule):
         """Images (N, C, H, W) of codes (N, Z), with gradients."""
         return self.generator(codes, labels)
 
+    def graphs(self) -> dict[str, nn.Module]:
+        """The generator as `decode`."""
+        return {"decode": self.generator}
+
     @torch.no_grad()
     def outputs(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The discriminator's outputs (N, O) for images without augmentation.

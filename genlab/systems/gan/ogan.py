@@ -1,13 +1,24 @@
 """O-GAN: the mean of the discriminator's outputs is the score, the rest of them is the code."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genlab.losses.code import pearson, standardise
 from genlab.ranges import NonNegativeFloat
 from genlab.systems.gan.gan import GAN
 
 __all__ = ["OGAN"]
+
+
+class Encoder(nn.Module):
+    """Images x -> N(E(x)), the code of O-GAN."""
+
+    def __init__(self, discriminator: nn.Module):
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, images: Tensor) -> Tensor:
+        return standardise(self.discriminator(images, None))
 
 
 class OGAN(GAN):
@@ -75,6 +86,10 @@ class OGAN(GAN):
     def encode(self, images: Tensor) -> Tensor:
         """Codes N(E(x)) (N, Z) of images (N, C, H, W) in [-1, 1]; each has mean 0 and std 1."""
         return standardise(self.outputs(images))
+
+    def graphs(self) -> dict[str, nn.Module]:
+        """`decode` and `encode`."""
+        return super().graphs() | {"encode": Encoder(self.discriminator)}
 
     def reconstruct(
         self, images: Tensor, code_scale: float | None = None, labels: Tensor | None = None

@@ -22,6 +22,18 @@ __all__ = ["GLO"]
 NUM_STARTS = 512  # stored codes among which `encode` looks for its starting points
 
 
+class ProjectedGenerator(nn.Module):
+    """Codes -> images of the generator, with the codes projected to their sphere or ball first."""
+
+    def __init__(self, generator: nn.Module, codes: Codes):
+        super().__init__()
+        self.generator = generator
+        self.codes = Codes(codes.values.shape[1], codes.space)  # the space, without stored codes
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.generator(self.codes.inside(z), labels)
+
+
 class GLO(LightningModule):
     """Minimises over G and all codes z_i the mean of d(G(z_i), x_i) over the training images x_i.
 
@@ -246,6 +258,12 @@ class GLO(LightningModule):
         """Images (N, C, H, W) of codes (N, Z), which are projected first, with gradients."""
         with self._statistics(self.generator):
             return self.generator(self.codes.inside(codes), None)
+
+    def graphs(self) -> dict[str, nn.Module]:
+        """The projection of codes and the generator as `decode`, unless it needs whole batches."""
+        if self.batch_statistics:
+            return {}
+        return {"decode": ProjectedGenerator(self.generator, self.codes)}
 
     def sample(self, num: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Images (num, C, H, W) in [-1, 1] of codes of `prior`."""

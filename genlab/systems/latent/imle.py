@@ -129,6 +129,10 @@ class IMLE(LightningModule):
         """Images (N, C, H, W) of codes (N, Z), with gradients."""
         return self.generator(codes, None)
 
+    def graphs(self) -> dict[str, nn.Module]:
+        """The generator as `decode`."""
+        return {"decode": self.generator}
+
     def sample(self, num: int, seed: int = 0, temperature: float = 1.0) -> Tensor:
         """Images (num, C, H, W) in [-1, 1] of latent vectors of `prior`."""
         return self.decode(self.prior(num, seed, temperature))

@@ -1,10 +1,12 @@
 """Variety, form, rhyme and control of generated texts."""
 
+import math
+
 import pytest
 import torch
 
 from genlab.evaluation.conditional import max_share, says
-from genlab.metrics.diversity import copied, copied_ngrams, distinct, self_bleu
+from genlab.metrics.diversity import copy_rate, distinct, ngram_copy_rate, self_bleu
 from genlab.metrics.poems import has_form, is_form, lines_of, rhyme_agreement, rhymes
 from genlab.metrics.text_classifier import TextClassifier, accuracies, train_text_classifier
 
@@ -22,34 +24,27 @@ def test_self_bleu_is_bleu_against_the_others():
         "a dog lay on the mat near a cat",
         "the cat sat on the mat",
     ]
+    bleu = sacrebleu.metrics.BLEU(tokenize="none", effective_order=False)
     expected = []
     for i, text in enumerate(texts):
         others = [[other] for j, other in enumerate(texts) if j != i]
-        expected.append(
-            sacrebleu.metrics.BLEU(tokenize="none", effective_order=False)
-            .corpus_score([text], others)
-            .score
-        )
+        expected.append(bleu.corpus_score([text], others).score)
     assert 100 * self_bleu(texts) == pytest.approx(sum(expected) / 4, abs=1e-6)
-    assert self_bleu(["a b c d e"] * 3) == pytest.approx(1.0) and self_bleu(
-        ["only one text here"]
-    ) != self_bleu([])
+    assert self_bleu(["a b c d e"] * 3) == pytest.approx(1.0)
+    assert math.isnan(self_bleu(["only one text here"]))
 
 
 def test_copies_are_found_whole_and_in_pieces():
     training = ["one two three four five six seven", "Other words"]
-    assert copied(["other words", "no"], training) == 0.5
-    assert copied_ngrams(["one two three four five six nine"], training) == 0.5
+    assert copy_rate(["other words", "no"], training) == 0.5
+    assert ngram_copy_rate(["one two three four five six nine"], training) == 0.5
 
 
 def test_a_poem_has_its_form_or_not():
     poem = "白日依山盡，黄河入海流。欲窮千里目，更上一層樓。"
     assert has_form(poem, "5x4") and not has_form(poem, "7x4") and not has_form(poem, "5x8")
-    assert (
-        not has_form(poem[:-1], "5x4")
-        and not has_form(poem.replace("日", ""), "5x4")
-        and not has_form(poem + "。", "5x4")
-    )
+    for other in (poem[:-1], poem.replace("日", ""), poem + "。"):
+        assert not has_form(other, "5x4")
     assert [len(line) for line in lines_of(poem)] == [5] * 4
     assert is_form("5x4") and not is_form("tang") and not is_form("5x4x")
 
@@ -57,19 +52,13 @@ def test_a_poem_has_its_form_or_not():
 def test_rhymes_by_pinyin():
     pytest.importorskip("pypinyin")
     of = rhymes()
-    assert (
-        "ou" in of("流") & of("樓")
-        and of("光") & of("霜")
-        and of("春") & of("人")
-        and of("東") & of("風")
-    )
+    assert "ou" in of("流") & of("樓")
+    assert of("光") & of("霜") and of("春") & of("人") and of("東") & of("風")
     assert not of("時") & of("衣") and not of("雪") & of("歌") and of("。") == frozenset()
-    good, bad = (
-        "白日依山盡，黄河入海流。欲窮千里目，更上一層樓。",
-        "白日依山盡，黄河入海流。欲窮千里目，更上一層天。",
-    )
+    good = "白日依山盡，黄河入海流。欲窮千里目，更上一層樓。"
+    bad = "白日依山盡，黄河入海流。欲窮千里目，更上一層天。"
     assert rhyme_agreement([good], of) == 1.0 and rhyme_agreement([good, bad], of) == 0.5
-    assert rhyme_agreement(["一行"], of) != rhyme_agreement(["一行"], of)
+    assert math.isnan(rhyme_agreement(["一行"], of))
 
 
 def test_rhymes_without_pypinyin_name_the_extra(monkeypatch):
@@ -86,25 +75,17 @@ def test_a_word_counts_where_it_stands_alone():
 
 def test_the_classifier_reads_labels_back():
     random = torch.Generator().manual_seed(1)
-    labels = torch.stack(
-        [
-            torch.randint(2, (600,), generator=random),
-            torch.randint(-1, 3, (600,), generator=random),
-        ],
-        1,
-    )
+    first = torch.randint(2, (600,), generator=random)
+    second = torch.randint(-1, 3, (600,), generator=random)
+    labels = torch.stack([first, second], 1)
     ids = torch.randint(10, 40, (600, 12), generator=random)
-    ids[:, 3] = 1 + labels[:, 0]  # one token tells each
+    ids[:, 3] = 1 + labels[:, 0]  # one token shows each label
     ids[:, 7] = 5 + labels[:, 1]
     network = train_text_classifier(TextClassifier(40, [2, 3]), ids[:500], labels[:500])
     found = accuracies(network, ids[500:], labels[500:])
-    assert (
-        found[0] == (1.0, 100)
-        and found[1][0] > 0.95
-        and found[1][1] == (labels[500:, 1] >= 0).sum()
-    )
+    assert found[0] == (1.0, 100)
+    assert found[1][0] > 0.95 and found[1][1] == (labels[500:, 1] >= 0).sum()
     again = train_text_classifier(TextClassifier(40, [2, 3]), ids[:500], labels[:500])
-    assert all(
-        torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True)
-    )
+    pairs = zip(network.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
     assert max_share(torch.tensor([0, 0, 1, 0])) == 0.75

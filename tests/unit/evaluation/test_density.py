@@ -46,11 +46,8 @@ def test_the_area_under_the_curve_is_that_of_all_pairs():
 def test_a_density_on_a_grid_has_rows_of_constant_y():
     density = density_on_grid(flow(Scaled(0.5, 1.0)), VIEW, 200)
     y = ((torch.arange(200).double() + 0.5) / 200 - 0.5) * 12
-    expected = (
-        torch.distributions.Normal(0.0, torch.tensor([0.5, 1.0]))
-        .log_prob(torch.stack([y * 0 + y[60], y], 1))
-        .sum(1)
-    )
+    normal = torch.distributions.Normal(0.0, torch.tensor([0.5, 1.0]))
+    expected = normal.log_prob(torch.stack([y * 0 + y[60], y], 1)).sum(1)
     assert torch.allclose(density[:, 60], expected.exp().double(), atol=1e-6)
     assert density.sum().item() * (12 / 200) ** 2 == pytest.approx(1, abs=1e-4)
 
@@ -64,25 +61,40 @@ def test_samples_of_another_density_are_far_from_it():
 
 
 def test_a_flow_of_points_is_measured_whole():
-    data, other = (
-        PointSet("eight_gaussians", num_test=3000),
-        PointSet("checkerboard", num_test=2000),
-    )
+    data = PointSet("eight_gaussians", num_test=3000)
+    other = PointSet("checkerboard", num_test=2000)
     found = evaluate_density(flow(Scaled(2.0, 2.0)), data, num_samples=2000, ood=other, view=VIEW)
     values = {name: entry["value"] for name, entry in found.results.items()}
     points = data.arrays("test").double()
     nll = (points.square().sum(1) / 8 + math.log(2 * math.pi * 4)).mean().item()
     assert values["nll"] == pytest.approx(nll, abs=1e-5)
     assert values["nll_floor"] < values["nll"]
-    assert found.results["nll"]["standard_error"] == pytest.approx(
-        (points.square().sum(1) / 8).std().item() / 3000**0.5, 1e-4
-    )
-    assert (
-        values["integral"] == pytest.approx(1, abs=0.02) and values["reconstruction_error"] < 1e-5
-    )
+    error = (points.square().sum(1) / 8).std().item() / 3000**0.5
+    assert found.results["nll"]["standard_error"] == pytest.approx(error, 1e-4)
+    assert values["integral"] == pytest.approx(1, abs=0.02)
+    assert values["reconstruction_error"] < 1e-5
     assert 0 <= values["ood_auroc"] <= 1 and len(found.scores["checkerboard"]) == 2000
     assert abs(values["histogram_distance"] - values["histogram_floor"]) < 0.05
     assert {"value", "split", "count", "seed", "features"} <= found.results["integral"].keys()
+
+
+def test_a_likelihood_without_a_bijection_is_measured_alone():
+    class Gaussian:
+        modality, measure, device = "point", "nll", torch.device("cpu")
+
+        def eval(self):
+            return self
+
+        def log_prob(self, inputs, seed=0):
+            return torch.distributions.Normal(0, 2).log_prob(inputs).sum(1)
+
+        def scaled(self, log_prob):
+            return -log_prob
+
+    data = PointSet("moons", num_test=50)
+    found = evaluate_density(Gaussian(), data, view=VIEW)
+    assert list(found.results) == ["nll"] and found.results["nll"]["dims"] == 2
+    assert found.density is None and found.certificate is None
 
 
 def test_an_inverse_that_is_none_is_seen():
@@ -90,9 +102,8 @@ def test_an_inverse_that_is_none_is_seen():
         def inverse(self, z):
             return super().inverse(z) + 0.25
 
-    found = evaluate_density(
-        flow(Wrong(1.0, 1.0)), PointSet("moons", num_test=50), num_samples=10, view=VIEW
-    )
+    data = PointSet("moons", num_test=50)
+    found = evaluate_density(flow(Wrong(1.0, 1.0)), data, num_samples=10, view=VIEW)
     assert found.results["reconstruction_error"]["value"] == pytest.approx(0.25, abs=1e-5)
     assert found.results["reconstruction_error_noise"]["value"] == pytest.approx(0.25, abs=1e-5)
 
@@ -105,13 +116,10 @@ def test_what_a_network_certifies_and_how_its_inverse_went_are_measured():
         def inversions(self):
             return {"iterations": 3}
 
-    found = evaluate_density(
-        flow(Certified(1.0, 1.0)), PointSet("moons", num_test=50), num_samples=10, view=VIEW
-    )
-    assert (
-        found.results["certificate_lipschitz"]["value"] == 0.5
-        and found.results["inverse_iterations"]["value"] == 3
-    )
+    data = PointSet("moons", num_test=50)
+    found = evaluate_density(flow(Certified(1.0, 1.0)), data, num_samples=10, view=VIEW)
+    assert found.results["certificate_lipschitz"]["value"] == 0.5
+    assert found.results["inverse_iterations"]["value"] == 3
     assert found.certificate["layers"] == [{"bound": 0.5}]
 
 

@@ -26,9 +26,8 @@ def assert_same(points, others, num, **options):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "budget", [None, 1 << 12, 1 << 17]
-)  # all at once, one point at a time, several blocks
+# all at once, one point at a time, several blocks
+@pytest.mark.parametrize("budget", [None, 1 << 12, 1 << 17])
 @pytest.mark.parametrize("num", [1, 4])
 # more than a block's columns; large groups; more than a stripe of blocks
 @pytest.mark.parametrize(
@@ -43,9 +42,8 @@ def test_it_is_the_search_over_all_pairs(count, dim, num, budget, dtype):
 
 @pytest.mark.parametrize("num", [1, 3])
 def test_ties_go_to_the_lowest_row(num):
-    others = torch.randn(40, 8).repeat(9, 1)[
-        torch.randperm(360)
-    ]  # each nine times: more than the candidates kept
+    # each nine times: more than the candidates that are kept
+    others = torch.randn(40, 8).repeat(9, 1)[torch.randperm(360)]
     assert_same(others[:50], others, num)
     same = torch.ones(300, 8)
     assert nearest(same[:2], same, num).rows.tolist() == [list(range(num))] * 2
@@ -61,11 +59,13 @@ def test_what_the_rounding_of_a_matrix_product_hides_is_found(offset):
 @pytest.mark.parametrize(("count", "dim"), [(5000, 64), (40_000, 8)])
 def test_few_points_need_the_search_over_all(count, dim, monkeypatch):
     counted = []
-    monkeypatch.setattr(
-        neighbours,
-        "_squares",
-        lambda *given, real=neighbours._squares: counted.append(1) or real(*given),
-    )
+    squares = neighbours._squares
+
+    def counting(*given):
+        counted.append(1)
+        return squares(*given)
+
+    monkeypatch.setattr(neighbours, "_squares", counting)
     assert_same(normalize(torch.randn(300, dim)), normalize(torch.randn(count, dim)), 1)
     assert len(counted) < 15
 
@@ -85,9 +85,13 @@ def test_a_loose_setting_of_matrix_products_changes_nothing():
 def test_the_memory_of_a_block_is_bounded(monkeypatch):
     sizes = []
     addmm = torch.addmm
-    monkeypatch.setattr(
-        torch, "addmm", lambda *a, **k: sizes.append((out := addmm(*a, **k)).nbytes) or out
-    )
+
+    def measured(*given, **options):
+        out = addmm(*given, **options)
+        sizes.append(out.nbytes)
+        return out
+
+    monkeypatch.setattr(torch, "addmm", measured)
     assert_same(torch.randn(300, 8), torch.randn(2000, 8), 1, budget=100_000)
     assert max(sizes) <= 100_000 and len(sizes) > 20
 

@@ -1,4 +1,6 @@
-"""Metrics of texts on cases worked out by hand."""
+"""Metrics of texts on cases that were worked out by hand."""
+
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,12 +40,8 @@ def test_squad(answer, accepted, exact, f1):
     [
         ("《战国无双3》", ["战国无双3"], 1, 1),
         ("村雨城", ["任天堂游戏谜之村雨城"], 0, 2 * 3 / (3 + 10)),
-        (
-            "甲乙丙丁",
-            ["甲乙丁丙"],
-            0,
-            2 * 2 / 8,
-        ),  # the longest run is two, though all four are there
+        # the longest run is two, though all four are there
+        ("甲乙丙丁", ["甲乙丁丙"], 0, 2 * 2 / 8),
         ("Windows XP 系统", ["windows xp"], 0, 2 * 2 / (4 + 2)),
         ("1963年", ["1963年", "1990年"], 1, 1),
         ("", ["x"], 0, 0),
@@ -72,17 +70,23 @@ def test_sogou(answer, accepted, exact, f1):
 
 
 def test_runs_and_subsequences():
-    assert longest_run("xabcy", "zabcabd") == 3 and longest_run("", "a") == 0 == longest_run(
-        "a", "b"
-    )
+    assert longest_run("xabcy", "zabcabd") == 3
+    assert longest_run("", "a") == 0 == longest_run("a", "b")
     assert longest_subsequence("abcde", "xaybzd") == 3 and longest_subsequence("", "a") == 0
-    assert segments("Gold-Au 金子, 3.5") == ["gold", "au", "金", "子", "3", "5"] and segments(
-        "a,b", marks=True
-    ) == [
-        "a",
-        ",",
-        "b",
-    ]
+    assert segments("Gold-Au 金子, 3.5") == ["gold", "au", "金", "子", "3", "5"]
+    assert segments("a,b", marks=True) == ["a", ",", "b"]
+
+
+def test_rouge_l_is_that_of_rouge_score_with_our_segments():
+    scorer = pytest.importorskip("rouge_score.rouge_scorer")
+    tokenizer = SimpleNamespace(tokenize=lambda text: segments(text, marks=True))
+    rouge = scorer.RougeScorer(["rougeL"], tokenizer=tokenizer)
+    for text, accepted in (
+        ("the cat sat, twice", ["a cat sat down", "the dog sat"]),
+        ("春眠不觉", ["春眠觉晓了", "不觉春眠"]),
+    ):
+        expected = rouge.score_multi(accepted, text)["rougeL"].fmeasure
+        assert rouge_l(text, accepted) == pytest.approx(expected, abs=1e-12)
 
 
 def test_rouge_l_is_by_character_in_chinese_and_by_word_else():
@@ -100,17 +104,14 @@ def test_bleu_is_sacrebleus():
     assert bleu(["nothing here"], [["something else entirely"]], False)[0] < 20
 
 
-def test_answers_are_judged_by_the_measure_asked_for():
+def test_answers_are_judged_by_the_chosen_measure():
     texts, accepted = ["甲 乙", ""], [["乙 甲"], []]
     assert judge(texts[:1], accepted[:1], True, "sogou") == {"em": 1.0, "f1": 1.0}
     assert judge(texts, accepted, True, "cmrc")["em"] == 0.5
-    assert (
-        judge(["a b"], [["a c"]], False, "squad") == {"rouge_l": 0.5}
-        and judge([], [], True, "squad") == {}
-    )
-    assert (
-        is_chinese([["甲乙", "x"]]) and not is_chinese([["甲", "Latin"]]) and not is_chinese([[]])
-    )
+    assert judge(["a b"], [["a c"]], False, "squad") == {"rouge_l": 0.5}
+    assert judge([], [], True, "squad") == {}
+    assert is_chinese([["甲乙", "x"]])
+    assert not is_chinese([["甲", "Latin"]]) and not is_chinese([[]])
 
 
 def test_questions_without_an_answer_are_asked_about_other_documents():

@@ -1,5 +1,5 @@
-"""Every exact bijection against a brute-force Jacobian in float64, because a wrong sign would pass a
-round trip.
+"""Every exact bijection against a brute-force Jacobian in float64: a wrong sign would pass a round
+trip.
 """
 
 import copy
@@ -240,7 +240,7 @@ def test_what_cannot_be_built_is_refused_by_its_key(make, key):
 # --- pixels ---------------------------------------------------------------------------------------
 
 
-def test_a_uniform_density_has_log2_of_the_levels_bits():
+def test_a_uniform_density_has_log2_of_the_grey_values_bits():
     pixels = Pixels(256, alpha=0)
     images = torch.randint(256, (4, 1, 28, 28)) / 127.5 - 1
     _, log_det = pixels(images, torch.rand(4, 1, 28, 28))
@@ -259,12 +259,12 @@ def test_a_known_gaussian_has_its_closed_form():
     assert torch.allclose(bits_per_dim(log_prob, 48), expected.flatten(1).mean(1), atol=1e-10)
 
 
-@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("num_bins", [2, 17, 256])
 @pytest.mark.parametrize("alpha", [0.0, 1e-6, 0.05])
-def test_dequantised_values_stay_in_their_bin_and_come_back(levels, alpha):
-    pixels = Pixels(levels, alpha).double()
-    values = torch.arange(levels).double().repeat(3).view(1, 1, 3, levels)
-    images = values / (levels - 1) * 2 - 1
+def test_dequantised_values_stay_in_their_bin_and_come_back(num_bins, alpha):
+    pixels = Pixels(num_bins, alpha).double()
+    values = torch.arange(num_bins).double().repeat(3).view(1, 1, 3, num_bins)
+    images = values / (num_bins - 1) * 2 - 1
     for noise in (0.0, 0.5, 1 - 1e-6, torch.rand_like(images)):
         x, _ = pixels(images, noise)
         assert torch.allclose(pixels.inverse(x + 1e-9), images, atol=1e-12)
@@ -290,7 +290,7 @@ def test_stored_digits_are_their_17_values():
     assert torch.equal(values.flatten(), torch.arange(17.0))
 
 
-def test_the_number_of_levels_is_in_the_state():
+def test_the_number_of_grey_values_is_in_the_state():
     pixels = Pixels(17)
     again = Pixels()
     again.load_state_dict(pixels.state_dict())

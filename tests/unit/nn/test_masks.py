@@ -1,4 +1,4 @@
-"""Attention masks against what they are defined to be, over random padded and packed batches."""
+"""Attention masks against their definitions, over random padded and packed batches."""
 
 import pytest
 import torch
@@ -18,11 +18,9 @@ def batch(packed: bool, target_segment: int = 1):
         at, number = 0, 0
         end = (0, length)[row] if row < 2 else int(torch.randint(1, length + 1, ()))
         while at < end:
-            source, target = (
-                torch.randint(1, 6, (2,)).tolist()
-                if packed
-                else (max(1, end // 2), end - max(1, end // 2))
-            )
+            source, target = max(1, end // 2), end - max(1, end // 2)
+            if packed:
+                source, target = torch.randint(1, 6, (2,)).tolist()
             stop = min(at + source + target, end)
             segments[row, at + source : stop] = target_segment
             documents[row, at:stop] = number
@@ -59,9 +57,8 @@ def test_the_two_written_forms_of_unilm_agree():
     """The running count of bert4keras and the products of its first version."""
     segments, padding, _ = batch(packed=False)
     s = segments.double()
-    written = (1 - s[:, :, None]) * (1 - s[:, None, :]) + s[:, :, None] * torch.ones(
-        24, 24
-    ).double().tril()
+    earlier = torch.ones(24, 24).double().tril()
+    written = (1 - s[:, :, None]) * (1 - s[:, None, :]) + s[:, :, None] * earlier
     both = padding[:, :, None] & padding[:, None, :]
     assert torch.equal(masks.unilm(segments, padding)[:, 0] & both, written.bool() & both)
 

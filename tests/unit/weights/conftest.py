@@ -37,16 +37,13 @@ def block(entries: list[tuple[bytes, bytes]], restart_every: int) -> bytes:
     """Keys share the start of the key before, but for one in `restart_every`."""
     data, restarts, last = b"", [], b""
     for i, (key, value) in enumerate(entries):
-        shared = (
-            0
-            if i % restart_every == 0
-            else next(n for n in range(len(last), -1, -1) if key.startswith(last[:n]))
-        )
         if i % restart_every == 0:
             restarts.append(len(data))
-        data += (
-            varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
-        )
+            shared = 0
+        else:
+            shared = next(n for n in range(len(last), -1, -1) if key.startswith(last[:n]))
+        data += varint(shared) + varint(len(key) - shared) + varint(len(value))
+        data += key[shared:] + value
         last = key
     return data + struct.pack(f"<{len(restarts)}I", *restarts) + struct.pack("<I", len(restarts))
 
@@ -64,13 +61,8 @@ def write_bundle(
         array = arrays[name]
         shape = b"".join(field(2, field(1, size)) for size in array.shape)
         entry = field(1, TYPES[str(array.dtype)]) + field(2, shape)
-        entry += (
-            (field(4, len(raw)) if raw else b"")
-            + field(5, array.nbytes)
-            + varint(6 << 3 | 5)
-            + b"\0\0\0\0"
-            + extra
-        )
+        entry += field(4, len(raw)) if raw else b""
+        entry += field(5, array.nbytes) + varint(6 << 3 | 5) + b"\0\0\0\0" + extra
         raw += array.tobytes()
         entries.append((name.encode(), entry))
     content, handles, footer = b"", [], b""
@@ -89,7 +81,7 @@ def write_bundle(
 
 @pytest.fixture(scope="session")
 def bundle_writer():
-    """(write, field): write(prefix, arrays, ...) leaves a checkpoint; field(number, value) is one
-    of a protocol buffer.
+    """write(prefix, arrays, ...), which writes a checkpoint, and field(number, value), which
+    encodes a field of a protocol buffer.
     """
     return write_bundle, field

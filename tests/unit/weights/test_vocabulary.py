@@ -34,9 +34,7 @@ LETTERS = sorted(
 
 
 def vocabulary(seed: int) -> list[str]:
-    """A vocabulary of letters and pieces of these texts, of every form that a tokenizer may bring
-    them into.
-    """
+    """A vocabulary of letters and pieces of these texts, in every form that a tokenizer makes."""
     draw, pieces = random.Random(seed), []
     options = itertools.product((True, False), repeat=3)
     for lowercase, strip_accents, chinese_chars in options:
@@ -48,13 +46,16 @@ def vocabulary(seed: int) -> list[str]:
             compose=False,
         )
         for text in TEXTS:
-            for word, _ in t.backend.pre_tokenizer.pre_tokenize_str(
-                t.backend.normalizer.normalize_str(text)
-            ):
-                pieces += [word[0], *(f"##{c}" for c in word[1:])] + [word] * (
-                    len(word) < 20 and draw.random() < 0.6
-                )
+            normal = t.backend.normalizer.normalize_str(text)
+            for word, _ in t.backend.pre_tokenizer.pre_tokenize_str(normal):
+                pieces += [word[0], *(f"##{c}" for c in word[1:])]
+                pieces += [word] * (len(word) < 20 and draw.random() < 0.6)
     return list(dict.fromkeys([*SPECIALS, *pieces]))
+
+
+def row_of(tokenizer: Tokenizer, text: str) -> list[int]:
+    """[CLS] text [SEP] as ids."""
+    return [tokenizer.cls_id, *tokenizer.plain([text])[0], tokenizer.sep_id]
 
 
 def put(folder, vocab, **config):
@@ -99,10 +100,8 @@ def test_a_general_class_does_as_its_tokenizer_json(tmp_path):
         f"{k}_token": f"[{k.upper()}]" for k in ("pad", "unk")
     }
     (tmp_path / "b" / "tokenizer_config.json").write_text(json.dumps(config))
-    theirs, ours = (
-        transformers.AutoTokenizer.from_pretrained(tmp_path / "b"),
-        Tokenizer.from_vocab(tmp_path / "b"),
-    )
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "b")
+    ours = Tokenizer.from_vocab(tmp_path / "b")
     assert not ours.lowercase and not ours.chinese_chars
     assert all(ours.tokenize(text) == theirs.tokenize(text) for text in TEXTS)
 
@@ -117,16 +116,17 @@ def test_special_tokens_may_have_other_names_and_tokens_may_be_added(tmp_path):
     }
     vocab = [*names.values(), *vocabulary(0)[5:]]
     folder = put(tmp_path / "a", vocab, **names)
-    theirs, ours = transformers.BertTokenizer.from_pretrained(folder), Tokenizer.from_vocab(folder)
+    theirs = transformers.BertTokenizer.from_pretrained(folder)
+    ours = Tokenizer.from_vocab(folder)
     for text in TEXTS:
-        assert ours.encode(text).ids == theirs(text)["input_ids"]
+        assert row_of(ours, text) == theirs(text)["input_ids"]
     assert ours.vocab[:5] == list(SPECIALS)
     theirs.add_tokens(["<url>", "chaînon"])
     theirs.save_pretrained(tmp_path / "b")
     ours = Tokenizer.from_vocab(tmp_path / "b")
     assert len(ours) == len(vocab) + 2
     for text in ("an <url> here", "le chaînon manquant"):
-        assert ours.encode(text).ids == theirs(text)["input_ids"]
+        assert row_of(ours, text) == theirs(text)["input_ids"]
         assert Tokenizer.from_state(ours.state()).tokenize(text) == ours.tokenize(text)
 
 
@@ -141,7 +141,7 @@ def test_special_tokens_may_have_other_names_and_tokens_may_be_added(tmp_path):
         ({"pad_token": "<nowhere>"}, "pad_token"),
     ],
 )
-def test_what_there_is_not_here_is_refused_by_its_name(tmp_path, config, key):
+def test_an_unsupported_option_is_refused_by_its_name(tmp_path, config, key):
     with pytest.raises(WeightsError, match=rf"tokenizer_config\.json: {key}"):
         Tokenizer.from_vocab(put(tmp_path, vocabulary(0), **config))
 
@@ -198,8 +198,7 @@ def test_weights_with_padded_embeddings_give_the_same_logits(tmp_path, rows, wit
         put(tmp_path, vocab)
     tokenizer = Tokenizer.from_vocab(tmp_path)
     assert tokenizer.vocab == vocab == read_vocab(find(tmp_path).vocab)
-    plain = tokenizer.plain(["a b zz c"])[0]
-    ids = torch.tensor([[tokenizer.cls_id, *plain, tokenizer.sep_id]])
+    ids = torch.tensor([row_of(tokenizer, "a b zz c")])
     expected = theirs(ids).logits[..., : len(vocab)]
     whole, _ = build(str(tmp_path))
     net = BERT(len(vocab), 16, 1, 2, 32, max_length=16)
@@ -231,7 +230,6 @@ def test_what_is_exported_is_read_again_by_transformers_and_here(tmp_path, optio
     )
     assert again.state() == tokenizer.state()
     for text in TEXTS:
-        plain = tokenizer.plain([text])[0]
-        assert theirs(text)["input_ids"] == [tokenizer.cls_id, *plain, tokenizer.sep_id]
+        assert theirs(text)["input_ids"] == row_of(tokenizer, text)
     assert theirs.mask_token == "[MASK]" and theirs.pad_token_id == 0
     transformers.AutoModelForMaskedLM.from_pretrained(tmp_path)

@@ -16,9 +16,9 @@ from genlab.data.text.tokenizer import Tokenizer
 from genlab.errors import DataError
 from genlab.seeds import permute
 
-VOCAB = "[PAD] [UNK] [CLS] [SEP] [MASK]".split()
+VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCAB += [f"w{i}" for i in range(50)]
-VOCAB += "##s 北 京 大 学 在 .".split()
+VOCAB += ["##s", "北", "京", "大", "学", "在", "."]
 
 
 def texts(count=60, seed=0) -> list[str]:

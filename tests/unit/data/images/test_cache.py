@@ -1,3 +1,5 @@
+"""The cache of decoded images: whole, of its source, and safe against damage and failures."""
+
 import dataclasses
 import json
 import logging
@@ -40,9 +42,8 @@ def read(pictures, pack):
 
 def cache_files(root):
     """The one manifest and the one data file in the cache."""
-    (manifest,), (data,) = (
-        list((root / "cache").glob(f"*{suffix}")) for suffix in (".json", ".u8")
-    )
+    (manifest,) = (root / "cache").glob("*.json")
+    (data,) = (root / "cache").glob("*.u8")
     return manifest, data
 
 
@@ -137,7 +138,7 @@ def test_a_damaged_cache_is_made_anew(damage, read, pictures, decoded, genlab_da
     decoded.clear()
     with caplog.at_level(logging.WARNING):
         found = read()
-    assert len(decoded) == 4 and "it is made anew" in caplog.text
+    assert len(decoded) == 4 and "the image cache" in caplog.text
     assert torch.equal(found.images[:], expected(pictures)) and found.names == sorted(pictures(4))
     cache_files(genlab_data)
     decoded.clear()
@@ -190,11 +191,8 @@ def test_each_way_to_decode_has_a_cache_of_its_own(change, pictures, pack, decod
     other = dataclasses.replace(PLAIN, **change)
     for transform in (PLAIN, other, PLAIN, other):
         found = cached_images(folder, transform, "raise")
-        assert found.images.shape[1:] == (
-            transform.channels,
-            transform.image_size,
-            transform.image_size,
-        )
+        size = transform.image_size
+        assert found.images.shape[1:] == (transform.channels, size, size)
     assert len(decoded) == 4
 
 
@@ -219,9 +217,8 @@ def test_of_two_members_of_one_name_the_later_is_kept_as_tar_does(pictures, pack
     archive = pack({"x.png": files["a/0.png"], "./x.png": files["b/1.png"]}, "tar")
     found = cached_images(archive, PLAIN, "raise")
     assert found.names == ["x.png"]
-    assert torch.equal(
-        found.images[0], torch.from_numpy(PLAIN.decode("x", files["b/1.png"]).copy())
-    )
+    later = torch.from_numpy(PLAIN.decode("x", files["b/1.png"]).copy())
+    assert torch.equal(found.images[0], later)
 
 
 def fail(*args, **kwargs):
@@ -264,10 +261,7 @@ def test_too_little_disk_space_is_refused_by_name_before_anything_is_written(
     read, genlab_data, monkeypatch
 ):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=431))
-    with pytest.raises(
-        DataError,
-        match=r"pictures needs 0\.0 GiB, .*cache has 0\.0 free; set GENLAB_DATA .*image_size",
-    ):
+    with pytest.raises(DataError, match=r"pictures .*GENLAB_DATA.*data\.image_size"):
         read()
     assert list((genlab_data / "cache").iterdir()) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=432))
@@ -277,7 +271,7 @@ def test_too_little_disk_space_is_refused_by_name_before_anything_is_written(
 def test_a_root_that_cannot_be_written_is_refused_by_name(read, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GENLAB_DATA", str(tmp_path / "file"))
-    with pytest.raises(DataError, match=r"file/cache cannot be written .*set GENLAB_DATA"):
+    with pytest.raises(DataError, match=r"file/cache .*GENLAB_DATA"):
         read()
 
 
@@ -303,10 +297,8 @@ def test_skipped_pictures_are_remembered_and_refused_to_whoever_does_not_skip(
     again = cached_images(folder, PLAIN, "skip")
     assert found.names == again.names == sorted(pictures(4)) and len(decoded) == 5
     decoded.clear()
-    assert len(again.skipped) == 1 and again.skipped[0].startswith(
-        "a/bad.png: not a readable image"
-    )
-    with pytest.raises(DataError, match=r"a/bad\.png: not a readable .* or set on_error=skip"):
+    assert len(again.skipped) == 1 and again.skipped[0].startswith("a/bad.png: ")
+    with pytest.raises(DataError, match=r"a/bad\.png: .*on_error=skip"):
         cached_images(folder, PLAIN, "raise")
     assert decoded == []
     assert torch.equal(again.images[:], expected(pictures))

@@ -1,3 +1,5 @@
+"""CIFAR-10: lossless or re-encoded, where it is found, and downloaded where it is not."""
+
 import hashlib
 import itertools
 import pickle
@@ -36,9 +38,7 @@ def no_download(monkeypatch):
 
 @pytest.fixture
 def write_lossless(monkeypatch, noise):
-    """write_lossless(root) -> pixels (14, 32, 32, 3) and labels of a tiny cifar-10-batches-py, ten
-    for training.
-    """
+    """write_lossless(root) -> pixels (14, 32, 32, 3) and labels of a tiny set, ten for training."""
     pixels, labels = noise(14, 32, 32, 3), [row % 10 for row in range(14)]
 
     def write(root):
@@ -67,14 +67,11 @@ def test_the_lossless_set_is_used_where_it_lies_with_its_official_test_part(
 ):
     pixels, labels = write_lossless(tmp_path / "sets" / inside)
     data = CIFAR10(root=str(tmp_path / "sets"), num_val=3)
-    assert counts(data) == [7, 3, 4] and data.describe("test")["source"] == str(
-        tmp_path / "sets" / inside
-    )
+    assert counts(data) == [7, 3, 4]
+    assert data.describe("test")["source"] == str(tmp_path / "sets" / inside)
     test = data.arrays("test")
-    assert (
-        np.array_equal(test.images.numpy(), pixels[10:].transpose(0, 3, 1, 2))
-        and test.labels.tolist() == labels[10:]
-    )
+    assert np.array_equal(test.images.numpy(), pixels[10:].transpose(0, 3, 1, 2))
+    assert test.labels.tolist() == labels[10:]
     whole = data._content
     assert np.array_equal(whole.arrays.images.numpy(), pixels.transpose(0, 3, 1, 2))
     assert whole.arrays.labels.tolist() == labels
@@ -89,7 +86,7 @@ def test_a_changed_file_of_the_lossless_set_is_named_and_never_unpickled(write_l
             return (type(tmp_path).touch, (tmp_path / "executed",))
 
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(DataError, match=r"cifar-10-batches-py: .*delete it and fetch it again"):
+    with pytest.raises(DataError, match=r"cifar-10-batches-py: "):
         CIFAR10(root=str(tmp_path), num_val=3).setup()
     assert not (tmp_path / "executed").exists()
 
@@ -108,9 +105,8 @@ def test_a_re_encoded_set_is_used_where_it_lies(
     assert data.describe("test")["source"].startswith(f"{path} (re-encoded; no official test part")
     for split in ("train", "val", "test"):
         arrays = data.arrays(split)
-        assert [CLASSES[label] for label in arrays.labels] == [
-            path.split("/")[1] for path in arrays.paths
-        ]
+        folders = [path.split("/")[1] for path in arrays.paths]
+        assert [CLASSES[label] for label in arrays.labels] == folders
 
 
 def test_the_splits_of_a_re_encoded_set_are_disjoint_complete_and_the_same_whatever_the_seed(
@@ -133,10 +129,7 @@ def test_the_lossless_set_goes_before_a_re_encoded_one(write_lossless, encoded, 
 def test_folders_that_are_not_the_ten_classes_are_refused_by_name(encoded, pack, tmp_path):
     files = {name: data for name, data in encoded.items() if "/frog/" not in name}
     pack(files, "tar.gz", "cifar10-train")
-    with pytest.raises(
-        DataError,
-        match=r"cifar10-train\.tar\.gz: expected the ten class folders .*'deer', 'dog', 'horse'",
-    ):
+    with pytest.raises(DataError, match=r"cifar10-train\.tar\.gz: .*'deer', 'dog', 'horse'"):
         CIFAR10(root=str(tmp_path), num_val=2).setup()
 
 
@@ -161,15 +154,12 @@ def test_what_is_nowhere_is_downloaded_by_torchvision_into_genlab_data(
 def test_a_set_that_is_nowhere_is_an_error_with_every_place_and_what_to_do(
     tmp_path, genlab_data, no_download
 ):
-    with pytest.raises(
-        DataError, match=r"cifar10 is not there and data\.download=false\. Looked in: "
-    ) as error:
+    with pytest.raises(DataError, match=r"^cifar10 .*data\.download=false") as error:
         CIFAR10(root=str(tmp_path), download=False).setup()
     for place in (tmp_path, tmp_path / "cifar10", genlab_data, genlab_data / "cifar10"):
         assert str(place) in str(error.value)
-    assert "Set data.root=" in str(
-        error.value
-    ) and "torchvision.datasets.CIFAR10(folder, download=True)" in str(error.value)
+    cure = "torchvision.datasets.CIFAR10(folder, download=True)"
+    assert "data.root=" in str(error.value) and cure in str(error.value)
 
 
 def test_the_class_names_are_known_before_the_set_is_read():

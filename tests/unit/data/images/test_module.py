@@ -1,3 +1,5 @@
+"""What all image sets share: splits, batches, resident data, resuming, fingerprints."""
+
 import itertools
 from types import SimpleNamespace
 
@@ -83,11 +85,8 @@ def rows(loader):
 def test_splits_are_sorted_disjoint_complete_and_of_the_size_asked_for(count, num_val, num_test):
     for labels in (None, torch.arange(count) % 3):
         splits = split_rows(count, num_val, num_test, labels)
-        assert [len(splits[name]) for name in ("train", "val", "test")] == [
-            count - num_val - num_test,
-            num_val,
-            num_test,
-        ]
+        sizes = {split: len(rows) for split, rows in splits.items()}
+        assert sizes == {"train": count - num_val - num_test, "val": num_val, "test": num_test}
         assert all((np.diff(part) > 0).all() for part in splits.values())
         assert sorted(itertools.chain(*splits.values())) == list(range(count))
 
@@ -106,23 +105,18 @@ def test_splits_hold_the_classes_in_proportion():
 
 @pytest.mark.parametrize(("num_val", "num_test"), [(-1, 3), (3, -1), (20, 10), (40, 0)])
 def test_splits_that_leave_nothing_to_train_on_are_refused_by_key(num_val, num_test):
-    with pytest.raises(
-        DataError,
-        match=rf"{num_val} val and {num_test} test .* of 30 .*data\.num_val or data\.num_test",
-    ):
+    with pytest.raises(DataError, match=r"data\.num_val or data\.num_test"):
         split_rows(30, num_val, num_test)
 
 
 def test_the_first_images_of_the_training_split_alone_can_be_taken(in_memory):
     whole, some = Toy(in_memory), Toy(in_memory, num_train=5)
     assert torch.equal(some.arrays("train").images, whole.arrays("train").images[:5])
-    assert all(
-        torch.equal(some.arrays(split).images, whole.arrays(split).images)
-        for split in ("val", "test")
-    )
+    for split in ("val", "test"):
+        assert torch.equal(some.arrays(split).images, whole.arrays(split).images)
     assert some.fingerprint() != whole.fingerprint() and some.describe("train")["count"] == 5
     for wrong in (0, 22):
-        with pytest.raises(DataError, match=rf"data\.num_train={wrong}: the training split has 21"):
+        with pytest.raises(DataError, match=rf"^data\.num_train={wrong}: .*21"):
             Toy(in_memory, num_train=wrong).setup()
 
 
@@ -140,7 +134,7 @@ def test_arrays_are_the_rows_of_the_split(in_memory):
     for split, chosen in data.content.splits.items():
         assert torch.equal(data.arrays(split).images, in_memory.images[chosen])
         assert torch.equal(data.arrays(split).labels, in_memory.labels[chosen])
-    with pytest.raises(DataError, match="split='dev' must be one of train, val, test"):
+    with pytest.raises(DataError, match=r"^split='dev' "):
         data.arrays("dev")
 
 
@@ -160,18 +154,16 @@ def test_a_small_set_is_resident_as_bytes(mapped):
 def test_a_large_set_is_mapped_and_prefetched_by_two_workers(mapped, monkeypatch):
     monkeypatch.setattr(module, "RESIDENT_BYTES", COUNT * 48 - 1)
     loader = Toy(mapped).train_dataloader()
-    assert (
-        isinstance(loader.batches.arrays.images, MappedImages) and loader.workers.num_workers == 2
-    )
+    assert isinstance(loader.batches.arrays.images, MappedImages)
+    assert loader.workers.num_workers == 2
     monkeypatch.setattr(module, "RESIDENT_BYTES", COUNT * 48)
     assert isinstance(Toy(mapped).train_dataloader().batches.arrays.images, torch.Tensor)
 
 
 def test_a_small_set_is_prefetched_where_workers_are_asked_for(mapped):
     loader = Toy(mapped, num_workers=1).train_dataloader()
-    assert (
-        isinstance(loader.batches.arrays.images, MappedImages) and loader.workers.num_workers == 1
-    )
+    assert isinstance(loader.batches.arrays.images, MappedImages)
+    assert loader.workers.num_workers == 1
 
 
 def test_a_resident_split_is_copied_to_the_device_once(mapped):
@@ -208,9 +200,9 @@ def test_a_split_whose_last_batch_holds_one_picture_is_read_whole(mapped):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, r"data\.batch_size=0 must be a positive"),
-        ({"batch_size": 2.5}, r"data\.batch_size=2\.5 must be"),
-        ({"resident": "yes"}, r"data\.resident='yes' must be auto, true or false"),
+        ({"batch_size": 0}, r"^data\.batch_size=0 "),
+        ({"batch_size": 2.5}, r"^data\.batch_size=2\.5 "),
+        ({"resident": "yes"}, r"^data\.resident='yes' "),
         (
             {"resident": True, "num_workers": 2},
             r"data\.num_workers=2 .*data\.resident=false",
@@ -287,15 +279,12 @@ def test_overfitting_sees_the_same_batches_in_every_epoch(in_memory):
 
 def test_an_empty_split_has_no_batches(in_memory):
     data = Toy(in_memory, splits=split_rows(COUNT, 0, 0))
-    assert (
-        data.val_dataloader() == []
-        and data.test_dataloader() == []
-        and list(data.loader("val")) == []
-    )
+    assert data.val_dataloader() == [] and data.test_dataloader() == []
+    assert list(data.loader("val")) == []
 
 
 def test_a_training_split_smaller_than_a_batch_is_refused(in_memory):
-    with pytest.raises(DataError, match="has 21 images, less than one global batch of 22"):
+    with pytest.raises(DataError, match=r"data\.batch_size=22 "):
         Toy(in_memory, batch_size=22).train_dataloader()
 
 
@@ -304,9 +293,8 @@ def test_bytes_are_normalised_after_the_transfer_and_the_rest_is_kept(in_memory)
     batch = next(iter(data.train_dataloader()))
     found = data.on_after_batch_transfer(batch, 0)
     assert batch["image"].dtype == torch.uint8
-    assert (
-        torch.equal(found["image"], normalize(batch["image"])) and found["image"].abs().max() <= 1
-    )
+    assert torch.equal(found["image"], normalize(batch["image"]))
+    assert found["image"].abs().max() <= 1
     assert found["label"] is batch["label"] and found["index"] is batch["index"]
 
 
@@ -318,9 +306,8 @@ def test_loader_covers_a_split_once_in_order_as_floats_without_a_trainer(split, 
     assert isinstance(loader, StepLoader) and len(loader) == len(found)
     assert list(itertools.chain(*rows(found))) == list(range(size))
     assert {len(batch["index"]) for batch in found[:-1]} <= {5}
-    assert torch.equal(
-        torch.cat([batch["image"] for batch in found]), normalize(data.arrays(split).images[:])
-    )
+    images = torch.cat([batch["image"] for batch in found])
+    assert torch.equal(images, normalize(data.arrays(split).images[:]))
     assert torch.equal(torch.cat([batch["label"] for batch in found]), data.arrays(split).labels)
     assert len(next(iter(data.loader("train")))["index"]) == data.batch_size
 
@@ -332,9 +319,8 @@ def test_pick_takes_different_pictures_of_a_split_by_seed_alone(in_memory, mappe
     assert len(set(rows)) == 8 and rows != sorted(rows)
     assert torch.equal(batch["image"], normalize(arrays.images[rows]))
     assert torch.equal(batch["label"], arrays.labels[rows])
-    assert (
-        Toy(in_memory, seed=9, batch_size=1).pick("train", 5, seed=3)["index"].tolist() == rows[:5]
-    )
+    other = Toy(in_memory, seed=9, batch_size=1).pick("train", 5, seed=3)
+    assert other["index"].tolist() == rows[:5]
     assert Toy(in_memory).pick("train", 8, seed=4)["index"].tolist() != rows
     assert Toy(mapped).pick("val", 1)["image"].shape == (1, 3, 4, 4)
     assert sorted(Toy(mapped).pick("val", 99)["index"].tolist()) == [0, 1, 2]
@@ -369,9 +355,8 @@ def test_the_fingerprint_does_not_depend_on_how_the_set_is_trained_on(in_memory)
 
 def test_the_fingerprint_does_not_depend_on_the_layout_in_memory(in_memory):
     channels_last = in_memory.images.contiguous(memory_format=torch.channels_last)
-    assert (
-        Toy(Arrays(channels_last, in_memory.labels)).fingerprint() == Toy(in_memory).fingerprint()
-    )
+    same = Toy(Arrays(channels_last, in_memory.labels))
+    assert same.fingerprint() == Toy(in_memory).fingerprint()
 
 
 def test_the_fingerprint_changes_with_pixels_labels_names_and_splits(in_memory, mapped):

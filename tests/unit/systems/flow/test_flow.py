@@ -36,8 +36,8 @@ def flow(*shape: int, net=Glow, **options) -> Flow:
     return system.eval()
 
 
-def images(num: int, levels: int = 256) -> torch.Tensor:
-    return torch.randint(levels, (num, 1, 4, 4)) / (levels - 1) * 2 - 1
+def images(num: int, num_bins: int = 256) -> torch.Tensor:
+    return torch.randint(num_bins, (num, 1, 4, 4)) / (num_bins - 1) * 2 - 1
 
 
 def test_log_prob_is_prior_and_jacobian_and_bins():

@@ -1,0 +1,72 @@
+"""A metric of a package that genlab does not know, in eval, in a sweep and beside genlab's own."""
+
+import json
+
+import pytest
+
+CODE = '''
+import torch
+from torchmetrics import Metric
+
+
+class Contrast(Metric):
+    """The mean standard deviation of the pixels of an image."""
+
+    higher_is_better = True
+
+    def __init__(self):
+        super().__init__()
+        self.add_state("total", torch.zeros(()), "sum")
+        self.add_state("count", torch.zeros(()), "sum")
+
+    def update(self, images):
+        self.total += images.flatten(1).std(1).sum()
+        self.count += len(images)
+
+    def compute(self):
+        return self.total / self.count
+'''
+CONFIG = """
+contrast:
+  _target_: genlab.evaluation.feed.Feed
+  of: samples
+  metric: {_target_: strangers_metric.Contrast}
+"""
+OWN = ("--config-dir", "own", "allow=[strangers_metric]")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "own" / "metrics").mkdir(parents=True)
+    (tmp_path / "own" / "metrics" / "contrast.yaml").write_text(CONFIG)
+    (tmp_path / "strangers_metric.py").write_text(CODE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def test_a_strangers_metric_is_measured_beside_genlabs(genlab, trained, folder):
+    words = ("num=20", "features=random", "metrics=[contrast,psnr]")
+    done = genlab("eval", f"run={trained}", *words, *OWN, cwd=folder)
+    results = json.loads((trained / "eval" / "metrics.json").read_text())
+    assert list(results) == ["contrast", "psnr"] and "contrast" in done.stdout
+    assert results["contrast"]["count"] == 20 and results["contrast"]["weights"] == "ema"
+    assert results["psnr"]["split"] == "test" and results["psnr"]["higher_is_better"] is True
+    assert "contrast" in (trained / "report.html").read_text()
+    refused = genlab("eval", f"run={trained}", *words, *OWN[:2], cwd=folder, check=False)
+    assert refused.returncode == 2 and "allow=[strangers_metric]" in refused.stderr
+
+
+def test_a_sweep_takes_the_best_by_a_strangers_metric(genlab, tiny, folder):
+    words = ("model=ogan", "data=digits", "seed=1,2", *tiny, "evaluate=true", "metrics=[contrast]")
+    words += ("optimized_metric=test/contrast", "hydra.sweep.dir=sweep")
+    done = genlab("train", "-m", *words, *OWN, cwd=folder)
+    values = {}
+    for path in (folder / "sweep").glob("*/eval/metrics.json"):
+        values[json.loads(path.read_text())["contrast"]["value"]] = path.parts[-3]
+    assert f"best     sweep/{values[max(values)]}  test/contrast" in done.stderr
+
+
+def test_the_feature_network_has_a_group_of_its_own(genlab, trained, tmp_path):
+    for word in ("metrics=inception", "metrics=[standard,random]"):
+        done = genlab("eval", f"run={trained}", word, cwd=tmp_path, check=False)
+        assert done.returncode == 2 and "features=" in done.stderr
