@@ -24,9 +24,8 @@ def test_help_lists_commands_and_needs_no_torch(genlab, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     groups = dict(line.split(": ", 1) for line in done.stdout.splitlines() if line.count(": ") == 1)
-    assert {"dcgan", "ogan"} <= set(groups["model"].split(", ")) and "hinge" in groups[
-        "loss"
-    ].split(", ")
+    assert {"dcgan", "ogan"} <= set(groups["model"].split(", "))
+    assert "hinge" in groups["loss"].split(", ")
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,8 @@ def test_a_users_error_is_one_line_and_exit_code_2(genlab, tmp_path, words, expe
 
 def test_a_traceback_on_request(genlab, tmp_path):
     done = genlab("train", "seedd=3", cwd=tmp_path, check=False, env={"HYDRA_FULL_ERROR": "1"})
-    assert done.returncode and "Traceback" in done.stderr
+    assert done.returncode
+    assert "Traceback" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--cfg", "job"], ["sample", "num=4"]])
@@ -80,11 +80,9 @@ def test_output_that_nobody_reads_is_no_error(trained, tmp_path, words):
 
 def test_a_run_leaves_its_directory(trained):
     manifest = json.loads((trained / "manifest.json").read_text())
-    assert (
-        manifest["status"] == "finished"
-        and manifest["steps"] == 6
-        and manifest["images_seen"] == 96
-    )
+    assert manifest["status"] == "finished"
+    assert manifest["steps"] == 6
+    assert manifest["images_seen"] == 96
     assert manifest["data"]["name"] == "mnist5k" and manifest["metrics"]
     names = {str(p.relative_to(trained)) for p in trained.rglob("*") if p.is_file()}
     assert {
@@ -96,23 +94,16 @@ def test_a_run_leaves_its_directory(trained):
     } <= names
     assert {"samples/fixed_000006.png", "samples/reconstruction_000006.png"} <= names
     rows = (trained / "metrics.csv").read_text().splitlines()
-    assert len(rows) == 7 and [r.split(",")[0] for r in rows] == [
-        "step",
-        "1",
-        "2",
-        "3",
-        "4",
-        "5",
-        "6",
-    ]
+    assert len(rows) == 7
+    assert [r.split(",")[0] for r in rows] == ["step", "1", "2", "3", "4", "5", "6"]
 
 
 def test_checkpoints_load_weights_only(trained):
     for name in ("last", "best"):
         checkpoint = torch.load(trained / "checkpoints" / f"{name}.ckpt", weights_only=True)
-        assert (
-            checkpoint["global_step"] in (3, 6) and checkpoint["ema"] and checkpoint["state_dict"]
-        )
+        assert checkpoint["global_step"] in (3, 6)
+        assert checkpoint["ema"]
+        assert checkpoint["state_dict"]
 
 
 def test_five_lines_of_python(trained):
@@ -121,16 +112,19 @@ def test_five_lines_of_python(trained):
     codes = model.encode(images)
     again = model.reconstruct(images)
     assert images.shape == again.shape == (4, 1, 32, 32) and codes.shape == (4, 32)
-    assert torch.equal(images, model.sample(4, seed=3)) and not torch.equal(
-        images, model.sample(4, seed=4)
-    )
+    assert torch.equal(images, model.sample(4, seed=3))
+    assert not torch.equal(images, model.sample(4, seed=4))
     raw = package.load(trained, weights="raw")
     assert not torch.equal(raw.sample(4, seed=3), images)
 
 
 def test_the_other_words_need_only_the_run_directory(genlab, trained, tmp_path):
-    for mode, files in {"grid": ("grid.png",), "interpolate": ("interpolate.png",), "reconstruct": ("reconstruct.png",),
-                        "walk": ("walk.gif",)}.items():  # fmt: skip
+    for mode, files in {
+        "grid": ("grid.png",),
+        "interpolate": ("interpolate.png",),
+        "reconstruct": ("reconstruct.png",),
+        "walk": ("walk.gif",),
+    }.items():
         done = genlab("sample", f"run={trained}", f"mode={mode}", "num=4", "out=made", cwd=tmp_path)
         for name in (*files, f"{mode}.npz"):
             assert (tmp_path / "made" / name).stat().st_size > 0
@@ -147,15 +141,18 @@ def test_the_other_words_need_only_the_run_directory(genlab, trained, tmp_path):
     assert results["fid"]["features"].startswith("random") and results["fid"]["comparable"] is False
     assert results["fid"]["weights"] == "ema" and "metrics.json" in done.stdout
     wrong = genlab("sample", f"run={trained}", "mode=gird", cwd=tmp_path, check=False)
-    assert wrong.returncode == 2 and "Did you mean 'grid'?" in wrong.stderr
+    assert wrong.returncode == 2, wrong.stderr
+    assert "Did you mean 'grid'?" in wrong.stderr
     useless = genlab("sample", f"run={trained}", "steps=4", cwd=tmp_path, check=False)
-    assert useless.returncode == 2 and "error: steps=4: " in useless.stderr
+    assert useless.returncode == 2, useless.stderr
+    assert "error: steps=4: " in useless.stderr
 
 
 def test_what_a_model_cannot_do_is_refused(genlab, tiny, tmp_path):
     genlab("train", "model=dcgan", *tiny, "trainer.max_steps=2", "hydra.run.dir=run", cwd=tmp_path)
     done = genlab("encode", "run=run", "split=test", cwd=tmp_path, check=False)
-    assert done.returncode == 2 and "error: method=encoder " in done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "error: method=encoder " in done.stderr
     assert "OGAN" in done.stderr  # one that has an encoder
     genlab("sample", "run=run", "num=2", "out=made", cwd=tmp_path)
     genlab(
@@ -174,7 +171,8 @@ def test_a_sweep_goes_on_after_a_failed_job(genlab, tiny, tmp_path):
         "hydra.sweep.dir=sweep",
     ]
     done = genlab(*words, cwd=tmp_path, check=False)
-    assert done.returncode != 0 and "job 0 failed" in done.stderr
+    assert done.returncode != 0, done.stderr
+    assert "job 0 failed" in done.stderr
     status = [
         json.loads(path.read_text())["status"]
         for path in sorted((tmp_path / "sweep").glob("*/manifest.json"))
@@ -184,7 +182,8 @@ def test_a_sweep_goes_on_after_a_failed_job(genlab, tiny, tmp_path):
 
 def test_a_run_directory_is_not_taken_twice(genlab, trained, tiny):
     done = genlab("train", *tiny, "hydra.run.dir=run", cwd=trained.parent, check=False)
-    assert done.returncode == 2 and "hydra.run.dir=" in done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "hydra.run.dir=" in done.stderr
 
 
 def test_tab_completion_knows_the_word_and_what_follows(tmp_path):

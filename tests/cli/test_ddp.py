@@ -23,11 +23,9 @@ def test_two_processes_leave_one_run(genlab, tmp_path):
     done = genlab("train", "model=ogan", *words, *WORDS, "hydra.run.dir=run", cwd=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["run"], done.stderr
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert (
-        manifest["status"] == "finished"
-        and manifest["steps"] == 4
-        and manifest["images_seen"] == 4 * 16
-    )
+    assert manifest["status"] == "finished"
+    assert manifest["steps"] == 4
+    assert manifest["images_seen"] == 4 * 16
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert all(v.isfinite().all() for v in checkpoint["state_dict"].values())
     genlab("train", "run=run", "trainer.max_steps=6", cwd=tmp_path)
@@ -42,6 +40,7 @@ def test_alternation_asks_for_the_setting_it_needs(genlab, tmp_path):
         "model.update=alternating",
     ]
     done = genlab("train", *words, *WORDS, "hydra.run.dir=a", cwd=tmp_path, check=False)
-    assert done.returncode == 2 and "find_unused_parameters=true" in done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "find_unused_parameters=true" in done.stderr
     words += ["trainer.strategy.find_unused_parameters=true", "hydra.run.dir=b"]
     genlab("train", *words, *WORDS, cwd=tmp_path)

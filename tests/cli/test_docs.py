@@ -59,28 +59,61 @@ RUNS = {
 }
 # Where a key is there and has a value, this is its value here.
 SMALL = {
-    "trainer.max_steps": 2, "trainer.val_check_interval": 2, "trainer.log_every_n_steps": 1,
-    "callbacks.quality.num": 20, "callbacks.grids.num": 4, "callbacks.texts.num": 4, "evaluate": False, "explorer": False,
-    "net.generator.hidden_dim": 8, "net.num_blocks": 1, "net.num_steps": 2,
-    "net.dense_blocks": 1, "net.dense_width": 8, "net.num_layers": 2, "net.hidden_dim": 8,
+    "trainer.max_steps": 2,
+    "trainer.val_check_interval": 2,
+    "trainer.log_every_n_steps": 1,
+    "callbacks.quality.num": 20,
+    "callbacks.grids.num": 4,
+    "callbacks.texts.num": 4,
+    "evaluate": False,
+    "explorer": False,
+    "net.generator.hidden_dim": 8,
+    "net.num_blocks": 1,
+    "net.num_steps": 2,
+    "net.dense_blocks": 1,
+    "net.dense_width": 8,
+    "net.num_layers": 2,
+    "net.hidden_dim": 8,
     "net.intermediate_dim": 48,
-    "model.glo_steps": 1, "model.num_warmup_steps": 0,
-    "data.batch_size": 8, "data.num_train": 200, "data.num_val": 20, "data.num_test": 20,
-    "data.num_documents": 300, "data.val_fraction": 0.1, "data.test_fraction": 0.1, "data.max_length": 24,
-    "data.processes": 1, "data.download": False,
-}  # fmt: skip
+    "model.glo_steps": 1,
+    "model.num_warmup_steps": 0,
+    "data.batch_size": 8,
+    "data.num_train": 200,
+    "data.num_val": 20,
+    "data.num_test": 20,
+    "data.num_documents": 300,
+    "data.val_fraction": 0.1,
+    "data.test_fraction": 0.1,
+    "data.max_length": 24,
+    "data.processes": 1,
+    "data.download": False,
+}
 # One machine without a GPU instead of those that are named.
 HERE = {
-    r"^srun ": "", r"trainer=ddp\b": "trainer=ddp_cpu", r"devices=\d+": "devices=2", r"num_nodes=\d+": "num_nodes=1",
-    r"--nnodes[ =]\d+": "--nnodes=1", r"--nproc-per-node[ =]\d+": "--nproc-per-node=2", r"\$?(?i:host):29500": "localhost:0",
+    r"^srun ": "",
+    r"trainer=ddp\b": "trainer=ddp_cpu",
+    r"devices=\d+": "devices=2",
+    r"num_nodes=\d+": "num_nodes=1",
+    r"--nnodes[ =]\d+": "--nnodes=1",
+    r"--nproc-per-node[ =]\d+": "--nproc-per-node=2",
+    r"\$?(?i:host):29500": "localhost:0",
     "=/shared/": "=shared/",
-}  # fmt: skip
-MORE = {"model=ogan data=digits$": "data.num_test=100", "sweep=optuna": "hydra.sweeper.n_trials=2",
-        "optimized_metric": "evaluate=true data=digits", "genlab eval ": "num=60"}  # fmt: skip
+}
+MORE = {
+    "model=ogan data=digits$": "data.num_test=100",
+    "sweep=optuna": "hydra.sweeper.n_trials=2",
+    "optimized_metric": "evaluate=true data=digits",
+    "genlab eval ": "num=60",
+}
 NEEDS = {"address=auto": "a Ray cluster", "launcher=submitit_slurm": "SLURM"}
-EXTRAS = {"launcher=joblib": "hydra_plugins.hydra_joblib_launcher", "launcher=ray": "hydra_plugins.hydra_ray_launcher",
-          "launcher=submitit": "hydra_plugins.hydra_submitit_launcher", "sweep=optuna": "hydra_plugins.hydra_optuna_sweeper",
-          "format=onnx": "onnxruntime", "words=jieba": "jieba"}  # fmt: skip
+EXTRAS = {
+    "launcher=joblib": "hydra_plugins.hydra_joblib_launcher",
+    "launcher=ray": "hydra_plugins.hydra_ray_launcher",
+    "launcher=submitit": "hydra_plugins.hydra_submitit_launcher",
+    "sweep=optuna": "hydra_plugins.hydra_optuna_sweeper",
+    "format=onnx": "onnxruntime",
+    "words=jieba": "jieba",
+}
 FETCHED = r"fashion|cln_poems$|unilm_qa_|unilm_title"  # data that come with no package
 ABSENT = r"is not there|no such file|does not exist|nowhere|is not installed"
 WROTE = r"^ *(?:[\d.]+ MB|picture|arrays|codes|texts|metrics|run directory|report|summary) +(\S*[./]\S+)"
@@ -190,8 +223,16 @@ def files(tmp_path_factory):
         for i in range(3)
     ]
     lines("questions.jsonl", asked)
-    article = lambda i: {"context": texts[i], "qas": [{"id": f"{i}", "question": f"What is the capital of land {i}?",  # noqa: E731
-                         "answers": [{"text": f"town {i}", "answer_start": texts[i].index("town")}]}]}  # fmt: skip
+    article = lambda i: {
+        "context": texts[i],
+        "qas": [
+            {
+                "id": f"{i}",
+                "question": f"What is the capital of land {i}?",  # noqa: E731
+                "answers": [{"text": f"town {i}", "answer_start": texts[i].index("town")}],
+            }
+        ],
+    }
     for name in ("train.json", "train-v1.1.json"):
         lines(name, [{"data": [{"title": f"{i}", "paragraphs": [article(i)]} for i in range(300)]}])
     random = np.random.default_rng(0)

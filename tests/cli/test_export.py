@@ -33,10 +33,8 @@ def test_a_run_is_exported_whole_and_loaded_elsewhere(genlab, trained, tmp_path)
         torch.export.load(folder / "decode.pt2").module()(codes), run.decode(codes), atol=1e-5
     )
     card = (folder / "README.md").read_text()
-    assert (
-        yaml.safe_load(card.split("---")[1])["license"] == "mit"
-        and "genlab train model=ogan" in card
-    )
+    assert yaml.safe_load(card.split("---")[1])["license"] == "mit"
+    assert "genlab train model=ogan" in card
     genlab("sample", "run=made", "num=2", "out=samples", cwd=tmp_path)
     assert (tmp_path / "samples" / "grid.png").exists()
 
@@ -52,4 +50,6 @@ def test_a_run_is_exported_whole_and_loaded_elsewhere(genlab, trained, tmp_path)
 def test_an_export_that_cannot_be_is_one_line(genlab, trained, tmp_path, words, expected):
     words = [word.format(run=trained) for word in words]
     done = genlab("export", f"run={trained}", *words, cwd=tmp_path, check=False)
-    assert done.returncode == 2 and expected in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr

@@ -49,7 +49,8 @@ def test_both_stages_run_in_two_processes_and_go_on(genlab, tmp_path):
         "hydra.run.dir=run",
     ]
     done = genlab("train", *words, "trainer.max_steps=6", cwd=tmp_path, check=False)
-    assert done.returncode == 2 and "find_unused_parameters=true" in done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "find_unused_parameters=true" in done.stderr
     words[-1] = "hydra.run.dir=again"
     genlab(
         "train",
@@ -60,9 +61,7 @@ def test_both_stages_run_in_two_processes_and_go_on(genlab, tmp_path):
     )
     genlab("train", "run=again", "trainer.max_steps=9", cwd=tmp_path)
     end = state(tmp_path / "again")
-    assert (
-        end["matches.noise"].shape == (64, 32)
-        and end["matches.begun"] == 3
-        and len(end["codes.mean"]) == 0
-    )
+    assert end["matches.noise"].shape == (64, 32)
+    assert end["matches.begun"] == 3
+    assert len(end["codes.mean"]) == 0
     assert all(value.isfinite().all() for value in end.values())

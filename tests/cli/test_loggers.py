@@ -67,8 +67,11 @@ def stored(folder, loss):
     if "wandb" in OTHERS:
         folders = list((folder / "run" / "wandb").glob(f"offline-run-*-{ids['wandb']}"))
         kept = b"".join(path.read_bytes() for one in folders for path in one.glob("*.wandb"))
-        media = {path.parent.name + "/" + path.name.partition("_")[0] for one in folders
-                 for path in (one / "files" / "media").rglob("*.*")}  # fmt: skip
+        media = {
+            path.parent.name + "/" + path.name.partition("_")[0]
+            for one in folders
+            for path in (one / "files" / "media").rglob("*.*")
+        }
         found["wandb"] = None, media | ({loss} if loss.encode() in kept else set())
     if "mlflow" in OTHERS:
         with sqlite3.connect(folder / "outputs" / "mlflow.db") as store:

@@ -53,7 +53,8 @@ def test_a_strangers_metric_is_measured_beside_genlabs(genlab, trained, folder):
     assert results["psnr"]["split"] == "test" and results["psnr"]["higher_is_better"] is True
     assert "contrast" in (trained / "report.html").read_text()
     refused = genlab("eval", f"run={trained}", *words, *OWN[:2], cwd=folder, check=False)
-    assert refused.returncode == 2 and "allow=[strangers_metric]" in refused.stderr
+    assert refused.returncode == 2, refused.stderr
+    assert "allow=[strangers_metric]" in refused.stderr
 
 
 def test_a_sweep_takes_the_best_by_a_strangers_metric(genlab, tiny, folder):
@@ -69,4 +70,5 @@ def test_a_sweep_takes_the_best_by_a_strangers_metric(genlab, tiny, folder):
 def test_the_feature_network_has_a_group_of_its_own(genlab, trained, tmp_path):
     for word in ("metrics=inception", "metrics=[standard,random]"):
         done = genlab("eval", f"run={trained}", word, cwd=tmp_path, check=False)
-        assert done.returncode == 2 and "features=" in done.stderr
+        assert done.returncode == 2, done.stderr
+        assert "features=" in done.stderr

@@ -91,7 +91,9 @@ def test_a_signal_saves_and_says_how_to_go_on(
     found, _ = process.wait()
     output = (tmp_path / "log.txt").read_text()
     assert found == code, output
-    assert "genlab train run=" in output and "saved" in output and "Traceback" not in output
+    assert "genlab train run=" in output
+    assert "saved" in output
+    assert "Traceback" not in output
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "interrupted" and 7 <= manifest["steps"] < 60
     genlab("train", "run=run", cwd=tmp_path)
@@ -102,11 +104,9 @@ def test_more_steps_continue_a_finished_run(assert_same_end, genlab, tiny, unint
     words = [word for word in LONG if "max_steps" not in word]
     genlab("train", *tiny, *words, "trainer.max_steps=37", "hydra.run.dir=run", cwd=tmp_path)
     again = genlab("train", "run=run", cwd=tmp_path, check=False)
-    assert (
-        again.returncode == 2
-        and "at step 37 already" in again.stderr
-        and "trainer.max_steps=" in again.stderr
-    )
+    assert again.returncode == 2, again.stderr
+    assert "at step 37 already" in again.stderr
+    assert "trainer.max_steps=" in again.stderr
     (tmp_path / "run").rename(tmp_path / "moved")
     genlab("train", "run=moved", "trainer.max_steps=60", cwd=tmp_path)
     assert_same_end(tmp_path / "moved", uninterrupted)
@@ -125,7 +125,8 @@ def test_a_run_killed_after_its_last_step_is_still_reported(genlab, uninterrupte
         assert after[key] == before[key]
     assert (tmp_path / "run" / "report.html").exists()
     again = genlab("train", "run=run", cwd=tmp_path, check=False)
-    assert again.returncode == 2 and "at step 60 already" in again.stderr
+    assert again.returncode == 2, again.stderr
+    assert "at step 60 already" in again.stderr
     assert "error" not in json.loads((tmp_path / "run" / "manifest.json").read_text())
 
 
@@ -148,8 +149,10 @@ def test_other_data_and_damaged_checkpoints_are_refused(genlab, tiny, tmp_path):
     done = genlab(
         "train", "run=run", "trainer.max_steps=4", "data.resize=bilinear", cwd=tmp_path, check=False
     )
-    assert done.returncode == 2 and "data.resize=bilinear" in done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "data.resize=bilinear" in done.stderr
     path = tmp_path / "run" / "checkpoints" / "last.ckpt"
     path.write_bytes(path.read_bytes()[:1000])
     done = genlab("train", "run=run", "trainer.max_steps=4", cwd=tmp_path, check=False)
-    assert done.returncode == 2 and "not a readable checkpoint" in done.stderr
+    assert done.returncode == 2, done.stderr
+    assert "not a readable checkpoint" in done.stderr

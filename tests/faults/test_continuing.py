@@ -91,11 +91,9 @@ def test_rates_and_decay_of_a_continued_run_are_used(flow, trained_in, tmp_path)
     )
     after = last(run)
     for group in after["optimizer_states"][0]["param_groups"]:
-        assert (
-            group["lr"] <= 1e-9
-            and group["initial_lr"] == 1e-9
-            and list(group["betas"]) == [0.5, 0.6]
-        )
+        assert group["lr"] <= 1e-9
+        assert group["initial_lr"] == 1e-9
+        assert list(group["betas"]) == [0.5, 0.6]
     assert after["lr_schedulers"][0]["base_lrs"] == [1e-9] * len(
         after["lr_schedulers"][0]["base_lrs"]
     )
@@ -111,10 +109,8 @@ def test_evaluation_that_was_left_out_can_be_made_up_for(flow, trained_in, tmp_p
     weights = (run / "checkpoints" / "last.ckpt").read_bytes()
     trained_in(run, f"run={run}", "evaluate=true")
     manifest = json.loads((run / "manifest.json").read_text())
-    assert (
-        manifest["stages"]["evaluation"] == manifest["status"] == "finished"
-        and "test/nll" in manifest["metrics"]
-    )
+    assert manifest["stages"]["evaluation"] == manifest["status"] == "finished"
+    assert "test/nll" in manifest["metrics"]
     assert {"val/nll", "train/nll"} <= manifest["metrics"].keys()
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == weights
 
@@ -130,18 +126,14 @@ def test_a_failed_evaluation_is_done_again(trained_in, tmp_path, monkeypatch):
         patch.setattr(closing.evaluation, "measure", fail)
         trained_in(run, *FLOW, "evaluate=true")
     manifest = json.loads((run / "manifest.json").read_text())
-    assert (
-        manifest["status"] == "failed"
-        and manifest["stages"]["evaluation"] == "failed"
-        and manifest["steps"] == 4
-    )
+    assert manifest["status"] == "failed"
+    assert manifest["stages"]["evaluation"] == "failed"
+    assert manifest["steps"] == 4
     trained_in(run, f"run={run}")
     manifest = json.loads((run / "manifest.json").read_text())
-    assert (
-        manifest["status"] == "finished"
-        and "error" not in manifest
-        and "test/nll" in manifest["metrics"]
-    )
+    assert manifest["status"] == "finished"
+    assert "error" not in manifest
+    assert "test/nll" in manifest["metrics"]
 
 
 @pytest.mark.parametrize(
@@ -199,12 +191,11 @@ def test_two_signals_at_once_are_one(trained_in, tmp_path, monkeypatch, capsys, 
     monkeypatch.setattr(Reseed, "on_train_batch_end", twice, raising=False)
     with pytest.raises(SystemExit) as stop:
         trained_in(tmp_path / "run", *FLOW)
-    assert stop.value.code == 128 + signum and "genlab train run=" in capsys.readouterr().err
+    assert stop.value.code == 128 + signum
+    assert "genlab train run=" in capsys.readouterr().err
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
-    assert (
-        manifest["status"] == "interrupted"
-        and manifest["steps"] == last(tmp_path / "run")["global_step"] == 2
-    )
+    assert manifest["status"] == "interrupted"
+    assert manifest["steps"] == last(tmp_path / "run")["global_step"] == 2
     assert signal.getsignal(signum) is before
 
 

@@ -241,9 +241,8 @@ def test_a_damaged_export_is_named_or_makes_no_difference(tmp_path):
             assert str(path) in str(error), what
         else:
             assert not what.startswith("flip") or int(what.split()[-1]) < data, what
-            assert found.keys() == tensors.keys() and all(
-                torch.equal(found[n], tensors[n]) for n in tensors
-            ), what
+            assert found.keys() == tensors.keys(), what
+            assert all(torch.equal(found[n], tensors[n]) for n in tensors), what
     torch.save(tensors, path)
     with pytest.raises(RunError, match=r"model\.safetensors"):
         read_safetensors(path)
@@ -411,8 +410,13 @@ def test_damaged_curves_are_mended_or_named(content, tmp_path):
 def test_a_report_is_written_of_what_can_be_read(run):
     from genlab.report.html import write_report
 
-    for name, content in {"eval/metrics.json": b"[1]", "eval/certificate.json": b"{}", "metrics.csv": b"\xff",
-                          "samples/texts_000001.jsonl": b"[1]", "samples/fixed_x.png": b""}.items():  # fmt: skip
+    for name, content in {
+        "eval/metrics.json": b"[1]",
+        "eval/certificate.json": b"{}",
+        "metrics.csv": b"\xff",
+        "samples/texts_000001.jsonl": b"[1]",
+        "samples/fixed_x.png": b"",
+    }.items():
         (run / name).parent.mkdir(exist_ok=True)
         (run / name).write_bytes(content)
     assert "step 6" in write_report(run).read_text()
@@ -465,8 +469,11 @@ def prepared(tmp_path):
 
 
 def content_of(found):
-    return [found.stream(split)[0 : len(found.stream(split))].tolist() for split in ("train", "val")
-            if len(found.stream(split))], found.sha256  # fmt: skip
+    return [
+        found.stream(split)[0 : len(found.stream(split))].tolist()
+        for split in ("train", "val")
+        if len(found.stream(split))
+    ], found.sha256
 
 
 def test_a_damaged_corpus_is_tokenised_anew(prepared, tmp_path, caplog):
@@ -516,8 +523,13 @@ def test_a_damaged_vocabulary_is_built_anew(content, tmp_path, monkeypatch):
 @pytest.mark.parametrize("seed", range(8))
 def test_any_file_of_a_run_damaged_in_any_command(seed, whole, command, trained_in, tmp_path):
     rng = random.Random(seed)
-    verbs = {"sample": ["num=4"], "encode": ["split=test"], "eval": ["num=20", "features=random"],
-             "export": ["format=explorer"], "train": ["trainer.max_steps=8"]}  # fmt: skip
+    verbs = {
+        "sample": ["num=4"],
+        "encode": ["split=test"],
+        "eval": ["num=20", "features=random"],
+        "export": ["format=explorer"],
+        "train": ["trainer.max_steps=8"],
+    }
     files = [
         path.relative_to(whole)
         for path in whole.rglob("*")

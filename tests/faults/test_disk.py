@@ -151,15 +151,14 @@ def test_the_command_line_says_it_in_a_line(run, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main()
     said = capsys.readouterr().err
-    assert stop.value.code == 2 and "Traceback" not in said
+    assert stop.value.code == 2
+    assert "Traceback" not in said
     assert said.splitlines()[-1].startswith(f"genlab: error: {tmp_path / 'file'}: ")
 
 
 def test_an_error_that_is_no_ones_disk_is_not_explained():
-    assert (
-        explain_error(BrokenPipeError(errno.EPIPE, "Broken pipe")) is None
-        and explain_error(ValueError("x")) is None
-    )
+    assert explain_error(BrokenPipeError(errno.EPIPE, "Broken pipe")) is None
+    assert explain_error(ValueError("x")) is None
     assert explain_error(FileExistsError(errno.EEXIST, "File exists", "a", None, "b")).startswith(
         "b: "
     )

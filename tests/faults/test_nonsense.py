@@ -33,9 +33,43 @@ RECIPES = {
     "cln_lm": ["model=cln_lm", "net=bert_tiny", "data.vocab_size=200", "model.init=null"],
     "pretrain_mlm": ["model=pretrain_mlm", "data=fact_texts", "net=bert_tiny"],
 }
-VALUES = [-1, 0, 1, 7, -0.5, 1.5, 1e30, 1e-30, float("nan"), float("inf"), "", None, [], {}, [1, 2], [[1]], [-1, 2],
-          ["a"], True, False, "abc", "a b", 10**12, -(10**12), 2**31, "[/b]", "..", "/dev/null", "ünï", "${oc.env:HOME}",
-          {"a": 1}, "1", "0x10", "\n", "\udcff"]  # fmt: skip
+VALUES = [
+    -1,
+    0,
+    1,
+    7,
+    -0.5,
+    1.5,
+    1e30,
+    1e-30,
+    float("nan"),
+    float("inf"),
+    "",
+    None,
+    [],
+    {},
+    [1, 2],
+    [[1]],
+    [-1, 2],
+    ["a"],
+    True,
+    False,
+    "abc",
+    "a b",
+    10**12,
+    -(10**12),
+    2**31,
+    "[/b]",
+    "..",
+    "/dev/null",
+    "ünï",
+    "${oc.env:HOME}",
+    {"a": 1},
+    "1",
+    "0x10",
+    "\n",
+    "\udcff",
+]
 LEFT = ("name", "run", "ckpt", "allow", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
 
 
@@ -178,10 +212,18 @@ def test_what_means_nothing_is_refused_with_its_key(recipes, recipe, key, value)
 
 @pytest.mark.parametrize(
     ("recipe", "key", "value"),
-    [("ogan", "trainer.max_steps", -1), ("ogan", "trainer.max_time", "00:00:10:00"), ("ogan", "trainer.precision", 32),
-     ("ogan", "trainer.limit_train_batches", 1.0), ("ogan", "model.generator_lr", 1), ("ogan", "callbacks", None),
-     ("ogan", "callbacks.ema", None), ("glow", "model.optimizer.betas", [0.5, 0.9]), ("glow", "net.num_scales", None)],
-)  # fmt: skip
+    [
+        ("ogan", "trainer.max_steps", -1),
+        ("ogan", "trainer.max_time", "00:00:10:00"),
+        ("ogan", "trainer.precision", 32),
+        ("ogan", "trainer.limit_train_batches", 1.0),
+        ("ogan", "model.generator_lr", 1),
+        ("ogan", "callbacks", None),
+        ("ogan", "callbacks.ema", None),
+        ("glow", "model.optimizer.betas", [0.5, 0.9]),
+        ("glow", "net.num_scales", None),
+    ],
+)
 def test_what_means_something_is_taken(recipes, recipe, key, value):
     train.check(with_value(recipes[recipe], key, value), [], sweep=False)
 
@@ -322,8 +364,12 @@ def test_no_override_of_a_whole_command_is_a_traceback(
 ):
     monkeypatch.chdir(tmp_path)
     draw = random.Random(seed)
-    words = {"sample": ["num=2"], "encode": ["split=test"], "eval": ["num=40", "features=random"],
-             "export": ["format=safetensors"]}  # fmt: skip
+    words = {
+        "sample": ["num=2"],
+        "encode": ["split=test"],
+        "eval": ["num=40", "features=random"],
+        "export": ["format=safetensors"],
+    }
     texts = [
         "-1",
         "0",

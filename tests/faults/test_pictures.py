@@ -258,9 +258,8 @@ def test_links_and_devices_in_archives_are_left_out_and_counted(tmp_path):
         archive.writestr(info, "/etc/passwd")
     for name, count in {"set.tar": 3, "set.zip": 1}.items():
         left_out = Counter()
-        assert list_names(tmp_path / name, left_out) == ["fine.png"] and left_out == {
-            "link or device": count
-        }
+        assert list_names(tmp_path / name, left_out) == ["fine.png"]
+        assert left_out == {"link or device": count}
 
 
 def test_a_bomb_is_named_and_not_unpacked(tmp_path):
@@ -274,9 +273,8 @@ def test_a_bomb_is_named_and_not_unpacked(tmp_path):
         archive.writestr("fine.png", picture())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = dict(decode_all(tmp_path / "bomb.zip", 5, PLAIN))
-    assert sum(isinstance(one, DataError) for one in found.values()) == 4 and isinstance(
-        found["fine.png"], np.ndarray
-    )
+    assert sum(isinstance(one, DataError) for one in found.values()) == 4
+    assert isinstance(found["fine.png"], np.ndarray)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
 
 
@@ -341,9 +339,8 @@ def test_folders_of_splits_are_the_splits_and_the_classes_lie_below(suffix, tmp_
     )
     data = images(path)
     data.setup()
-    assert data.classes == ["cat", "dog"] and [
-        len(data.arrays(s)) for s in ("train", "val", "test")
-    ] == [54, 6, 8]
+    assert data.classes == ["cat", "dog"]
+    assert [len(data.arrays(s)) for s in ("train", "val", "test")] == [54, 6, 8]
     assert all("/Test/" in name for name in data.arrays("test").paths)
     assert all("/train/" in name for s in ("train", "val") for name in data.arrays(s).paths)
     for split in ("train", "val", "test"):
@@ -481,9 +478,8 @@ def test_a_run_without_a_split_is_told_before_and_ends_well(trained_in, tmp_path
     words = [*TRAIN, f"data.path={folder}", "data.num_test=0", "data.num_val=0", "evaluate=true"]
     trained_in(run, *words)
     said = capsys.readouterr().err
-    assert said.index("test split") < said.index("training ") and said.index(
-        "val split"
-    ) < said.index("training ")
+    assert said.index("test split") < said.index("training ")
+    assert said.index("val split") < said.index("training ")
     assert (run / "report.html").is_file() and manifest(run)["status"] == "finished"
     assert len(manifest(run)["left_out"]) == 2
     with pytest.raises(ValueError, match=r"^optimized_metric=test/fid: "):

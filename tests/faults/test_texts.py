@@ -14,13 +14,7 @@ from genlab.commands.text_input import read_examples, read_records
 from genlab.config import ConfigError
 from genlab.data.corpus.documents import read_documents
 from genlab.data.text.module import Pairs
-from genlab.data.text.records import (
-    read_files,
-    read_labelled,
-    read_pairs,
-    read_squad,
-    read_webqa,
-)
+from genlab.data.text.records import read_files, read_labelled, read_pairs, read_squad, read_webqa
 from genlab.data.text.tokenizer import Tokenizer
 from genlab.data.text.vocabulary import SPECIALS, build_vocab
 from genlab.errors import DataError
@@ -172,17 +166,26 @@ def test_records_come_as_lines_lists_and_data(tmp_path, name):
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
 def test_answers_come_as_datasets_writes_them(tmp_path, name):
     rows = [
-        {"id": "1", "title": "t", "context": "gold is Au", "question": "what?", "answers": {"text": ["Au", "gold is Au"],
-                                                                                            "answer_start": [8, 0]}},
-        {"id": "2", "title": "t", "context": "gold", "question": "who?", "answers": {"text": [], "answer_start": []}},
-    ]  # fmt: skip
+        {
+            "id": "1",
+            "title": "t",
+            "context": "gold is Au",
+            "question": "what?",
+            "answers": {"text": ["Au", "gold is Au"], "answer_start": [8, 0]},
+        },
+        {
+            "id": "2",
+            "title": "t",
+            "context": "gold",
+            "question": "who?",
+            "answers": {"text": [], "answer_start": []},
+        },
+    ]
     content = lines(rows) if name == "a.jsonl" else json.dumps(rows)
     one, two = examples(read_squad)(put(tmp_path / name, content), "raise")[0]
-    assert (
-        one.targets == (("Au", "gold is Au"),)
-        and two.targets == ((),)
-        and one.document == two.document
-    )
+    assert one.targets == (("Au", "gold is Au"),)
+    assert two.targets == ((),)
+    assert one.document == two.document
     assert (one.id, one.question, one.sources) == ("1", "what?", ("gold is Au",))
     reader = partial(read_pairs, source="context", target="answers")
     (pair,) = examples(reader)(put(tmp_path / "one.jsonl", lines(rows[:1])), "raise")[0]
@@ -242,8 +245,32 @@ def test_a_stray_quote_swallows_no_line(tmp_path):
 
 
 def weird(draw: random.Random):
-    return draw.choice(["\ud800", "\0", "", " ", "\u200b", "é" * 50, "[MASK]", '"', "\t", "\r\n", 5, 1.5, None, True, [], {},
-                        ["a", None], [[["x"]]], {"a": {"b": 1}}, float("nan"), 10**400, "\U0001f600"])  # fmt: skip
+    return draw.choice(
+        [
+            "\ud800",
+            "\0",
+            "",
+            " ",
+            "\u200b",
+            "é" * 50,
+            "[MASK]",
+            '"',
+            "\t",
+            "\r\n",
+            5,
+            1.5,
+            None,
+            True,
+            [],
+            {},
+            ["a", None],
+            [[["x"]]],
+            {"a": {"b": 1}},
+            float("nan"),
+            10**400,
+            "\U0001f600",
+        ]
+    )
 
 
 def mutated(draw: random.Random, value):
@@ -319,10 +346,9 @@ def test_whatever_a_file_holds_the_rows_are_right_or_the_place_is_named(tmp_path
                 re.match(rf"{re.escape(str(path))}:\S+$", where) and why for where, why in skipped
             )
             outcomes["skipped" if skipped else "read"] += 1
-    assert outcomes["read"] and outcomes["refused"] and (name == "input" or outcomes["skipped"]), (
-        outcomes,
-        good,
-    )
+    assert outcomes["read"], (outcomes, good)
+    assert outcomes["refused"], (outcomes, good)
+    assert name == "input" or outcomes["skipped"], (outcomes, good)
 
 
 def test_deep_nesting_is_one_line(tmp_path):
@@ -389,15 +415,11 @@ def test_a_vocabulary_without_marks_is_not_blamed_for_them(text):
 def test_older_states_split_as_they_did():
     vocab = [*SPECIALS, "schon", "schön"]
     old = Tokenizer.from_state({"vocab": vocab, "lowercase": True, "keep_tokens": None})
-    assert old.tokenize("Schön") == ["schon"] and old.state() == {
-        "vocab": vocab,
-        "lowercase": True,
-        "keep_tokens": None,
-    }
+    assert old.tokenize("Schön") == ["schon"]
+    assert old.state() == {"vocab": vocab, "lowercase": True, "keep_tokens": None}
     new = Tokenizer(vocab)
-    assert new.tokenize("Scho\u0308n") == ["schön"] and Tokenizer.from_state(new.state()).tokenize(
-        "Schön"
-    ) == ["schön"]
+    assert new.tokenize("Scho\u0308n") == ["schön"]
+    assert Tokenizer.from_state(new.state()).tokenize("Schön") == ["schön"]
     for damage in (
         {},
         [],

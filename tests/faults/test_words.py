@@ -15,11 +15,49 @@ from genlab import cli, console
 from genlab.commands.text_input import read_examples
 from genlab.overrides import literal, value_of
 
-PATH_KEYS = ("run", "ckpt", "input", "out", "data.path", "data.root", "data.vocab", "model.init", "hydra.run.dir",
-             "hydra.sweep.dir", "+data.val_path", "model.condition.run", "features.weights_path")  # fmt: skip
-NAMES = ["7", "./7", "2019", "1e3", "08", "1_000", "true", "holiday, 2019", "runs[/a]", "ogan[lr=2e-4]", "[bold]x", "{a:1}",
-         "a=b", "it's", 'say "x"', "a b", " a", "ünï", "李白", "$(x)", "choice(a,b)", "a\\b", "${",
-         "b;c", "#x", "a(1)"]  # fmt: skip
+PATH_KEYS = (
+    "run",
+    "ckpt",
+    "input",
+    "out",
+    "data.path",
+    "data.root",
+    "data.vocab",
+    "model.init",
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+    "+data.val_path",
+    "model.condition.run",
+    "features.weights_path",
+)
+NAMES = [
+    "7",
+    "./7",
+    "2019",
+    "1e3",
+    "08",
+    "1_000",
+    "true",
+    "holiday, 2019",
+    "runs[/a]",
+    "ogan[lr=2e-4]",
+    "[bold]x",
+    "{a:1}",
+    "a=b",
+    "it's",
+    'say "x"',
+    "a b",
+    " a",
+    "ünï",
+    "李白",
+    "$(x)",
+    "choice(a,b)",
+    "a\\b",
+    "${",
+    "b;c",
+    "#x",
+    "a(1)",
+]
 
 
 def read(word: str, sweep: bool = False):
@@ -71,15 +109,20 @@ def test_a_sweep_over_paths_is_one_with_m_alone():
 @pytest.mark.parametrize(
     ("word", "passages"),
     [
-        ("passages=[In Peru, people pay with sol, and in Chile with pesos.]",
-         ["In Peru, people pay with sol, and in Chile with pesos."]),
+        (
+            "passages=[In Peru, people pay with sol, and in Chile with pesos.]",
+            ["In Peru, people pay with sol, and in Chile with pesos."],
+        ),
         ("passages=[秘鲁人用索尔。]", ["秘鲁人用索尔。"]),
         ("passages=Lima, mostly.", ["Lima, mostly."]),
-        ('passages=["In Peru, the sol.", "In Chile, the peso."]', ["In Peru, the sol.", "In Chile, the peso."]),
+        (
+            'passages=["In Peru, the sol.", "In Chile, the peso."]',
+            ["In Peru, the sol.", "In Chile, the peso."],
+        ),
         ("passages=['one']", ["one"]),
         ("passages=7", ["7"]),
     ],
-)  # fmt: skip
+)
 def test_passages_are_one_text_unless_each_is_quoted(word, passages):
     settings = {"source": None, "input": None, "question": "What?", "passages": read(word)}
     assert list(read_examples(settings)[0].sources) == passages
@@ -133,11 +176,14 @@ def test_tables_and_progress_print_names_as_they_are(capsys):
     with console.progress(transient=False) as bar:
         bar.add_task("decoding [/c]", total=1)
     said = capsys.readouterr().err
-    assert "a [/x]" in said and "[red]b" in said and "decoding [/c]" in said
+    assert "a [/x]" in said
+    assert "[red]b" in said
+    assert "decoding [/c]" in said
 
 
 def test_a_word_that_is_not_utf8_is_refused(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["genlab", "sample", "run=\udcff"])
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    assert stop.value.code == 2 and "UTF-8" in capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "UTF-8" in capsys.readouterr().err
