@@ -187,16 +187,20 @@ def test_two_signals_at_once_are_one(trained_in, tmp_path, monkeypatch, capsys, 
             os.kill(os.getpid(), signum)
             os.kill(os.getpid(), signum)
 
-    before = signal.getsignal(signum)
     monkeypatch.setattr(Reseed, "on_train_batch_end", twice, raising=False)
-    with pytest.raises(SystemExit) as stop:
-        trained_in(tmp_path / "run", *FLOW)
+    outside = signal.signal(signum, signal.SIG_DFL)  # where tests run in the background, ignored
+    try:
+        with pytest.raises(SystemExit) as stop:
+            trained_in(tmp_path / "run", *FLOW)
+        restored = signal.getsignal(signum)
+    finally:
+        signal.signal(signum, outside)
     assert stop.value.code == 128 + signum
     assert "genlab train run=" in capsys.readouterr().err
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "interrupted"
     assert manifest["steps"] == last(tmp_path / "run")["global_step"] == 2
-    assert signal.getsignal(signum) is before
+    assert restored is signal.SIG_DFL
 
 
 def test_a_run_whose_directory_is_moved_stops_and_writes_nothing_more(

@@ -1,4 +1,4 @@
-"""Convolutions to few channels have the values and the first two derivatives of the plain one."""
+"""Convolutions to few channels have the values and first two derivatives of torch's own."""
 
 import pytest
 import torch
@@ -7,7 +7,8 @@ from torch.nn.functional import conv2d
 from genlab.nn import narrow_conv
 from genlab.nn.narrow_conv import adjoint_kernel, conv2d_same, conv2d_same_weight_gradient
 
-# C_in, C_out, H, W, K, L: sizes with blocks of 2x2, 4x4, 2x1, 1x2 pixels or none, forward or backward
+# C_in, C_out, H, W and the kernel's sides: with blocks of 2x2, 4x4, 2x1 or 1x2 pixels, or none,
+# forward or backward
 CASES = [
     (16, 4, 4, 6, 3, 3),
     (20, 1, 8, 8, 3, 3),
@@ -19,37 +20,37 @@ CASES = [
 
 
 def both(case, monkeypatch):
-    """The outputs of the plain convolution and of ours, and x, weight and bias, in float64 and
-    channels last.
-    """
+    """Outputs of torch's convolution and ours, x, weight and bias; in float64, channels last."""
     monkeypatch.setattr(narrow_conv, "MIN_WORK", 0)
     c_in, c_out, height, width, *kernel = case
     torch.manual_seed(0)
     x = torch.randn(2, c_in, height, width).double().contiguous(memory_format=torch.channels_last)
-    weight, bias = torch.randn(c_out, c_in, *kernel).double(), torch.randn(c_out).double()
+    weight = torch.randn(c_out, c_in, *kernel).double()
+    bias = torch.randn(c_out).double()
     tensors = [t.requires_grad_() for t in (x, weight, bias)]
-    return conv2d(*tensors, padding=[k // 2 for k in kernel]), conv2d_same(*tensors), *tensors
+    plain = conv2d(*tensors, padding=[k // 2 for k in kernel])
+    return plain, conv2d_same(*tensors), *tensors
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_plain_convolution(case, monkeypatch):
+def test_values_and_gradients_are_those_of_conv2d(case, monkeypatch):
     plain, ours, *tensors = both(case, monkeypatch)
     assert type(ours.grad_fn).__name__ == "_Conv2dSameBackward"  # else both would be torch's
     torch.testing.assert_close(ours, plain)
     grad = torch.randn_like(plain)
     first = [torch.autograd.grad(y, tensors, grad, create_graph=True) for y in (plain, ours)]
     torch.testing.assert_close(*first)
-    second = [
-        torch.autograd.grad(sum(g.sin().sum() for g in grads), tensors[:2]) for grads in first
-    ]
+    scalars = [sum(g.sin().sum() for g in grads) for grads in first]
+    second = [torch.autograd.grad(scalar, tensors[:2]) for scalar in scalars]
     torch.testing.assert_close(*second)
 
 
 def test_blocks_fill_the_lanes(monkeypatch):
     monkeypatch.setattr(narrow_conv, "MIN_WORK", 0)
+    # 14 is a multiple of 2 and not of 4.
     x = torch.zeros(1, 64, 14, 14).contiguous(memory_format=torch.channels_last)
     blocks = [narrow_conv._block(x, torch.zeros(c, 64, 3, 3)) for c in (1, 3, 4, 8, 12, 16, 64)]
-    assert blocks == [(2, 2), (2, 2), (2, 2), (2, 1), (1, 1), (1, 1), (1, 1)]  # 14 has no fours
+    assert blocks == [(2, 2), (2, 2), (2, 2), (2, 1), (1, 1), (1, 1), (1, 1)]
     uneven = x[:, :, :8, :7].contiguous(memory_format=torch.channels_last)
     assert narrow_conv._block(uneven, torch.zeros(1, 64, 3, 3)) == (4, 1)
     not_channels_last = x.contiguous()
@@ -57,7 +58,7 @@ def test_blocks_fill_the_lanes(monkeypatch):
 
 
 @pytest.mark.parametrize("case", CASES[:3])
-def test_the_transpose_and_the_gradient_by_weight(case, monkeypatch):
+def test_the_transpose_and_the_gradient_of_the_weight(case, monkeypatch):
     plain, _, x, weight, _ = both(case, monkeypatch)
     grad = torch.randn_like(plain)
     expected = torch.autograd.grad(plain, [x, weight], grad)
