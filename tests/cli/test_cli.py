@@ -49,7 +49,7 @@ def test_help_lists_commands_and_needs_no_torch(genlab, tmp_path):
         (["train", "model.update=shred"], "Did you mean 'shared'?"),
         (["train", "model.update=scaled"], "use model.update=shared"),
         (["train", "model.out_dim=3"], "model.out_dim"),
-        (["train", "model=glow", "loss=hinge"], "loss=hinge: "),
+        (["train", "model=glow", "loss=hinge"], "error: loss: "),
         (["train", "run=nowhere"], "run=nowhere: "),
         (["sample"], "run=: "),
         (["eval", "run=nowhere"], "run=nowhere"),

@@ -82,7 +82,7 @@ def own(tmp_path_factory):
         ("experiment=ogan_mnist5k model.latent_dmi=3", "Did you mean 'model.latent_dim'?"),
         ("experiment=ogan_mnist5k model=glow", "choose another experiment="),
         ("experiment=ogan_mnist5k loss=l2", "loss: "),
-        ("experiment=glow_digits data=facts", "data: "),
+        ("experiment=glow_digits data=facts", "net.shape: "),
         ("experiment=ogan_mnist5kk", "Did you mean 'ogan_mnist5k'?"),
     ],
 )
@@ -146,7 +146,7 @@ def test_a_full_disk_is_named_and_the_run_resumes_from_its_checkpoint(small_disk
         raise OSError(errno.ENOSPC, "No space left")
     assert full.value.errno == errno.ENOSPC
     os.truncate(others, max(0, others.stat().st_size - left))
-    with pytest.raises(runs.RunError, match=r"last\.ckpt: .*genlab train run="):
+    with pytest.raises(runs.RunError, match=rf"^{run}/\S+: .*genlab train run="):
         trained_in(run, f"run={run}", "trainer.max_steps=6", "trainer.val_check_interval=6")
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before
     others.unlink()
