@@ -1,9 +1,6 @@
 """Configs that are only a base of others, such as model/_gan.yaml: not options of their group."""
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import (
-    ImportlibResourcesConfigSource,
-)
+from hydra._internal.core_plugins import file_config_source, importlib_resources_config_source
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.plugins import Plugins
 
@@ -15,14 +12,20 @@ def is_base(name: str) -> bool:
     return name.startswith("_")
 
 
-class PackageSource(ImportlibResourcesConfigSource):
+# The workers of a launcher get these sources and then register Hydra's own beside them, which Hydra
+# only accepts from classes of the same name.
+
+
+class ImportlibResourcesConfigSource(
+    importlib_resources_config_source.ImportlibResourcesConfigSource
+):
     """Hydra's configs in a package, listed without the bases."""
 
     def list(self, config_path, results_filter):
         return [name for name in super().list(config_path, results_filter) if not is_base(name)]
 
 
-class FolderSource(FileConfigSource):
+class FileConfigSource(file_config_source.FileConfigSource):
     """Hydra's configs in a folder (--config-dir), listed without the bases."""
 
     def list(self, config_path, results_filter):
@@ -32,4 +35,5 @@ class FolderSource(FileConfigSource):
 def hide_bases() -> None:
     """Make Hydra leave the bases out of --help, completion, glob(*) and its lists of options."""
     Plugins.instance()  # registers Hydra's own sources
-    SourcesRegistry.instance().types |= {"pkg": PackageSource, "file": FolderSource}
+    sources = {"pkg": ImportlibResourcesConfigSource, "file": FileConfigSource}
+    SourcesRegistry.instance().types |= sources
