@@ -121,7 +121,7 @@ HERE = {
 }
 # Further keys, where the pattern is found
 MORE = {
-    "model=ogan data=digits$": "data.num_test=100",
+    r"model=ogan data=digits$|model=vae allow=\[vae\]$": "data.num_test=100",
     "sweep=optuna": "hydra.sweeper.n_trials=2",
     "optimized_metric": "evaluate=true data=digits",
     "genlab eval ": "num=60",
