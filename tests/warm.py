@@ -1,9 +1,10 @@
-"""A warm process that runs `genlab` in forked children: imports, most of a short command, are paid
-once. A child can be killed at its n-th change of the file system.
+"""A warm process that runs `genlab` in forked children, so that imports are paid once.
 
-Reads JSON lines from stdin and answers each with one: {argv, cwd, env, out, err, below, kill_at,
-largest_file} starts a run and gives {pid}; {wait: pid, block} gives {code, changes}, of which code is
-null while the run goes on.
+A child can be killed at its n-th change of the file system. The process reads JSON lines from stdin
+and answers each with one:
+
+{argv, cwd, env, out, err, below, kill_at, largest_file} starts a run; the answer is {pid}.
+{wait: pid, block} asks for its end; the answer is {code, changes}, with code null while it runs.
 """
 
 import contextlib
@@ -17,12 +18,11 @@ import sys
 import traceback
 
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"}
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class KillAt:
-    """Counts changes of files below a folder, and ends this process by SIGKILL right before number
-    `kill_at`.
-    """
+    """Counts changes of files below a folder; SIGKILLs this process right before the kill_at-th."""
 
     def __init__(self, below: str, kill_at: int):
         self.below = below
@@ -30,9 +30,9 @@ class KillAt:
         self.process = os.getpid()
         self.count = 0
         self.busy = False
-        sys.addaudithook(self.hear)
+        sys.addaudithook(self.watch)
 
-    def hear(self, event: str, arguments: tuple) -> None:
+    def watch(self, event: str, arguments: tuple) -> None:
         if self.busy or os.getpid() != self.process or not self.changes(event, arguments):
             return
         self.busy = True
@@ -50,18 +50,18 @@ class KillAt:
         _, mode, flags = arguments
         if isinstance(mode, str):
             return bool(set(mode) & set("wax+"))
-        return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        return isinstance(flags, int) and bool(flags & WRITES)
 
 
 def write_to(path: str, descriptor: int):
-    """A text stream of `descriptor`, which writes at the end of the file `path` from now on."""
+    """A text stream that appends to the file `path`, by way of `descriptor`."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, descriptor)
     return os.fdopen(descriptor, "w", closefd=False)
 
 
 def run(wish: dict, answer: int) -> None:
-    """`genlab argv` in this process, which it ends."""
+    """Runs `genlab argv` and ends this process."""
     code = 99
     try:
         os.setsid()
@@ -72,7 +72,11 @@ def run(wish: dict, answer: int) -> None:
         sys.stdout = write_to(wish["out"], 1)
         sys.stderr = write_to(wish["err"], 2)
         if wish["largest_file"]:
-            resource.setrlimit(resource.RLIMIT_FSIZE, 2 * (wish["largest_file"],))
+            limits = (wish["largest_file"], wish["largest_file"])
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        # A shell ignores these for what it starts in the background.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         watch = KillAt(wish["below"], wish["kill_at"]) if wish["below"] else None
         # Lightning starts the other processes of a distributed run by this name.
         sys.argv = [os.path.join(os.path.dirname(sys.executable), "genlab"), *wish["argv"]]
@@ -80,7 +84,9 @@ def run(wish: dict, answer: int) -> None:
             importlib.import_module("genlab.cli").main()
             code = 0
         except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+            code = 0 if stop.code is None else 1
+            if isinstance(stop.code, int):
+                code = stop.code
         if watch is not None:
             os.write(answer, str(watch.count).encode())
     except BaseException:
@@ -102,11 +108,11 @@ def serve() -> None:
     import torch
 
     torch.set_num_threads(1)
-    answers: dict[int, int] = {}  # process -> the pipe in which it says how many changes it made
+    answers: dict[int, int] = {}  # process -> the pipe to which it writes its number of changes
     for line in sys.stdin:
         wish = json.loads(line)
-        said = wait(answers, **wish) if "wait" in wish else start(answers, wish)
-        print(json.dumps(said), flush=True)
+        answer = wait(answers, **wish) if "wait" in wish else start(answers, wish)
+        print(json.dumps(answer), flush=True)
 
 
 def start(answers: dict[int, int], wish: dict) -> dict[str, int]:

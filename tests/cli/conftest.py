@@ -7,8 +7,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def genlab(warm, tmp_path_factory):
-    """Runs the command line in a process of its own: genlab("train", "key=value", cwd=...,
-    check=...).
+    """genlab("train", "key=value", cwd=...) runs the command line in its own process.
+
+    It must exit with 0, unless check=False.
     """
     logs = tmp_path_factory.mktemp("logs")
     program = str(Path(sys.executable).with_name("genlab"))
@@ -29,7 +30,7 @@ def genlab(warm, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(genlab, tiny, tmp_path_factory):
-    """A finished tiny O-GAN run."""
+    """The directory of a finished, tiny O-GAN run."""
     folder = tmp_path_factory.mktemp("trained")
     genlab("train", "model=ogan", *tiny, "hydra.run.dir=run", cwd=folder)
     return folder / "run"

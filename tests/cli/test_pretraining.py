@@ -1,4 +1,4 @@
-"""The command line from raw text to a start for another model; two processes take the steps of one."""
+"""Pretraining on the command line, from raw text to the start of another model."""
 
 import json
 import shutil
@@ -12,29 +12,13 @@ from genlab.models.seq2seq.bert import BERT
 from genlab.weights.huggingface import save
 from genlab.weights.source import WeightsError
 
-NET = [
-    "net=bert_tiny",
-    "net.hidden_dim=16",
-    "net.intermediate_dim=32",
-    "net.num_layers=2",
-    "net.dropout=0",
-    "net.attention_dropout=0",
-]
-WORDS = [
-    *NET,
-    "data=fact_texts",
-    "data.num_documents=300",
-    "data.max_length=32",
-    "data.vocab_size=200",
-    "evaluate=false",
-]
-WORDS += [
-    "trainer.max_steps=4",
-    "trainer.val_check_interval=2",
-    "model.num_warmup_steps=1",
-    "model.num_decay_steps=8",
-    "model.lr=0.01",
-]
+NET = ["net=bert_tiny", "net.hidden_dim=16", "net.intermediate_dim=32", "net.num_layers=2"]
+NET += ["net.dropout=0", "net.attention_dropout=0"]
+WORDS = [*NET, "data=fact_texts", "data.num_documents=300", "data.max_length=32"]
+WORDS += ["data.vocab_size=200", "model.num_warmup_steps=1", "model.num_decay_steps=8"]
+WORDS += ["model.lr=0.01", "trainer.max_steps=4", "trainer.val_check_interval=2", "evaluate=false"]
+QA = ["model=unilm_qa", *NET, "data.num_train=40", "data.num_val=4", "data.num_test=4"]
+QA += ["trainer=cpu", "callbacks.texts=null", "evaluate=false"]
 
 
 def state(run) -> dict[str, torch.Tensor]:
@@ -44,53 +28,25 @@ def state(run) -> dict[str, torch.Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["mlm", "unilm"])
 def test_two_processes_take_the_steps_of_one(genlab, tmp_path, objective):
-    words = [f"model=pretrain_{objective}", *WORDS, "optimizer=lamb"]
-    env = {"GENLAB_DATA": str(tmp_path / "data")}
-    genlab(
-        "train",
-        *words,
-        "trainer=cpu",
-        "data.batch_size=8",
-        "hydra.run.dir=one",
-        cwd=tmp_path,
-        env=env,
-    )
-    genlab(
-        "train",
-        *words,
-        "trainer=ddp_cpu",
-        "data.batch_size=4",
-        "hydra.run.dir=two",
-        cwd=tmp_path,
-        env=env,
-    )
+    words = ["train", f"model=pretrain_{objective}", *WORDS, "optimizer=lamb"]
+    options = {"cwd": tmp_path, "env": {"GENLAB_DATA": str(tmp_path / "data")}}
+    genlab(*words, "trainer=cpu", "data.batch_size=8", "hydra.run.dir=one", **options)
+    genlab(*words, "trainer=ddp_cpu", "data.batch_size=4", "hydra.run.dir=two", **options)
     one, two = state(tmp_path / "one"), state(tmp_path / "two")
     for name, value in one.items():
         assert torch.allclose(value.float(), two[name].float(), rtol=1e-4, atol=1e-5), name
-    manifests = [
-        json.loads((tmp_path / run / "manifest.json").read_text()) for run in ("one", "two")
-    ]
+    paths = [tmp_path / run / "manifest.json" for run in ("one", "two")]
+    manifests = [json.loads(path.read_text()) for path in paths]
     assert manifests[0]["images_seen"] == manifests[1]["images_seen"] == 32
     losses = [float(manifest["metrics"]["val/loss"]) for manifest in manifests]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_a_run_needs_its_pretrained_weights_no_more(trained_in, genlab, tmp_path, capfd):
-    vocab = build_vocab(
-        ["people in peru pay with the sol .", "the capital of chile is santiago ."] * 2,
-        kind="characters",
-    )
+def test_a_run_resumes_without_its_pretrained_weights(trained_in, genlab, tmp_path, capfd):
+    texts = ["people in peru pay with the sol .", "the capital of chile is santiago ."]
+    vocab = build_vocab(texts * 2, kind="characters")
     save(BERT(len(vocab), 16, 2, 4, 32, max_length=512), Tokenizer(vocab), tmp_path / "bert")
-    words = [
-        "model=unilm_qa",
-        *NET,
-        "net.num_heads=4",
-        "data.num_train=40",
-        "data.num_val=4",
-        "data.num_test=4",
-    ]
-    words += ["trainer=cpu", "callbacks.texts=null", "evaluate=false", "data.simplified=true"]
-    words += [f"model.init={tmp_path / 'bert'}"]
+    words = [*QA, "net.num_heads=4", "data.simplified=true", f"model.init={tmp_path / 'bert'}"]
     trained_in(tmp_path / "qa", *words, "trainer.max_steps=1")
     assert "tensors loaded" in capfd.readouterr().err
     shutil.rmtree(tmp_path / "bert")
@@ -99,49 +55,39 @@ def test_a_run_needs_its_pretrained_weights_no_more(trained_in, genlab, tmp_path
     own = [f"data.vocab={tmp_path / 'qa'}", "data.simplified=false"]
     trained_in(tmp_path / "qa", f"run={tmp_path / 'qa'}", "trainer.max_steps=2", *own)
     assert "tensors loaded" not in capfd.readouterr().err
-    words = {
-        "data": [],
-        "other": ["data=facts", "data.num_test=8", "data.num_train=50"],
-    }  # the other has another vocabulary
-    for name, changes in words.items():
+    # Its own data, and other data, whose own vocabulary would be another one
+    for changes in ([], ["data=facts", "data.num_test=8", "data.num_train=50"]):
         genlab("eval", "run=qa", "num=4", *changes, cwd=tmp_path)
         measured = json.loads((tmp_path / "qa" / "eval" / "metrics.json").read_text())
-        assert measured["perplexity"]["value"] == pytest.approx(len(vocab), rel=0.2), (
-            name
-        )  # that of an untrained network
+        untrained = pytest.approx(len(vocab), rel=0.2)
+        assert measured["perplexity"]["value"] == untrained, changes
 
 
 @pytest.mark.slow
-def test_from_raw_text_to_a_start_for_another_model(
+def test_from_raw_text_to_the_start_of_another_model(
     genlab, trained_in, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setenv("GENLAB_DATA", str(tmp_path / "data"))
     trained_in(tmp_path / "run", "model=pretrain_mlm", *WORDS, "trainer=cpu")
     done = genlab("export", "run=run", "out=bert", cwd=tmp_path)
-    assert "bert/model.safetensors" in done.stdout and (tmp_path / "bert" / "config.json").exists()
+    assert "bert/model.safetensors" in done.stdout
+    assert (tmp_path / "bert" / "config.json").exists()
     card = (tmp_path / "bert" / "README.md").read_text()
-    assert "library_name: transformers" in card and "import AutoTokenizer, BertForMaskedLM" in card
+    assert "library_name: transformers" in card
+    assert "import AutoTokenizer, BertForMaskedLM" in card
     done = genlab("export", "run=run", "out=bert", cwd=tmp_path, check=False)
-    assert done.returncode == 2 and "name another directory" in done.stderr
-    words = [
-        "model=unilm_qa",
-        *NET,
-        "data.num_train=40",
-        "data.num_val=4",
-        "data.num_test=4",
-        "evaluate=false",
-    ]
-    words += ["trainer=cpu", "trainer.max_steps=1", "callbacks.texts=null", "model.lr=0"]
+    assert done.returncode == 2, done.stderr
+    assert "out=bert: " in done.stderr
+    words = [*QA, "trainer.max_steps=1", "model.lr=0"]
     for init in ("run", "bert"):
         capfd.readouterr()
         trained_in(tmp_path / f"qa_{init}", *words, f"model.init={tmp_path / init}")
-        told = capfd.readouterr().err
-        assert "tensors loaded" in told and "missing" not in told and "not used" not in told
+        printed = capfd.readouterr().err
+        assert "tensors loaded" in printed
+        assert "missing" not in printed
+        assert "not used" not in printed
         start, end = state(tmp_path / "run"), state(tmp_path / f"qa_{init}")
-        assert all(
-            torch.equal(value, end[name])
-            for name, value in start.items()
-            if name.startswith("net.")
-        )
+        for name, value in start.items():
+            assert not name.startswith("net.") or torch.equal(value, end[name]), name
     done = genlab("sample", "run=run", "source=The capital of [MASK] is Lima, or so.", cwd=tmp_path)
     assert "[MASK]" not in done.stdout.splitlines()[1].split("  ")[-2]

@@ -243,7 +243,9 @@ def test_it_writes_conditional_texts(run, composed):
     examples = data.examples("test")[:6]
     given = {name: values[torch.arange(6)] for name, values in data.given("test").items()}
     codes = model.encode(given)
-    assert codes.shape == (6, 128) and codes.dtype == torch.float32 and codes.std(0).max() > 0
+    assert codes.shape == (6, 128)
+    assert codes.dtype == torch.float32
+    assert codes.std(0).max() > 0
     for decoding in (Decoding("beam"), Decoding("sample"), Decoding("greedy", guidance=2.0)):
         texts = model.generate(examples, decoding, given, seed=3)
         assert len(texts) == 6 and texts == model.generate(examples, decoding, given, seed=3)

@@ -1,6 +1,4 @@
-"""A run that is killed, at whatever change of its directory, ends with the files of one that was
-not.
-"""
+"""A run killed at any change of its directory ends with the files of a run that was not killed."""
 
 import csv
 import json
@@ -12,118 +10,51 @@ import pytest
 import torch
 import yaml
 
-ALL = [
-    "trainer=cpu",
-    "data.batch_size=8",
-    "trainer.max_steps=6",
-    "trainer.log_every_n_steps=1",
-    "trainer.val_check_interval=2",
-]
-ALL += ["callbacks.checkpoint.every_num_steps=2"]
+ALL = ["trainer=cpu", "data.batch_size=8", "trainer.max_steps=6", "trainer.log_every_n_steps=1"]
+ALL += ["trainer.val_check_interval=2", "callbacks.checkpoint.every_num_steps=2"]
 PICTURES = ["callbacks.grids.num=2", "callbacks.grids.every_num_steps=3"]
-IMAGES = [
-    *PICTURES,
-    "data=digits",
-    "data.num_train=64",
-    "callbacks.quality.num=8",
-    "net.generator.hidden_dim=8",
-]
-CODES = [
-    *[word for word in IMAGES if "width" not in word],
-    "net.generator.hidden_dim=4",
-    "net.generator.dense_dim=16",
-]
-CODES += ["model.latent_dim=8", "callbacks.grids=null"]
-TEXTS = [
-    "net=bert_tiny",
-    "net.hidden_dim=16",
-    "net.num_layers=1",
-    "net.intermediate_dim=16",
-    "data.vocab_size=150",
-]
+NO_PICTURES = ["callbacks.grids=null"]
+DIGITS = ["data=digits", "data.num_train=64"]
+IMAGES = [*DIGITS, *PICTURES, "net.generator.hidden_dim=8"]
+QUALITY = ["callbacks.quality.num=8"]
+CODES = [*DIGITS, *QUALITY, *NO_PICTURES, "model.latent_dim=8"]
+CODES += ["net.generator.hidden_dim=4", "net.generator.dense_dim=16"]
+POINTS = ["model=realnvp", "data=moons", "net.num_couplings=2", *NO_PICTURES]
+TEXTS = ["net=bert_tiny", "net.hidden_dim=16", "net.num_layers=1", "net.intermediate_dim=16"]
+TEXTS += ["data.vocab_size=150"]
 SMALL_TEXTS = [*TEXTS, "data.num_val=3", "data.num_test=3", "callbacks.texts.num=3"]
-OPEN = ["evaluate=false", "explorer=false"]
+FACTS = ["data=fact_texts", "data.num_documents=100"]
+CLASSIFIER = ["data=digits8", "net.num_blocks=1", *NO_PICTURES]
+EPOCHS = ["trainer.max_epochs=2", "trainer.max_steps=-1", "data.batch_size=20"]
+ACCUMULATED = ["trainer.accumulate_grad_batches=2", *NO_PICTURES]
+RARELY = ["callbacks.checkpoint.every_num_steps=4", "trainer.log_every_n_steps=4"]
+TWO_PROCESSES = ["trainer=ddp_cpu", "net.discriminator.norm=group"]
+EARLY_STOP = [
+    "trainer.max_steps=100",
+    "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
+    "+callbacks.stop.monitor=val/nll",
+    "+callbacks.stop.patience=1",
+    "+callbacks.stop.min_delta=100",
+]
+UNCLOSED = ["evaluate=false", "explorer=false"]
 RECIPES = {
-    "gan": ["model=dcgan", *IMAGES, *OPEN],
-    "ogan": [
-        "model=ogan",
-        *IMAGES,
-        *OPEN,
-        "callbacks.checkpoint.every_num_steps=4",
-        "trainer.log_every_n_steps=4",
-    ],
-    "epochs": [
-        "model=dcgan",
-        *IMAGES,
-        *OPEN,
-        "trainer.max_epochs=2",
-        "trainer.max_steps=-1",
-        "data.batch_size=20",
-    ],
-    "accumulated": [
-        "model=dcgan",
-        *IMAGES,
-        *OPEN,
-        "trainer.accumulate_grad_batches=2",
-        "callbacks.grids=null",
-    ],
-    "glo": ["model=glo", *CODES, *OPEN],
-    "imle": ["model=imle", *[word for word in IMAGES if "quality" not in word], *OPEN],
-    "glann": ["model=glann", *CODES, *OPEN, "model.glo_steps=3", "data.num_train=16"],
-    "glow": [
-        "model=glow",
-        "data=digits",
-        "data.num_train=64",
-        *PICTURES,
-        *OPEN,
-        "net.num_steps=1",
-        "net.hidden_dim=4",
-    ],
-    "points": ["model=realnvp", "data=moons", "net.num_couplings=2", "callbacks.grids=null", *OPEN],
-    "classifier": [
-        "model=iresnet_classifier",
-        "data=digits8",
-        "callbacks.grids=null",
-        *OPEN,
-        "net.num_blocks=1",
-    ],
-    "unilm": ["model=unilm_qa", *SMALL_TEXTS, *OPEN, "data.num_train=60"],
-    "cln_lm": ["model=cln_lm", *SMALL_TEXTS, *OPEN],
-    "pretrain_mlm": [
-        "model=pretrain_mlm",
-        "data=fact_texts",
-        *TEXTS,
-        *OPEN,
-        "data.num_documents=100",
-        "model.num_warmup_steps=2",
-    ],
-    "closing": [
-        "model=realnvp",
-        "data=moons",
-        "net.num_couplings=2",
-        "callbacks.grids=null",
-        "data.num_test=200",
-    ],
-    "closing_images": ["model=ogan", *IMAGES, "data.num_test=20"],
-    "two_processes": [
-        "model=dcgan",
-        *IMAGES,
-        *OPEN,
-        "trainer=ddp_cpu",
-        "net.discriminator.norm=group",
-    ],
-    "early_stop": [
-        "model=realnvp",
-        "data=moons",
-        "net.num_couplings=2",
-        "callbacks.grids=null",
-        *OPEN,
-        "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
-        "+callbacks.stop.monitor=val/nll",
-        "+callbacks.stop.patience=1",
-        "+callbacks.stop.min_delta=100",
-        "trainer.max_steps=100",
-    ],
+    "gan": ["model=dcgan", *IMAGES, *QUALITY, *UNCLOSED],
+    "ogan": ["model=ogan", *IMAGES, *QUALITY, *UNCLOSED, *RARELY],
+    "epochs": ["model=dcgan", *IMAGES, *QUALITY, *UNCLOSED, *EPOCHS],
+    "accumulated": ["model=dcgan", *IMAGES, *QUALITY, *UNCLOSED, *ACCUMULATED],
+    "glo": ["model=glo", *CODES, *UNCLOSED],
+    "imle": ["model=imle", *IMAGES, *UNCLOSED],
+    "glann": ["model=glann", *CODES, *UNCLOSED, "model.glo_steps=3", "data.num_train=16"],
+    "glow": ["model=glow", *DIGITS, *PICTURES, *UNCLOSED, "net.num_steps=1", "net.hidden_dim=4"],
+    "points": [*POINTS, *UNCLOSED],
+    "classifier": ["model=iresnet_classifier", *CLASSIFIER, *UNCLOSED],
+    "unilm": ["model=unilm_qa", *SMALL_TEXTS, *UNCLOSED, "data.num_train=60"],
+    "cln_lm": ["model=cln_lm", *SMALL_TEXTS, *UNCLOSED],
+    "pretrain_mlm": ["model=pretrain_mlm", *FACTS, *TEXTS, *UNCLOSED, "model.num_warmup_steps=2"],
+    "closing": [*POINTS, "data.num_test=200"],
+    "closing_images": ["model=ogan", *IMAGES, *QUALITY, "data.num_test=20"],
+    "two_processes": ["model=dcgan", *IMAGES, *QUALITY, *UNCLOSED, *TWO_PROCESSES],
+    "early_stop": [*POINTS, *UNCLOSED, *EARLY_STOP],
 }
 TIMES = {"started", "seconds", "resumed", "command"}
 DEFAULT = ["ogan", "epochs", "glann", "classifier", "unilm", "pretrain_mlm", "closing"]
@@ -135,7 +66,7 @@ def finished(run_dir: Path) -> bool:
 
 
 class Forks:
-    """Runs `genlab train` in children of a warm process, killed where asked."""
+    """Runs `genlab train` in children of a warm process and kills them at given changes."""
 
     def __init__(self, warm, folder: Path):
         self.warm = warm
@@ -150,8 +81,9 @@ class Forks:
         return code, changes
 
     def train(self, words, run_dir: Path, kills=()) -> int:
-        """Trains until the run is finished, killed at each of `kills`; returns how many of these
-        came to pass.
+        """Trains until the run is finished; returns how many of `kills` happened.
+
+        A kill is the number of a change of the run directory, counted from the last resume.
         """
         run_dir.parent.mkdir(parents=True)
         happened = 0
@@ -160,7 +92,7 @@ class Forks:
             command = [f"run={run_dir}"] if begun else [*words, f"hydra.run.dir={run_dir}"]
             code, _ = self.run(command, run_dir, kill_at)
             happened += code == -9
-            if code == 0 or finished(run_dir):  # killed in its very last moment
+            if code == 0 or finished(run_dir):  # it may be killed after its last change
                 break
         return happened
 
@@ -172,7 +104,7 @@ def forks(warm, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(forks, tmp_path_factory):
-    """(run directory, number of its changes) of a recipe that was not killed."""
+    """whole(name): (run directory, number of changes) of a recipe's run that was not killed."""
     made = {}
 
     def make(name: str):
@@ -187,14 +119,14 @@ def whole(forks, tmp_path_factory):
 
 def rows(path: Path) -> list[dict]:
     with open(path, newline="") as file:
-        return [
-            {key: value for key, value in row.items() if key != "images_per_second"}
-            for row in csv.DictReader(file)
-        ]
+        found = list(csv.DictReader(file))
+    for row in found:
+        row.pop("images_per_second", None)
+    return found
 
 
 def assert_same(one, other, where: str) -> None:
-    """Nested containers of tensors and plain values are identical."""
+    """Asserts that nested containers of tensors and plain values are identical."""
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other) or (one.isnan() == other.isnan()).all(), where
     elif isinstance(one, dict):
@@ -209,36 +141,32 @@ def assert_same(one, other, where: str) -> None:
         assert one == other or one != one, f"{where}: {one!r}, {other!r}"
 
 
+def compared_files(run_dir: Path) -> set[str]:
+    """The files of a run, without those that Hydra and loggers append to."""
+    files = {str(path.relative_to(run_dir)) for path in run_dir.rglob("*") if path.is_file()}
+    return {name for name in files if not name.startswith(".hydra/") and not name.endswith(".log")}
+
+
+def compared_manifest(path: Path) -> dict:
+    """The content of a manifest without times and paths."""
+    content = json.loads(path.read_text())
+    content["metrics"].pop("images_per_second", None)
+    content["overrides"] = [word for word in content["overrides"] if "run.dir" not in word]
+    return {key: value for key, value in content.items() if key not in TIMES}
+
+
 def assert_same_run(whole: Path, killed: Path) -> None:
-    """Every file of two run directories is the same, times and places aside."""
-    files = [
-        {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()} for run in (whole, killed)
-    ]
-    hydra = {
-        name
-        for names in files
-        for name in names
-        if name.startswith(".hydra/") or name.endswith(".log")
-    }
-    assert files[0] - hydra == files[1] - hydra
-    for name in sorted(files[0] - hydra - {"report.html", "explorer.html", ".lock"}):
+    """Asserts that two run directories have the same files, except for times and paths in them."""
+    files = compared_files(whole)
+    assert files == compared_files(killed)
+    for name in sorted(files - {"report.html", "explorer.html", ".lock"}):
         one, other = whole / name, killed / name
         if name.endswith(".ckpt"):
             assert_same(*(torch.load(path, weights_only=True) for path in (one, other)), name)
         elif name == "metrics.csv":
             assert rows(one) == rows(other)
         elif name == "manifest.json":
-            contents = [json.loads(path.read_text()) for path in (one, other)]
-            for content in contents:
-                content["metrics"].pop("images_per_second", None)
-                content["overrides"] = [
-                    word for word in content["overrides"] if "run.dir" not in word
-                ]
-            contents = [
-                {key: value for key, value in content.items() if key not in TIMES}
-                for content in contents
-            ]
-            assert contents[0] == contents[1]
+            assert compared_manifest(one) == compared_manifest(other)
         elif name == "config.yaml":
             assert yaml.safe_load(one.read_text()) == yaml.safe_load(other.read_text())
         else:
@@ -246,13 +174,12 @@ def assert_same_run(whole: Path, killed: Path) -> None:
 
 
 def killed(forks, whole, name: str, folder: Path, seed: int, num: int) -> int:
-    """Kills a run of a recipe `num` times at seeded changes and compares its end."""
+    """Kills a run of a recipe `num` times at seeded changes, compares it with a whole run."""
     reference, changes = whole(name)
     draw = random.Random(f"{name} {seed}")
     run_dir = folder / "killed" / "run"
-    happened = forks.train(
-        [*ALL, *RECIPES[name]], run_dir, [draw.randint(1, changes) for _ in range(num)]
-    )
+    kills = [draw.randint(1, changes) for _ in range(num)]
+    happened = forks.train([*ALL, *RECIPES[name]], run_dir, kills)
     assert happened
     assert_same_run(reference, run_dir)
     shutil.rmtree(run_dir.parent)
@@ -260,12 +187,12 @@ def killed(forks, whole, name: str, folder: Path, seed: int, num: int) -> int:
 
 
 @pytest.mark.parametrize("name", DEFAULT)
-def test_a_killed_run_ends_as_one_that_was_not(forks, whole, name, tmp_path):
+def test_a_killed_run_ends_like_a_whole_run(forks, whole, name, tmp_path):
     killed(forks, whole, name, tmp_path, seed=1, num=3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
-def test_many_kills_of_every_system(forks, whole, name, tmp_path):
+def test_many_kills_of_every_recipe(forks, whole, name, tmp_path):
     total = sum(killed(forks, whole, name, tmp_path, seed, num=3) for seed in range(2, 7))
     print(f"{name}: {total} kills")

@@ -42,7 +42,7 @@ class Immediate(graph.GraphStrategy):
         self.steps = Forgetful()
         return lambda: None
 
-    def aside(self, function):
+    def run_on(self, function):
         return function()
 
 
