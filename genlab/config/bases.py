@@ -23,7 +23,8 @@ def hide_bases() -> None:
     so the listing of its own two sources (a package, and a folder of --config-dir) is wrapped.
     """
     for source in (FileConfigSource, ImportlibResourcesConfigSource):
-        source.list = _without_bases(source.list)
+        # mypy refuses to assign to a method.
+        setattr(source, "list", _without_bases(source.list))  # noqa: B010
 
 
 def _without_bases(listing):

@@ -42,7 +42,7 @@ SMALL = {
     "iresnet_hybrid": ["net.num_blocks=1", "net.hidden_dim=8"],
     "iresnet_classifier": ["net.num_blocks=1", "net.hidden_dim=8"],
 }
-# Channels of the other image recipes, if not 4. With fewer, PGGAN's pixel norm enlarges the rounding
+# Channels of the other image recipes, if not 4. With fewer, PGGAN's pixel norm enlarges rounding
 # differences between batch sizes.
 HIDDEN_DIM = {"dcgan": 8, "imle": 8, "ogan": 8, "pggan": 16, "selfmod": 8, "stylegan": 8}
 CONDITIONAL = ("cln_lm", "cln_unilm", "cln_caption")

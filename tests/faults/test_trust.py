@@ -1,6 +1,4 @@
-"""A stranger's run directory, export or sweep folder is plain data: nothing in it runs, writes,
-sends or is followed.
-"""
+"""Runs, exports and sweeps of a stranger are plain data: nothing in them runs or is followed."""
 
 import html as entities
 import json
@@ -9,6 +7,7 @@ import random
 import re
 import shutil
 import socket
+from functools import partial
 
 import pytest
 import yaml
@@ -38,52 +37,38 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def run(trained_in, tiny, tmp_path_factory):
-    """A run of the user's own, for a stranger's to be made from."""
+    """A run of the user's own, from which the stranger's are made."""
     folder = tmp_path_factory.mktemp("trust") / "run"
-    trained_in(
-        folder, "model=ogan", "data=digits", *tiny, "trainer.max_steps=2", "callbacks.grids=null"
-    )
+    words = ["model=ogan", "data=digits", *tiny, "trainer.max_steps=2", "callbacks.grids=null"]
+    trained_in(folder, *words)
     return folder
 
 
 def payloads(marker):
-    """What would leave `marker` behind, leak SECRET or call something, if anything of it were
-    alive.
-    """
+    """Values that would create the file `marker`, leak SECRET or call a function if run."""
     touch = f"touch {marker}"
-    hub = {
-        "_target_": "torch.hub.load",
-        "repo_or_dir": str(marker.parent),
-        "model": "entry",
-        "source": "local",
-    }
+    hub = {"_target_": "torch.hub.load", "source": "local"}
+    hub |= {"repo_or_dir": str(marker.parent), "model": "entry"}
+    replace = {"_target_": "genlab.data.corpus.shards.replace"}
+    replace |= {"file": str(marker), "content": b"x".hex()}
+    package = {"_target_": "genlab.data.images.sets._package_file"}
+    package |= {"package": "antigravity", "file": "x", "install": "x"}
+    data = {"_target_": "genlab.data.images.sets.MNIST"}
     return [
         {"_target_": "os.system", "command": touch},
         {"_target_": "os.system", "_partial_": True, "command": touch},
         {"_target_": "subprocess.Popen", "_args_": [["touch", str(marker)]]},
         {"_target_": "builtins.eval", "_args_": [f"open({str(marker)!r}, 'w')"]},
         {"_target_": "${oc.env:HOME}"},
-        {
-            "_target_": "genlab.data.corpus.shards.replace",
-            "file": str(marker),
-            "content": b"x".hex(),
-        },
+        replace,
         {"_target_": "genlab.files.write_text", "path": str(marker), "text": "x"},
         {"_target_": "genlab.runs.write_text", "path": str(marker), "text": "x"},
         {"_target_": "genlab.metrics.store.fetch_weights", "name": "x", "url": f"file://{marker}"},
-        {
-            "_target_": "genlab.data.images.sets._package_file",
-            "package": "antigravity",
-            "file": "x",
-            "install": "x",
-        },
+        package,
         {"_target_": "genlab.callbacks.loggers.wandb", "save_dir": str(marker)},
         {"_target_": "genlab.callbacks.loggers.mlflow", "_args_": [str(marker)]},
         {"_target_": "genlab.callbacks.csv_logger.CSVLogger", "save_dir": str(marker)},
-        {
-            "_target_": "genlab.metrics.features.auto",
-            "data": {"_target_": "genlab.data.images.sets.MNIST"},
-        },
+        {"_target_": "genlab.metrics.features.auto", "data": data},
         {"_target_": "genlab.training.trainer.Trainer", "default_root_dir": str(marker)},
         {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": str(marker)},
         {"_target_": 7},
@@ -100,7 +85,7 @@ def payloads(marker):
 
 
 def spread(node, groups, payload, rng):
-    """Puts `payload` somewhere into one of `groups` of the config `node`; returns where."""
+    """Inserts `payload` at a random place of the config `node`; returns a name of the place."""
     group = rng.choice(groups)
     place = node.setdefault(group, {})
     inner = [value for _, value in config.targets(place)]
@@ -118,12 +103,12 @@ def spread(node, groups, payload, rng):
 
 @pytest.fixture
 def stranger(run, tmp_path, monkeypatch):
-    """Makes a run directory of somebody else with a changed config: stranger(change) -> its path."""
+    """stranger(change): the path of a stranger's run directory, its config changed by `change`."""
     monkeypatch.setenv("TRUST_SECRET", SECRET)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "hubconf.py").write_text(
-        f"open({str(tmp_path / 'marker')!r}, 'w')\ndef entry(): return 0.25\n"
-    )
+    marker = str(tmp_path / "marker")
+    hubconf = f"open({marker!r}, 'w')\ndef entry(): return 0.25\n"
+    (tmp_path / "hubconf.py").write_text(hubconf)
 
     def make(change=lambda settings: None, name="stranger"):
         folder = tmp_path / name
@@ -138,15 +123,12 @@ def stranger(run, tmp_path, monkeypatch):
 
 
 def contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def refused_or_harmless(call, tmp_path, where):
-    """`call` ends well or with an error for the user; no payload did anything."""
+def assert_harmless(call, tmp_path, where):
+    """`call` returns or gives the user an error, and no payload had an effect."""
     try:
         call()
     except ValueError as error:
@@ -157,57 +139,50 @@ def refused_or_harmless(call, tmp_path, where):
 def test_nothing_of_a_strangers_config_runs(stranger, tmp_path, command):
     groups = ["model", "net", "loss", "data"]
     rng = random.Random(25)
-    verbs = [
-        ["encode", "split=test"],
-        ["sample", "num=2"],
-        ["eval", "num=8", "features=random"],
-        ["export"],
-    ]
+    verbs = [["encode", "split=test"], ["sample", "num=2"]]
+    verbs += [["eval", "num=8", "features=random"], ["export", "format=safetensors"]]
     for number, payload in enumerate(payloads(tmp_path / "marker")):
-        where = []
-        folder = stranger(
-            lambda settings, p=payload, w=where: w.append(spread(settings, groups, p, rng))
-        )
-        where = f"{payload} {where}"
-        refused_or_harmless(lambda folder=folder: genlab.load(folder), tmp_path, where)
+        places = []
+
+        def change(settings, payload=payload, places=places):
+            places.append(spread(settings, groups, payload, rng))
+
+        folder = stranger(change)
+        where = f"{payload} {places}"
+        assert_harmless(partial(genlab.load, folder), tmp_path, where)
         verb, *words = [*verbs[number % 4], f"run={folder}"]
-        words += (
-            ["format=safetensors", f"out={tmp_path / 'made' / str(number)}"]
-            if verb == "export"
-            else []
-        )
-        refused_or_harmless(
-            lambda v=verb, w=words: command(v, tmp_path / "out", *w), tmp_path, where
-        )
-        assert not any(SECRET.encode() in content for content in contents(tmp_path).values()), where
+        if verb == "export":
+            words += [f"out={tmp_path / 'made' / str(number)}"]
+        assert_harmless(partial(command, verb, tmp_path / "out", *words), tmp_path, where)
+        for name, content in contents(tmp_path).items():
+            assert SECRET.encode() not in content, (name, where)
 
 
 def test_a_resume_of_a_strangers_run_leaks_nothing_and_keeps_its_text(
     stranger, tmp_path, trained_in
 ):
     text = ["${oc.env:TRUST_SECRET}", "a\\${x} \\\\${y}", "${"]
-    folder = stranger(
-        lambda settings: settings.update(
-            tags=text, hydra={"callbacks": {"x": {"_target_": "os.system"}}}
-        )
-    )
+    hydra = {"callbacks": {"x": {"_target_": "os.system"}}}
+    folder = stranger(lambda settings: settings.update(tags=text, hydra=hydra))
     trained_in(folder, f"run={folder}", "trainer.max_steps=3")
     assert yaml.safe_load((folder / "config.yaml").read_text())["tags"] == text
-    assert not any(SECRET.encode() in content for content in contents(folder).values())
+    for name, content in contents(folder).items():
+        assert SECRET.encode() not in content, name
     assert "${oc.env:TRUST_SECRET}" in entities.unescape((folder / "report.html").read_text())
 
 
 @pytest.mark.parametrize("group", ["loss", "callbacks", "trainer", "data", "logger"])
 def test_a_resume_builds_only_what_the_registry_names(stranger, tmp_path, trained_in, group):
     rng = random.Random(group)
-    for payload in rng.sample([p for p in payloads(tmp_path / "marker") if isinstance(p, dict)], 4):
+    nodes = [node for node in payloads(tmp_path / "marker") if isinstance(node, dict)]
+    for payload in rng.sample(nodes, 4):
         folder = stranger(lambda settings, p=payload: settings[group].update(extra=p))
         with pytest.raises(ValueError):
             trained_in(folder, f"run={folder}", "trainer.max_steps=3")
         assert not (tmp_path / "marker").exists(), payload
 
 
-def test_what_is_trained_is_not_sent_where_a_strangers_config_says(stranger, trained_in):
+def test_a_resume_logs_to_no_service_of_a_strangers_config(stranger, trained_in):
     node = {"_target_": "genlab.callbacks.loggers.mlflow", "tracking_uri": "http://127.0.0.1:9/"}
     folder = stranger(lambda settings: settings["logger"].update(mlflow=node))
     with pytest.raises(config.ConfigError, match=r"^logger\.mlflow\.tracking_uri="):
@@ -225,55 +200,44 @@ def test_the_defaults_and_paths_of_a_config_are_not_followed(stranger, composed)
     assert (settings["run"], settings["ckpt"]) == (str(folder), "last")
 
 
-def test_a_callback_that_only_watches_needs_no_further_words_on_a_resume():
+def test_only_the_command_line_allows_more_than_the_registry():
     assert config.locate("lightning.pytorch.callbacks.EarlyStopping")
-    with pytest.raises(config.ConfigError, match="ModelCheckpoint"):
-        config.locate(
-            "lightning.pytorch.callbacks.ModelCheckpoint", config.allowed_names([], ["a=1"])
-        )
-    word = "+callbacks.x={_target_: lightning.pytorch.callbacks.ModelCheckpoint}"
-    assert config.locate(
-        "lightning.pytorch.callbacks.ModelCheckpoint", config.allowed_names([], [word])
-    )
-    for allow in (
-        ["torchvision.models"],
-        config.allowed_names([], ["+x._target_=torchvision.models.resnet18"]),
-    ):
+    name = "lightning.pytorch.callbacks.ModelCheckpoint"
+    with pytest.raises(config.ConfigError, match=re.escape(name)):
+        config.locate(name, config.allowed_names([], ["a=1"]))
+    assert config.locate(name, config.allowed_names([], [f"+callbacks.x={{_target_: {name}}}"]))
+    added = config.allowed_names([], ["+x._target_=torchvision.models.resnet18"])
+    for allow in (["torchvision.models"], added):
         with pytest.raises(config.ConfigError, match=r"^_target_=torchvision"):
             config.locate("torchvision.models.resnet18", allow)
 
 
-def test_the_registry_is_what_the_shipped_configs_name_and_inert_classes():
+FUNCTIONS = {
+    "genlab.callbacks.loggers": ("mlflow", "tensorboard", "wandb"),
+    "genlab.metrics.features": ("auto", "classifier", "inception", "random"),
+    "genlab.metrics.perceptual": ("features", "vgg"),
+    "genlab.systems.text.pretraining": ("sharded_layers",),
+}
+
+
+def test_the_registry_is_the_targets_of_the_shipped_configs_and_inert_classes():
     names = config.registry()
-    assert {
-        "genlab.systems.gan.ogan.OGAN",
-        "genlab.data.images.sets.MNIST5k",
-        "torch.optim.SGD",
-    } <= names
-    assert all(
-        name.startswith(("genlab.", "torch.nn.", "torch.optim.", "lightning.pytorch."))
-        or name == "torchmetrics.image.PeakSignalNoiseRatio"
-        for name in names
-    )
+    assert {"genlab.systems.gan.ogan.OGAN", "genlab.data.images.sets.MNIST5k"} <= names
+    assert "torch.optim.SGD" in names
+    packages = ("genlab.", "torch.nn.", "torch.optim.", "lightning.pytorch.")
+    others = {name for name in names if not name.startswith(packages)}
+    assert others == {"torchmetrics.image.PeakSignalNoiseRatio"}
     for name in sorted(names):
         found = config.locate(name)
         assert isinstance(found, type) or name.startswith("genlab."), name
     functions = {name for name in names if not isinstance(config.locate(name), type)}
-    assert functions == {
-        *(f"genlab.callbacks.loggers.{name}" for name in ("mlflow", "tensorboard", "wandb")),
-        *(
-            f"genlab.metrics.features.{name}"
-            for name in ("auto", "classifier", "inception", "random")
-        ),
-        *(f"genlab.metrics.perceptual.{name}" for name in ("features", "vgg")),
-        "genlab.systems.text.pretraining.sharded_layers",
-    }
+    assert functions == {f"{module}.{name}" for module in FUNCTIONS for name in FUNCTIONS[module]}
 
 
 # --- plain data -----------------------------------------------------------------------------------
 
 
-def test_text_passes_through_composing_and_back():
+def test_text_is_the_same_after_composing():
     rng = random.Random(1)
     parts = ["\\", "$", "{", "}", "${", "oc.env:HOME", "a", "'", '"', " ", ":", ",", "[", "\n"]
     for _ in range(500):
@@ -309,7 +273,7 @@ LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
         "<<: x",
     ],
 )
-def test_yaml_beyond_the_limits_is_one_line(tmp_path, text):
+def test_yaml_beyond_the_limits_is_an_error_of_one_line(tmp_path, text):
     (tmp_path / "config.yaml").write_text("model: {}\n" + text)
     with pytest.raises(config.ConfigError) as caught:
         config.read_frozen(tmp_path)
@@ -325,22 +289,8 @@ def test_yaml_reads_what_a_run_writes_and_nothing_else():
     rng = random.Random(3)
 
     def value(depth=0):
-        kinds = [
-            None,
-            True,
-            3,
-            -0.5,
-            "2019-01-01",
-            "1e-3",
-            "yes",
-            "~",
-            "a: b",
-            "=",
-            "0x1f",
-            "1:20",
-            "\u4e2d",
-            "",
-        ]
+        kinds = [None, True, 3, -0.5, "2019-01-01", "1e-3", "yes", "~", "a: b", "=", "0x1f"]
+        kinds += ["1:20", "\u4e2d", ""]
         if depth < 4 and rng.random() < 0.6:
             inner = [value(depth + 1) for _ in range(rng.randint(0, 4))]
             return inner if rng.random() < 0.5 else {f"k{i}": part for i, part in enumerate(inner)}
@@ -356,55 +306,38 @@ def test_yaml_reads_what_a_run_writes_and_nothing_else():
             assert "\n" not in str(error)
 
 
-def test_the_frozen_config_of_an_encoder_is_checked_as_a_runs_is():
-    node = {
-        "model": {"_target_": "os.system", "command": "true"},
-        "data": {},
-        "hydra": {},
-        "allow": ["os"],
-    }
-    assert config.parse_frozen(json.dumps(node)) == {
-        "model": node["model"],
-        "data": {},
-        "allow": [],
-    }
+def test_the_frozen_config_of_an_encoder_is_checked_like_that_of_a_run():
+    model = {"_target_": "os.system", "command": "true"}
+    node = {"model": model, "data": {}, "hydra": {}, "allow": ["os"]}
+    frozen = config.parse_frozen(json.dumps(node))
+    assert frozen == {"model": model, "data": {}, "allow": []}
     with pytest.raises(config.ConfigError, match=r"os\.system"):
-        config.build_system(config.parse_frozen(json.dumps(node)))
-    with pytest.raises(config.ConfigError, match="nested"):
+        config.build_system(frozen)
+    with pytest.raises(config.ConfigError) as error:
         config.parse_frozen("[" * 100_000)
+    assert len(str(error.value)) < 600
 
 
 # --- links ----------------------------------------------------------------------------------------
 
-WRITTEN = [
-    ".lock",
-    "config.yaml",
-    "manifest.json",
-    "metrics.csv",
-    "train.log",
-    "report.html",
-    "explorer.html",
-    ".x.tmp",
-    "checkpoints",
-    "samples",
-    "eval",
-    "checkpoints/last.ckpt",
-    "checkpoints/best.ckpt",
-    "samples/fixed_000003.png",
-    "eval/metrics.json",
-    "eval/prd.png",
-]
+WRITTEN = [".lock", "config.yaml", "manifest.json", "metrics.csv", "train.log", "report.html"]
+WRITTEN += ["explorer.html", ".x.tmp", "checkpoints", "samples", "eval", "checkpoints/last.ckpt"]
+WRITTEN += ["checkpoints/best.ckpt", "samples/fixed_000003.png", "eval/metrics.json"]
+WRITTEN += ["eval/prd.png"]
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_a_link_out_of_a_run_is_refused_by_what_writes(
+def test_commands_that_write_refuse_a_link_in_place_of_a_file(
     stranger, tmp_path, trained_in, command, name
 ):
     rng = random.Random(name)
     folder, outside = stranger(), tmp_path / "outside"
     path = folder / name
     kind = rng.choice(["file", "folder", "dangling", "fifo", "socket"])
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
     path.parent.mkdir(exist_ok=True)
     if kind == "fifo":
         os.mkfifo(path)
@@ -414,22 +347,21 @@ def test_a_link_out_of_a_run_is_refused_by_what_writes(
             made.bind(path.name)
             os.chdir(tmp_path)
     else:
-        outside.mkdir() if kind == "folder" else outside.write_text(
-            "precious"
-        ) if kind == "file" else None
+        if kind == "folder":
+            outside.mkdir()
+        if kind == "file":
+            outside.write_text("precious")
         path.symlink_to(outside)
-    for call in (
-        lambda: trained_in(folder, f"run={folder}"),
-        lambda: command("eval", tmp_path / "out", f"run={folder}"),
-    ):
-        with pytest.raises(ValueError, match=re.escape(str(path))):
-            call()
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        trained_in(folder, f"run={folder}")
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        command("eval", tmp_path / "out", f"run={folder}")
     assert kind != "file" or outside.read_text() == "precious"
     assert kind != "folder" or not any(outside.iterdir())
     assert kind != "dangling" or not outside.exists()
 
 
-def test_links_in_the_folders_of_loggers_and_to_a_run_are_left_alone(stranger, tmp_path):
+def test_links_to_a_run_and_in_folders_of_loggers_are_accepted(stranger, tmp_path):
     folder = stranger()
     (folder / "wandb").mkdir()
     (folder / "wandb" / "latest-run").symlink_to(tmp_path)
@@ -443,9 +375,8 @@ def test_a_link_in_place_of_a_lock_is_not_opened(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
-    monkeypatch.setattr(
-        "genlab.runs.manifest.refuse_links", lambda folder: None
-    )  # made after it looked
+    # As if the link were made after the check
+    monkeypatch.setattr("genlab.runs.manifest.refuse_links", lambda folder: None)
     with pytest.raises(runs.RunError, match=r"\.lock"), runs.lock(tmp_path / "run"):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
@@ -455,7 +386,7 @@ def test_a_link_in_place_of_a_lock_is_not_opened(tmp_path, monkeypatch):
 
 
 def poisoned(value, rng):
-    """`value` of JSON with hostile text in each of its texts."""
+    """A JSON value with hostile text before each of its texts."""
     if isinstance(value, str):
         return rng.choice(HOSTILE) + value
     if isinstance(value, dict):
@@ -464,67 +395,47 @@ def poisoned(value, rng):
 
 
 def assert_inert(text):
-    """The page holds one script, which its policy names, and no element or address made of hostile
-    text.
-    """
-    tags = re.findall(
-        r"<\s*(script|img|svg|iframe|object|base|form)\b([^>]*)", text.partition("<body>")[2]
-    )
+    """Asserts that a page has one script, named by its policy, and no element of hostile text."""
+    body = text.partition("<body>")[2]
+    tags = re.findall(r"<\s*(script|img|svg|iframe|object|base|form)\b([^>]*)", body)
     scripts = [rest for tag, rest in tags if tag == "script"]
     assert scripts == [' type="application/json" id="data"', ""]
     assert all("onerror" not in rest and "onload" not in rest for _, rest in tags)
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
-    assert "default-src 'none'" in entities.unescape(policy) and "sha256-" in policy
+    assert "default-src 'none'" in entities.unescape(policy)
+    assert "sha256-" in policy
     assert not re.search(r"(?i)(href|src)\s*=\s*[\"']?\s*javascript:", text)
 
 
-def test_what_a_report_shows_is_escaped(stranger):
-    rng, folder = random.Random(8), stranger(lambda settings: settings.update(tags=HOSTILE))
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest = poisoned(manifest, rng) | {
-        "error": HOSTILE[1],
-        "resumed": HOSTILE,
-        "differences": {HOSTILE[0]: HOSTILE[:2]},
-    }
+def test_a_report_escapes_hostile_text(stranger):
+    rng = random.Random(8)
+    folder = stranger(lambda settings: settings.update(tags=HOSTILE))
+    manifest = poisoned(json.loads((folder / "manifest.json").read_text()), rng)
+    manifest |= {"error": HOSTILE[1], "resumed": HOSTILE}
+    manifest["differences"] = {HOSTILE[0]: HOSTILE[:2]}
     manifest["versions"] |= {HOSTILE[0]: "1"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    rows = (folder / "metrics.csv").read_text().splitlines()
+    header, *rows = (folder / "metrics.csv").read_text().splitlines()
     quoted = HOSTILE[1].replace('"', '""')
-    (folder / "metrics.csv").write_text(
-        "\n".join([f'{rows[0]},"{quoted}"', *(f"{row},1" for row in rows[1:])]) + "\n"
-    )
+    lines = [f'{header},"{quoted}"', *(f"{row},1" for row in rows)]
+    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
+    text = json.dumps({HOSTILE[0]: HOSTILE[1], "b": HOSTILE[2]})
     (folder / "samples").mkdir(exist_ok=True)
-    (folder / "samples" / "texts_000002.jsonl").write_text(
-        json.dumps({HOSTILE[0]: HOSTILE[1], "b": HOSTILE[2]}) + "\n"
-    )
+    (folder / "samples" / "texts_000002.jsonl").write_text(text + "\n")
     assert_inert(write_report(folder).read_text())
-    content = {
-        "num_classes": 0,
-        "about": HOSTILE[0],
-        "shape": [1, 1, 1],
-        "held_out": None,
-        "encode": None,
-    }
-    assert_inert(
-        page("explorer.html.j2", manifest=manifest, content=content | {"x": HOSTILE}, linked=True)
-    )
+    content = {"num_classes": 0, "about": HOSTILE[0], "shape": [1, 1, 1], "x": HOSTILE}
+    content |= {"held_out": None, "encode": None}
+    assert_inert(page("explorer.html.j2", manifest=manifest, content=content, linked=True))
 
 
-def test_what_a_sweep_shows_is_escaped_and_its_links_stay_inside(tmp_path):
+def test_a_sweeps_report_escapes_hostile_text_and_links_inside_the_sweep(tmp_path):
     for number, name in enumerate(["javascript:window.ran=1", "a<b>#?%20", "[bold]c"]):
         (tmp_path / name).mkdir()
         (tmp_path / name / "report.html").write_text("")
-        status = {
-            "status": "finished",
-            "number": number,
-            "overrides": [f"tags={HOSTILE[number]}"],
-            "error": HOSTILE[0],
-        }
-        status |= {
-            "metrics": {"val/nll": 1.0 + number, HOSTILE[1]: 2.0},
-            "seconds": 1,
-            "metric": HOSTILE[1],
-        }
+        status = {"status": "finished", "number": number, "error": HOSTILE[0], "seconds": 1}
+        status["overrides"] = [f"tags={HOSTILE[number]}"]
+        status["metrics"] = {"val/nll": 1.0 + number, HOSTILE[1]: 2.0}
+        status["metric"] = HOSTILE[1]
         (tmp_path / name / "status.json").write_text(json.dumps(status))
     summarise(tmp_path)
     text = (tmp_path / "report.html").read_text()
@@ -538,42 +449,30 @@ def test_what_a_sweep_shows_is_escaped_and_its_links_stay_inside(tmp_path):
     ]
 
 
-def test_what_a_card_shows_is_text(stranger):
+def test_a_card_shows_hostile_text_as_text(stranger):
     rng, folder = random.Random(4), stranger()
-    manifest = poisoned(json.loads((folder / "manifest.json").read_text()), rng) | {
-        "overrides": [*HOSTILE, "a=\n```\n# x"]
-    }
+    manifest = poisoned(json.loads((folder / "manifest.json").read_text()), rng)
+    manifest["overrides"] = [*HOSTILE, "a=\n```\n# x"]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    entry = {
-        "value": 3.25,
-        "split": HOSTILE[3],
-        "count": 500,
-        "reference": HOSTILE[4],
-        "features": HOSTILE[0],
-        "comparable": False,
-        "weights": HOSTILE[0],
-        "ckpt": HOSTILE[1],
-        "seed": 0,
-    }
+    entry = {"value": 3.25, "count": 500, "comparable": False, "seed": 0}
+    entry |= {"split": HOSTILE[3], "reference": HOSTILE[4], "features": HOSTILE[0]}
+    entry |= {"weights": HOSTILE[0], "ckpt": HOSTILE[1]}
     runs.write_text(folder / "eval" / "metrics.json", json.dumps({HOSTILE[2]: entry}))
-    card = model_card(
-        folder, genlab.load(folder), {"model.safetensors": "weights"}, licence=HOSTILE[3]
-    )
+    exported = {"model.safetensors": "weights"}
+    card = model_card(folder, genlab.load(folder), exported, licence=HOSTILE[3])
     front, body = card.split("\n---\n", 1)
     assert yaml.safe_load(front.removeprefix("---\n"))["library_name"] == "genlab"
     fences = re.findall(r"^`{3,}.*$", body, re.M)
-    inside = re.split(r"^`{3,}.*$", body, flags=re.M)
     assert len(fences) >= 2
     outside = body.partition("## Reproduce")[0] + body.rpartition(max(fences, key=len))[2]
     assert not re.search(r"(?<!\\)[<\[]", outside)
     assert "https:" not in outside
     assert "www." not in outside
-    assert [line for line in outside.splitlines() if line.startswith("# ")] == [
-        outside.splitlines()[1]
-    ], inside[:1]
+    headings = [line for line in outside.splitlines() if line.startswith("# ")]
+    assert headings == [outside.splitlines()[1]]
 
 
-def test_pieces_of_a_card_are_one_line_and_fences_hold():
+def test_parts_of_a_card_are_one_line_and_stay_in_their_fences():
     rng = random.Random(6)
     for _ in range(300):
         text = "".join(rng.choices("`*_[]<>|#&~$!@:{}\\ab \n\t\u2028\x1b", k=rng.randint(1, 20)))
@@ -584,18 +483,17 @@ def test_pieces_of_a_card_are_one_line_and_fences_hold():
         assert opening == closing and opening not in text
 
 
-def test_an_export_takes_no_page_over(stranger):
+def test_an_export_takes_nothing_from_a_strangers_page(stranger):
     folder = stranger()
-    evil = '<script>window.ran=1</script><script type="application/json" id="data">{"mean": "<b>", "about": "x"}</script>'
-    (folder / "explorer.html").write_text(evil)
+    data = '<script type="application/json" id="data">{"mean": "<b>", "about": "x"}</script>'
+    (folder / "explorer.html").write_text(f"<script>window.ran=1</script>{data}")
     assert known_of_data(folder / "explorer.html", genlab.load(folder)) is None
 
 
 @pytest.mark.slow
-def test_the_page_of_an_export_is_made_anew(stranger, tmp_path, command):
+def test_an_export_writes_a_page_of_its_own(stranger, tmp_path, command):
     folder = stranger()
     (folder / "explorer.html").write_text("<script>window.ran=1</script>")
-    command(
-        "export", tmp_path / "out", f"run={folder}", f"out={tmp_path / 'made'}", "format=explorer"
-    )
+    words = [f"run={folder}", f"out={tmp_path / 'made'}", "format=explorer"]
+    command("export", tmp_path / "out", *words)
     assert_inert((tmp_path / "made" / "explorer.html").read_text())
