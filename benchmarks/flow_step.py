@@ -62,7 +62,9 @@ def series_log_det(
     Returns:
         (B,).
     """
-    y, power, value = function(x), v, 0.0
+    y = function(x)
+    power = v
+    value = 0.0
     for k, weight in enumerate(weights, 1):
         (power,) = torch.autograd.grad(y, x, power, create_graph=True)
         value = value + (-1) ** (k + 1) * weight / k * (power * v).flatten(1).sum(1)

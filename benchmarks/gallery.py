@@ -34,7 +34,9 @@ METRICS = (
     "bits_per_dim",
     "accuracy",
 )
-SAMPLES, PAIRS, LINES = "mode=grid num=64", "mode=reconstruct num=32", "mode=interpolate num=4"
+SAMPLES = "mode=grid num=64"
+PAIRS = "mode=reconstruct num=32"
+LINES = "mode=interpolate num=4"
 
 
 class Entry(NamedTuple):

@@ -24,7 +24,9 @@ CASES = ("normflows", "genlab", "genlab, recompute")
 def theirs(a):
     import normflows as nf
 
-    bases, merges, flows = [], [], []
+    bases = []
+    merges = []
+    flows = []
     for scale in range(a.num_scales):  # normflows counts scales from the latent side
         channels = a.channels * 2 ** (a.num_scales + 1 - scale)
         size = a.size // 2 ** (a.num_scales - scale)

@@ -35,7 +35,9 @@ from genlab.commands.job import Job, Record
 from genlab.data.images.arrays import Arrays
 from genlab.data.images.module import Content, ImageDataModule
 
-BF16, GRAPH, COMPILE = "trainer.precision=bf16-mixed", "trainer.graph=true", "trainer.compile=true"
+BF16 = "trainer.precision=bf16-mixed"
+GRAPH = "trainer.graph=true"
+COMPILE = "trainer.compile=true"
 ALTERNATING = ["model.update=alternating", "tf32"]
 CASES = {"eager bf16": [BF16], "graph": [BF16, GRAPH], "graph, compiled": [BF16, GRAPH, COMPILE]}
 OGAN = ["model=ogan", "data.batch_size=64"]
@@ -157,7 +159,9 @@ class Fed(LightningDataModule):
 
     def __init__(self, data: ImageDataModule):
         super().__init__()
-        self.data, self.num_classes, self.name = data, None, "noise"
+        self.data = data
+        self.num_classes = None
+        self.name = "noise"
 
     def train_dataloader(self) -> DataLoader:
         options = {
@@ -175,7 +179,9 @@ class Clock(Callback):
     """Milliseconds a step, from step `start` on."""
 
     def __init__(self, start: int, end: int):
-        self.start, self.end, self.ms = start, end, float("nan")
+        self.start = start
+        self.end = end
+        self.ms = float("nan")
 
     def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
         if trainer.global_step == self.start:

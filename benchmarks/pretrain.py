@@ -153,7 +153,10 @@ class Bench:
         """
         from transformers import Trainer, TrainerCallback, TrainingArguments
 
-        net, rows, a, times = self.net(), self.rows, self.a, ([], [])
+        net = self.net()
+        rows = self.rows
+        a = self.a
+        times = ([], [])
         step = self.update(
             net, Pretraining(net, self.codec, torch.optim.AdamW).to(a.device).train()
         )

@@ -31,7 +31,9 @@ __all__ = [
 
 def close_run(job: Job, trainer, system: System, data) -> None:
     """Runs the stages after training that are not finished; sets the status to finished at last."""
-    manifest, settings, run_dir = job.manifest, job.settings, job.run_dir
+    manifest = job.manifest
+    settings = job.settings
+    run_dir = job.run_dir
     stages = _open_stages(settings, manifest)
     if "evaluation" in stages:
         _mark(manifest, "evaluation", "running")

@@ -221,7 +221,9 @@ def inversion(
     On the held-out split and on noise, which the network sees standard normal; of images also the
     fraction of the pixels that decode(encode(image)) changes.
     """
-    errors, noise_errors, changed = [], [], []
+    errors = []
+    noise_errors = []
+    changed = []
     count = 0
     generator = torch.Generator().manual_seed(entry["seed"])
     loader = data.loader(split, min(batch_size, MAX_INVERTED))

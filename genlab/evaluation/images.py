@@ -262,7 +262,9 @@ def real_cloud(
     key = f"{data.fingerprint()} {split} {features.name} {features.hash} {keep} {seed}"
 
     def use(content: dict[str, Any]) -> None:
-        points, mean, covariance = content["points"], content["mean"], content["covariance"]
+        points = content["points"]
+        mean = content["mean"]
+        covariance = content["covariance"]
         dim = features.dim
         wanted = ((int(cloud.kept.sum()), dim), (dim,), (dim, dim))
         if (points.shape, mean.shape, covariance.shape) != wanted:

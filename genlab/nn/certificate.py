@@ -49,7 +49,9 @@ def certificate(network: nn.Module, exact_dims: int = 256, max_dims: int = 4096)
         BoundViolated: A block may not be invertible, or a layer is above its coeff by more than a
             thousandth.
     """
-    layers, blocks, wrong = [], [], []
+    layers = []
+    blocks = []
+    wrong = []
     log10_inverse = 0.0
     for name, module in network.named_modules():
         if isinstance(module, ActNorm):

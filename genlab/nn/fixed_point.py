@@ -123,7 +123,9 @@ def _mix(history: list[tuple[Tensor, Tensor]], x: Tensor, new: Tensor, memory: i
         return new
     xs = torch.stack([entry[0].flatten(1) for entry in history], 1)  # (B, m + 1, D)
     fs = torch.stack([entry[1].flatten(1) for entry in history], 1)
-    dx, df, f = xs.diff(dim=1), fs.diff(dim=1), fs[:, -1:]
+    dx = xs.diff(dim=1)
+    df = fs.diff(dim=1)
+    f = fs[:, -1:]
     gram, right = (df @ df.mT).double(), (df @ f.mT).double()
     # The last steps are shorter by far.
     scale = gram.diagonal(dim1=1, dim2=2).clamp(min=1e-60).rsqrt()[..., None]

@@ -210,7 +210,9 @@ def _iterate(layers: list[LipschitzMap], tolerance: float, max_iterations: int) 
     basis = torch.stack([layer.basis for layer in layers])
     of_x = layers[0].basis_of_x
     there, back = (_apply_each, _adjoint_each) if of_x else (_adjoint_each, _apply_each)
-    num, span, done = basis.shape[1], basis, 1
+    num = basis.shape[1]
+    span = basis
+    done = 1
     gram_span = back(there(span, weights), weights)  # W^T W of each vector of the span
     while True:
         values, turn = _ritz(span, gram_span, num)

@@ -202,7 +202,9 @@ def hutchinson(
             derivative tr((I + J)^-1 dJ) of the log-determinant ("Residual Flows", equation 8).
     """
     with torch.no_grad():
-        power, value, left = v, v.new_zeros(v.shape[:2]), torch.zeros_like(v)
+        power = v
+        value = v.new_zeros(v.shape[:2])
+        left = torch.zeros_like(v)
         for k, weight in enumerate(weights, 1):
             if k > 1:
                 power = vjp(power)

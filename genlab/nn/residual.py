@@ -83,7 +83,9 @@ class Branch(nn.Module):
 
     def hidden(self, x_B: Tensor, tensors: list[Tensor]) -> tuple[Tensor, list[Tensor | None]]:
         """The input of the last map of g, and the slopes."""
-        num, slopes_B, activations = len(self.maps), [], list(self.activations)
+        num = len(self.maps)
+        slopes_B = []
+        activations = list(self.activations)
         for i in range(num):
             if i:
                 x_B = apply_map(x_B, tensors[i - 1], tensors[num + i - 1])
@@ -214,8 +216,12 @@ class ResidualBlock(nn.Module):
         self.branch = branch
         self.series = series
         self.eval_series = series if eval_series is None else eval_series
-        self.num_probes, self.eval_num_probes, self.probe = num_probes, eval_num_probes, probe
-        self.backward, self.tolerance, self.anderson = backward, tolerance, anderson
+        self.num_probes = num_probes
+        self.eval_num_probes = eval_num_probes
+        self.probe = probe
+        self.backward = backward
+        self.tolerance = tolerance
+        self.anderson = anderson
         self.register_buffer("moments", torch.zeros(2), persistent=False)
         self.inversion: Inversion | None = None  # of the last inverse
 

@@ -201,6 +201,23 @@ def test_imports_point_one_way():
     assert not {path: names for path, names in wrong.items() if names}
 
 
+def crowded_assignments(path: Path) -> list[int]:
+    """The lines of a file that assign three values or more at once, which is no unpacking."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Tuple)
+        and isinstance(node.targets[0], ast.Tuple)
+        and len(node.targets[0].elts) > 2
+    ]
+
+
+def test_a_line_assigns_two_values_at_most():
+    found = {str(path.relative_to(ROOT)): crowded_assignments(path) for path in MODULES}
+    assert not {path: lines for path, lines in found.items() if lines}
+
+
 def test_no_file_is_a_drawer():
     drawers = ("utils.py", "util.py", "helpers.py", "misc.py", "common_utils.py")
     assert not [path for path in MODULES if path.name in drawers]

@@ -82,7 +82,9 @@ class IResNetClassifier(IResNet):
             prior="standard",
             **options,
         )
-        self.shape, self.inject, self.num_classes = tuple(shape), inject, num_classes
+        self.shape = tuple(shape)
+        self.inject = inject
+        self.num_classes = num_classes
         self.last = self.flow.shapes[-1]  # (C, H, W) of z
         channels = self.last[0]
         layers: list[nn.Module] = []

@@ -52,7 +52,10 @@ class InvertibleClassifier(LightningModule):
         check_decay(num_warmup_steps, num_decay_steps)
         if shift < 0:
             raise ValueError(f"model.shift={shift}: expected a number of pixels, 0 for none")
-        self.net, self.optimizer, self.lr, self.shift = net, optimizer, lr, shift
+        self.net = net
+        self.optimizer = optimizer
+        self.lr = lr
+        self.shift = shift
         self.num_warmup_steps, self.num_decay_steps = num_warmup_steps, num_decay_steps
         self.latent_dim = net.dims
         self.pixels = Pixels(alpha=0)

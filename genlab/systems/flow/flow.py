@@ -60,7 +60,9 @@ class Flow(LightningModule):
     ):
         super().__init__()
         check_decay(num_warmup_steps, num_decay_steps)
-        self.net, self.optimizer, self.lr = net, optimizer, lr
+        self.net = net
+        self.optimizer = optimizer
+        self.lr = lr
         self.num_warmup_steps, self.num_decay_steps = num_warmup_steps, num_decay_steps
         self.num_bins = num_bins
         self.modality = "image" if len(net.shape) == 3 else "point"
