@@ -48,16 +48,16 @@ def describe_data(data) -> dict[str, Any]:
     """
     about: dict[str, Any] = {"name": data.name, "fingerprint": data.fingerprint()}
     about["splits"] = {split: data.describe(split) for split in SPLITS}
-    if getattr(data, "classes", None):
+    if data.classes:
         about["classes"] = list(data.classes)
-    if getattr(data, "left_out", None):
+    if data.left_out:
         about["left_out"] = dict(data.left_out)
     return about
 
 
 def print_notes(data) -> None:
     """Prints on stderr what a user should know about the data: files left out, splits, classes."""
-    for note in getattr(data, "notes", ()):
+    for note in data.notes:
         print(f"{data.name}: {note}", file=sys.stderr)
 
 
@@ -90,7 +90,7 @@ def fit_to_data(settings: dict[str, Any], data) -> tuple[dict[str, Any], list[st
     lines = []
     model = settings["model"]
     known = config.parameters(config.locate(model["_target_"], settings["allow"]))
-    if model.get("num_classes") and "classes" in known and getattr(data, "classes", None):
+    if model.get("num_classes") and "classes" in known and data.classes:
         settings = settings | {"model": model | {"classes": list(data.classes)}}
     metric = settings.get("optimized_metric") or ""
     for split, needed in {"val": 1, "test": _min_examples(data)}.items():
@@ -139,7 +139,7 @@ def require_split(data, split: str, key: str = "split", needed: int | None = Non
 
 
 def _min_examples(data) -> int:
-    return MIN_EXAMPLES.get(getattr(data, "modality", None), 1)
+    return MIN_EXAMPLES.get(data.modality, 1)
 
 
 def _how_to_enlarge(data, split: str) -> str:

@@ -115,7 +115,7 @@ def build_ood(node: Mapping[str, Any], data, allow: Sequence[str] = ()):
     Raises:
         ConfigError: If it holds points and the run's data images, or the other way round.
     """
-    own, other = getattr(data, "modality", "text"), "image" if "image_size" in node else "point"
+    own, other = data.modality, "image" if "image_size" in node else "point"
     if own != other:
         raise ConfigError(
             f"ood: the run's {data.name} holds {own}s, and this data set {other}s; choose one of "

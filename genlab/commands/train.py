@@ -29,6 +29,7 @@ from genlab.commands.eval import build_metrics
 from genlab.commands.job import Job, Record
 from genlab.commands.resume import find_job
 from genlab.console import command, console
+from genlab.data.base import HasLabelValues, HasVocabulary
 from genlab.errors import ConfigError, RunError
 from genlab.evaluation.base import check_metrics
 from genlab.signals import Interrupted, handled, ignored
@@ -242,10 +243,10 @@ def complete_settings(job: Job, data) -> None:
             print(line, file=sys.stderr)
         job.manifest.update(left_out=left_out)
     net = settings.get("net") or {}
-    if hasattr(data, "vocab_size") and "vocab_size" in net:
+    if isinstance(data, HasVocabulary) and "vocab_size" in net:
         settings = settings | {"net": net | {"vocab_size": data.vocab_size}}
     condition = settings["model"].get("condition") or {}
-    if hasattr(data, "label_values") and "values" in condition:
+    if isinstance(data, HasLabelValues) and "values" in condition:
         condition = condition | {"values": data.label_values}
     if condition.get("run") and not condition.get("run_config"):
         # As JSON, so that the finished run does not need the other one.

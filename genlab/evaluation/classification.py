@@ -14,11 +14,11 @@ from genlab.evaluation.base import (
     not_measured_over,
 )
 from genlab.evaluation.density import (
-    Certified,
     certificate_files,
     certificate_results,
     inversion,
 )
+from genlab.nn.bijection import Certified
 from genlab.systems.base import Bijective, Classifies, HasLikelihood, reconstructs
 
 __all__ = ["Classification", "ClassificationEvaluation", "evaluate_classifier"]

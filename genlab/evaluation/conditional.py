@@ -6,11 +6,12 @@ Shapes: N examples; F fields of labels; W numbers of a condition vector.
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from genlab.data.base import HasClassWords
 from genlab.evaluation.base import Measured, Progress, Results, Settings
 from genlab.evaluation.text import (
     Judged,
@@ -55,13 +56,6 @@ class ConditionalTexts:
             progress=settings.progress,
         )
         return Measured(judged.results, text_files(judged))
-
-
-@runtime_checkable
-class NamesClasses(Protocol):
-    """Data whose images show one of a few words, as captions made from class names do."""
-
-    words: Sequence[str]
 
 
 def evaluate_conditional(
@@ -119,7 +113,7 @@ def evaluate_conditional(
         if found is not None:
             value, signature = found
             results["bleu"] = {"value": value, **entry, "features": signature}
-    if isinstance(data, NamesClasses) and data.words:
+    if isinstance(data, HasClassWords) and data.words:
         pairs = zip(texts, examples, strict=False)
         hits = [says(text, example.labels[0], data.words) for text, example in pairs]
         values["label_word_accuracy"] = sum(hits) / some

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genlab.console import console
+from genlab.data.base import HasDensity
 from genlab.evaluation.base import (
     Measured,
     Progress,
@@ -24,6 +25,7 @@ from genlab.evaluation.base import (
     not_measured_over,
 )
 from genlab.files import write_text
+from genlab.nn.bijection import Certified
 from genlab.report.points import save_histograms, save_points, window
 from genlab.report.tables import certificate_table
 from genlab.systems.base import Bijective, HasLikelihood, Samples
@@ -34,33 +36,6 @@ MAX_INVERTED = 1000  # inputs that are encoded and decoded again
 MAX_TYPICAL = 2000  # training inputs whose mean log p is called typical
 GRID_SIDE = 600  # cells of a side of the grid over the plane
 BINS = 30  # of a side of the histogram of samples over the same plane
-
-
-@runtime_checkable
-class Certified(Protocol):
-    """A network that bounds its own norms."""
-
-    def certificate(self) -> dict[str, Any]:
-        """As genlab.nn.certificate has it: its numbers, and what they are made of."""
-        ...
-
-
-@runtime_checkable
-class CountsInversions(Protocol):
-    """A network whose inverse is iterative and that counts its iterations."""
-
-    def inversions(self) -> dict[str, float]:
-        """Numbers about the last inversions, by name."""
-        ...
-
-
-@runtime_checkable
-class KnowsDensity(Protocol):
-    """Data whose own density may be known."""
-
-    def log_density(self, points: Tensor) -> Tensor | None:
-        """log p (N,) in nats, None where it has no closed form."""
-        ...
 
 
 class Density:
@@ -167,7 +142,7 @@ def evaluate_density(
     if bijective and system.modality == "image":
         counted["levels"] = int(system.pixels.levels)
     results = {system.measure: mean_of(system.scaled(held_out)) | entry | counted}
-    own = data.log_density(data.arrays(split)) if isinstance(data, KnowsDensity) else None
+    own = data.log_density(data.arrays(split)) if isinstance(data, HasDensity) else None
     if own is not None:  # no model of these data is expected to have less
         results[f"{system.measure}_floor"] = mean_of(-own.double()) | entry
     certificate = None
@@ -270,7 +245,7 @@ def inversion(
         "reconstruction_error": {"value": largest} | entry,
         "reconstruction_error_noise": {"value": of_noise} | entry | {"split": None},
     }
-    if isinstance(system.net, CountsInversions):
+    if isinstance(system.net, Certified):
         for name, value in system.net.inversions().items():
             results[f"inverse_{name}"] = {"value": float(value)} | entry
     if changed:

@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d
 
-from genlab.nn.narrow_conv import adjoint_kernel, conv2d_same, conv2d_same_weight_gradient
-
 __all__ = ["LipschitzMap", "exact_norm", "fft_bound", "refresh"]
 
 TOLERANCE = 1e-3  # relative, of the norm
@@ -116,9 +114,7 @@ def apply_map(x: Tensor, weight: Tensor, bias: Tensor | None = None, groups: int
         return nn.functional.linear(x, weight, bias)
     if x.dim() == 5:
         return apply_map(x.flatten(0, 1), weight, bias).unflatten(0, x.shape[:2])
-    if groups == 1:
-        return conv2d_same(x, weight, bias)
-    return conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=groups)
+    return conv2d(x, weight, bias, padding=_padding(weight), groups=groups)
 
 
 def apply_adjoint(y: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
@@ -130,7 +126,11 @@ def apply_adjoint(y: Tensor, weight: Tensor, groups: int = 1) -> Tensor:
 
 def adjoint(weight: Tensor) -> Tensor:
     """The weight of the transposed map: apply_map(y, adjoint(W)) is apply_adjoint(y, W)."""
-    return weight.T if weight.dim() == 2 else adjoint_kernel(weight)
+    if weight.dim() == 2:
+        return weight.T
+    # A copy: with one channel, contiguous() would leave the strides open, and with them the format
+    # of the result.
+    return weight.flip(2, 3).transpose(0, 1).clone(memory_format=torch.channels_last)
 
 
 def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -139,7 +139,24 @@ def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         return grad.flatten(0, -2).T @ x.flatten(0, -2)
     if x.dim() == 5:
         return weight_gradient(grad.flatten(0, 1), x.flatten(0, 1), weight)
-    return conv2d_same_weight_gradient(grad, x, weight)
+    # The other arguments: no bias, no dilation, not transposed; the gradient of the weight alone.
+    return torch.ops.aten.convolution_backward(
+        grad,
+        x,
+        weight,
+        None,
+        [1, 1],
+        _padding(weight),
+        [1, 1],
+        False,
+        [0, 0],
+        1,
+        [False, True, False],
+    )[1]
+
+
+def _padding(weight: Tensor) -> list[int]:
+    return [side // 2 for side in weight.shape[2:]]
 
 
 # --- power iteration ------------------------------------------------------------------------------

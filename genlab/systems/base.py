@@ -11,10 +11,12 @@ system; what is behind it is called by name.
 Shapes: N inputs; images (N, C, H, W) in [-1, 1]; points (N, D); texts as lists; codes (N, Z).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+from genlab.nn.conditions import LabelEncoder
 
 __all__ = [
     "CAPABILITIES",
@@ -297,21 +299,6 @@ class HasConditions(Protocol):
 
     def score(self, batches: Any, conditions: Tensor | None = None) -> Tensor:
         """log p (N, K) of each target under each of K condition vectors (K, W)."""
-        ...
-
-
-@runtime_checkable
-class LabelEncoder(Protocol):
-    """The `condition` of a text system that writes texts on labels."""
-
-    values: Mapping[str, Sequence[str]]  # the names of the labels of each field
-
-    def numbers(self, wanted: Any) -> list[int]:
-        """A label number for each field, -1 where `wanted` names none."""
-        ...
-
-    def named(self, labels: Sequence[int]) -> dict[str, str | None]:
-        """{field: name of its label, None for -1}."""
         ...
 
 

@@ -68,7 +68,17 @@ MAY_IMPORT = {
         "training",
     },
     # what they do
-    "evaluation": {"console", "data", "errors", "files", "losses", "metrics", "report", "systems"},
+    "evaluation": {
+        "console",
+        "data",
+        "errors",
+        "files",
+        "losses",
+        "metrics",
+        "nn",
+        "report",
+        "systems",
+    },
     "export": {"files", "losses", "nn", "report", "runs", "systems", "tensors"},
     "report": {"config", "files", "reading", "runs"},
     "callbacks": {

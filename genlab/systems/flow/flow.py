@@ -160,7 +160,7 @@ class Flow(LightningModule):
     def on_fit_start(self) -> None:
         data = self.trainer.datamodule
         check_precision(self.trainer.precision)
-        if getattr(data, "modality", "image") != self.modality:
+        if data.modality != self.modality:
             raise ValueError(
                 f"data: {data.name} has no {self.modality}s, which "
                 f"net.shape={list(self.net.shape)} expects"

@@ -11,6 +11,7 @@ from genlab.nn.lipschitz import (
     exact_norm,
     fft_bound,
     refresh,
+    weight_gradient,
 )
 
 SHAPES = [
@@ -216,3 +217,15 @@ def test_what_is_refused():
         layer.weight.normal_()
     with pytest.raises(ValueError, match=r"^net\.refresh_tolerance="):
         refresh(layer, 1e-30, 3)
+
+
+@pytest.mark.parametrize("channels", [(3, 5), (16, 1), (1, 8)])
+def test_the_transpose_and_the_gradient_by_weight(channels):
+    c_in, c_out = channels
+    x = torch.randn(2, c_in, 6, 5, dtype=torch.double, requires_grad=True)
+    weight = torch.randn(c_out, c_in, 3, 3, dtype=torch.double, requires_grad=True)
+    y = apply_map(x, weight)
+    grad = torch.randn_like(y)
+    expected = torch.autograd.grad(y, [x, weight], grad)
+    torch.testing.assert_close(apply_adjoint(grad, weight), expected[0])
+    torch.testing.assert_close(weight_gradient(grad, x, weight), expected[1])

@@ -39,8 +39,7 @@ def seen(monkeypatch):
         found.append(torch.backends.cudnn.allow_tf32)
         return plain(*arguments, **options)
 
-    for name in ("genlab.nn.narrow_conv.conv2d", "genlab.nn.lipschitz.conv2d"):
-        monkeypatch.setattr(name, conv2d)
+    monkeypatch.setattr("genlab.nn.lipschitz.conv2d", conv2d)
     monkeypatch.setattr(nn.functional, "conv2d", conv2d)
     monkeypatch.setattr(
         nn.Conv2d,
