@@ -90,7 +90,7 @@ class Warm:
 
 
 class Started:
-    """A run of `genlab` that goes on beside the test."""
+    """A run of `genlab` beside the test."""
 
     def __init__(self, warm: Warm, pid: int):
         self.warm = warm

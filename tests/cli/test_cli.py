@@ -138,7 +138,8 @@ def test_the_other_commands_need_only_the_run_directory(genlab, trained, tmp_pat
     done = genlab("eval", f"run={trained}", "features=random", "num=50", cwd=tmp_path)
     results = json.loads((trained / "eval" / "metrics.json").read_text())
     assert results["fid"]["features"].startswith("random") and results["fid"]["comparable"] is False
-    assert results["fid"]["weights"] == "ema" and "metrics.json" in done.stdout
+    assert results["fid"]["weights"] == "ema"
+    assert "metrics.json" in done.stdout
     wrong = genlab("sample", f"run={trained}", "mode=gird", cwd=tmp_path, check=False)
     assert wrong.returncode == 2, wrong.stderr
     assert "Did you mean 'grid'?" in wrong.stderr

@@ -65,7 +65,8 @@ RUNS = {
     "conditional_text.*photos/": "genlab train model=cln_caption",
     "conditional_text.*encoder=run": "genlab train model=ogan",
     "conditional_text": f"genlab train experiment=cln_poems {POEMS}",
-    "composing.* run=vae ": "PYTHONPATH=. genlab train --config-dir my model=vae allow=[vae]",
+    "composing.*/mine/": "PYTHONPATH=. genlab train --config-dir my model=mine allow=[mine]",
+    "composing.*/vae/": "PYTHONPATH=. genlab train --config-dir my model=vae allow=[vae]",
     "composing.*/unilm/": "genlab train model=unilm data.path=titles.jsonl",
     "flows": "genlab train model=glow",
     "glann": "genlab train model=glann data=digits",
@@ -311,8 +312,6 @@ def test_a_command_of_a_page_runs(page, command, shortened, run_of, files, data,
     if "<" in command:
         shutil.copytree(run_of(page, command), tmp_path / "run")
         command = re.sub(r"(outputs/train/\w+/|sweep/)?<\w+>", "run", command)
-    elif named := re.search(r" run=(\w+)(?= |$)", command):
-        shutil.copytree(run_of(page, command), tmp_path / named[1])
     elif "run=mine/" in command:
         export = f"genlab export run={run_of(page, command)} out=mine/ format=safetensors"
         made = shell(export, tmp_path, data)

@@ -174,5 +174,6 @@ def test_a_study_is_a_file_and_is_extended(genlab, tiny, tmp_path):
         genlab("train", "-m", *words, cwd=tmp_path)
         with sqlite3.connect(tmp_path / "sweep" / "study.db") as study:
             found = study.execute("select value from trial_values").fetchall()
-        assert len(found) == trials and all(value > 0 for (value,) in found)
+        assert len(found) == trials
+        assert all(value > 0 for (value,) in found)
         assert len(steps(tmp_path / "sweep")) == trials

@@ -21,8 +21,11 @@ def how(request, monkeypatch):
 def draws(sampler, position=0):
     """The epoch's worth of draws from a position on, as lists of (row, flipped) pairs."""
     sampler.position = position
-    flat = lambda draw: [False] * len(draw.index) if draw.flip is None else draw.flip.tolist()  # noqa: E731
-    return [list(zip(draw.index.tolist(), flat(draw), strict=True)) for draw in sampler]
+    found = []
+    for draw in sampler:
+        flips = [False] * len(draw.index) if draw.flip is None else draw.flip.tolist()
+        found.append(list(zip(draw.index.tolist(), flips, strict=True)))
+    return found
 
 
 def rows(batches):

@@ -107,7 +107,10 @@ def test_inception_says_what_is_missing_or_wrong(tmp_path, monkeypatch):
 def test_inception_with_weights_of_the_right_shape(tmp_path, monkeypatch):
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     extractor = module.FeatureExtractorInceptionV3
-    fail = lambda *given, **options: pytest.fail("downloaded")  # noqa: E731
+
+    def fail(*arguments, **options):
+        pytest.fail("downloaded")
+
     monkeypatch.setattr(module, "load_state_dict_from_url", fail)
     monkeypatch.setattr(extractor, "load_state_dict", lambda self, state: None)
     path = tmp_path / "weights.pth"

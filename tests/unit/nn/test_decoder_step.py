@@ -37,9 +37,13 @@ def place(request, monkeypatch):
     from genlab.nn import decoder_kernels
 
     for name in ("attend", "add_norm"):
-        real = getattr(decoder_kernels, name)
-        patched = lambda *given, real=real, name=name: found.ran.append(name) or real(*given)  # noqa: E731
-        monkeypatch.setattr(decoder_kernels, name, patched)
+        kernel = getattr(decoder_kernels, name)
+
+        def recorded(*arguments, kernel=kernel, name=name):
+            found.ran.append(name)
+            return kernel(*arguments)
+
+        monkeypatch.setattr(decoder_kernels, name, recorded)
     return found
 
 

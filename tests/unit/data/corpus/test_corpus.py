@@ -23,8 +23,11 @@ VOCAB += ["##s", "北", "京", "大", "学", "在", "."]
 
 def texts(count=60, seed=0) -> list[str]:
     random = np.random.RandomState(seed)
-    words = lambda: " ".join(f"w{i}" for i in random.randint(0, 50, random.randint(1, 30)))  # noqa: E731
-    return [f"{words()} w{i % 50}s" for i in range(count)]
+    rows = []
+    for i in range(count):
+        words = random.randint(0, 50, random.randint(1, 30))
+        rows.append(" ".join(f"w{word}" for word in words) + f" w{i % 50}s")
+    return rows
 
 
 @pytest.fixture

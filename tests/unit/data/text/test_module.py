@@ -216,7 +216,11 @@ def test_batches_are_of_like_lengths_and_an_epoch_shows_each_example_once():
 @pytest.mark.parametrize("position", [0, 3, 11, 12, 20])
 def test_resuming_at_any_step_and_on_any_number_of_ranks_draws_the_same(position):
     lengths = np.random.RandomState(0).randint(5, 300, 200)
-    epoch = lambda sampler, at: (setattr(sampler, "position", at), list(sampler))[1]  # noqa: E731
+
+    def epoch(sampler, position):
+        sampler.position = position
+        return list(sampler)
+
     plain = LengthSampler(lengths, 16, seed=1)
     whole = [draw for e in range(4) for draw in epoch(plain, e * len(plain))]
     again = epoch(LengthSampler(lengths, 16, seed=1), position)

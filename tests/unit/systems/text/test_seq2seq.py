@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from genlab import config
 from genlab.data.text.codec import Codec
@@ -35,17 +36,19 @@ def made(seed=0, scale=40.0, segments=2, **options) -> Seq2Seq:
 
 def batch(count=5, seed=0) -> dict[str, torch.Tensor]:
     random = torch.Generator().manual_seed(seed)
-    draw = lambda low, high: int(torch.randint(low, high, (), generator=random))  # noqa: E731
+
+    def draw(low, high):
+        return int(torch.randint(low, high, (), generator=random))
+
     rows, segments = [], []
     for _ in range(count):
         source, target = draw(3, 10), draw(1, 6)
         rows.append(torch.randint(5, len(VOCAB), (source + target,), generator=random))
         segments.append(torch.tensor([0] * source + [1] * target))
-    pad = lambda parts: torch.nn.utils.rnn.pad_sequence(parts, True, 0)  # noqa: E731
     return {
-        "ids": pad(rows),
-        "segments": pad(segments),
-        "lengths": torch.tensor([len(r) for r in rows]),
+        "ids": pad_sequence(rows, batch_first=True),
+        "segments": pad_sequence(segments, batch_first=True),
+        "lengths": torch.tensor([len(row) for row in rows]),
     }
 
 
