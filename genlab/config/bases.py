@@ -2,10 +2,8 @@
 
 from functools import cache, wraps
 
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.core_plugins.importlib_resources_config_source import (
-    ImportlibResourcesConfigSource,
-)
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
 
 __all__ = ["hide_bases", "is_base"]
 
@@ -19,10 +17,12 @@ def is_base(name: str) -> bool:
 def hide_bases() -> None:
     """Make Hydra leave the bases out of --help, completion, glob(*) and its lists of options.
 
-    Hydra has no setting for that, and refuses sources of other classes in the workers of a sweep,
-    so the listing of its own two sources (a package, and a folder of --config-dir) is wrapped.
+    Hydra has no setting for that, and refuses sources of other classes in the workers of a sweep.
+    So the listing of its own two sources is wrapped: of a package, and of a folder (--config-dir).
     """
-    for source in (FileConfigSource, ImportlibResourcesConfigSource):
+    Plugins.instance()  # loads the sources anew, so they are taken from the registry after it
+    for scheme in ("pkg", "file"):
+        source = SourcesRegistry.instance().types[scheme]
         # mypy refuses to assign to a method.
         setattr(source, "list", _without_bases(source.list))  # noqa: B010
 
