@@ -22,7 +22,7 @@ def page(genlab, tmp_path_factory):
     for name, text in re.findall(SHOWN, PAGE.read_text(), re.M | re.S):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    environment = {"PYTHONPATH": str(folder), "GENLAB_DATA": str(folder / "data")}
+    environment = {"PYTHONPATH": str(folder)}
 
     def run(*words, **options):
         return genlab(*words, cwd=folder, env=environment, **options)

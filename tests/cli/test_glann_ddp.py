@@ -26,7 +26,8 @@ def test_codes_of_two_processes_are_those_of_one(genlab, tmp_path):
 def test_both_stages_run_in_two_processes_and_resume(genlab, tmp_path):
     words = ["model=glann", "model.glo_steps=3", "trainer=ddp_cpu", "data.batch_size=8", *WORDS]
     words += ["trainer.max_steps=6"]
-    done = genlab("train", *words, "hydra.run.dir=run", cwd=tmp_path, check=False)
+    one = ["trainer.devices=1", "hydra.run.dir=run"]  # refused alike, without a second process
+    done = genlab("train", *words, *one, cwd=tmp_path, check=False)
     assert done.returncode == 2, done.stderr
     assert "find_unused_parameters=true" in done.stderr
     words += ["trainer.strategy.find_unused_parameters=true"]
