@@ -28,14 +28,14 @@ memory is kept for both.
 
 import argparse
 import os
-from collections.abc import Callable
 from functools import partial
 
 import timing
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from series_log_det import series_log_det
+from torch import nn
 
 from genlab.nn.chain import Chain
 from genlab.nn.lipschitz import refresh
@@ -44,31 +44,6 @@ from genlab.nn.residual import ResidualBlock, conv_branch
 from genlab.training.trainer import keep_freed_memory
 
 CASES = ("normflows", "normflows, naive", "naive", "store", "recompute")
-
-
-def series_log_det(
-    function: Callable[[Tensor], Tensor], x: Tensor, v: Tensor, weights: list[float]
-) -> Tensor:
-    """The estimate of genlab.nn.log_det.hutchinson, differentiated by autograd term by term.
-
-    For any function, at the price of a graph through every term.
-
-    Args:
-        function: x -> g(x).
-        x: (B, ...), which requires a gradient.
-        v: One probe of the shape of x.
-        weights: c_1 ... c_N of the terms.
-
-    Returns:
-        (B,).
-    """
-    y = function(x)
-    power = v
-    value = 0.0
-    for k, weight in enumerate(weights, 1):
-        (power,) = torch.autograd.grad(y, x, power, create_graph=True)
-        value = value + (-1) ** (k + 1) * weight / k * (power * v).flatten(1).sum(1)
-    return value
 
 
 class Naive(ResidualBlock):
