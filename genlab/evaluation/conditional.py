@@ -46,29 +46,12 @@ class ConditionalTexts:
 
     def measure(self, name: str, system: Any, data: Any, settings: Settings) -> Measured:
         """See `evaluate_conditional`."""
-        judged = evaluate_conditional(
-            system,
-            data,
-            split=settings.split,
-            num=settings.num,
-            seed=settings.seed,
-            decoding=settings.decoding,
-            progress=settings.progress,
-        )
+        judged = evaluate_conditional(system, data, settings)
         return Measured(judged.results, text_files(judged))
 
 
-def evaluate_conditional(
-    system: Any,
-    data: Any,
-    *,
-    split: str = "test",
-    num: int | None = None,
-    seed: int = 0,
-    decoding: Any = None,
-    progress: Progress = lambda description, done, total: None,
-) -> Judged:
-    """Measures a conditional text model on the first `num` examples of `split` (None: all).
+def evaluate_conditional(system: Any, data: Any, settings: Settings) -> Judged:
+    """Measures a conditional text model on the first examples of the held-out split.
 
     At most 1,000 texts are written, under the conditions of these examples. With labels:
     perplexities with and without the labels; bayes_accuracy, how often a real text is likeliest
@@ -80,30 +63,29 @@ def evaluate_conditional(
     Args:
         system: HasConditions of genlab.systems.base.
         data: Conditional text data, set up.
-        split: Held-out examples: test or val.
-        num: How many of them.
-        seed: Of decoding by sampling.
-        decoding: A genlab.systems.text.writing.Decoding; None for the model's own.
-        progress: Is called with (description, done, total).
+        settings: Of them split, num, seed, decoding and progress count here.
 
     Raises:
-        ValueError: `split` has no examples.
+        ValueError: The split has no examples.
     """
-    examples = data.examples(split)[: num or None]
+    split = settings.split
+    examples = data.examples(split)[: settings.num or None]
     if not examples:
         raise ValueError(f"split={split}: {data.name} has no examples there; choose another split")
     rows = torch.arange(len(examples))
     given = {name: values[rows] for name, values in data.given(split).items()}
-    entry = {"split": split, "reference": None, "features": None, "seed": seed}
-    results = perplexities(system, data, split, examples, given, entry, progress)
+    entry = {"split": split, "reference": None, "features": None, "seed": settings.seed}
+    results = perplexities(system, data, split, examples, given, entry, settings.progress)
 
     some = min(len(examples), SAMPLES)
     start = time.monotonic()
-    settings = Settings(seed=seed, decoding=decoding, progress=progress)
     own = {name: values[:some] for name, values in given.items()}
     texts = write_texts(system, settings, examples[:some], "texts", given=own)
     seconds = time.monotonic() - start
-    entry |= {"count": some, "decoding": "default" if decoding is None else str(decoding)}
+    entry |= {
+        "count": some,
+        "decoding": "default" if settings.decoding is None else str(settings.decoding),
+    }
     values: dict[str, float] = {}
     tokenizer = system.codec.tokenizer
     accepted = comparable(tokenizer, examples[:some])

@@ -43,37 +43,22 @@ class Language:
                     f"{key}: a model trained on raw text writes nothing that could be judged; "
                     f"leave {key} out"
                 )
-        results = evaluate_language(
-            system,
-            data,
-            split=settings.split,
-            num=settings.num,
-            seed=settings.seed,
-            progress=settings.progress,
-        )
-        return Measured(results, {})
+        return Measured(evaluate_language(system, data, settings), {})
 
 
 @torch.no_grad()
-def evaluate_language(
-    system: Any,
-    data: Any,
-    *,
-    split: str = "test",
-    num: int | None = None,
-    seed: int = 0,
-    progress: Progress = lambda description, done, total: None,
-) -> Results:
-    """Measures the first `num` rows of `split`, the same at every call.
+def evaluate_language(system: Any, data: Any, settings: Settings) -> Results:
+    """Measures the first rows of the held-out split, the same at every call.
 
     loss (nats a token) and accuracy are those of the training objective. perplexity, exp of the
     loss, is of gpt and unilm; of mlm there is the pseudo-perplexity of the first 64 tokens of some
     rows.
 
     Raises:
-        ValueError: `split` has no text.
+        ValueError: The split has no text.
     """
-    loader = data.loader(split, num)
+    split = settings.split
+    loader = data.loader(split, settings.num)
     if not len(loader):
         raise ValueError(f"split={split}: the corpus has no text there; choose another split")
     total = hits = 0.0
@@ -86,12 +71,12 @@ def evaluate_language(
         hits += (logits.argmax(1) == answers).sum().item()
         count += len(answers)
         tokens += int(batch["lengths"].sum()) if "lengths" in batch else batch["ids"].numel()
-        progress("rows", i + 1, len(loader))
+        settings.progress("rows", i + 1, len(loader))
     seconds = time.monotonic() - start
     mlm = system.objective == "mlm"
     entry = {
         "split": split,
-        "seed": seed,
+        "seed": settings.seed,
         "reference": None,
         "features": None,
         "count": count,
@@ -106,7 +91,7 @@ def evaluate_language(
         "masked_accuracy" if mlm else "accuracy": {"value": accuracy, **entry},
     }
     if mlm:
-        value, scored = pseudo_perplexity(system, data, split, num, progress)
+        value, scored = pseudo_perplexity(system, data, split, settings.num, settings.progress)
         about = {"count": scored, "length": PSEUDO_LENGTH}
         results["pseudo_perplexity"] = {"value": value, **entry, **about}
     else:

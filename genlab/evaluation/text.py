@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from genlab.evaluation.base import Measured, Progress, Results, Settings
+from genlab.evaluation.base import Measured, Results, Settings
 from genlab.files import write_text
 from genlab.metrics.overlap import (
     bleu,
@@ -53,16 +53,7 @@ class Texts:
 
     def measure(self, name: str, system: Any, data: Any, settings: Settings) -> Measured:
         """See `evaluate_texts`."""
-        judged = evaluate_texts(
-            system,
-            data,
-            split=settings.split,
-            num=settings.num,
-            seed=settings.seed,
-            decoding=settings.decoding,
-            measure=settings.measure,
-            progress=settings.progress,
-        )
+        judged = evaluate_texts(system, data, settings)
         return Measured(judged.results, text_files(judged))
 
 
@@ -164,18 +155,8 @@ def write_texts(
     return [one.texts[0] for one in written]
 
 
-def evaluate_texts(
-    system: Any,
-    data: Any,
-    *,
-    split: str = "test",
-    num: int | None = None,
-    seed: int = 0,
-    decoding: Any = None,
-    measure: str | None = None,
-    progress: Progress = lambda description, done, total: None,
-) -> Judged:
-    """Measures a text system on the first `num` examples of `split` (None: all).
+def evaluate_texts(system: Any, data: Any, settings: Settings) -> Judged:
+    """Measures a text system on the first examples of the held-out split.
 
     Texts are compared with accepted ones in the case, marks and spacing that the model's vocabulary
     has (`comparable`). Questions without an answer are counted apart, as no_answer_accuracy; where
@@ -184,25 +165,20 @@ def evaluate_texts(
     Args:
         system: Generates of genlab.systems.base.
         data: Text data, set up.
-        split: Held-out examples: test or val.
-        num: How many of them.
-        seed: Of decoding by sampling.
-        decoding: A genlab.systems.text.writing.Decoding; None for the model's own.
-        measure: Of answers: squad, cmrc or sogou; None: cmrc where they are Chinese, else squad.
-        progress: Is called with (description, done, total).
+        settings: Of them split, num, seed, decoding, measure and progress count here.
 
     Raises:
-        ValueError: `split` has no examples.
+        ValueError: The split has no examples.
     """
-    examples = data.examples(split)[:num]
+    split = settings.split
+    examples = data.examples(split)[: settings.num]
     if not examples:
         raise ValueError(f"split={split}: {data.name} has no examples there; choose another split")
     question = examples[0].question is not None
     answered = [e for e in examples if e.accepted]
     empty = [e for e in examples if not e.accepted]
     chinese = is_chinese([e.accepted for e in answered])
-    measure = measure or ("cmrc" if chinese else "squad")
-    settings = Settings(split=split, num=num, seed=seed, decoding=decoding, progress=progress)
+    measure = settings.measure or ("cmrc" if chinese else "squad")
 
     start = time.monotonic()
     texts = write_texts(system, settings, answered, "answers" if question else "texts")
@@ -212,8 +188,8 @@ def evaluate_texts(
         "split": split,
         "reference": None,
         "features": None,
-        "seed": seed,
-        "decoding": "default" if decoding is None else str(decoding),
+        "seed": settings.seed,
+        "decoding": "default" if settings.decoding is None else str(settings.decoding),
         "chinese": chinese,
     }
     tokenizer = system.codec.tokenizer
