@@ -12,7 +12,6 @@ The node says what the metric is fed with; the metric knows nothing of genlab:
 """
 
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from genlab.errors import ConfigError
 from genlab.evaluation.base import Measured, Settings, not_measured_over
+from genlab.evaluation.passes import decode_in_batches, reconstruct_split
 from genlab.evaluation.text import comparable, write_texts
 from genlab.systems.base import (
     Classifies,
@@ -29,16 +29,13 @@ from genlab.systems.base import (
     Generates,
     HasConditions,
     HasLikelihood,
-    HasStoredCodes,
     Pretrained,
     Samples,
-    num_classes,
     reconstructs,
 )
 
 __all__ = ["Feed", "Metric"]
 
-MAX_SEARCHED = 256  # inputs whose codes are searched for, where a system has no encoder
 Batch = tuple[int, tuple[Any, ...]]  # how many inputs, and the arguments of `update`
 
 
@@ -168,26 +165,14 @@ def _inputs(system: Any, data: Any, split: str, settings: Settings) -> Iterator[
 def _samples(system: Any, data: Any, settings: Settings) -> Iterator[Batch]:
     scaled = {} if settings.temperature is None else {"temperature": settings.temperature}
     codes = system.prior(settings.num, seed=settings.seed, **scaled)
-    labels = system.labels(settings.num) if num_classes(system) else None
-    for start in range(0, len(codes), settings.batch_size):
-        some = slice(start, start + settings.batch_size)
-        samples = system.decode(codes[some], *(() if labels is None else (labels[some],)))
+    for _, samples in decode_in_batches(system, codes, settings.batch_size, settings.progress):
         yield len(samples), (samples,)
-        settings.progress("samples", start + len(samples), len(codes))
 
 
 def _reconstructions(system: Any, data: Any, settings: Settings) -> Iterator[Batch]:
-    limit = MAX_SEARCHED if isinstance(system, HasStoredCodes) else math.inf
-    count = 0
-    for batch in data.loader(settings.split, settings.batch_size):
-        inputs = batch[system.modality].to(system.device)
-        inputs = inputs[: min(limit - count, len(inputs))]
-        if not len(inputs):
-            return
-        labels = {"labels": batch["label"][: len(inputs)]} if num_classes(system) else {}
-        yield len(inputs), (system.reconstruct(inputs, **labels), inputs)
-        count += len(inputs)
-        settings.progress("reconstructions", count, len(data.arrays(settings.split)))
+    chosen = (settings.split, settings.batch_size, settings.progress)
+    for inputs, again in reconstruct_split(system, data, *chosen):
+        yield len(inputs), (again, inputs)
 
 
 def _texts(system: Any, data: Any, settings: Settings) -> Iterator[Batch]:

@@ -21,6 +21,7 @@ from genlab.evaluation.base import (
     Settings,
     not_measured_over,
 )
+from genlab.evaluation.passes import decode_in_batches, reconstruct_split
 from genlab.losses.code import pearson
 from genlab.metrics.features import FeatureNetwork, classifier
 from genlab.metrics.frechet import Gaussian, Moments, frechet_distance
@@ -51,7 +52,6 @@ __all__ = ["ImageEvaluation", "Images", "evaluate_images"]
 MAX_CLOUD = 10_000  # features a side for the measures that compare all pairs
 NUM_SHOWN = 10  # samples that are shown beside their nearest training images,
 NUM_NEAREST = 5  # and how many of these each
-MAX_SEARCHED = 256  # held-out images whose codes are searched for, where there is no encoder
 
 
 class Images:
@@ -155,13 +155,10 @@ def evaluate_images(
     draw = partial(system.prior, num_samples, seed=seed, **scaled)
     codes = draw()  # (N, Z)
     labels = system.labels(num_samples) if num_classes(system) else None
-    for done, part in enumerate(codes.split(batch_size), 1):
-        given = () if labels is None else (labels[(done - 1) * batch_size :][: len(part)],)
-        images = system.decode(part, *given)
+    for part, images in decode_in_batches(system, codes, batch_size, progress):
         samples.add(images)
         if encodes:
             correlations.append(pearson(part, system.outputs(images)))
-        progress("samples", min(done * batch_size, num_samples), num_samples)
 
     entry = {
         "reference": "train",
@@ -332,16 +329,9 @@ def reconstruction(
     """
     labelled = data.arrays(split).labels is not None
     network = classifier(data).to(system.device) if labelled else None
-    limit = MAX_SEARCHED if isinstance(system, HasStoredCodes) else None
     sums: dict[str, float] = {}
     count = 0
-    description = f"reconstructions of the {split} split"
-    for batch in _batches(data, split, batch_size, description, progress):
-        x = batch["image"].to(system.device)[: None if limit is None else limit - count]
-        if not len(x):
-            break
-        labels = {"labels": batch["label"]} if num_classes(system) else {}
-        again = system.reconstruct(x, **labels)
+    for x, again in reconstruct_split(system, data, split, batch_size, progress):
         values: dict[str, Tensor] = {}
         if isinstance(system, Adversarial):
             outputs = system.outputs(x)

@@ -126,6 +126,8 @@ class Memory(torch.nn.Module):
     images.
     """
 
+    modality = "image"
+
     def __init__(self, data, spoil=0.0):
         super().__init__()
         self.images = torch.cat([b["image"] for b in data.loader("train", 500)])
